@@ -1,0 +1,141 @@
+"""The token: an immutable access token with its expiry, which never shows its value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, NoReturn
+
+_NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
+_FIELDS: Final = (
+    "value",
+    "expires_at",
+    "issued_at",
+    "token_type",
+    "scope",
+    "refresh_token",
+    "refresh_expires_at",
+    "extra",
+)
+
+
+class Token:
+    """An access token and what is known of it.
+
+    ``value`` is what goes into the header: one or more visible ASCII characters (RFC 6750 section 2.1, read
+    leniently), checked here so that no later step can send a line break. ``expires_at`` and ``issued_at`` are epoch
+    float seconds by the issuer's clock as far as it is known; ``expires_at`` is the true expiry, before any ``early``.
+    ``token_type`` is the scheme, ``Bearer`` in whatever case the server spells it. ``scope`` is the granted scope where it was named.
+    ``refresh_token`` and ``refresh_expires_at`` belong to the provider. ``extra`` holds the other fields of the response.
+
+    Two tokens are equal when all fields are. ``repr`` and ``str`` never hold ``value``, ``refresh_token`` or the values of ``extra`` (INV-9).
+
+    Raises ``ValueError`` for an unusable value, type or instant; the message does not repeat it.
+    """
+
+    __slots__ = _FIELDS
+
+    value: str
+    expires_at: float
+    issued_at: float
+    token_type: str
+    scope: str | None
+    refresh_token: str | None
+    refresh_expires_at: float | None
+    extra: Mapping[str, object]
+
+    def __init__(
+        self,
+        value: str,
+        *,
+        expires_at: float,
+        issued_at: float,
+        token_type: str = "Bearer",
+        scope: str | None = None,
+        refresh_token: str | None = None,
+        refresh_expires_at: float | None = None,
+        extra: Mapping[str, object] | None = None,
+    ) -> None:
+        _require_visible("value", value)
+        _require_visible("token_type", token_type)
+        if token_type.lower() == "bearer":
+            token_type = "Bearer"
+        _require_instant("expires_at", expires_at)
+        _require_instant("issued_at", issued_at)
+        store = object.__setattr__
+        store(self, "value", value)
+        store(self, "expires_at", float(expires_at))
+        store(self, "issued_at", float(issued_at))
+        store(self, "token_type", token_type)
+        store(self, "scope", scope)
+        store(self, "refresh_token", refresh_token)
+        store(self, "refresh_expires_at", refresh_expires_at)
+        store(self, "extra", MappingProxyType(dict(extra)) if extra else _NOTHING)
+
+    @property
+    def authorization(self) -> str:
+        """The value of the ``Authorization`` header, for example ``Bearer eyJ…``."""
+        return f"{self.token_type} {self.value}"
+
+    @property
+    def lifetime(self) -> float:
+        """The whole life of the token in seconds, from its issue to its true expiry."""
+        return self.expires_at - self.issued_at
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        """Refuse: a token is immutable."""
+        message = f"a Token is immutable; {name!r} cannot be set"
+        raise AttributeError(message)
+
+    def __delattr__(self, name: str) -> NoReturn:
+        """Refuse: a token is immutable."""
+        message = f"a Token is immutable; {name!r} cannot be deleted"
+        raise AttributeError(message)
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether all fields are equal."""
+        if not isinstance(other, Token):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in _FIELDS)
+
+    def __hash__(self) -> int:
+        """Return a hash of value and expiry."""
+        return hash((self.value, self.expires_at))
+
+    def __repr__(self) -> str:
+        """Return the public half: type, expiry, scope, and which secrets there are, never what they are."""
+        parts = [f"<hidden>, token_type={self.token_type!r}, expires_at={self.expires_at!r}"]
+        if self.scope is not None:
+            parts.append(f"scope={self.scope!r}")
+        if self.refresh_token is not None:
+            parts.append("refresh_token=<hidden>")
+        if self.extra:
+            parts.append(f"extra=<{len(self.extra)} hidden>")
+        return f"Token({', '.join(parts)})"
+
+    def __getstate__(self) -> dict[str, object]:
+        """Return the fields for ``pickle`` and ``copy``; a pickle therefore holds the secret."""
+        state = {name: getattr(self, name) for name in _FIELDS}
+        state["extra"] = dict(self.extra)
+        return state
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        """Restore the fields."""
+        for name, value in state.items():
+            stored = MappingProxyType(value) if name == "extra" and isinstance(value, dict) else value
+            object.__setattr__(self, name, stored)
+
+
+def _require_visible(name: str, text: object) -> None:
+    """Raise ``ValueError`` unless ``text`` is a non-empty string of visible ASCII characters."""
+    if not isinstance(text, str) or not text or not all("!" <= char <= "~" for char in text):
+        message = f"a token's {name} must be a non-empty string of visible ASCII characters without spaces"
+        raise ValueError(message)
+
+
+def _require_instant(name: str, instant: object) -> None:
+    """Raise ``ValueError`` unless ``instant`` is a finite number."""
+    usable = isinstance(instant, int | float) and not isinstance(instant, bool)
+    if not usable or not -1e14 < instant < 1e14:  # type: ignore[operator]
+        message = f"a token's {name} must be finite epoch seconds"
+        raise ValueError(message)
