@@ -46,19 +46,26 @@ class Secret:
         return "Secret(<hidden>)"
 
 
+def _unheard(text: str) -> None:
+    """Take a warning and tell nobody."""
+    del text
+
+
 @dataclass(frozen=True, slots=True)
 class FetchContext:
     """What a provider is told about the fetch it is to make.
 
     ``previous`` is the token to be replaced, if any is known. ``deadline`` is an absolute reading of ``clock``
     by which the fetch must have ended. ``reason`` is why: ``cold`` (none known), ``refresh`` (ahead of expiry),
-    ``renew`` (a caller asked), ``rejected`` (a resource server refused ``previous``).
+    ``renew`` (a caller asked), ``rejected`` (a resource server refused ``previous``). ``warn`` takes a text without
+    secrets about something odd that did not stop the fetch: an unusable expiry, a refused refresh token.
     """
 
     previous: Token | None
     deadline: float
     reason: Reason
     clock: Clock = field(repr=False)
+    warn: Callable[[str], None] = field(default=_unheard, repr=False, compare=False)
 
     @property
     def timeout(self) -> float:
