@@ -1,0 +1,100 @@
+"""The refresh policy: when a token is renewed, when it ends for callers, how failures are spaced. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Final
+
+from tokencache.errors import ConfigurationError
+
+LONGEST_COOLDOWN: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshPolicy:
+    """The knobs of renewal and failure. All durations are seconds; the defaults suit tokens from 1 s to 30 days.
+
+    ``early``           how long before its expiry a token is no longer handed out, but never more than
+                        ``early_fraction`` of its lifetime
+    ``window``          renewal begins this long before the usable end, but never more than ``window_fraction`` of the lifetime
+    ``jitter``          the window of each process differs by up to this fraction of itself, either way
+    ``timeout``         how long a call may take when the caller names no time of its own
+    ``fetch_timeout``   how long one fetch may take
+    ``lease``           life of a lease; a holder that lives prolongs it every third of that, so a killed one costs
+                        the fleet at most this long
+    ``backoff``         the first pause after a transient failure; it doubles with each failure, up to ``backoff_limit``,
+                        and is drawn at random below that (full jitter) but never under a tenth of ``backoff``
+    ``rejected_cooldown``   how long nobody repeats a request that the provider rejected for good
+    ``settle``          a token that replaced a refused one is not replaced again for this long, nor for more than a tenth of its lifetime
+    ``probe``           how often a failed backend is asked again, and a provider asked without one
+    """
+
+    early: float = 60.0
+    early_fraction: float = 0.1
+    window: float = 3600.0
+    window_fraction: float = 0.2
+    jitter: float = 0.1
+    timeout: float = 30.0
+    fetch_timeout: float = 20.0
+    lease: float = 3.0
+    backoff: float = 1.0
+    backoff_limit: float = 60.0
+    rejected_cooldown: float = 300.0
+    settle: float = 5.0
+    probe: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raise ``ConfigurationError`` for a value that no schedule can be made of."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+                message = f"RefreshPolicy({field.name}={value!r}): give a finite number of seconds, 0 or more"
+                raise ConfigurationError(message)
+        for name in ("early_fraction", "window_fraction", "jitter"):
+            if getattr(self, name) >= 1:
+                message = f"RefreshPolicy({name}={getattr(self, name)!r}): give a fraction below 1"
+                raise ConfigurationError(message)
+        for name in ("timeout", "fetch_timeout", "lease", "backoff", "probe"):
+            if getattr(self, name) <= 0:
+                message = f"RefreshPolicy({name}={getattr(self, name)!r}): give more than 0 seconds"
+                raise ConfigurationError(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Two moments of a token's life, in seconds from the reading that it was made for."""
+
+    refresh: float
+    usable: float
+
+
+def early_of(policy: RefreshPolicy, lifetime: float) -> float:
+    """Return how long before its expiry a token of this lifetime stops being handed out."""
+    return min(policy.early, policy.early_fraction * lifetime)
+
+
+def schedule(policy: RefreshPolicy, *, lifetime: float, remaining: float, spread: float) -> Schedule:
+    """Return when to renew and when to stop using a token that lives ``remaining`` seconds more of its ``lifetime``.
+
+    ``spread`` from -1 to 1 is this process's place in the jitter. Either moment may lie in the past.
+    """
+    usable = remaining - early_of(policy, lifetime)
+    window = min(policy.window, policy.window_fraction * lifetime)
+    return Schedule(refresh=usable - window * (1 + policy.jitter * spread), usable=usable)
+
+
+def unchanged_pause(remaining: float) -> float:
+    """Return how long to wait after the provider gave nothing better than the current token."""
+    return max(30.0, remaining / 4)
+
+
+def backoff(policy: RefreshPolicy, attempt: int, draw: float) -> float:
+    """Return the pause after the ``attempt``-th failure in a row (from 1); ``draw`` is uniform in [0, 1)."""
+    ceiling = min(policy.backoff_limit, policy.backoff * 2.0 ** min(attempt - 1, 32))
+    return max(policy.backoff / 10, draw * ceiling)
+
+
+def settle_of(policy: RefreshPolicy, lifetime: float) -> float:
+    """Return how long a replacement of a refused token stands before it may be replaced in turn."""
+    return min(policy.settle, 0.1 * lifetime)
