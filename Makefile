@@ -1,0 +1,98 @@
+# Every target works alone and first: it makes .venv when there is none and installs what it needs.
+#   make demo PYTHON=/path/to/python3.12      another interpreter
+#   make demo BACKEND=redis://localhost:6379  another backend
+
+SHELL := /bin/sh
+.SHELLFLAGS := -ec
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?=
+BACKEND ?=
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PINS := requirements/dev.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INPUTS := pyproject.toml $(PINS)
+
+# What the demo needs beyond the command line depends on the backend that it is to use.
+CLIENT := $(if $(findstring redis,$(BACKEND))$(findstring unix:,$(BACKEND)),redis)$(if $(findstring memcached,$(BACKEND)),memcached)
+DEMO_STAMP := $(VENV)/.installed-demo$(addprefix -,$(CLIENT))
+TEST_STAMP := $(VENV)/.installed-test
+DEV_STAMP := $(VENV)/.installed-dev
+
+.PHONY: help demo test test-all lint typecheck format bench clean
+
+help: ## Show this list.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(DEMO_STAMP) ## See it work: fetch, share, renew, heal. No server, no credentials. BACKEND=URL for another backend.
+	@$(BIN)/tokencache demo $(if $(BACKEND),--backend "$(BACKEND)") $(ARGS)
+
+test: $(TEST_STAMP) ## Run the tests on this Python, with branch coverage. ARGS=… goes to pytest.
+	@$(BIN)/python -m coverage erase
+	@$(BIN)/python -m coverage run -m pytest $(ARGS)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report $(if $(ARGS),--fail-under=0)
+
+test-all: $(DEV_STAMP) ## Run the tests on every supported Python that is installed.
+	@$(BIN)/python -m nox --session tests
+
+lint: $(DEV_STAMP) ## Check form: ruff, and the formatter's opinion.
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check .
+
+typecheck: $(DEV_STAMP) ## Check types: mypy strict, pyright strict.
+	@$(BIN)/python -m mypy
+	@$(BIN)/python -m pyright
+
+format: $(DEV_STAMP) ## Put the form right.
+	@$(BIN)/python -m ruff check --fix .
+	@$(BIN)/python -m ruff format .
+
+bench: $(TEST_STAMP) ## Measure: cached get beside the bare limit.
+	@$(BIN)/python -m pytest benchmarks --benchmark-only -p no:randomly $(ARGS)
+
+clean: ## Remove everything that was made here, .venv too.
+	@rm -rf $(VENV) .nox dist build htmlcov .coverage .coverage.* coverage.xml
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- the environment ----------------------------------------------------------------------------------------------
+
+# The first interpreter that is new enough and can make a virtual environment with pip in it.
+$(BIN)/python:
+	@for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python3.14 python3.13 python3.12 python3.11); do \
+	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	    echo "Making $(VENV) with $$("$$candidate" --version 2>&1) ($$candidate) …"; \
+	    "$$candidate" -m venv $(VENV) && exit 0; \
+	    rm -rf $(VENV); \
+	    echo "'$$candidate' could not make a virtual environment: see its message above." >&2; exit 1; \
+	  fi; \
+	done; \
+	echo "No usable Python found: tokencache needs Python 3.11 or newer with the modules venv and ensurepip." >&2; \
+	for candidate in $(if $(PYTHON),"$(PYTHON)",python3); do \
+	  echo "  $$candidate: $$("$$candidate" -c 'import sys; print("version", sys.version.split()[0]); import venv, ensurepip' 2>&1 | tail -n 1)" >&2; \
+	done; \
+	echo "On Debian and Ubuntu: sudo apt-get install python3 python3-venv. Or name another: make … PYTHON=/path/to/python3.12" >&2; \
+	exit 1
+
+$(DEMO_STAMP): $(INPUTS) | $(BIN)/python
+	@echo "Installing tokencache for the demo (half a minute the first time) …"
+	@$(PIP) install --constraint $(PINS) --editable '.[cli$(addprefix $(comma),$(CLIENT))]'
+	@touch $@
+
+$(TEST_STAMP): $(INPUTS) | $(BIN)/python
+	@echo "Installing tokencache, its extras and the test tools (a minute the first time) …"
+	@$(PIP) install --constraint $(PINS) --upgrade pip
+	@$(PIP) install --constraint $(PINS) --group test --editable '.[all]'
+	@touch $@
+
+$(DEV_STAMP): $(INPUTS) | $(TEST_STAMP)
+	@echo "Installing the checkers (a minute the first time) …"
+	@$(PIP) install --constraint $(PINS) --group dev
+	@touch $@
+
+comma := ,

@@ -1,0 +1,49 @@
+"""Checks of an installed wheel, run by `.ci/run` in a clean environment and a folder without `src`.
+
+`bare`: no extra is installed. `cli`: the command line is.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata, resources
+from pathlib import Path
+
+
+def main() -> None:
+    """Import the packages, load our entry points, run the console script; exit 1 with the reason otherwise."""
+    import tokencache
+    import tokencache_qpay
+
+    home = Path(sys.prefix).resolve()
+    for package in (tokencache, tokencache_qpay):
+        where = Path(str(package.__file__)).resolve()
+        _require(home in where.parents, f"{package.__name__} was imported from {where}, not from the wheel")
+        _require(resources.files(package).joinpath("py.typed").is_file(), f"{package.__name__} has no py.typed")
+    names: set[str] = set()
+    for group in ("tokencache.backends", "tokencache.providers"):
+        for entry in metadata.entry_points(group=group):
+            names.add(f"{group}:{entry.name}")
+            _require(callable(entry.load()), f"{group}:{entry.name} is not callable")
+    expected = {"tokencache.backends:memory", "tokencache.backends:file", "tokencache.providers:qpay"}
+    _require(expected <= names, f"missing entry points: {sorted(expected - names)}")
+    script = Path(sys.executable).with_name("tokencache")
+    ran = subprocess.run([script, "plugins"], capture_output=True, text=True, check=False)
+    if sys.argv[1] == "bare":
+        _require(ran.returncode == 2, f"without the extra the script exited {ran.returncode}")
+        _require("pip install 'tokencache[cli]'" in ran.stderr, f"no install line in: {ran.stderr!r}")
+    else:
+        _require(ran.returncode == 0, f"`tokencache plugins` exited {ran.returncode}: {ran.stderr}")
+        _require("qpay" in ran.stdout, f"`tokencache plugins` does not list qpay: {ran.stdout!r}")
+    print(f"wheel, {sys.argv[1]}: ok ({len(names)} entry points)")
+
+
+def _require(held: bool, message: str) -> None:
+    """Exit with ``message`` unless the claim held."""
+    if not held:
+        sys.exit(f"wheel: {message}")
+
+
+if __name__ == "__main__":
+    main()
