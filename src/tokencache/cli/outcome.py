@@ -1,0 +1,107 @@
+"""Outcomes: how a command's end becomes an exit code and one paragraph on stderr, with no traceback and no secret."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import textwrap
+import traceback
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import typer
+
+from tokencache.errors import (
+    BackendConflict,
+    BackendNotInstalled,
+    BackendUnavailable,
+    ConfigurationError,
+    DeadlineExceeded,
+    ProviderRejected,
+    ProviderUnavailable,
+    TokenCacheError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Exit(IntEnum):
+    """The exit codes, as `tokencache --help` lists them."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    REJECTED = 3
+    UNAVAILABLE = 4
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+
+
+def code_of(error: TokenCacheError) -> Exit:
+    """Return the exit code that tells this error's kind."""
+    match error:
+        case ConfigurationError() | BackendNotInstalled() | BackendConflict():
+            return Exit.USAGE
+        case ProviderRejected():
+            return Exit.REJECTED
+        case ProviderUnavailable() | BackendUnavailable() | DeadlineExceeded():
+            return Exit.UNAVAILABLE
+        case _:
+            return Exit.FAILED
+
+
+def complain(message: str) -> None:
+    """Write one paragraph to stderr, wrapped for a person where a person reads it."""
+    paragraph = f"tokencache: {' '.join(message.split())}"
+    if sys.stderr.isatty():
+        paragraph = textwrap.fill(paragraph, width=100, break_long_words=False, break_on_hyphens=False)
+    sys.stderr.write(paragraph + "\n")
+
+
+@contextmanager
+def reported(*, verbose: bool) -> Iterator[None]:
+    """Run a command's body: log if asked to, and turn what it raises into an exit code and one paragraph."""
+    if verbose:
+        _log_to_stderr()
+    try:
+        yield
+        sys.stdout.flush()
+    except TokenCacheError as error:
+        complain(str(error))
+        raise typer.Exit(code_of(error)) from None
+    except KeyboardInterrupt:
+        complain("interrupted")
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    except BrokenPipeError:
+        _silence_stdout()
+        raise typer.Exit(Exit.BROKEN_PIPE) from None
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
+    except Exception as error:
+        # A foreign message may hold anything, so only its kind and place are shown (INV-9).
+        complain(
+            f"this should not have happened: {type(error).__name__}. "
+            + ("Please report the frames above." if verbose else "Run it again with --verbose and please report it.")
+        )
+        if verbose:
+            sys.stderr.writelines(traceback.format_tb(error.__traceback__))
+        raise typer.Exit(Exit.FAILED) from None
+
+
+def _log_to_stderr() -> None:
+    """Send the library's own log lines, all of them, to stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("tokencache")
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+
+
+def _silence_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter's last flush does not complain about the reader that left."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, sys.stdout.fileno())
+    os.close(nothing)
