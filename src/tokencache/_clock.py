@@ -1,0 +1,19 @@
+"""The steady clock of a process: the best one that the system has."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Final
+
+from tokencache.ports import Clock
+
+COUNTS_SLEEP: Final = hasattr(time, "CLOCK_BOOTTIME")
+"""Whether the steady clock goes on while the machine sleeps, so that a suspended machine wakes with the right age of its tokens."""
+
+
+def steady_clock() -> Clock:
+    """Return a clock that never steps: ``CLOCK_BOOTTIME`` where there is one, else the monotonic clock."""
+    if COUNTS_SLEEP:
+        return functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    return time.monotonic  # pragma: no cover  (systems without CLOCK_BOOTTIME)

@@ -1,0 +1,359 @@
+"""Drivers: perform a flow's effects, for threads and for event loops. They own the leases that a flow was granted."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tokencache import _heartbeat
+from tokencache._effects import (
+    BackendEffect,
+    Commit,
+    Draw,
+    Effect,
+    Emit,
+    Fetch,
+    Flow,
+    Instants,
+    Lease,
+    Now,
+    Release,
+    Sleep,
+    Unreachable,
+)
+from tokencache.errors import BackendUnavailable, ConfigurationError, ProviderError, ProviderUnavailable, TokenCacheError
+from tokencache.events import BackendFailed, BackendRecovered, Event, LeaseLost, ProviderWarning, observe
+from tokencache.ports import AsyncProvider, Backend, FetchContext, Granted, LeaseGrant, SyncProvider, TokenProvider
+from tokencache.token import Token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from tokencache._breaker import Breaker
+    from tokencache.events import Observer
+    from tokencache.ports import AsyncBackend, Clock
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the effects of one source are performed on."""
+
+    provider: TokenProvider
+    backend: Backend
+    async_backend: Callable[[], AsyncBackend]
+    reads: Breaker
+    writes: Breaker
+    clock: Clock
+    wall: Clock
+    observers: Sequence[Observer]
+    draw: Clock = field(default=random.random)
+
+    def breaker(self, effect: BackendEffect) -> Breaker:
+        """Return the breaker of this kind of call: reads may work while writes do not."""
+        return self.writes if effect.writes else self.reads
+
+    def simple(self, effect: Effect) -> object:
+        """Perform an effect that needs neither backend nor provider nor time."""
+        match effect:
+            case Now():
+                return Instants(self.clock(), self.wall())
+            case Draw():
+                return self.draw()
+            case Emit(event=event):
+                observe(self.observers, event)
+                return None
+            case _:
+                message = f"no driver performs {type(effect).__name__}"
+                raise NotImplementedError(message)
+
+    def failed(self, effect: BackendEffect, error: BackendUnavailable) -> Unreachable:
+        """Take note that the backend did not answer."""
+        if self.breaker(effect).failed(error):
+            self.tell(BackendFailed(provider=self.provider.name, key=effect.key, operation=_name(effect), error=str(error)))
+        return Unreachable(error)
+
+    def answered(self, effect: BackendEffect) -> None:
+        """Take note that the backend answered."""
+        if self.breaker(effect).answered():
+            self.tell(BackendRecovered(provider=self.provider.name, key=effect.key))
+
+    def tell(self, event: Event) -> None:
+        """Give an event to the observers."""
+        observe(self.observers, event)
+
+    def context(self, effect: Fetch, key: str) -> FetchContext:
+        """Return what the provider is told."""
+
+        def warn(text: str) -> None:
+            self.tell(ProviderWarning(provider=self.provider.name, key=key, message=text))
+
+        return FetchContext(effect.previous, self.clock() + effect.timeout, effect.reason, self.clock, warn)
+
+    def lost(self, lease: LeaseGrant) -> None:
+        """Tell that a lease could not be prolonged."""
+        self.tell(LeaseLost(provider=self.provider.name, key=lease.key, fence=lease.fence))
+
+
+class _Leases:
+    """The leases that a running flow holds."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, LeaseGrant] = {}
+
+    def note(self, effect: BackendEffect, reply: object) -> None:
+        """Follow what was granted and what was given back."""
+        if isinstance(effect, Lease) and isinstance(reply, Granted):
+            self.held[effect.key] = reply.lease
+        elif isinstance(effect, Commit | Release):
+            self.held.pop(effect.key, None)
+
+
+def run(flow: Flow[T], world: World, key: str) -> T:
+    """Run a flow on this thread."""
+    leases = _Leases()
+    reply: object = None
+    try:
+        while True:
+            effect = flow.send(reply)
+            if isinstance(effect, BackendEffect):
+                reply = _call(effect, world)
+                leases.note(effect, reply)
+            elif isinstance(effect, Fetch):
+                reply = _fetch(effect, world, key)
+            elif isinstance(effect, Sleep):
+                time.sleep(effect.duration)
+                reply = None
+            else:
+                reply = world.simple(effect)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        flow.close()
+        for lease in leases.held.values():
+            with contextlib.suppress(TokenCacheError):
+                world.backend.release(lease)
+
+
+async def arun(flow: Flow[T], world: World, key: str) -> T:
+    """Run a flow on this event loop."""
+    import asyncio
+
+    leases = _Leases()
+    reply: object = None
+    backend = world.async_backend()
+    try:
+        while True:
+            effect = flow.send(reply)
+            if isinstance(effect, BackendEffect):
+                reply = await _acall(effect, world, backend)
+                leases.note(effect, reply)
+            elif isinstance(effect, Fetch):
+                reply = await _afetch(effect, world, key, backend)
+            elif isinstance(effect, Sleep):
+                await asyncio.sleep(effect.duration)
+                reply = None
+            else:
+                reply = world.simple(effect)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        flow.close()
+        for lease in leases.held.values():
+            with contextlib.suppress(TokenCacheError):
+                await backend.release(lease)
+
+
+def _call(effect: BackendEffect, world: World) -> object:
+    """Call the backend, unless the breaker answers for it."""
+    refusal = world.breaker(effect).refuse()
+    if refusal is not None:
+        return Unreachable(refusal)
+    try:
+        reply: object = effect.on(world.backend)
+    except BackendUnavailable as error:
+        return world.failed(effect, error)
+    world.answered(effect)
+    return reply
+
+
+async def _acall(effect: BackendEffect, world: World, backend: AsyncBackend) -> object:
+    """Call the async half of the backend, unless the breaker answers for it."""
+    refusal = world.breaker(effect).refuse()
+    if refusal is not None:
+        return Unreachable(refusal)
+    try:
+        reply: object = await effect.on(backend)
+    except BackendUnavailable as error:
+        return world.failed(effect, error)
+    world.answered(effect)
+    return reply
+
+
+def _fetch(effect: Fetch, world: World, key: str) -> Token | ProviderError:
+    """Make the call to the provider on this thread while the heartbeat keeps the lease alive."""
+    context = world.context(effect, key)
+    lease = effect.lease
+    beat = None
+    if lease is not None:
+
+        def extend() -> bool:
+            try:
+                kept = world.backend.extend(lease, lease.ttl)
+            except TokenCacheError:
+                return True  # it did not answer: not the same as a lost lease
+            if not kept and beat is not None and not beat.stopped:
+                world.lost(lease)
+            return kept
+
+        beat = _heartbeat.beat(lease.ttl / 3, extend)
+    try:
+        return _checked(_sync_half(world.provider)(context), world.provider)
+    except Exception as error:  # noqa: BLE001  (INV-4: whatever a provider raises is an answer, not a crash)
+        return _translated(error, world.provider)
+    finally:
+        if beat is not None:
+            beat.stop()
+
+
+async def _afetch(effect: Fetch, world: World, key: str, backend: AsyncBackend) -> Token | ProviderError:
+    """Make the call to the provider on this loop while a timer keeps the lease alive."""
+    import asyncio
+
+    context = world.context(effect, key)
+    lease = effect.lease
+    timer = _LoopBeat(asyncio.get_running_loop(), backend, lease, world) if lease is not None else None
+    try:
+        async with asyncio.timeout(effect.timeout):
+            return _checked(await _async_half(world.provider)(context), world.provider)
+    except TimeoutError:
+        return ProviderUnavailable(f"[{world.provider.name}] the provider did not answer within {effect.timeout:.1f}s")
+    except Exception as error:  # noqa: BLE001  (INV-4: whatever a provider raises is an answer, not a crash)
+        return _translated(error, world.provider)
+    finally:
+        if timer is not None:
+            timer.stop()
+
+
+class _LoopBeat:
+    """The heartbeat of one lease on an event loop: a timer, and a task only when it fires."""
+
+    def __init__(self, loop: Any, backend: AsyncBackend, lease: LeaseGrant, world: World) -> None:
+        self._loop = loop
+        self._backend = backend
+        self._lease = lease
+        self._world = world
+        self._task: Any = None
+        self._timer = loop.call_later(lease.ttl / 3, self._fire)
+
+    def _fire(self) -> None:
+        """Prolong the lease in a task."""
+        self._task = self._loop.create_task(self._extend())
+
+    async def _extend(self) -> None:
+        """Prolong the lease and set the timer again."""
+        try:
+            kept = await self._backend.extend(self._lease, self._lease.ttl)
+        except TokenCacheError:
+            kept = True  # it did not answer: not the same as a lost lease
+        if kept:
+            self._timer = self._loop.call_later(self._lease.ttl / 3, self._fire)
+        else:
+            self._world.lost(self._lease)
+
+    def stop(self) -> None:
+        """Let the lease be."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+
+def _sync_half(provider: TokenProvider) -> Callable[[FetchContext], Token]:
+    """Return ``fetch``, lifted from ``afetch`` where the provider has no other."""
+    if hasattr(provider, "fetch"):
+        own: SyncProvider = provider  # type: ignore[assignment]
+        return own.fetch
+    other: AsyncProvider = provider  # type: ignore[assignment]
+
+    def lifted(context: FetchContext) -> Token:
+        return run_coroutine(lambda: other.afetch(context))
+
+    return lifted
+
+
+def _async_half(provider: TokenProvider) -> Callable[[FetchContext], Coroutine[Any, Any, Token]]:
+    """Return ``afetch``, lifted from ``fetch`` where the provider has no other."""
+    if hasattr(provider, "afetch"):
+        own: AsyncProvider = provider  # type: ignore[assignment]
+        return own.afetch
+    other: SyncProvider = provider  # type: ignore[assignment]
+
+    async def lifted(context: FetchContext) -> Token:
+        import asyncio
+
+        return await asyncio.to_thread(other.fetch, context)
+
+    return lifted
+
+
+def run_coroutine(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine to its end from any thread, also from one whose own event loop is running."""
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(start())
+    box: list[T | BaseException] = []
+
+    def target() -> None:
+        try:
+            box.append(asyncio.run(start()))
+        except BaseException as error:  # noqa: BLE001  (carried to the caller's thread)
+            box.append(error)
+
+    thread = threading.Thread(target=target, name="tokencache-coroutine", daemon=True)
+    thread.start()
+    thread.join()
+    if isinstance(box[0], BaseException):
+        raise box[0]
+    return box[0]
+
+
+def _checked(token: object, provider: TokenProvider) -> Token:
+    """Return what a provider gave if it is a token."""
+    if isinstance(token, Token):
+        return token
+    if inspect.iscoroutine(token):
+        token.close()
+    message = f"[{provider.name}] fetch() returned {type(token).__name__}, not a Token; return tokencache.Token(…)"
+    raise ProviderUnavailable(message)
+
+
+def _translated(error: Exception, provider: TokenProvider) -> ProviderError:
+    """Return the provider's error; a foreign one is named by its type alone, as its text may hold a secret (INV-9)."""
+    if isinstance(error, ProviderError):
+        return error
+    if isinstance(error, ConfigurationError):
+        raise error
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    where = f" at {frame.tb_frame.f_code.co_name}, line {frame.tb_lineno}" if frame is not None else ""
+    return ProviderUnavailable(
+        f"[{provider.name}] the provider failed with {type(error).__name__}{where}; its text is not shown, as it may hold a "
+        "secret. Catch it in the provider and raise ProviderUnavailable or ProviderRejected to say more"
+    )
+
+
+def _name(effect: BackendEffect) -> str:
+    """Return the name of the backend's method."""
+    return type(effect).__name__.lower()

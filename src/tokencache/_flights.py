@@ -1,0 +1,99 @@
+"""Flights: one run of the flow at a time per source and process, which other callers join from threads and loops alike."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import TYPE_CHECKING
+
+from tokencache.errors import TokenCacheError
+
+if TYPE_CHECKING:
+    from tokencache._flow import Outcome
+
+
+class Flight:
+    """One run of the flow. It lands with an outcome or an error, or is vacated when whoever ran it died (INV-8)."""
+
+    __slots__ = ("_future", "lost_at")
+
+    def __init__(self, lost_at: float) -> None:
+        self.lost_at = lost_at
+        self._future: Future[Outcome | None] = Future()
+        self._future.set_running_or_notify_cancel()  # so that a cancelled waiter cannot cancel it for the others
+
+    def join(self, timeout: float) -> Outcome | None:
+        """Wait on this thread; ``None`` when it was vacated or ``timeout`` passed."""
+        try:
+            return self._future.result(timeout)
+        except FutureTimeout:
+            return None
+        except TokenCacheError as error:
+            raise error.replica() from error.__cause__
+
+    async def ajoin(self, timeout: float) -> Outcome | None:  # noqa: ASYNC109  (the waiter's own, not the flight's)
+        """Wait on this event loop; ``None`` when it was vacated or ``timeout`` passed."""
+        import asyncio
+
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(self._future), timeout)
+        except TimeoutError:
+            return None
+        except TokenCacheError as error:
+            raise error.replica() from error.__cause__
+
+    def land(self, outcome: Outcome) -> None:
+        """Give everybody the outcome."""
+        if not self._future.done():
+            self._future.set_result(outcome)
+
+    def fail(self, error: Exception) -> None:
+        """Give everybody the error."""
+        if not self._future.done():
+            self._future.set_exception(error)
+
+    def vacate(self) -> None:
+        """Send everybody back to look again, and to lead in turn."""
+        if not self._future.done():
+            self._future.set_result(None)
+
+    @property
+    def over(self) -> bool:
+        """Whether it has landed or was vacated."""
+        return self._future.done()
+
+
+class Flights:
+    """The flight of one source, if there is one."""
+
+    __slots__ = ("_lock", "_open")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards _open
+        self._open: Flight | None = None
+
+    def board(self, now: float, lost_at: float) -> tuple[Flight, bool]:
+        """Return the open flight, or a new one and ``True``: then the caller must see that it lands.
+
+        A flight that is still open at its ``lost_at`` is given up: its leader hangs, or died where it could not vacate.
+        """
+        with self._lock:
+            lost = self._open
+            if lost is not None and now < lost.lost_at:
+                return lost, False
+            self._open = Flight(lost_at)
+            if lost is not None:
+                lost.vacate()
+            return self._open, True
+
+    def leave(self, flight: Flight) -> None:
+        """Take a flight off the board before it lands, so that whoever comes next starts anew."""
+        with self._lock:
+            if self._open is flight:
+                self._open = None
+
+    @property
+    def flying(self) -> bool:
+        """Whether a flight is open."""
+        return self._open is not None

@@ -1,0 +1,92 @@
+"""The heartbeat: keeps the leases of slow fetches alive, for all fetches of the process on one thread."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, TypeAlias
+
+Action: TypeAlias = Callable[[], bool]
+_IDLE: Final = 10.0
+
+
+class Beat:
+    """One lease that is kept alive: ``action`` runs every ``every`` seconds until it returns ``False`` or ``stop`` is called."""
+
+    __slots__ = ("action", "every", "stopped")
+
+    def __init__(self, every: float, action: Action) -> None:
+        self.every = every
+        self.action = action
+        self.stopped = False
+
+    def stop(self) -> None:
+        """Let the lease be. An action that runs at this moment ends by itself."""
+        self.stopped = True
+
+
+class Heartbeat:
+    """A timer thread that starts with the first beat and ends when there has been none for a while."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()  # guards _due and _running
+        self._due: list[tuple[float, int, Beat]] = []
+        self._running = False
+        self._order = itertools.count()
+
+    def start(self, every: float, action: Action) -> Beat:
+        """Run ``action`` every ``every`` seconds, for the first time ``every`` seconds from now."""
+        beat = Beat(every, action)
+        with self._changed:
+            heapq.heappush(self._due, (time.monotonic() + every, next(self._order), beat))
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, name="tokencache-heartbeat", daemon=True).start()
+            elif self._due[0][2] is beat:
+                self._changed.notify()
+        return beat
+
+    def _run(self) -> None:
+        """Run what is due, for ever or until idle."""
+        while (beat := self._next()) is not None:
+            if beat.action() and not beat.stopped:
+                with self._changed:
+                    heapq.heappush(self._due, (time.monotonic() + beat.every, next(self._order), beat))
+
+    def _next(self) -> Beat | None:
+        """Wait for the next beat that is due; ``None`` ends the thread."""
+        with self._changed:
+            while True:
+                while self._due and self._due[0][2].stopped:
+                    heapq.heappop(self._due)
+                if not self._due:
+                    if not self._changed.wait(_IDLE) and not self._due:
+                        self._running = False
+                        return None
+                    continue
+                pause = self._due[0][0] - time.monotonic()
+                if pause <= 0:
+                    return heapq.heappop(self._due)[2]
+                self._changed.wait(pause)
+
+
+_heartbeat = Heartbeat()
+
+
+def beat(every: float, action: Action) -> Beat:
+    """Start a beat on the heartbeat of this process."""
+    return _heartbeat.start(every, action)
+
+
+def _after_fork() -> None:
+    """Give the child of a fork a heartbeat of its own; the parent's thread is not in it."""
+    global _heartbeat  # noqa: PLW0603  (one per process is the point)
+    _heartbeat = Heartbeat()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch
+    os.register_at_fork(after_in_child=_after_fork)

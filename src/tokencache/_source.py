@@ -1,0 +1,527 @@
+"""The source: what callers hold. A fresh local copy on the hot path, a flight off it."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
+
+from tokencache import _keys
+from tokencache._clock import COUNTS_SLEEP
+from tokencache._flow import Copy, Failed, Job, Kept, Obtained, Outcome, drop, obtain
+from tokencache.errors import DeadlineExceeded, TokenCacheError
+from tokencache.events import FetchFailed, TokenInvalidated, observe
+from tokencache.policy import settle_of
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Coroutine, Generator
+    from typing import Any
+
+    from tokencache._drivers import World
+    from tokencache._flights import Flight, Flights
+    from tokencache.policy import RefreshPolicy
+    from tokencache.ports import Reason
+    from tokencache.status import Status
+    from tokencache.token import Token
+
+LATE_LOOK: Final = 30.0
+"""How often a process whose clock stops while the machine sleeps takes a second look at the wall clock, in seconds."""
+
+_REMEMBERED: Final = 8
+_GRACE: Final = 5.0
+"""How long past its deadline a flight may hang before it is given up for lost and another may start."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ride:
+    """A step of :meth:`TokenSource._acquire`: lead or join a flight, until ``deadline``."""
+
+    flight: Flight
+    reason: Reason | None
+    deadline: float
+
+
+_Acquire: TypeAlias = "Generator[_Ride, Outcome | None, Token]"
+
+
+class TokenSource:
+    """A provider bound to a backend; safe to share between threads, event loops and over ``fork``.
+
+    Made by :meth:`tokencache.TokenCache.source`.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_alone_at",
+        "_attempt",
+        "_clock",
+        "_copy",
+        "_failure",
+        "_fingerprint",
+        "_flights",
+        "_given_key",
+        "_key",
+        "_lock",
+        "_namespace",
+        "_policy",
+        "_recheck_at",
+        "_refused",
+        "_spread",
+        "_tasks",
+        "_token",
+        "_until",
+        "_world",
+    )
+
+    def __init__(self, world: World, *, policy: RefreshPolicy, namespace: str, key: str | None) -> None:
+        self._world = world
+        self._clock = world.clock
+        self._policy = policy
+        self._namespace = namespace
+        self._given_key = key
+        self._key: str | None = None
+        self._fingerprint = ""
+        self._spread = world.draw() * 2 - 1
+        self._refused: tuple[str, ...] = ()
+        self._attempt = 0
+        self._copy: Copy | None = None
+        # The hot path reads these two and nothing else: until then, this token.
+        self._until = -math.inf
+        self._token: Token = cast("Token", None)
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        """Set what a fork must not inherit: locks, flights, failures; ask again for what a lost thread was about to bring."""
+        self._lock = threading.Lock()  # guards _copy, _until, _token, _failure, _refused, _attempt
+        self._flights: Flights | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: Failed | None = None
+        self._recheck_at = -math.inf
+        self._alone_at = -math.inf
+        if self._copy is not None:
+            self._until = min(self._until, self._copy.refresh_at)
+
+    # --- public surface -----------------------------------------------------------------------------------------
+
+    def token(self, timeout: float | None = None) -> Token:
+        """Return a usable token, from this thread; ``timeout`` in seconds, by default the policy's.
+
+        Raises :class:`ProviderRejected`, :class:`ProviderUnavailable`, :class:`DeadlineExceeded`,
+        :class:`BackendClosed` or :class:`ConfigurationError`, and none of them while there is a usable token.
+        """
+        if self._clock() < self._until:
+            return self._token
+        return self._attend(self._launch_thread) or self._drive(self._acquire(self._deadline(timeout)), timeout)
+
+    async def atoken(self, timeout: float | None = None) -> Token:  # noqa: ASYNC109  (waiters come and go, the flight stays)
+        """Return a usable token, from an event loop; otherwise as :meth:`token`."""
+        if self._clock() < self._until:
+            return self._token
+        return self._attend(self._launch_task) or await self._adrive(self._acquire(self._deadline(timeout)))
+
+    def renew(self, timeout: float | None = None) -> Token:
+        """Return a newer token than the current one; still one fetch for the fleet.
+
+        Where the provider has no newer one, the current token comes back.
+        """
+        return self._drive(self._acquire(self._deadline(timeout), "renew", self._value()), timeout)
+
+    async def arenew(self, timeout: float | None = None) -> Token:  # noqa: ASYNC109
+        """Return a newer token, from an event loop; otherwise as :meth:`renew`."""
+        return await self._adrive(self._acquire(self._deadline(timeout), "renew", self._value()))
+
+    def invalidate(self, token: Token) -> bool:
+        """Drop ``token`` here and in the backend, if it is still the one that is kept there; return whether any was.
+
+        Nothing happens to another token, so it is safe to report late (compare-and-discard).
+        """
+        from tokencache._drivers import run
+
+        here = self._refuse(token)
+        stored = run(drop(self._job("rejected"), token.value), self._world, self.key)
+        return self._told(here, stored)
+
+    async def ainvalidate(self, token: Token) -> bool:
+        """Drop ``token`` if it is still kept, from an event loop; otherwise as :meth:`invalidate`."""
+        from tokencache._drivers import arun
+
+        here = self._refuse(token)
+        await self._prepare()
+        stored = await arun(drop(self._job("rejected"), token.value), self._world, self.key)
+        return self._told(here, stored)
+
+    def replace(self, token: Token) -> Token | None:
+        """Return another token after a resource server refused ``token`` with a 401, or ``None``: then the 401 stands.
+
+        One renewal serves all who report the same token (INV-6). ``None`` comes when ``token`` itself has just
+        replaced a refused one, or when the provider has no other: replacing again would be a loop.
+        """
+        if self._settling(token):
+            return None
+        if self._value() == token.value:
+            self.invalidate(token)
+        try:
+            other = self._drive(self._acquire(self._deadline(None), "rejected", token.value), None)
+        except TokenCacheError:
+            return None
+        return other if other.value != token.value else None
+
+    async def areplace(self, token: Token) -> Token | None:
+        """Return another token after a 401, from an event loop; otherwise as :meth:`replace`."""
+        if self._settling(token):
+            return None
+        if self._value() == token.value:
+            await self.ainvalidate(token)
+        try:
+            other = await self._adrive(self._acquire(self._deadline(None), "rejected", token.value))
+        except TokenCacheError:
+            return None
+        return other if other.value != token.value else None
+
+    def status(self) -> Status:
+        """Return what is known of the token, the lease, the cooldown and the backend, without secrets."""
+        from tokencache import status
+        from tokencache._drivers import run
+
+        return run(status.report(self._job("cold"), self._copy, self._until, self._world), self._world, self.key)
+
+    async def astatus(self) -> Status:
+        """Return the status, from an event loop; otherwise as :meth:`status`."""
+        from tokencache import status
+        from tokencache._drivers import arun
+
+        await self._prepare()
+        return await arun(status.report(self._job("cold"), self._copy, self._until, self._world), self._world, self.key)
+
+    @property
+    def provider(self) -> str:
+        """The name of the provider."""
+        return self._world.provider.name
+
+    @property
+    def key(self) -> str:
+        """The key of the record. The first reading may take some 50 ms, for the fingerprint of the credential."""
+        if self._key is None:
+            provider = self._world.provider
+            self._fingerprint = _keys.fingerprint(provider.name, provider.identity())
+            given = self._given_key
+            self._key = given if given is not None else _keys.record_key(self._namespace, provider.name, self._fingerprint)
+        return self._key
+
+    def __repr__(self) -> str:
+        """Return provider and backend, nothing secret."""
+        return f"<TokenSource {self.provider!r} on {getattr(self._world.backend, 'name', 'a backend')!r}>"
+
+    # --- the way to a token, once for threads and loops ---------------------------------------------------------
+
+    def _acquire(self, deadline: float, reason: Reason | None = None, unlike: str | None = None) -> _Acquire:
+        """Ride flights until there is a usable token, another one than ``unlike`` if that is named."""
+        while True:
+            now = self._clock()
+            copy = self._usable(now)
+            if copy is not None and copy.token.value != unlike:
+                return copy.token
+            self._stop_while_cooling(now)
+            if now >= deadline:
+                message = f"[{self.provider}] {self._key!r}: no token before the deadline; allow more time, or look at status()"
+                raise DeadlineExceeded(message)
+            flight, leads = self._board()
+            copy = self._usable(self._clock())
+            if leads and copy is not None and copy.token.value != unlike:
+                self._vacate(flight)  # another flight landed just before this one was boarded
+                return copy.token
+            outcome = yield _Ride(flight, (reason or "cold") if leads else None, deadline)
+            copy = self._usable(self._clock())
+            match outcome:
+                case Kept() if copy is not None:
+                    return copy.token
+                case Failed(error=DeadlineExceeded()):
+                    continue  # the flight's deadline, not necessarily ours
+                case Failed(error=error) if copy is None or copy.token.value == unlike:
+                    raise error.replica() from error.__cause__
+                case _:
+                    continue
+
+    def _drive(self, steps: _Acquire, timeout: float | None) -> Token:
+        """Take the steps on this thread. A caller with a time of its own does not lead, so as to be free to leave."""
+        outcome: Outcome | None = None
+        try:
+            while True:
+                ride = steps.send(outcome)
+                if ride.reason is not None and timeout is None:
+                    outcome = self._fly(ride.flight, ride.reason)
+                    continue
+                if ride.reason is not None:
+                    self._launch_thread(ride.flight, ride.reason)
+                outcome = ride.flight.join(max(0.0, ride.deadline - self._clock()))
+        except StopIteration as end:
+            token: Token = end.value
+            return token
+
+    async def _adrive(self, steps: _Acquire) -> Token:
+        """Take the steps on this event loop. The flight is a task of its own: a cancelled caller leaves it to the others."""
+        outcome: Outcome | None = None
+        try:
+            while True:
+                ride = steps.send(outcome)
+                if ride.reason is not None:
+                    self._launch_task(ride.flight, ride.reason)
+                outcome = await ride.flight.ajoin(max(0.0, ride.deadline - self._clock()))
+        except StopIteration as end:
+            token: Token = end.value
+            return token
+
+    def _attend(self, launch: Callable[[Flight, Reason], None]) -> Token | None:
+        """Return the current token if it is usable, starting its renewal when that is due and nobody has."""
+        now = self._clock()
+        copy = self._usable(now)
+        if copy is None:
+            return None
+        if now >= self._until:
+            flight, leads = self._board()
+            if leads:
+                with self._lock:
+                    due = self._copy is copy and now >= self._until
+                    if due:
+                        self._until = copy.usable_at  # the fast path for everybody else, until the flight lands
+                if due:
+                    launch(flight, "refresh")
+                else:  # another flight landed just before this one was boarded
+                    self._vacate(flight)
+        return copy.token
+
+    # --- flights ------------------------------------------------------------------------------------------------
+
+    def _board(self) -> tuple[Flight, bool]:
+        """Return the open flight, or a new one to lead."""
+        if self._flights is None:
+            from tokencache._flights import Flights
+
+            with self._lock:
+                if self._flights is None:
+                    self._flights = Flights()
+        now = self._clock()
+        return self._flights.board(now, now + self._policy.timeout + _GRACE)
+
+    def _fly(self, flight: Flight, reason: Reason) -> Outcome | None:
+        """Run the flow on this thread and land the flight; vacate it if this thread is torn out of it."""
+        from tokencache._drivers import run
+
+        try:
+            return self._landed(flight, run(obtain(self._job(reason)), self._world, self.key))
+        except Exception as error:
+            self._crashed(flight, error)
+            raise
+        finally:
+            self._vacate(flight)
+
+    async def _afly(self, flight: Flight, reason: Reason) -> None:
+        """Run the flow on this event loop and land the flight; vacate it if the task is cancelled with the loop."""
+        from tokencache._drivers import arun
+
+        try:
+            await self._prepare()
+            self._landed(flight, await arun(obtain(self._job(reason)), self._world, self.key))
+        except Exception as error:  # noqa: BLE001  (everybody who joined gets it)
+            self._crashed(flight, error)
+        finally:
+            self._vacate(flight)
+
+    def _landed(self, flight: Flight, outcome: Outcome) -> Outcome:
+        """Settle the outcome here first, then give it to everybody."""
+        self._settle(outcome)
+        self._leave(flight)
+        flight.land(outcome)
+        return outcome
+
+    def _crashed(self, flight: Flight, error: Exception) -> None:
+        """Give an error that is no outcome to everybody, and look again after a while."""
+        with self._lock:
+            if self._copy is not None:
+                self._until = min(self._clock() + self._policy.probe, self._copy.usable_at)
+        self._leave(flight)
+        flight.fail(error)
+        copy = self._copy
+        event = FetchFailed(
+            provider=self.provider,
+            key=self._key or "",
+            reason="refresh",
+            error=str(error) if isinstance(error, TokenCacheError) else type(error).__name__,
+            permanent=False,
+            attempt=self._attempt,
+            pause=self._policy.probe,
+            served=copy is not None and self._clock() < copy.usable_at,
+        )
+        observe(self._world.observers, event)
+
+    def _vacate(self, flight: Flight) -> None:
+        """Send the others back if the flight did not land (INV-8)."""
+        if not flight.over:
+            with self._lock:
+                if self._copy is not None:
+                    self._until = min(self._until, self._copy.refresh_at)
+            self._leave(flight)
+            flight.vacate()
+
+    def _leave(self, flight: Flight) -> None:
+        """Take the flight off the board."""
+        if self._flights is not None:
+            self._flights.leave(flight)
+
+    def _launch_thread(self, flight: Flight, reason: Reason) -> None:
+        """Run the flight on a thread of its own."""
+
+        def target() -> None:
+            import contextlib
+
+            with contextlib.suppress(Exception):  # those who joined have it
+                self._fly(flight, reason)
+
+        try:
+            threading.Thread(target=target, name=f"tokencache-{self.provider}", daemon=True).start()
+        except BaseException:
+            self._vacate(flight)
+            raise
+
+    def _launch_task(self, flight: Flight, reason: Reason) -> None:
+        """Run the flight as a task of this event loop."""
+        import asyncio
+
+        try:
+            coroutine: Coroutine[Any, Any, None] = self._afly(flight, reason)
+            task = asyncio.get_running_loop().create_task(coroutine, name=f"tokencache-{self.provider}")
+        except BaseException:
+            self._vacate(flight)
+            raise
+        self._tasks.add(task)  # a loop keeps only a weak reference
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._vacate(flight)  # a task that is cancelled before it starts runs no line of its own
+
+        task.add_done_callback(ended)
+
+    # --- state --------------------------------------------------------------------------------------------------
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Take an outcome into the local state."""
+        now = self._clock()
+        with self._lock:
+            match outcome:
+                case Obtained(copy=copy):
+                    self._failure = None
+                    self._attempt = 0
+                    if copy.data is None:
+                        self._alone_at = now + self._policy.probe
+                    if copy.token.value not in self._refused and not self._outranked(copy, now):
+                        due = copy.refresh_at if copy.data is not None else min(copy.refresh_at, now + self._policy.probe)
+                        self._keep(copy, due, now)
+                case Kept(copy=copy, next_at=next_at):
+                    self._failure = None
+                    self._attempt = 0
+                    if copy.token.value not in self._refused:
+                        self._keep(copy, next_at, now)
+                case Failed(error=DeadlineExceeded()):
+                    if self._copy is not None:
+                        self._until = min(now + self._policy.probe, self._copy.usable_at)
+                case Failed(next_at=next_at, attempt=attempt, alone=alone):
+                    self._attempt = attempt
+                    self._failure = outcome
+                    self._recheck_at = next_at if alone else min(next_at, now + self._policy.probe)
+                    if alone:
+                        self._alone_at = next_at
+                    if self._copy is not None:
+                        self._until = min(next_at, self._copy.usable_at)
+
+    def _outranked(self, copy: Copy, now: float) -> bool:
+        """Return whether the copy that is here is usable and newer by its fence (INV-3)."""
+        mine = self._copy
+        if mine is None or now >= mine.usable_at or mine.fence is None or copy.fence is None:
+            return False
+        return mine.fence > copy.fence
+
+    def _keep(self, copy: Copy, due: float, now: float) -> None:
+        """Make ``copy`` the local one, to be looked at again when ``due``. The caller holds the lock."""
+        if not COUNTS_SLEEP:  # pragma: no cover  (systems without CLOCK_BOOTTIME)
+            due = min(due, now + LATE_LOOK)
+        self._copy = copy
+        self._token = copy.token
+        self._until = min(due, copy.usable_at)
+
+    def _usable(self, now: float) -> Copy | None:
+        """Return the local copy if its token may be handed out (INV-1)."""
+        copy = self._copy
+        if copy is None or now >= copy.usable_at:
+            return None
+        if not COUNTS_SLEEP:  # pragma: no cover  (systems without CLOCK_BOOTTIME)
+            slept = (self._world.wall() - copy.got_wall_at) - (now - copy.got_at)
+            if slept > 1 and now + slept >= copy.usable_at:
+                return None
+        return copy
+
+    def _refuse(self, token: Token) -> bool:
+        """Forget ``token`` here, and never take it from anywhere again; return whether it was the local one."""
+        with self._lock:
+            if token.value not in self._refused:
+                self._refused = (*self._refused, token.value)[-_REMEMBERED:]
+            if self._copy is None or self._copy.token.value != token.value:
+                return False
+            self._copy = None
+            self._until = -math.inf
+            return True
+
+    def _told(self, here: bool, stored: bool) -> bool:
+        """Tell the observers of a token that was dropped."""
+        if here or stored:
+            observe(self._world.observers, TokenInvalidated(provider=self.provider, key=self.key, stored=stored))
+        return here or stored
+
+    def _settling(self, token: Token) -> bool:
+        """Return whether ``token`` is the young replacement of a refused one (INV-6)."""
+        copy = self._copy
+        if copy is None or copy.token.value != token.value or not copy.healed:
+            return False
+        return self._clock() - copy.fetched_at < settle_of(self._policy, token.lifetime)
+
+    def _stop_while_cooling(self, now: float) -> None:
+        """Raise the last failure while its cooldown lasts (INV-7); the backend is asked now and then whether it still does."""
+        failure = self._failure
+        if failure is not None and now < min(failure.next_at, self._recheck_at):
+            raise failure.error.replica() from failure.error.__cause__
+
+    def _value(self) -> str | None:
+        """Return the value of the local token, usable or not."""
+        copy = self._copy
+        return None if copy is None else copy.token.value
+
+    def _deadline(self, timeout: float | None) -> float:
+        """Return the absolute end of a call that may take ``timeout`` seconds."""
+        return self._clock() + (self._policy.timeout if timeout is None else timeout)
+
+    def _job(self, reason: Reason) -> Job:
+        """Return the orders for a flow."""
+        copy = self._copy
+        return Job(
+            provider=self.provider,
+            key=self.key,
+            identity=self._fingerprint,
+            owner=secrets.token_hex(12),
+            policy=self._policy,
+            reason=reason,
+            current=copy,
+            deadline=self._clock() + self._policy.timeout,
+            spread=self._spread,
+            refused=frozenset(self._refused),
+            attempt=self._attempt,
+            alone_at=self._alone_at,
+        )
+
+    async def _prepare(self) -> None:
+        """Work out the key off the event loop: a slow fingerprint takes a while."""
+        if self._key is None:
+            import asyncio
+
+            await asyncio.to_thread(lambda: self.key)

@@ -1,0 +1,212 @@
+"""The memory backend: records and leases of one process, in a bounded cache that forgets what has ended."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from cachetools import TLRUCache
+
+from tokencache._clock import steady_clock
+from tokencache._record import fence_of
+from tokencache.errors import BackendClosed, ConfigurationError
+from tokencache.ports import Cooldown, Found, Granted, Held, LeaseGrant, Slot, Stored
+
+if TYPE_CHECKING:
+    from tokencache.ports import AsyncBackend, Clock, LeaseReply
+    from tokencache.url import BackendURL
+
+_LARGEST = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """Bytes and the instant at which they end."""
+
+    data: bytes
+    ends_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """A lease, or the cooldown that a failure left in its place, and the instant at which it ends."""
+
+    ends_at: float
+    lease: LeaseGrant | None = None
+    cooldown: Cooldown | None = None
+
+
+def _end_of_record(_key: str, value: _Record, _now: float) -> float:
+    """Tell the cache when a record ends."""
+    return value.ends_at
+
+
+def _end_of_slot(_key: str, value: _Slot, _now: float) -> float:
+    """Tell the cache when a lease or cooldown ends."""
+    return value.ends_at
+
+
+class MemoryBackend:
+    """Keeps at most ``size`` records in this process; the one that was used least lately goes first.
+
+    Sources that share one instance share its tokens. It never blocks but in ``wait``, so event loops call it inline.
+    """
+
+    name = "memory"
+
+    def __init__(self, size: int = _LARGEST, *, clock: Clock | None = None) -> None:
+        if size < 1:
+            message = f"MemoryBackend(size={size}): give room for at least one record"
+            raise ConfigurationError(message)
+        self._clock = clock or steady_clock()
+        self._changed = threading.Condition()  # guards everything below
+        self._records: TLRUCache[str, _Record] = TLRUCache(size, _end_of_record, timer=self._clock)
+        self._slots: TLRUCache[str, _Slot] = TLRUCache(size, _end_of_slot, timer=self._clock)
+        self._fence = 0
+        self._closed = False
+
+    def load(self, key: str) -> Stored | None:
+        """Return the record, or ``None``."""
+        with self._changed:
+            self._require_open()
+            return self._stored(key)
+
+    def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> LeaseReply:
+        """Ask for the lease."""
+        with self._changed:
+            self._require_open()
+            now = self._clock()
+            stored = self._stored(key)
+            if stored is not None and _is_news(stored.data, seen):
+                return Found(stored)
+            slot = self._slots.get(key)
+            if slot is not None and slot.cooldown is not None and slot.cooldown.identity == identity:
+                remaining = slot.ends_at - now
+                return Held(remaining, replace(slot.cooldown, remaining=remaining))
+            if slot is not None and slot.lease is not None:
+                if slot.lease.owner != owner:
+                    return Held(slot.ends_at - now)
+                fence = slot.lease.fence
+            else:
+                known = 0 if stored is None else fence_of(stored.data) or 0
+                fence = self._fence = max(int(time.time() * 1e6), self._fence + 1, known + 1)
+            grant = LeaseGrant(key, owner, fence, ttl)
+            self._slots[key] = _Slot(now + ttl, lease=grant)
+            return Granted(grant)
+
+    def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
+        """Store, free the lease, wake the waiters."""
+        with self._changed:
+            self._require_open()
+            stored = self._stored(lease.key)
+            fence = None if stored is None else fence_of(stored.data)
+            if fence is not None and fence > lease.fence:
+                return False
+            self._records[lease.key] = _Record(data, self._clock() + ttl)
+            self._free(lease)
+            return True
+
+    def release(self, lease: LeaseGrant, cooldown: Cooldown | None = None) -> None:
+        """Free the lease if it is still the caller's."""
+        with self._changed:
+            if self._free(lease) and cooldown is not None:
+                self._slots[lease.key] = _Slot(self._clock() + cooldown.remaining, cooldown=cooldown)
+
+    def extend(self, lease: LeaseGrant, ttl: float) -> bool:
+        """Prolong the lease if it is still the caller's."""
+        with self._changed:
+            self._require_open()
+            slot = self._slots.get(lease.key)
+            if slot is None or slot.lease is None or slot.lease.owner != lease.owner:
+                return False
+            self._slots[lease.key] = _Slot(self._clock() + ttl, lease=slot.lease)
+            return True
+
+    def wait(self, key: str, seen: bytes | None, timeout: float) -> None:
+        """Wait until the record is another one, the lease is free, or time is up."""
+        with self._changed:
+            if not self._is_settled(key, seen):
+                self._changed.wait(timeout)
+
+    def discard(self, key: str, seen: bytes) -> bool:
+        """Delete the record if its bytes are ``seen``."""
+        with self._changed:
+            self._require_open()
+            record = self._records.get(key)
+            if record is None or record.data != seen:
+                return False
+            del self._records[key]
+            self._changed.notify_all()
+            return True
+
+    def inspect(self, key: str) -> Slot:
+        """Report record, lease and cooldown."""
+        with self._changed:
+            self._require_open()
+            stored = self._stored(key)
+            slot = self._slots.get(key)
+            if slot is None:
+                return Slot(stored)
+            remaining = slot.ends_at - self._clock()
+            if slot.cooldown is not None:
+                return Slot(stored, remaining=remaining, cooldown=replace(slot.cooldown, remaining=remaining))
+            return Slot(stored, None if slot.lease is None else slot.lease.owner, remaining)
+
+    def close(self) -> None:
+        """Refuse further calls and wake the waiters."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def aio(self) -> AsyncBackend:
+        """Return the half for event loops."""
+        from tokencache.backends._lift import InlineBackend
+
+        return InlineBackend(self)
+
+    def after_fork(self) -> None:
+        """Start with a fresh lock in the child of a fork; the parent's leases are not the child's."""
+        self._changed = threading.Condition()
+        self._slots.clear()
+
+    def _stored(self, key: str) -> Stored | None:
+        """Return the record with what remains of it."""
+        record = self._records.get(key)
+        return None if record is None else Stored(record.data, record.ends_at - self._clock())
+
+    def _is_settled(self, key: str, seen: bytes | None) -> bool:
+        """Return whether there is nothing to wait for."""
+        stored = self._stored(key)
+        return key not in self._slots or (stored is not None and _is_news(stored.data, seen)) or self._closed
+
+    def _free(self, lease: LeaseGrant) -> bool:
+        """Empty the slot if ``lease`` fills it, and wake the waiters."""
+        slot = self._slots.get(lease.key)
+        if slot is None or slot.lease is None or slot.lease.owner != lease.owner:
+            return False
+        del self._slots[lease.key]
+        self._changed.notify_all()
+        return True
+
+    def _require_open(self) -> None:
+        """Raise ``BackendClosed`` after ``close()``."""
+        if self._closed:
+            message = "the memory backend is closed; make a new TokenCache"
+            raise BackendClosed(message)
+
+
+def _is_news(data: bytes, seen: bytes | None) -> bool:
+    """Return whether ``data`` is another record than ``seen``: a higher fence, or other bytes where a fence is missing."""
+    if seen is None:
+        return True
+    ours, theirs = fence_of(data), fence_of(seen)
+    return data != seen if ours is None or theirs is None else ours > theirs
+
+
+def from_url(url: BackendURL) -> MemoryBackend:
+    """Make the backend of ``memory://[?size=N]``."""
+    options = url.typed_options({"size": int})
+    size = options.get("size", _LARGEST)
+    return MemoryBackend(size) if isinstance(size, int) else MemoryBackend()
