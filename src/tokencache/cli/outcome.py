@@ -25,7 +25,7 @@ from tokencache.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 
 class Exit(IntEnum):
@@ -62,7 +62,7 @@ def complain(message: str) -> None:
 
 
 @contextmanager
-def reported(*, verbose: bool) -> Iterator[None]:
+def reported(*, verbose: bool) -> Generator[None]:
     """Run a command's body: log if asked to, and turn what it raises into an exit code and one paragraph."""
     if verbose:
         _log_to_stderr()
@@ -80,7 +80,7 @@ def reported(*, verbose: bool) -> Iterator[None]:
         raise typer.Exit(Exit.BROKEN_PIPE) from None
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a person gets no traceback
         # A foreign message may hold anything, so only its kind and place are shown (INV-9).
         complain(
             f"this should not have happened: {type(error).__name__}. "

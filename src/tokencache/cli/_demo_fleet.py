@@ -1,0 +1,145 @@
+"""The demo's fleet: processes that wait for one start, and what they report."""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from tokencache.errors import TokenCacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from tokencache.cli._demo_orders import Orders
+
+PATIENCE: Final = 60.0
+"""How long the demo waits for its processes, in seconds, before it gives up."""
+
+
+@dataclass
+class Report:
+    """What the whole fleet saw."""
+
+    calls: int = 0
+    waited: int = 0
+    late: int = 0
+    slowest: float = 0.0
+    tokens: set[str] = field(default_factory=set[str])
+    errors: list[str] = field(default_factory=list[str])
+
+    def add(self, message: dict[str, Any]) -> None:
+        """Take in the last message of one process."""
+        self.calls += message["calls"]
+        self.waited += message["waited"]
+        self.late += message["late"]
+        self.slowest = max(self.slowest, message["slowest"])
+        self.tokens |= set(message["tokens"])
+        self.errors += message["errors"]
+
+
+class Fleet:
+    """Processes that do what `_demo_worker` does; leaving the block ends whatever still runs."""
+
+    def __init__(self, orders: Orders, processes: int) -> None:
+        self._messages: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
+        self._ends = time.monotonic() + PATIENCE + orders.seconds
+        self._workers = [
+            subprocess.Popen(
+                [sys.executable, "-m", "tokencache.cli._demo_worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(processes)
+        ]
+        for number, worker in enumerate(self._workers):
+            self._tell(worker, json.dumps(asdict(orders)))
+            threading.Thread(target=self._listen, args=(number, worker), daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            if kind is not None:
+                worker.kill()
+            if worker.stdin is not None:
+                worker.stdin.close()
+        for worker in self._workers:
+            try:
+                worker.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+            if worker.stdout is not None:
+                worker.stdout.close()
+
+    def muster(self, ready: Callable[[int], None]) -> None:
+        """Wait until every process stands ready."""
+        for count in range(1, len(self._workers) + 1):
+            self._next()
+            ready(count)
+
+    def run(self, progress: Callable[[int], None]) -> Report:
+        """Start them all at once and return what they saw; ``progress`` is told the number of calls so far."""
+        for worker in self._workers:
+            self._tell(worker, "go")
+        report, waiting, calls = Report(), len(self._workers), dict.fromkeys(range(len(self._workers)), 0)
+        while waiting:
+            number, message = self._next()
+            calls[number] = message["calls"]
+            progress(sum(calls.values()))
+            if "done" in message:
+                report.add(message)
+                waiting -= 1
+        return report
+
+    def _next(self) -> tuple[int, dict[str, Any]]:
+        """Return the next message of any process."""
+        while True:
+            left = self._ends - time.monotonic()
+            try:
+                number, message = self._messages.get(timeout=min(0.2, max(left, 0.01)))
+            except queue.Empty:  # wakes now and then, so that Ctrl-C is heard
+                if left <= 0:
+                    text = "the demo's processes did not report in time; the machine may be overloaded, so try again"
+                    raise TokenCacheError(text) from None
+                continue
+            if message is None:
+                text = f"process {number + 1} of the demo ended early; its own message is above"
+                raise TokenCacheError(text)
+            return number, message
+
+    def _listen(self, number: int, worker: subprocess.Popen[str]) -> None:
+        """Pass on what one process says; ``None`` when it ends without its last report."""
+        if worker.stdout is None:
+            return
+        try:
+            for line in worker.stdout:
+                message = json.loads(line)
+                self._messages.put((number, message))
+                if "done" in message:
+                    return
+        except ValueError:  # the pipe was closed under us, or the line was cut
+            pass
+        self._messages.put((number, None))
+
+    @staticmethod
+    def _tell(worker: subprocess.Popen[str], line: str) -> None:
+        """Send one line to a process; one that is gone is noticed when it does not report."""
+        if worker.stdin is None:
+            return
+        try:
+            worker.stdin.write(line + "\n")
+            worker.stdin.flush()
+        except BrokenPipeError:
+            pass

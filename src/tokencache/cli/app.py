@@ -1,0 +1,217 @@
+"""The commands: `token`, `status`, `invalidate`, `plugins` and `demo`.
+
+Results go to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tokencache.cli.outcome import Exit, complain, reported
+
+if TYPE_CHECKING:
+    from tokencache import Token, TokenCache, TokenSource
+
+CACHE_FOLDER = "file://"
+
+_EXAMPLES = (
+    "Examples:",
+    "tokencache demo  ·  see it work, without server or credentials",
+    "tokencache token qpay  ·  print a token; two runs share one login",
+    'curl -H "$(tokencache token qpay --header)" https://…  ·  use it',
+    "tokencache status qpay --json  ·  what is known, without secrets",
+    "tokencache token qpay --backend file:///run/tokens  ·  share it with your service",
+)
+_CODES = (
+    "Exit codes:",
+    "0 done  ·  1 failed  ·  2 wrong usage or configuration, or a missing extra  ·  3 credentials rejected",
+    "4 provider or backend unavailable, or out of time  ·  130 interrupted  ·  141 the reader of the output left",
+)
+_QPAY = ("The provider qpay is set up by QPAY_CLIENT_ID, QPAY_CLIENT_SECRET, QPAY_BASE_URL and QPAY_CACHE_KEY.",)
+
+app = typer.Typer(
+    name="tokencache",
+    help="One valid access token for a whole fleet: fetched once, shared, renewed ahead of expiry.",
+    epilog="\n\n".join((*_EXAMPLES, *_CODES)),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Provider = Annotated[
+    str, typer.Argument(metavar="PROVIDER", help="Name of an installed provider; `tokencache plugins` lists them.")
+]
+Backend = Annotated[
+    str,
+    typer.Option(
+        "--backend",
+        "-b",
+        metavar="URL",
+        envvar="TOKENCACHE_BACKEND",
+        show_default="file://, your cache folder",
+        help="Where tokens are shared, for example file:///run/tokens.",
+    ),
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log to stderr what happens, without secrets.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Timeout = Annotated[
+    float | None,
+    typer.Option("--timeout", metavar="SECONDS", min=0.0, help="Give up after this time; by default 30 s."),
+]
+
+
+def run() -> int:
+    """Run the command line with the arguments of this process; return the exit code."""
+    try:
+        app(prog_name="tokencache")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return Exit.OK
+
+
+@app.command(epilog="\n\n".join((*_EXAMPLES[:1], *_EXAMPLES[2:4], *_QPAY)))
+def token(
+    provider: Provider,
+    backend: Backend = CACHE_FOLDER,
+    header: Annotated[bool, typer.Option("--header", help="Print a whole header line for curl -H.")] = False,
+    as_json: AsJson = False,
+    timeout: Timeout = None,
+    verbose: Verbose = False,
+) -> None:
+    """Print a valid token, fetched only if nobody has one yet.
+
+    The token is a secret: it goes to stdout, and everything else to stderr.
+    """
+    if header and as_json:
+        message = "give --header or --json, not both"
+        raise typer.BadParameter(message)
+    with reported(verbose=verbose), _open(backend) as cache:
+        source = cache.source(provider)
+        got = source.token(timeout)
+        if as_json:
+            _print_json(_public(source, got) | {"token": got.value})
+        else:
+            _print(f"Authorization: {got.authorization}" if header else got.value)
+
+
+@app.command(epilog="\n\n".join(_QPAY))
+def status(
+    provider: Provider, backend: Backend = CACHE_FOLDER, as_json: AsJson = False, verbose: Verbose = False
+) -> None:
+    """Show what is known of a token: key, expiry, next refresh, lease, cooldown, backend. No secrets, no login.
+
+    Exits 4 if the backend does not answer.
+    """
+    with reported(verbose=verbose), _open(backend) as cache:
+        known = cache.source(provider).status()
+        if as_json:
+            _print_json(known.as_dict())
+        else:
+            from tokencache.cli.sight import lines
+
+            _print("\n".join(lines(known)))
+        if not known.healthy:
+            complain(f"the backend {known.backend} does not answer: {known.problem}")
+            raise typer.Exit(Exit.UNAVAILABLE)
+
+
+@app.command(epilog="\n\n".join(_QPAY))
+def invalidate(provider: Provider, backend: Backend = CACHE_FOLDER, verbose: Verbose = False) -> None:
+    """Drop the stored token, so that the next caller fetches another.
+
+    If somebody replaces it meanwhile, the replacement stays. Nothing is fetched here.
+    """
+    with reported(verbose=verbose), _open(backend) as cache:
+        source = cache.source(provider)
+        known = source.status()
+        if not known.healthy:
+            complain(f"the backend {known.backend} does not answer, so nothing was dropped: {known.problem}")
+            raise typer.Exit(Exit.UNAVAILABLE)
+        if known.stored != "ours" or known.usable_until is None:
+            _print(f"[{known.provider}] nothing to drop: no usable token is stored at {known.key}")
+        elif source.invalidate(source.token()):
+            _print(f"[{known.provider}] token dropped; the next caller fetches another")
+        else:
+            _print(f"[{known.provider}] nothing dropped: the token was replaced meanwhile")
+
+
+@app.command()
+def plugins(
+    backend: Annotated[
+        str | None,
+        typer.Option("--backend", "-b", metavar="URL", help="Also open this backend, to see that it can be used."),
+    ] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """List the backends and providers that are installed, and who brings them."""
+    from tokencache.cli.sight import installed, table
+
+    with reported(verbose=verbose):
+        rows = installed()
+        if backend is not None:
+            with _open(backend):
+                complain("the backend can be opened")
+        if as_json:
+            _print_json({"plugins": rows})
+        else:
+            _print("\n".join(table(rows)))
+
+
+@app.command()
+def demo(
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            "--backend",
+            "-b",
+            metavar="URL",
+            show_default="file:// in a fresh folder",
+            help="Where the fleet shares its token.",
+        ),
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """See it work against a fake server: fetch, share, renew, heal. No server, no credentials, under a minute.
+
+    Exits 1 if a figure breaks a promise.
+    """
+    from tokencache.cli.demo import show
+
+    with reported(verbose=verbose):
+        kept = show(backend)
+        if not kept:
+            raise typer.Exit(Exit.FAILED)
+
+
+def _open(backend: str) -> TokenCache:
+    """Return a cache on this backend."""
+    from tokencache import TokenCache
+
+    return TokenCache(backend or CACHE_FOLDER)
+
+
+def _public(source: TokenSource, got: Token) -> dict[str, object]:
+    """Return what of a token is no secret."""
+    return {
+        "provider": source.provider,
+        "key": source.key,
+        "token_type": got.token_type,
+        "scope": got.scope,
+        "issued_at": got.issued_at,
+        "expires_at": got.expires_at,
+    }
+
+
+def _print(text: str) -> None:
+    """Write a result to stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def _print_json(document: dict[str, object]) -> None:
+    """Write a result to stdout as JSON: indented for a person, on one line for a program."""
+    _print(json.dumps(document, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))

@@ -1,0 +1,291 @@
+"""The demo: four scenes against a fake QPay on loopback, each of which measures what it promises.
+
+Every scene has a fake of its own, so that the logins which it counts are the scene's.
+"""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import threading
+import time
+import timeit
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from tokencache.cli._demo_fleet import Fleet
+from tokencache.cli._demo_orders import Orders
+from tokencache.errors import ConfigurationError, TokenCacheError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from tokencache_qpay import QPayProvider
+    from tokencache_qpay.testing import FakeQPay
+
+LATENCY: Final = 0.25
+PATIENCE: Final = LATENCY / 2
+"""A call that takes longer than half of a login has waited for it."""
+
+PROCESSES: Final = 8
+THREADS: Final = 16
+SHORT_LIFE: Final = 2.0
+LOAD: Final = 6.0
+LOAD_THREADS: Final = 8
+CALLERS: Final = 50
+RESOURCE: Final = "/v2/payment/493622150113497"
+
+
+@dataclass
+class Finding:
+    """One promise, what was measured, and whether it was kept."""
+
+    promise: str
+    figure: str
+    kept: bool
+
+
+@dataclass
+class Stage:
+    """Where the demo plays: the console, the backend, and the findings so far."""
+
+    console: Console
+    backend: str
+    findings: list[Finding] = field(default_factory=list[Finding])
+
+    def title(self, number: int, text: str) -> None:
+        """Announce a scene."""
+        self.console.print(f"\n[bold]{number}/4  {text}[/bold]")
+
+    def figure(self, name: str, value: str) -> None:
+        """Show one measured figure."""
+        self.console.print(f"     {name:<34}{value}")
+
+    def find(self, promise: str, figure: str, *, kept: bool) -> None:
+        """Note how a promise fared."""
+        self.findings.append(Finding(promise, figure, kept))
+
+    @contextmanager
+    def progress(self, text: str, total: float) -> Generator[Callable[[float, str], None]]:
+        """Show a bar while the block works, where a person looks; the block says how far it is, and more."""
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+            task = bar.add_task(f"    {text}", total=total)
+
+            def advance(done: float, more: str = "") -> None:
+                bar.update(task, completed=done, description=f"    {text}{more}")
+
+            yield advance
+
+    @contextmanager
+    def fake(self, *, lifetime: float = 3600.0) -> Generator[tuple[FakeQPay, QPayProvider]]:
+        """Yield a fake QPay and a provider that has an account there."""
+        from tokencache_qpay import QPayProvider
+        from tokencache_qpay.testing import FakeQPay
+
+        with FakeQPay(latency=LATENCY, lifetime=lifetime, expires="duration") as fake:
+            yield fake, QPayProvider(fake.client_id, fake.client_secret, base_url=fake.url)
+
+
+def show(backend: str | None) -> bool:
+    """Play the four scenes and return whether every promise was kept."""
+    console = Console(highlight=False, soft_wrap=True)
+    if backend is not None and backend.partition(":")[0] == "memory":
+        message = "memory:// is not shared between the demo's processes: leave --backend out, or name another"
+        raise ConfigurationError(message)
+    with tempfile.TemporaryDirectory(prefix="tokencache-demo-") as folder:
+        stage = Stage(console, backend or Path(folder).as_uri())
+        console.print(
+            f"A fake QPay on loopback answers each login after {LATENCY * 1e3:.0f} ms; "
+            f"tokens are shared through {'the backend that you named' if backend else stage.backend}."
+        )
+        began = time.perf_counter()
+        for scene in (first_and_cached, cold_fleet, expiry_under_load, one_revocation):
+            scene(stage)
+        _close(stage, time.perf_counter() - began)
+    return all(finding.kept for finding in stage.findings)
+
+
+def first_and_cached(stage: Stage) -> None:
+    """Scene one: what the first token costs, and what a cached one does."""
+    from tokencache import TokenCache
+
+    stage.title(1, "One process: the first token, and every other")
+    with stage.fake() as (fake, provider), TokenCache(stage.backend, namespace=_namespace()) as cache:
+        source = cache.source(provider)
+        with stage.progress("asking", 2) as advance:
+            began = time.perf_counter()
+            token = source.token()
+            first = time.perf_counter() - began
+            advance(1, " again and again")
+            rounds = 100_000
+            cached = min(timeit.repeat(source.token, number=rounds, repeat=5)) / rounds
+        source.invalidate(token)
+        stage.figure("first token", f"{first * 1e3:,.0f} ms")
+        stage.figure("cached token", f"{cached * 1e9:,.0f} ns")
+        stage.figure("speed-up", f"{first / cached:,.0f} times")
+        stage.find(
+            "a cached token costs next to nothing",
+            f"{cached * 1e9:,.0f} ns, {first / cached:,.0f} times faster than the first",
+            kept=fake.logins == 1,
+        )
+
+
+def cold_fleet(stage: Stage) -> None:
+    """Scene two: many processes with many threads ask at once, and nobody has a token."""
+    stage.title(2, f"{PROCESSES} processes x {THREADS} threads ask at once, and nobody has a token")
+    with stage.fake() as (fake, provider):
+        orders = _orders(stage, fake, threads=THREADS)
+        with Fleet(orders, PROCESSES) as fleet:
+            with stage.progress("starting processes", PROCESSES) as advance:
+                fleet.muster(lambda count: advance(count, f": {count}"))
+            with stage.progress("all ask", PROCESSES * THREADS) as advance:
+                report = fleet.run(lambda calls: advance(calls, f": {calls} served"))
+        _forget(stage, provider, orders.namespace)
+        asked = PROCESSES * THREADS
+        stage.figure("callers served", f"{report.calls} of {asked}")
+        stage.figure("slowest caller", f"{report.slowest * 1e3:,.0f} ms")
+        stage.figure("logins", f"{fake.logins}")
+        _fail_loudly(report.errors)
+        stage.find(
+            f"{asked} cold callers, one login",
+            f"{report.calls} served, {len(report.tokens)} token, {_count(fake.logins, 'login')}",
+            kept=report.calls == asked and fake.logins == 1 and len(report.tokens) == 1,
+        )
+
+
+def expiry_under_load(stage: Stage) -> None:
+    """Scene three: short-lived tokens are renewed while threads go on asking."""
+    stage.title(3, f"Tokens that live {SHORT_LIFE:.0f} s, under {LOAD_THREADS} threads for {LOAD:.0f} s")
+    with stage.fake(lifetime=SHORT_LIFE) as (fake, provider):
+        orders = _orders(stage, fake, threads=LOAD_THREADS, seconds=LOAD)
+        with Fleet(orders, 1) as fleet:
+            fleet.muster(lambda _count: None)
+            began = time.perf_counter()
+            with stage.progress("asking", LOAD) as advance:
+                report = fleet.run(lambda calls: advance(time.perf_counter() - began, f": {calls:,} calls"))
+        _forget(stage, provider, orders.namespace)
+        tokens = len(report.tokens)
+        stage.figure("calls", f"{report.calls:,}, with {tokens} tokens in turn")
+        stage.figure("callers that waited for a renewal", f"{report.waited}")
+        stage.figure("tokens handed out too late", f"{report.late}")
+        stage.figure("slowest call", f"{report.slowest * 1e3:,.1f} ms")
+        stage.figure("logins", f"{fake.logins}")
+        _fail_loudly(report.errors)
+        stage.find(
+            "nobody waits at an expiry",
+            f"{report.waited} of {report.calls:,} calls waited, over {max(tokens - 1, 0)} renewals",
+            kept=report.waited == 0 and tokens > 1,
+        )
+        stage.find("never a late token", f"{report.late} late", kept=report.late == 0)
+        # The last login may have brought a token that nobody asked for any more.
+        stage.find(
+            "one login per renewal",
+            f"{_count(fake.logins, 'login')}, {tokens} tokens",
+            kept=fake.logins in {tokens, tokens + 1},
+        )
+
+
+def one_revocation(stage: Stage) -> None:
+    """Scene four: the token is revoked, and all callers get a 401 with it at once."""
+    import httpx
+
+    from tokencache import TokenCache
+    from tokencache.integrations.httpx import TokenAuth
+
+    stage.title(4, f"The token is revoked, and {CALLERS} callers are refused with it at once")
+    with stage.fake() as (fake, provider), TokenCache(stage.backend, namespace=_namespace()) as cache:
+        source = cache.source(provider)
+        revoked = source.token()
+        fake.revoke()
+        before = fake.logins
+        start = threading.Barrier(CALLERS)
+        with httpx.Client(base_url=fake.url, auth=TokenAuth(source), timeout=20, trust_env=False) as client:
+
+            def call() -> int:
+                start.wait()
+                return client.get(RESOURCE).status_code
+
+            answers: Counter[int] = Counter()
+            with stage.progress("calling", CALLERS) as advance, ThreadPoolExecutor(CALLERS) as pool:
+                for answer in pool.map(lambda _: call(), range(CALLERS)):
+                    answers[answer] += 1
+                    advance(answers.total(), f": {answers[200]} good")
+        logins = fake.logins - before
+        healed = source.token()
+        source.invalidate(healed)
+        stage.figure("good responses", f"{answers[200]} of {CALLERS}")
+        stage.figure("new logins", f"{logins}")
+        stage.find(
+            "one 401, one renewal",
+            f"{answers[200]} of {CALLERS} calls good, {_count(logins, 'new login')}",
+            kept=answers[200] == CALLERS and logins == 1 and healed.value != revoked.value,
+        )
+
+
+def _orders(stage: Stage, fake: FakeQPay, *, threads: int, seconds: float = 0.0) -> Orders:
+    """Return the orders for the processes of one scene."""
+    return Orders(
+        backend=stage.backend,
+        namespace=_namespace(),
+        base_url=fake.url,
+        client_id=fake.client_id,
+        client_secret=fake.client_secret,
+        threads=threads,
+        patience=PATIENCE,
+        seconds=seconds,
+    )
+
+
+def _namespace() -> str:
+    """Return a namespace that no other run uses, so that every scene starts cold on any backend."""
+    return f"tokencache-demo:{secrets.token_hex(4)}:"
+
+
+def _forget(stage: Stage, provider: QPayProvider, namespace: str) -> None:
+    """Drop the scene's record, so that nothing stays behind in a backend that is not ours."""
+    from tokencache import TokenCache
+
+    with TokenCache(stage.backend, namespace=namespace) as cache:
+        source = cache.source(provider)
+        if source.status().usable_until is not None:
+            source.invalidate(source.token())
+
+
+def _fail_loudly(errors: list[str]) -> None:
+    """Raise the first error that a caller of the fleet saw."""
+    if errors:
+        message = f"{_count(len(errors), 'caller')} of the demo got no token. The first said: {errors[0]}"
+        raise TokenCacheError(message)
+
+
+def _count(number: int, noun: str) -> str:
+    """Return a number with its noun in the right form."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _close(stage: Stage, took: float) -> None:
+    """Show the summary and what to type next."""
+    table = Table("promise", "measured", "", box=None, pad_edge=False)
+    for finding in stage.findings:
+        verdict = "[green]kept[/green]" if finding.kept else "[bold red]BROKEN[/bold red]"
+        table.add_row(finding.promise, finding.figure, verdict)
+    stage.console.print(f"\n[bold]Summary[/bold], after {took:.0f} s\n")
+    stage.console.print(table)
+    tokencache = ".venv/bin/tokencache" if Path(".venv/bin/tokencache").exists() else "tokencache"
+    stage.console.print(
+        "\n[bold]What to type next[/bold]\n\n"
+        f"  {tokencache} --help                 the commands\n"
+        f"  {tokencache} plugins                backends and providers that are installed\n"
+        f"  {tokencache} token qpay             a real token, with QPAY_CLIENT_ID and QPAY_CLIENT_SECRET set\n"
+        "  make test                            the proof\n"
+        "  less README.md                       the twelve lines for your own service\n"
+    )

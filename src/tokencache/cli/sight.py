@@ -1,0 +1,113 @@
+"""Sight: status and plugins as lines of text, for a person."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from tokencache.status import Status
+
+GROUPS: Final = {"backend": "tokencache.backends", "provider": "tokencache.providers"}
+
+
+def lines(status: Status) -> Iterator[str]:
+    """Yield a status as aligned lines; instants in local time, with the distance from now."""
+    now = time.time()
+    facts = {
+        "provider": status.provider,
+        "key": status.key,
+        "identity": status.identity,
+        "backend": f"{status.backend}, {'answers' if status.healthy else 'does not answer'}",
+        "record": _RECORD[status.stored],
+        "expires": _instant(status.expires_at, now),
+        "usable until": _instant(status.usable_until, now),
+        "next refresh": _instant(status.refresh_at, now),
+        "lease": _lease(status),
+        "cooldown": _cooldown(status),
+    }
+    width = max(map(len, facts))
+    for name, fact in facts.items():
+        yield f"{name:<{width}}  {fact}"
+
+
+def installed() -> list[dict[str, object]]:
+    """Return the entry points that are installed, loading none; a name that two distributions claim is marked."""
+    rows: list[dict[str, object]] = []
+    for kind, group in GROUPS.items():
+        entries = sorted(metadata.entry_points(group=group), key=lambda entry: entry.name)
+        names = [entry.name for entry in entries]
+        for entry in entries:
+            row: dict[str, object] = {
+                "kind": kind,
+                "name": entry.name,
+                "distribution": entry.dist.name if entry.dist else "unknown",
+                "version": entry.dist.version if entry.dist else "unknown",
+                "target": entry.value,
+                "conflict": names.count(entry.name) > 1,
+            }
+            rows.append(row)
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, object]]) -> Iterator[str]:
+    """Yield the installed entry points as aligned lines."""
+    cells = [("KIND", "NAME", "FROM", "TARGET")]
+    for row in rows:
+        note = "  CONFLICT: two distributions claim this name; uninstall one" if row["conflict"] else ""
+        origin = f"{row['distribution']} {row['version']}"
+        cells.append((str(row["kind"]), _scheme(row), origin, f"{row['target']}{note}"))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for row_cells in cells:
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row_cells, widths, strict=True)).rstrip()
+
+
+_RECORD: Final = {
+    "ours": "stored",
+    "foreign": "another identity's, or unreadable: not used",
+    "none": "none",
+    "unknown": "unknown",
+}
+
+
+def _scheme(row: Mapping[str, object]) -> str:
+    """Return what a person types: a backend's URL scheme, a provider's name."""
+    name = str(row["name"])
+    return name.replace(".", "+") + "://" if row["kind"] == "backend" else name
+
+
+def _instant(at: float | None, now: float) -> str:
+    """Return an instant in local time and how far off it is."""
+    if at is None:
+        return "-"
+    local = datetime.fromtimestamp(at, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
+    return f"{local}  ({'in ' + duration(at - now) if at >= now else duration(now - at) + ' ago'})"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the two largest units that it has."""
+    whole = int(seconds)
+    units = (("d", whole // 86400), ("h", whole // 3600 % 24), ("min", whole // 60 % 60), ("s", whole % 60))
+    shown = [f"{count} {unit}" for unit, count in units if count]
+    return " ".join(shown[:2]) or "0 s"
+
+
+def _lease(status: Status) -> str:
+    """Return who fetches now, if anybody."""
+    if status.lease_owner is None:
+        return "free"
+    remaining = "" if status.lease_remaining is None else f", for {status.lease_remaining:.1f} s more at most"
+    return f"held by {status.lease_owner}{remaining}"
+
+
+def _cooldown(status: Status) -> str:
+    """Return why nobody asks the provider now, if so."""
+    cooldown = status.cooldown
+    if cooldown is None:
+        return "none"
+    kind = "rejected" if cooldown.permanent else f"failure {cooldown.attempt}"
+    return f"{duration(cooldown.remaining)} more ({kind}): {cooldown.message}"
