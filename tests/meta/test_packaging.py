@@ -1,0 +1,56 @@
+"""The packaging: entry points lead somewhere, `all` means all, and what is pinned suits what is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
+PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements" / "dev.txt").read_text(), re.MULTILINE))
+TARGETS = [
+    *(target for group in PROJECT["project"]["entry-points"].values() for target in group.values()),
+    *PROJECT["project"]["scripts"].values(),
+]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_each_entry_point_leads_to_something_callable(target: str) -> None:
+    """Each entry point and script of ours names a callable."""
+    module, _, name = target.partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_the_extra_all_holds_every_other() -> None:
+    """`tokencache[all]` brings every extra."""
+    (everything,) = EXTRAS["all"]
+    assert Requirement(everything).extras == set(EXTRAS) - {"all"}
+
+
+def test_every_requirement_is_pinned_within_its_bounds() -> None:
+    """Each library that we name is pinned for CI, to a version that the bounds allow."""
+    named = [Requirement(text) for texts in EXTRAS.values() for text in texts]
+    named += [Requirement(text) for text in PROJECT["project"]["dependencies"]]
+    named += [
+        Requirement(text) for group in PROJECT["dependency-groups"].values() for text in group if isinstance(text, str)
+    ]
+    for requirement in named:
+        name = canonicalize_name(requirement.name)
+        if name != "tokencache":
+            assert name in PINS, f"{name} is not pinned in requirements/dev.txt"
+            assert requirement.specifier.contains(Version(PINS[name])), f"{requirement} does not allow {PINS[name]}"
+
+
+@pytest.mark.parametrize("package", ["tokencache", "tokencache_qpay"])
+def test_both_packages_are_typed(package: str) -> None:
+    """Both packages carry `py.typed`, so that type checkers read them."""
+    assert resources.files(package).joinpath("py.typed").is_file()
