@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 INVARIANTS = [f"INV-{number}" for number in range(1, 11)]
-SYNONYMS = {"margin", "leeway", "skew", "buffer", "threshold", "grace", "mutex"}
+SYNONYMS = {"margin", "leeway", "skew", "buffer", "threshold"}
 SKIPPED = {".git", ".venv", ".nox", "dist", "build", "htmlcov"}
 
 

@@ -38,6 +38,7 @@ app = typer.Typer(
     help="One valid access token for a whole fleet: fetched once, shared, renewed ahead of expiry.",
     epilog="\n\n".join((*_EXAMPLES, *_CODES)),
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -71,6 +72,24 @@ def run() -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return Exit.OK
+
+
+def _version(wanted: bool) -> None:
+    """Print the version and end, if it is wanted."""
+    if wanted:
+        from importlib.metadata import version
+
+        _print(f"tokencache {version('tokencache')}")
+        raise typer.Exit(Exit.OK)
+
+
+@app.callback()
+def everywhere(
+    version: Annotated[  # noqa: ARG001 - its callback does the work
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """One valid access token for a whole fleet: fetched once, shared, renewed ahead of expiry."""
 
 
 @app.command(epilog="\n\n".join((*_EXAMPLES[:1], *_EXAMPLES[2:4], *_QPAY)))

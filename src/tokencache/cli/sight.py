@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import TYPE_CHECKING, Final
+
+from tokencache.plugins import BACKENDS, PROVIDERS, known
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from tokencache.status import Status
 
-GROUPS: Final = {"backend": "tokencache.backends", "provider": "tokencache.providers"}
+GROUPS: Final = {"backend": BACKENDS, "provider": PROVIDERS}
 
 
 def lines(status: Status) -> Iterator[str]:
@@ -39,14 +40,14 @@ def installed() -> list[dict[str, object]]:
     """Return the entry points that are installed, loading none; a name that two distributions claim is marked."""
     rows: list[dict[str, object]] = []
     for kind, group in GROUPS.items():
-        entries = sorted(metadata.entry_points(group=group), key=lambda entry: entry.name)
+        entries = known(group)
         names = [entry.name for entry in entries]
         for entry in entries:
             row: dict[str, object] = {
                 "kind": kind,
                 "name": entry.name,
-                "distribution": entry.dist.name if entry.dist else "unknown",
-                "version": entry.dist.version if entry.dist else "unknown",
+                "distribution": entry.distribution,
+                "version": entry.version,
                 "target": entry.value,
                 "conflict": names.count(entry.name) > 1,
             }
