@@ -19,7 +19,6 @@ A message says what failed, for which provider and key, and what to do next. Non
 
 from __future__ import annotations
 
-import copy
 from typing import Self
 
 
@@ -28,7 +27,10 @@ class TokenCacheError(Exception):
 
     def replica(self) -> Self:
         """Return an equal error without a traceback, so that each of many waiters raises its own."""
-        twin = copy.copy(self)
+        twin = type(self).__new__(type(self), *self.args)  # not __init__: a subclass may ask for other arguments
+        twin.__dict__.update(self.__dict__)
+        if "__notes__" in twin.__dict__:
+            twin.__notes__ = list(self.__notes__)
         twin.__cause__ = self.__cause__
         twin.__suppress_context__ = True
         return twin.with_traceback(None)

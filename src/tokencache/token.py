@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
+_FAR: Final = 1e14
 _FIELDS: Final = (
     "value",
     "expires_at",
@@ -25,10 +28,12 @@ class Token:
     ``value`` is what goes into the header: one or more visible ASCII characters (RFC 6750 section 2.1, read
     leniently), checked here so that no later step can send a line break. ``expires_at`` and ``issued_at`` are epoch
     float seconds by the issuer's clock as far as it is known; ``expires_at`` is the true expiry, before any ``early``.
-    ``token_type`` is the scheme, ``Bearer`` in whatever case the server spells it. ``scope`` is the granted scope where it was named.
-    ``refresh_token`` and ``refresh_expires_at`` belong to the provider. ``extra`` holds the other fields of the response.
+    ``token_type`` is the scheme, ``Bearer`` in whatever case the server spells it. ``scope`` is the granted scope where
+    it was named. ``refresh_token`` and ``refresh_expires_at`` belong to the provider. ``extra`` holds the other fields
+    of the response.
 
-    Two tokens are equal when all fields are. ``repr`` and ``str`` never hold ``value``, ``refresh_token`` or the values of ``extra`` (INV-9).
+    Two tokens are equal when all fields are. ``repr`` and ``str`` never hold ``value``, ``refresh_token`` or the
+    values of ``extra`` (INV-9).
 
     Raises ``ValueError`` for an unusable value, type or instant; the message does not repeat it.
     """
@@ -122,7 +127,7 @@ class Token:
     def __setstate__(self, state: dict[str, object]) -> None:
         """Restore the fields."""
         for name, value in state.items():
-            stored = MappingProxyType(value) if name == "extra" and isinstance(value, dict) else value
+            stored = MappingProxyType(cast("dict[str, object]", value)) if name == "extra" else value
             object.__setattr__(self, name, stored)
 
 
@@ -136,6 +141,6 @@ def _require_visible(name: str, text: object) -> None:
 def _require_instant(name: str, instant: object) -> None:
     """Raise ``ValueError`` unless ``instant`` is a finite number."""
     usable = isinstance(instant, int | float) and not isinstance(instant, bool)
-    if not usable or not -1e14 < instant < 1e14:  # type: ignore[operator]
+    if not usable or not -_FAR < instant < _FAR:  # type: ignore[operator]
         message = f"a token's {name} must be finite epoch seconds"
         raise ValueError(message)

@@ -1,0 +1,280 @@
+"""The record: a token as JSON, readable by anyone who reads ``{"accessToken": "…", "expiresAt": 1704067200}``.
+
+``expiresAt`` is the true expiry in whole epoch seconds. We add ``v``, ``fence``, ``identity``, ``reason``,
+``tokenType``, ``scope``, ``issuedAt``, ``lifetime`` (the float seconds that keep a short token exact),
+``refreshToken``, ``refreshExpiresAt`` and ``extra``. A sealed record is ``{"v": 1, "fence": …, "sealed": "…"}``: the
+fence stays readable, because backends compare it (INV-3).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
+
+from tokencache.expiry import classify
+from tokencache.token import Token
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+VERSION: Final = 1
+LARGEST: Final = 1 << 20
+"""Bytes beyond which nothing is taken for a record."""
+
+_LARGEST_FENCE: Final = 2**53  # what a Lua number holds exactly
+_ROUNDING: Final = 0.001
+_FAR: Final = 1e11  # from here on a number of our own cannot be epoch seconds
+
+
+class UnreadableRecord(ValueError):
+    """Stored bytes are no usable record; the text says why, with nothing of the content (INV-9)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A decoded record.
+
+    ``fence`` and ``identity`` are ``None`` where another program wrote it. ``lifetime`` is the whole life of the
+    token in seconds, ``None`` where the record does not tell; ``token.issued_at`` then is ``token.expires_at``, so that
+    ``token.lifetime`` is 0 and decides nothing. ``reason`` is why the token was fetched.
+    """
+
+    token: Token
+    fence: int | None
+    identity: str | None
+    reason: str | None
+    lifetime: float | None
+
+
+class Sealing(Protocol):
+    """Encrypts records. ``key`` is the record's key, bound in, so that one record cannot be passed off as another."""
+
+    def seal(self, key: str, plain: bytes) -> bytes:
+        """Return ``plain``, sealed."""
+        ...
+
+    def open(self, key: str, sealed: bytes) -> bytes:
+        """Return what was sealed; raises any exception for what was not sealed here, or for another key."""
+        ...
+
+
+def encode(
+    token: Token,
+    *,
+    fence: int,
+    identity: str,
+    reason: str | None = None,
+    key: str = "",
+    sealing: Sealing | None = None,
+) -> bytes:
+    """Return the record of a token. Entries of ``extra`` that JSON cannot hold are left out: the token counts more."""
+    lifetime = token.lifetime
+    fields: dict[str, object] = {
+        "v": VERSION,
+        "fence": fence,
+        "accessToken": token.value,
+        "expiresAt": math.floor(token.expires_at),
+        "tokenType": token.token_type,
+        "scope": token.scope,
+        "issuedAt": token.issued_at,
+        "lifetime": lifetime if lifetime > 0 else None,
+        "refreshToken": token.refresh_token,
+        "refreshExpiresAt": token.refresh_expires_at,
+        "identity": identity,
+        "reason": reason,
+    }
+    stored = {name: value for name, value in fields.items() if value is not None}
+    plain = _dump_readable(stored | {"extra": dict(token.extra)} if token.extra else stored)
+    if plain is None:
+        stored, extra = _storable(stored), _storable(token.extra)
+        plain = _dump(stored | {"extra": extra} if extra else stored)
+    if sealing is None:
+        return plain
+    from base64 import b64encode
+
+    return _dump({"v": VERSION, "fence": fence, "sealed": b64encode(sealing.seal(key, plain)).decode()})
+
+
+def decode(data: bytes, *, key: str = "", sealing: Sealing | None = None) -> Record:
+    """Return what a record holds; raises ``UnreadableRecord``, and nothing else, for what is no usable one.
+
+    With ``sealing`` only sealed records are taken: a plain one might be anybody's.
+    """
+    fields = _parse(data)
+    if fields is None:
+        _refuse(f"it is larger than {LARGEST} bytes" if len(data) > LARGEST else "it is damaged or no JSON object")
+    _require_version(fields)
+    if sealing is not None or "sealed" in fields:
+        fields = _opened(fields, key, sealing)
+    expires_at = _instant(fields, "expiresAt")
+    if expires_at is None:
+        _refuse("its field 'expiresAt' is missing")
+    expires_at, lifetime = _exact(expires_at, _instant(fields, "issuedAt"), _number(fields, "lifetime"))
+    scope, reason = _text(fields, "scope"), _text(fields, "reason")
+    value, token_type = _text(fields, "accessToken") or "", _text(fields, "tokenType") or "Bearer"
+    refresh_token, refresh_expires_at = _text(fields, "refreshToken"), _instant(fields, "refreshExpiresAt")
+    identity, extra = _text(fields, "identity"), _table(fields, "extra")
+    token: Token | None = None
+    with suppress(ValueError):
+        token = Token(
+            value,
+            expires_at=expires_at,
+            issued_at=expires_at - (lifetime or 0),
+            token_type=token_type,
+            scope=scope,
+            refresh_token=refresh_token,
+            refresh_expires_at=refresh_expires_at,
+            extra=extra,
+        )
+    if token is None:
+        _refuse("its field 'accessToken' or 'tokenType' is missing or unusable")
+    return Record(token, _fence(fields), identity, reason, lifetime)
+
+
+def fence_of(data: bytes) -> int | None:
+    """Return the fence of a record, sealed or not; ``None`` where there is none. Never raises.
+
+    It is the integer, from 0 to 2**53, in the field ``fence`` of a JSON object.
+    """
+    fields = _parse(data)
+    return None if fields is None else _fence(fields)
+
+
+def _exact(expires_at: float, issued_at: float | None, lifetime: float | None) -> tuple[float, float | None]:
+    """Return expiry and lifetime to the fraction of a second, where the three agree; else the expiry alone counts."""
+    if lifetime is None:
+        lifetime = 0.0 if issued_at is None else expires_at - issued_at
+    elif issued_at is not None:
+        exact = issued_at + lifetime
+        if not -_ROUNDING < exact - expires_at < 1:  # another program changed a part of the record
+            return expires_at, None
+        expires_at = max(expires_at, exact)
+    return expires_at, lifetime if lifetime > 0 else None
+
+
+def _opened(fields: dict[str, object], key: str, sealing: Sealing | None) -> dict[str, object]:
+    """Return the fields inside a sealed record."""
+    from base64 import b64decode
+
+    if sealing is None:
+        _refuse("it is sealed, and no encryption key is set here; set the fleet's")
+    sealed = fields.get("sealed")
+    if not isinstance(sealed, str):
+        _refuse("it is not sealed, though an encryption key is set here")
+    inner: dict[str, object] | None = None
+    with suppress(Exception):  # a foreign library's, whose text may hold anything
+        inner = _parse(sealing.open(key, b64decode(sealed, validate=True)))
+    if inner is None:
+        _refuse("it was sealed with another encryption key, for another record key, or is damaged")
+    if _fence(inner) != _fence(fields):
+        _refuse("its fence is not the one that was sealed")
+    _require_version(inner)
+    return inner
+
+
+def _require_version(fields: dict[str, object]) -> None:
+    """Raise ``UnreadableRecord`` for a form that this version does not know."""
+    version = fields.get("v", VERSION)
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        _refuse("its field 'v' is no version number")
+    if version > VERSION:
+        _refuse("it was written by a newer version of tokencache; upgrade this one")
+
+
+def _text(fields: dict[str, object], name: str) -> str | None:
+    """Return a text field, ``None`` when it is missing."""
+    value = fields.get(name)
+    if value is not None and not isinstance(value, str):
+        _refuse(f"its field {name!r} is no text")
+    return value
+
+
+def _number(fields: dict[str, object], name: str) -> float | None:
+    """Return a field of finite seconds, ``None`` when it is missing."""
+    value = fields.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _FAR:
+        _refuse(f"its field {name!r} is no number of seconds")
+    return float(value)
+
+
+def _instant(fields: dict[str, object], name: str) -> float | None:
+    """Return a field as epoch seconds, ``None`` when it is missing.
+
+    Ours are numbers. What another program wrote (there is no ``v``) may be any instant that :func:`classify` knows.
+    """
+    value = fields.get(name)
+    if value is None:
+        return None
+    if "v" in fields and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _FAR:
+        return float(value)
+    found = classify(value)
+    if found is None or found.kind == "duration":
+        _refuse(f"its field {name!r} is no instant")
+    return found.amount
+
+
+def _table(fields: dict[str, object], name: str) -> dict[str, object] | None:
+    """Return a field that is an object itself, ``None`` when it is missing."""
+    value = fields.get(name)
+    if value is not None and not isinstance(value, dict):
+        _refuse(f"its field {name!r} is no object")
+    return cast("dict[str, object] | None", value)
+
+
+def _fence(fields: dict[str, object]) -> int | None:
+    """Return the fence, ``None`` for anything that is no integer, or one that a script could not compare."""
+    fence = fields.get("fence")
+    if isinstance(fence, bool) or not isinstance(fence, int):
+        return None
+    return fence if 0 <= fence <= _LARGEST_FENCE else None
+
+
+def _storable(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return the fields that can be written and read back."""
+    return {name: value for name, value in fields.items() if _dump_readable({name: value}) is not None}
+
+
+def _dump_readable(fields: dict[str, object]) -> bytes | None:
+    """Return JSON that can be read back, ``None`` where there is none."""
+    with suppress(TypeError, ValueError, OverflowError, RecursionError):
+        data = _dump(fields)
+        return None if _parse(data) is None else data
+    return None
+
+
+def _dump(fields: dict[str, object]) -> bytes:
+    """Return strict JSON: no NaN, no half characters."""
+    return json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _parse(data: bytes) -> dict[str, object] | None:
+    """Return a JSON object in UTF-8 whose names are unique, ``None`` for anything else. Never raises."""
+    if len(data) > LARGEST:
+        return None
+    parsed: object = None
+    with suppress(ValueError, RecursionError):
+        parsed = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    return cast("dict[str, object]", parsed) if isinstance(parsed, dict) else None
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return the pairs as a table; raises ``ValueError`` when a name comes twice."""
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError
+    return table
+
+
+def _no_constant(_name: str) -> NoReturn:
+    """Refuse NaN and Infinity, which are no JSON."""
+    raise ValueError
+
+
+def _refuse(why: str) -> NoReturn:
+    """Raise ``UnreadableRecord``. Never called while another exception is handled: that one's text holds content."""
+    raise UnreadableRecord(why)

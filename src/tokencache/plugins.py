@@ -1,0 +1,185 @@
+"""Plugins: backends and providers that installed distributions declare as entry points.
+
+Nothing is loaded at import. One entry is loaded, at its first use; a list of all loads none. ``redis+sentinel://`` is
+the entry ``redis.sentinel`` of the group ``tokencache.backends``. An entry that needs an extra of its distribution
+names it: ``redis = "tokencache.backends.redis:from_url [redis]"``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, cast
+
+from tokencache.errors import BackendConflict, BackendNotInstalled, ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from importlib.metadata import EntryPoint
+
+    from tokencache.errors import TokenCacheError
+    from tokencache.ports import Backend, TokenProvider
+    from tokencache.url import BackendURL
+
+BACKENDS: Final = "tokencache.backends"
+PROVIDERS: Final = "tokencache.providers"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Plugin:
+    """One declared entry: its ``name`` in ``group``, the distribution that declares it, and the object it names."""
+
+    name: str
+    group: str
+    distribution: str
+    version: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Errors:
+    """How a group speaks of its entries, and what it raises."""
+
+    noun: str
+    conflict: type[TokenCacheError]
+    not_installed: type[TokenCacheError]
+
+
+_ERRORS: Final = {
+    BACKENDS: _Errors("backend", BackendConflict, BackendNotInstalled),
+    PROVIDERS: _Errors("provider", ConfigurationError, ConfigurationError),
+}
+
+
+def known(group: str) -> list[Plugin]:
+    """Return what is declared in a group, by name, and load nothing; a name that is claimed twice is there twice."""
+    entries = [_describe(entry) for entry in _entries(group)]
+    return sorted(entries, key=lambda plugin: (plugin.name, plugin.distribution))
+
+
+def load_backend_factory(url: BackendURL) -> Callable[[BackendURL], Backend]:
+    """Return what makes the backend of a URL.
+
+    Raises ``ConfigurationError`` for an unknown scheme or a broken entry, ``BackendConflict`` where two distributions
+    claim it, ``BackendNotInstalled``, now or when the factory is called, where its client library is missing.
+    """
+    return cast("Callable[[BackendURL], Backend]", _load(BACKENDS, url.entry_point))
+
+
+def load_provider_factory(name: str) -> Callable[[], TokenProvider]:
+    """Return what makes the provider of an entry-point name, as :func:`load_backend_factory` does for a URL.
+
+    Raises ``ConfigurationError`` for whatever is wrong.
+    """
+    return cast("Callable[[], TokenProvider]", _load(PROVIDERS, name))
+
+
+def _load(group: str, name: str) -> Callable[..., object]:
+    """Load the one entry of that name."""
+    entry = _find(group, name)
+    errors = _ERRORS[group]
+    try:
+        factory: object = entry.load()
+    except ImportError as error:
+        raise errors.not_installed(_missing(entry, errors.noun, error)) from error
+    except Exception as error:
+        raise ConfigurationError(_broken(entry, errors.noun, f"raised {type(error).__name__}")) from error
+    if not callable(factory):
+        raise ConfigurationError(_broken(entry, errors.noun, "is not callable"))
+    return _translated(factory, entry, errors)
+
+
+def _translated(factory: Callable[P, R], entry: EntryPoint, errors: _Errors) -> Callable[P, R]:
+    """Return the factory, which may import its client library only when it is called."""
+
+    @wraps(factory)
+    def make(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return factory(*args, **kwargs)
+        except ImportError as error:
+            raise errors.not_installed(_missing(entry, errors.noun, error)) from error
+
+    return make
+
+
+def _find(group: str, name: str) -> EntryPoint:
+    """Return the one entry of that name."""
+    errors = _ERRORS[group]
+    entries = _entries(group)
+    found = [entry for entry in entries if entry.name == name]
+    if not found:
+        raise ConfigurationError(_unknown(group, name, {entry.name for entry in entries}))
+    if len(found) > 1:
+        claims = " and ".join(f"{plugin.distribution} {plugin.version}" for plugin in map(_describe, found))
+        message = f"the {errors.noun} {name!r} is claimed by {claims}; uninstall one of them"
+        raise errors.conflict(message)
+    return found[0]
+
+
+def _entries(group: str) -> list[EntryPoint]:
+    """Return the entries of a group, one per name and distribution.
+
+    A distribution may be found twice, for example as an editable installation beside old metadata: the first one on
+    ``sys.path`` is the one that would be imported.
+    """
+    from importlib.metadata import entry_points
+
+    first: dict[tuple[str, str], EntryPoint] = {}
+    for entry in entry_points(group=group):
+        first.setdefault((entry.name, _normalized(_describe(entry).distribution)), entry)
+    return list(first.values())
+
+
+def _describe(entry: EntryPoint) -> Plugin:
+    """Return what an entry declares."""
+    distribution = entry.dist
+    metadata = None if distribution is None else distribution.metadata
+    name, version = (None, None) if metadata is None else (metadata["Name"], metadata["Version"])
+    return Plugin(entry.name, entry.group, str(name or "an unnamed distribution"), str(version or "?"), entry.value)
+
+
+def _normalized(name: str) -> str:
+    """Return the name of a distribution in its one normal form."""
+    import re
+
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _unknown(group: str, name: str, names: set[str]) -> str:
+    """Return the message for a name that nobody declares."""
+    from difflib import get_close_matches
+
+    shown = sorted(_shown(group, each) for each in names)
+    asked = _shown(group, name)
+    problem = f"there is no {_ERRORS[group].noun} {asked!r}"
+    if not shown:
+        return f"{problem}, nor any other: no distribution declares one; reinstall tokencache"
+    close = get_close_matches(asked, shown, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"{problem}; known: {', '.join(shown)}{hint}"
+
+
+def _shown(group: str, name: str) -> str:
+    """Return a name as users write it: a URL's scheme has a plus where the entry point has a dot."""
+    return name.replace(".", "+") if group == BACKENDS else name
+
+
+def _missing(entry: EntryPoint, noun: str, error: ImportError) -> str:
+    """Return the message for a library that is missing or too old, with the line that installs it."""
+    needed = f"the module {error.name!r}" if error.name else "a module"
+    extras = f"[{','.join(entry.extras)}]" if entry.extras else ""
+    distribution = _describe(entry).distribution
+    what = f"the {noun} {entry.name!r} needs {needed}, which could not be imported"
+    return f"{what}: pip install '{distribution}{extras}'"
+
+
+def _broken(entry: EntryPoint, noun: str, what: str) -> str:
+    """Return the message for an entry that does not lead to a factory."""
+    plugin = _describe(entry)
+    return (
+        f"the {noun} {entry.name!r} of {plugin.distribution} {plugin.version} is broken: {plugin.value!r} {what};"
+        " upgrade or reinstall that distribution"
+    )
