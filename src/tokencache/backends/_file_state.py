@@ -1,0 +1,206 @@
+"""What the file backend knows of a key beside its record: the last fence, the lease, the cooldown, the countdown.
+
+Instants are readings of the system-wide steady clock, which starts anew with the machine, so the state names the
+boot in which it was written: after another boot only the fence still means anything.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from tokencache.ports import Cooldown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A span of ``ttl`` seconds that ends at ``until``."""
+
+    until: float
+    ttl: float
+
+    def remaining(self, now: float) -> float:
+        """Return what is left of it, 0 when it ended.
+
+        More than the whole cannot be left, except when the clock began anew: then it ended too.
+        """
+        left = self.until - now
+        return left if 0 < left <= self.ttl + 1 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lease that was granted; its number is the state's fence."""
+
+    owner: str
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A cooldown and when it ends."""
+
+    cooldown: Cooldown
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class Countdown:
+    """When the record with this digest ends."""
+
+    digest: str
+    term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The state of a key. ``fence`` is that of the last grant or commit."""
+
+    fence: int = 0
+    lease: Lease | None = None
+    pause: Pause | None = None
+    countdown: Countdown | None = None
+
+    def live_lease(self, now: float) -> Lease | None:
+        """Return the lease unless it ended."""
+        return self.lease if self.lease and self.lease.term.remaining(now) else None
+
+    def live_cooldown(self, now: float) -> Cooldown | None:
+        """Return the cooldown with what remains of it, unless it ended."""
+        if self.pause is None or not (left := self.pause.term.remaining(now)):
+            return None
+        told = self.pause.cooldown
+        return Cooldown(told.identity, left, told.permanent, told.attempt, told.message, told.error, told.status)
+
+    def remaining(self, data: bytes, now: float) -> float | None:
+        """Return what is left of the life of the record ``data``; ``None`` when it was not stored through here."""
+        if self.countdown is None or self.countdown.digest != digest(data):
+            return None
+        return self.countdown.term.remaining(now)
+
+
+@functools.cache
+def boot_id() -> str:
+    """Return what tells this run of the machine from the one before, or an empty text where nothing does."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def digest(data: bytes) -> str:
+    """Return a short fingerprint of a record."""
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+def dump(state: State, boot: str) -> bytes:
+    """Return the state as JSON."""
+    table: dict[str, object] = {"v": 1, "boot": boot, "fence": state.fence}
+    if state.lease:
+        table["lease"] = {"owner": state.lease.owner, **_span(state.lease.term)}
+    if state.pause:
+        told = state.pause.cooldown
+        table["cooldown"] = {
+            "identity": told.identity,
+            "permanent": told.permanent,
+            "attempt": told.attempt,
+            "message": told.message,
+            "error": told.error,
+            "status": told.status,
+            **_span(state.pause.term),
+        }
+    if state.countdown:
+        table["record"] = {"digest": state.countdown.digest, **_span(state.countdown.term)}
+    return json.dumps(table).encode("ascii")
+
+
+def parse(data: bytes | None, boot: str) -> State:
+    """Read the state back. What is missing, cut, of another version or of another boot counts as never written."""
+    if data is None:
+        return State()
+    try:
+        table = _table(json.loads(data))
+        fence = _fence(table["fence"])
+        if table["v"] != 1 or table["boot"] != boot:
+            return State(fence)
+        return State(fence, _lease(table.get("lease")), _pause(table.get("cooldown")), _countdown(table.get("record")))
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return State()
+
+
+def _span(term: Term) -> dict[str, object]:
+    return {"until": term.until, "ttl": term.ttl}
+
+
+def _lease(raw: object) -> Lease | None:
+    if raw is None:
+        return None
+    table = _table(raw)
+    return Lease(_text(table["owner"]), _term(table))
+
+
+def _pause(raw: object) -> Pause | None:
+    if raw is None:
+        return None
+    table = _table(raw)
+    error, status = table.get("error"), table.get("status")
+    cooldown = Cooldown(
+        identity=_text(table["identity"]),
+        remaining=0.0,
+        permanent=table["permanent"] is True,
+        attempt=_whole(table["attempt"]),
+        message=_text(table["message"]),
+        error=None if error is None else _text(error),
+        status=None if status is None else _whole(status),
+    )
+    return Pause(cooldown, _term(table))
+
+
+def _countdown(raw: object) -> Countdown | None:
+    if raw is None:
+        return None
+    table = _table(raw)
+    return Countdown(_text(table["digest"]), _term(table))
+
+
+def _term(table: Mapping[str, object]) -> Term:
+    return Term(_number(table["until"]), _number(table["ttl"]))
+
+
+def _table(raw: object) -> Mapping[str, object]:
+    if not isinstance(raw, dict):
+        raise TypeError
+    return cast("dict[str, object]", raw)
+
+
+def _text(raw: object) -> str:
+    if not isinstance(raw, str):
+        raise TypeError
+    return raw
+
+
+def _whole(raw: object) -> int:
+    if not isinstance(raw, int) or isinstance(raw, bool):
+        raise TypeError
+    return raw
+
+
+def _fence(raw: object) -> int:
+    fence = _whole(raw)
+    if fence < 0:
+        raise ValueError
+    return fence
+
+
+def _number(raw: object) -> float:
+    if not isinstance(raw, int | float) or isinstance(raw, bool) or not math.isfinite(raw):
+        raise TypeError
+    return float(raw)
