@@ -1,0 +1,246 @@
+"""``HTTPTokenProvider``: both halves of a provider from one generator that yields requests and receives responses."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from http.cookiejar import Cookie
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+
+import httpx
+
+from tokencache.errors import ConfigurationError, ProviderUnavailable, TokenCacheError
+from tokencache.providers._exchange import (
+    Body,
+    Call,
+    checked,
+    cookies_of,
+    host_of,
+    plain_response,
+    restore_cookies,
+    shared_trust,
+)
+from tokencache.providers.oauth_response import raise_for_error
+from tokencache.token import Token
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncGenerator
+
+    from tokencache.ports import FetchContext
+
+__all__ = ["HTTPTokenProvider", "TokenFlow"]
+
+TokenFlow: TypeAlias = Generator[httpx.Request, httpx.Response, Token]
+_Reply: TypeAlias = httpx.Response | TokenCacheError
+_Client = TypeVar("_Client", httpx.Client, httpx.AsyncClient)
+_Cookies: TypeAlias = Mapping[tuple[str, str, str], Cookie]
+
+_CLIENT_CLOSED: Final = "the HTTP client that was passed in is closed; keep it open as long as the provider"
+
+
+class HTTPTokenProvider(ABC):
+    """The base of a provider that speaks HTTP; a subclass gives ``name``, ``identity`` and ``token_flow``.
+
+    ``client`` and ``async_client`` are used where they are given and never closed here. Of what they carry only the
+    transport (pool, proxies, TLS) and the event hooks are used: not their auth, headers, cookies or redirects, and
+    the cookies of a token response do not stay in their jar. Without one, each fetch makes a client of its own: a
+    token is fetched about once an hour, so there is no connection worth keeping, and none to share by mistake
+    between event loops or across a fork. ``verify`` holds their TLS settings, where a private authority is needed.
+
+    ``timeout`` caps each request, in seconds; no request goes beyond ``context.timeout`` either. A request lowers
+    its own cap by the extension ``{"timeout": {"read": seconds}}``.
+
+    The body of an answer is limited to 1 MiB. Redirects are never followed: the credential goes where it was meant to
+    go, or nowhere.
+
+    ``fetch`` and ``afetch`` raise ``ProviderRejected``, ``ProviderUnavailable`` or ``ConfigurationError``.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        *,
+        client: httpx.Client | None = None,
+        async_client: httpx.AsyncClient | None = None,
+        timeout: float = 10.0,
+        verify: ssl.SSLContext | None = None,
+    ) -> None:
+        if not 0 < timeout < float("inf"):
+            message = f"[{self.name}] timeout={timeout!r} must be a finite number of seconds above 0"
+            raise ConfigurationError(message)
+        self._client = client
+        self._async_client = async_client
+        self._timeout = timeout
+        self._verify = verify
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, object]:
+        """Return everything that makes its tokens its own; a value wrapped in ``Secret`` stays hidden."""
+
+    @abstractmethod
+    def token_flow(self, context: FetchContext) -> TokenFlow:
+        """Yield requests, receive their responses, return the token.
+
+        A response is complete (its body is in memory) and is not a redirect. What stopped a request, a time-out or a
+        broken connection, is raised at its ``yield`` as ``ProviderUnavailable``: catch it there to go on otherwise.
+        """
+
+    def fetch(self, context: FetchContext) -> Token:
+        """Obtain a token by ``context.deadline``, blocking."""
+        with self._session() as client:
+            steps = self._steps(context)
+            reply: _Reply | None = None
+            while True:
+                try:
+                    call = next(steps) if reply is None else steps.send(reply)
+                except StopIteration as stop:
+                    return _token_of(stop)
+                reply = self._send(client, call)
+
+    async def afetch(self, context: FetchContext) -> Token:
+        """Obtain a token by ``context.deadline`` in the running event loop."""
+        async with self._asession() as client:
+            steps = self._steps(context)
+            reply: _Reply | None = None
+            while True:
+                try:
+                    call = next(steps) if reply is None else steps.send(reply)
+                except StopIteration as stop:
+                    return _token_of(stop)
+                reply = await self._asend(client, call)
+
+    def __repr__(self) -> str:
+        """Return a text without credentials."""
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    def _steps(self, context: FetchContext) -> Generator[Call, _Reply, Token]:
+        """Drive ``token_flow``: what both drivers have in common."""
+        flow = self.token_flow(context)
+        refused: httpx.Response
+        try:
+            request = next(flow)
+            while True:
+                reply = self._judged((yield self._call(request, context)))
+                request = flow.send(reply) if isinstance(reply, httpx.Response) else flow.throw(reply)
+        except StopIteration as stop:
+            return _token_of(stop)
+        except httpx.InvalidURL:
+            message = f"[{self.name}] the token address is not a URL; check its spelling"
+            raise ConfigurationError(message) from None
+        except httpx.HTTPStatusError as error:
+            refused = error.response
+        finally:
+            flow.close()
+        raise_for_error(refused, provider=self.name)
+        message = f"[{self.name}] the answer with status {refused.status_code} was not understood"
+        raise ProviderUnavailable(message, status=refused.status_code)
+
+    def _call(self, request: httpx.Request, context: FetchContext) -> Call:
+        own: Mapping[str, float] = request.extensions.get("timeout", {})
+        limit = min(self._timeout, context.timeout, own.get("read", self._timeout))
+        if limit <= 0:
+            message = f"[{self.name}] no time was left to ask {host_of(request.url)}; give the call a longer timeout"
+            raise ProviderUnavailable(message)
+        return Call(self.name, checked(self.name, request), context.clock, context.clock() + limit, limit)
+
+    def _judged(self, reply: _Reply) -> _Reply:
+        """Return the reply, or an error in the place of a redirect."""
+        if isinstance(reply, httpx.Response) and 300 <= reply.status_code < 400:  # noqa: PLR2004
+            return ProviderUnavailable(
+                f"[{self.name}] {host_of(reply.request.url)} answered with a redirect (status {reply.status_code}),"
+                " which was refused so that the credential goes nowhere else; configure the final address",
+                status=reply.status_code,
+            )
+        return reply
+
+    def _send(self, client: httpx.Client, call: Call) -> _Reply:
+        call.bound()
+        before = cookies_of(client.cookies.jar)
+        try:
+            response = client.send(call.request, stream=True, auth=None, follow_redirects=False)
+            try:
+                restore_cookies(client.cookies.jar, before, response)
+                if response.is_stream_consumed:  # a transport that answers from memory
+                    return plain_response(response, response.content)
+                body = Body(call, response.headers.get("content-encoding", ""))
+                for chunk in response.iter_raw():
+                    body.feed(chunk)
+                    call.check()
+                return plain_response(response, body.complete())
+            finally:
+                response.close()
+        except Exception as error:  # noqa: BLE001  a transport that was passed in may raise anything
+            return _reply_for(error, call, client, before)
+
+    async def _asend(self, client: httpx.AsyncClient, call: Call) -> _Reply:
+        call.request.extensions = {**call.request.extensions, "timeout": {}}  # one limit for all phases, below
+        before = cookies_of(client.cookies.jar)
+        try:
+            async with asyncio.timeout(call.remaining):
+                response = await client.send(call.request, stream=True, auth=None, follow_redirects=False)
+                try:
+                    restore_cookies(client.cookies.jar, before, response)
+                    if response.is_stream_consumed:
+                        return plain_response(response, response.content)
+                    body = Body(call, response.headers.get("content-encoding", ""))
+                    async for chunk in response.aiter_raw():
+                        body.feed(chunk)
+                    return plain_response(response, body.complete())
+                finally:
+                    await response.aclose()
+        except Exception as error:  # noqa: BLE001  a transport that was passed in may raise anything
+            return _reply_for(error, call, client, before)
+
+    @contextmanager
+    def _session(self) -> Generator[httpx.Client]:
+        """Give the client for one fetch: the one passed in, or a fresh one that ends with it."""
+        if self._client is not None:
+            yield self._open(self._client)
+            return
+        with self._fresh(httpx.Client) as client:
+            yield client
+
+    @asynccontextmanager
+    async def _asession(self) -> AsyncGenerator[httpx.AsyncClient]:
+        if self._async_client is not None:
+            yield self._open(self._async_client)
+            return
+        async with self._fresh(httpx.AsyncClient) as client:
+            yield client
+
+    def _open(self, client: _Client) -> _Client:
+        if client.is_closed:
+            message = f"[{self.name}] {_CLIENT_CLOSED}"
+            raise ConfigurationError(message)
+        return client
+
+    def _fresh(self, kind: type[_Client]) -> _Client:
+        try:
+            return kind(verify=self._verify or shared_trust())
+        except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:
+            reason = type(error).__name__
+        message = (
+            f"[{self.name}] no HTTP client could be made ({reason});"
+            " check the proxy variables (HTTPS_PROXY, ALL_PROXY) and SSL_CERT_FILE"
+        )
+        raise ConfigurationError(message)
+
+
+def _token_of(stop: StopIteration) -> Token:
+    """Return what a finished generator returned."""
+    token: Token = stop.value
+    return token
+
+
+def _reply_for(error: Exception, call: Call, client: httpx.Client | httpx.AsyncClient, before: _Cookies) -> _Reply:
+    """Return what the flow gets for an exception: its response, if a hook of the client raised for its status."""
+    if isinstance(error, TokenCacheError):
+        return error
+    if isinstance(error, httpx.HTTPStatusError):
+        restore_cookies(client.cookies.jar, before, error.response)
+        return plain_response(error.response, b"")
+    return call.explain(error)

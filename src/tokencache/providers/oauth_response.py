@@ -1,0 +1,334 @@
+"""Reading the answer of a token endpoint: for providers of our own and of others.
+
+The rules are those of RFC 6749 sections 5.1 and 5.2, read leniently where a strict reading would lose a good token.
+No message holds a body, and what a server says is quoted only without the credentials that were sent (INV-9).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
+from urllib.parse import quote, quote_plus
+
+from tokencache.errors import ProviderRejected, ProviderUnavailable
+from tokencache.expiry import TEN_YEARS, parse_http_date, parse_retry_after, read_expiry
+from tokencache.token import Token
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    import httpx
+
+    from tokencache.expiry import Expiry
+
+__all__ = ["ServerError", "date_of", "raise_for_error", "read_json", "retry_at_of", "scrub", "token_from_mapping"]
+
+DEFAULT_LIFETIME: Final = 300.0
+LONGEST_RETRY: Final = 300.0
+_TEXT_LIMIT: Final = 300
+_DEEPEST: Final = 8
+_REJECTING_STATUSES: Final = frozenset({400, 401, 403})
+_TRANSIENT: Final = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
+_PERMANENT: Final = frozenset(
+    {
+        "access_denied",
+        "invalid_client",
+        "invalid_grant",
+        "invalid_request",
+        "invalid_scope",
+        "invalid_target",
+        "unauthorized_client",
+        "unsupported_grant_type",
+    }
+)
+_FIELDS_READ: Final = frozenset(
+    {"access_token", "token_type", "scope", "refresh_token", "refresh_expires_in", "refresh_token_expires_in"}
+    | {"expires_in", "expires_on", "expires_at", "error", "error_description", "error_uri"}
+)
+_MEDIA_TYPE: Final = re.compile(r"[\w.+-]{1,40}/[\w.+-]{1,60}", re.ASCII)
+_LONGEST_INTEGER: Final = 40
+
+
+class ServerError(NamedTuple):
+    """What a server said of its refusal, scrubbed and cut: the fields of RFC 6749 section 5.2 or their like."""
+
+    error: str | None = None
+    description: str | None = None
+    uri: str | None = None
+
+    def __str__(self) -> str:
+        """Return what was said for a message, with a leading colon, or nothing."""
+        said = [text for text in (self.error, self.description) if text]
+        return f": {', '.join(said)}" if said else ""
+
+
+def read_json(response: httpx.Response, *, provider: str, secrets: Collection[str] = ()) -> dict[str, object]:
+    """Return the JSON object of a response.
+
+    ``NaN``, infinite and huge numbers, repeated names and a byte-order mark are let through: the reader of a field
+    decides what it can use. Raises ``ProviderUnavailable`` for everything that is not an object; it says what came
+    (status, content type), never the body.
+    """
+    fields = _parse(response.content)
+    if isinstance(fields, dict):
+        return cast("dict[str, object]", fields)
+    kind = "an empty body" if not response.content.strip() else "something else than a JSON object"
+    message = (
+        f"[{provider}] {_host(response)} sent {kind} (status {response.status_code},"
+        f" {_content_type(response, secrets)}); check that the address is that of a token endpoint"
+    )
+    raise ProviderUnavailable(message, status=response.status_code)
+
+
+def token_from_mapping(
+    fields: Mapping[str, object],
+    *,
+    provider: str,
+    date: float | None,
+    before_wall: float,
+    names: tuple[str, ...] = (),
+    default_lifetime: float = DEFAULT_LIFETIME,
+    cap: float = TEN_YEARS,
+    trust_jwt: bool = False,
+    keep: Collection[str] | None = None,
+    secrets: Collection[str] = (),
+) -> tuple[Token, Expiry]:
+    """Return the token that the fields of a successful response describe, and how its expiry was read.
+
+    ``date`` is the response's ``Date`` in epoch seconds, ``before_wall`` the local epoch before the request was sent.
+    ``names`` are further fields that may hold the expiry, ``cap`` the longest lifetime believed, in seconds;
+    ``trust_jwt`` lets the ``exp`` of the access token count. ``keep`` names the fields that go to ``extra``, ``None``
+    all that have no place of their own.
+
+    Raises ``ProviderRejected`` or ``ProviderUnavailable`` when the fields are an error, ``ProviderUnavailable`` when
+    they hold no usable token.
+    """
+    value = fields.get("access_token")
+    if not value and fields.get("error"):
+        _raise_for_fields(fields, provider, secrets)
+    if not isinstance(value, str) or not value:
+        message = f"[{provider}] the answer holds no access_token; check that the address is that of a token endpoint"
+        raise ProviderUnavailable(message)
+
+    expiry = read_expiry(
+        fields,
+        date=date,
+        before_wall=before_wall,
+        names=names,
+        default_lifetime=default_lifetime,
+        cap=cap,
+        trust_jwt=value if trust_jwt else None,
+    )
+    refresh_token = _text(fields.get("refresh_token"))
+    try:
+        token = Token(
+            value,
+            expires_at=expiry.expires_at,
+            issued_at=expiry.issued_at,
+            token_type=_text(fields.get("token_type")) or "Bearer",
+            scope=_scope(fields.get("scope")),
+            refresh_token=refresh_token,
+            refresh_expires_at=_refresh_end(fields, date, before_wall) if refresh_token else None,
+            extra=_extra(fields, names, keep),
+        )
+    except ValueError:
+        token = None
+    if token is None:
+        message = f"[{provider}] the access_token or token_type does not fit into a header; tell the provider"
+        raise ProviderUnavailable(message)
+    return token, expiry
+
+
+def raise_for_error(
+    response: httpx.Response,
+    *,
+    provider: str,
+    secrets: Collection[str] = (),
+    rejecting: Collection[int] = _REJECTING_STATUSES,
+    now: float | None = None,
+) -> None:
+    """Raise what a response with an error status means; return for a status of 200 to 299.
+
+    ``ProviderRejected`` for 400, 401 and 403 (or the statuses in ``rejecting``), and for the permanent errors of RFC
+    6749 section 5.2 with another 4xx. ``ProviderUnavailable`` for 408, 425, 429 and 5xx, for an error that calls itself
+    temporary, and for the rest. Its ``retry_at`` comes from ``Retry-After``, on the local wall clock (``now``).
+    ``secrets`` are the credentials that were sent: a server may echo them.
+    """
+    if response.is_success:
+        return
+    status = response.status_code
+    parsed = _parse(response.content)
+    said = _server_error(cast("dict[str, object]", parsed), secrets) if isinstance(parsed, dict) else ServerError()
+    host = _host(response)
+    busy = status >= 500 or status in {408, 425, 429} or said.error in _TRANSIENT  # noqa: PLR2004
+    if not busy and (status in rejecting or (status >= 400 and said.error in _PERMANENT)):  # noqa: PLR2004
+        message = f"[{provider}] {host} refused the token request with status {status}{said}; {_advice(said.error)}"
+        raise ProviderRejected(
+            message, error=said.error, error_description=said.description, error_uri=said.uri, status=status
+        )
+    what = "wait before asking again" if busy else "check the address of the token endpoint"
+    kind = "" if said.error else f" ({_content_type(response, secrets)})"
+    message = f"[{provider}] {host} gave no token but status {status}{kind}{said}; {what}"
+    raise ProviderUnavailable(message, error=said.error, status=status, retry_at=retry_at_of(response, now=now))
+
+
+def retry_at_of(response: httpx.Response, *, now: float | None = None) -> float | None:
+    """Return the instant that ``Retry-After`` names, as epoch seconds of the local wall clock, or ``None``.
+
+    It takes seconds or an HTTP date; a date is measured against the response's own ``Date`` where there is one, so
+    that a skewed clock does no harm. It is at most 300 s from now, and never in the past.
+    """
+    now = time.time() if now is None else now
+    date = date_of(response)
+    delay = parse_retry_after(response.headers.get("retry-after", ""), date_or_now=now if date is None else date)
+    return None if delay is None else now + min(delay, LONGEST_RETRY)
+
+
+def date_of(response: httpx.Response) -> float | None:
+    """Return the response's ``Date`` as epoch seconds, or ``None``."""
+    return parse_http_date(response.headers.get("date", ""))
+
+
+def scrub(text: str, secrets: Collection[str]) -> str:
+    """Return a server's text fit for a message: no secret, nothing unprintable, at most 300 characters."""
+    # before and after, because either a control character inside the echo or one inside the secret could hide it
+    text = _without(text, secrets)
+    text = "".join(char if char.isprintable() else " " for char in text)
+    text = " ".join(_without(text, secrets).split())
+    return text if len(text) <= _TEXT_LIMIT else text[: _TEXT_LIMIT - 1] + "…"
+
+
+def _without(text: str, secrets: Collection[str]) -> str:
+    """Return the text with every spelling of every secret replaced."""
+    spellings = {spelling for each in secrets for spelling in (each, quote(each), quote(each, ""), quote_plus(each))}
+    for form in sorted(spellings - {""}, key=len, reverse=True):
+        text = text.replace(form, "<hidden>")
+    return text
+
+
+def _parse(body: bytes) -> object:
+    """Return the JSON value of a body, or ``None``."""
+    try:
+        return json.loads(body.decode("utf-8-sig", errors="replace"), parse_int=_integer)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _integer(digits: str) -> int | float:
+    """Return an integer; one with more digits than anything means is a float, maybe infinite, and not an exception."""
+    return int(digits) if len(digits) <= _LONGEST_INTEGER else float(digits)
+
+
+def _server_error(fields: Mapping[str, object], secrets: Collection[str]) -> ServerError:
+    """Return the error that a body names; texts may be objects, and may go by other names than the RFC's."""
+    description = fields.get("error_description") or fields.get("message") or fields.get("detail")
+    error = fields.get("error")
+    if not isinstance(error, str):
+        if description in (None, error) and isinstance(error, dict | list):
+            description = cast("object", error)
+        error = None
+    return ServerError(_said(error, secrets), _said(description, secrets), _said(fields.get("error_uri"), secrets))
+
+
+def _said(value: object, secrets: Collection[str]) -> str | None:
+    """Return a field of an error as text, or ``None`` when there is nothing to say."""
+    if value is None or value in ("", {}, []):
+        return None
+    return scrub(_readable(value, 0), secrets) or None
+
+
+def _readable(value: object, depth: int) -> str:
+    """Return a JSON value as words: ``object_type: REQUIRED, Required!`` rather than braces and quotes."""
+    if isinstance(value, str):
+        return value
+    if depth > _DEEPEST:
+        return "…"
+    if isinstance(value, dict):
+        pairs = cast("dict[str, object]", value)
+        if set(pairs) <= {"type", "message"}:
+            return ", ".join(_readable(part, depth + 1) for part in pairs.values())
+        return "; ".join(f"{name}: {_readable(part, depth + 1)}" for name, part in pairs.items())
+    if isinstance(value, list):
+        return ", ".join(_readable(part, depth + 1) for part in cast("list[object]", value))
+    return json.dumps(value)
+
+
+def _raise_for_fields(fields: Mapping[str, object], provider: str, secrets: Collection[str]) -> NoReturn:
+    """Raise for an error that came with a status of success, as some servers send it."""
+    said = _server_error(fields, secrets)
+    if said.error in _PERMANENT:
+        message = f"[{provider}] the provider refused the token request{said}; {_advice(said.error)}"
+        raise ProviderRejected(message, error=said.error, error_description=said.description, error_uri=said.uri)
+    message = f"[{provider}] the provider gave an error instead of a token{said}; wait before asking again"
+    raise ProviderUnavailable(message, error=said.error)
+
+
+def _advice(error: str | None) -> str:
+    """Return what to do about a refusal."""
+    match error:
+        case "invalid_scope" | "invalid_target":
+            return "check the scope and audience that are asked for"
+        case "unauthorized_client" | "unsupported_grant_type" | "access_denied":
+            return "have this grant allowed for the client"
+        case _:
+            return "check the client id and secret"
+
+
+def _refresh_end(fields: Mapping[str, object], date: float | None, before_wall: float) -> float | None:
+    """Return when the refresh token ends, or ``None`` where that is not said or not usable."""
+    for name in ("refresh_expires_in", "refresh_token_expires_in"):
+        if name in fields:
+            expiry = read_expiry({"expires_in": fields[name]}, date=date, before_wall=before_wall)
+            if expiry.field is not None:
+                return expiry.expires_at
+    return None
+
+
+def _scope(value: object) -> str | None:
+    """Return the granted scope; some servers send a list."""
+    if isinstance(value, list):
+        return " ".join(part for part in cast("list[object]", value) if isinstance(part, str)) or None
+    return _text(value)
+
+
+def _text(value: object) -> str | None:
+    """Return a non-empty string, or ``None`` for anything else."""
+    return value if isinstance(value, str) and value else None
+
+
+def _extra(fields: Mapping[str, object], names: tuple[str, ...], keep: Collection[str] | None) -> dict[str, object]:
+    """Return the fields that go to ``extra``: those that a record can hold."""
+    wanted = fields.keys() - _FIELDS_READ - set(names) if keep is None else fields.keys() & set(keep)
+    return {name: fields[name] for name in sorted(wanted) if _storable(fields[name], 0)}
+
+
+def _storable(value: object, depth: int) -> bool:
+    """Return whether a value survives the way through JSON."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if value is None or isinstance(value, str | int):
+        return True
+    if depth >= _DEEPEST:
+        return False
+    if isinstance(value, list):
+        return all(_storable(part, depth + 1) for part in cast("list[object]", value))
+    if isinstance(value, dict):
+        pairs = cast("dict[object, object]", value).items()
+        return all(isinstance(name, str) and _storable(part, depth + 1) for name, part in pairs)
+    return False
+
+
+def _content_type(response: httpx.Response, secrets: Collection[str]) -> str:
+    """Return the content type for a message."""
+    found = _MEDIA_TYPE.match(response.headers.get("content-type", ""))
+    return scrub(found.group(), secrets) if found else "no content type"
+
+
+def _host(response: httpx.Response) -> str:
+    """Return the host that answered, for messages."""
+    from tokencache.providers._exchange import host_of
+
+    return host_of(response.request.url)

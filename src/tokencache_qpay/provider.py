@@ -1,0 +1,213 @@
+"""``QPayProvider``: the token of QPay's V2 merchant API."""
+
+from __future__ import annotations
+
+import os
+import time
+from base64 import b64encode
+from hashlib import sha256
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final, Self
+
+import httpx
+
+from tokencache.errors import ConfigurationError, ProviderError
+from tokencache.ports import Secret
+from tokencache.providers.http import HTTPTokenProvider
+from tokencache.providers.oauth_response import date_of, raise_for_error, read_json, token_from_mapping
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tokencache.policy import RefreshPolicy
+    from tokencache.ports import FetchContext
+    from tokencache.providers.http import TokenFlow
+    from tokencache.token import Token
+
+__all__ = ["PRODUCTION", "SANDBOX", "QPayProvider", "from_env"]
+
+PRODUCTION: Final = "https://merchant.qpay.mn"
+SANDBOX: Final = "https://merchant-sandbox.qpay.mn"
+DEFAULT_KEY: Final = "qpay:access_token"
+
+LONGEST_LIFETIME: Final = 25 * 3600.0  # a token is a server-side session of 24 hours
+_KEPT: Final = ("session_state", "not-before-policy")
+_REJECTING: Final = frozenset({400, 401, 403, 422})  # 422 is QPay's "not found": the merchant is unknown
+
+
+class QPayProvider(HTTPTokenProvider):
+    """Logs in to QPay with the merchant's user and password, and gives the token that all its calls need.
+
+    ``base_url`` is the host, with or without ``/v2``; plain ``http`` is for loopback only. ``key`` is a record key
+    used as it stands. The other arguments are those of :class:`~tokencache.providers.http.HTTPTokenProvider`.
+
+    QPay's ``expires_in`` is an epoch in practice and a duration in some documents; either is understood, measured by
+    the server's own ``Date``, and no more than 25 hours are believed. The ``exp`` of its JWT is wrong and never read.
+    No cookie is sent.
+
+    With ``use_refresh`` a renewal first spends the refresh token: once per token, never after a 401, and any failure
+    falls back to the password in the same fetch. It is off by default, as the refresh token ends with the token.
+
+    Raises ``ConfigurationError`` for settings that cannot work.
+    """
+
+    name: str = "qpay"
+    key: str | None
+
+    def __init__(
+        self,
+        client_id: str,
+        client_secret: str,
+        *,
+        base_url: str = PRODUCTION,
+        key: str | None = None,
+        use_refresh: bool = False,
+        client: httpx.Client | None = None,
+        async_client: httpx.AsyncClient | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        super().__init__(client=client, async_client=async_client, timeout=timeout)
+        if not client_id or not client_secret:
+            message = f"[{self.name}] client_id and client_secret must not be empty; {_WHERE_FROM}"
+            raise ConfigurationError(message)
+        if ":" in client_id:
+            message = f"[{self.name}] client_id must not hold a colon (RFC 7617)"
+            raise ConfigurationError(message)
+        self.base_url = _base_url(base_url)
+        self.key = key
+        self._client_id = client_id
+        self._client_secret = client_secret
+        self._use_refresh = use_refresh
+        self._basic = b64encode(f"{client_id}:{client_secret}".encode()).decode()
+        self._spent: bytes | None = None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Return a provider made from the environment.
+
+        ``QPAY_CLIENT_ID`` and ``QPAY_CLIENT_SECRET`` must be set, ``QPAY_BASE_URL`` and ``QPAY_CACHE_KEY`` may be.
+        The key is ``qpay:access_token`` by default, so that a service in another language can share the token.
+        """
+        environ = os.environ if environ is None else environ
+        client_id = environ.get("QPAY_CLIENT_ID", "").strip()
+        client_secret = environ.get("QPAY_CLIENT_SECRET", "").strip("\r\n")
+        if not client_id or not client_secret:
+            raise ConfigurationError(_missing(client_id, client_secret))
+        return cls(
+            client_id,
+            client_secret,
+            base_url=environ.get("QPAY_BASE_URL", "").strip() or PRODUCTION,
+            key=environ.get("QPAY_CACHE_KEY", "").strip() or DEFAULT_KEY,
+        )
+
+    @property
+    def policy(self) -> RefreshPolicy:
+        """Renewal ten minutes before the end of a day's token: QPay forbids to log in more often than is needed."""
+        from tokencache.policy import RefreshPolicy
+
+        return RefreshPolicy(window=600.0)
+
+    def identity(self) -> Mapping[str, object]:
+        """Return host, user and (hidden) password: what makes one merchant's token its own."""
+        return {"issuer": self.base_url, "client_id": self._client_id, "client_secret": Secret(self._client_secret)}
+
+    def token_flow(self, context: FetchContext) -> TokenFlow:
+        """Spend the refresh token where that is wanted and possible, else log in."""
+        refresh_token = self._to_spend(context)
+        if refresh_token is not None:
+            try:
+                return (yield from self._ask(context, "refresh", f"Bearer {refresh_token}", refresh_token))
+            except ProviderError as error:
+                status = getattr(error, "status", None)
+                context.warn(f"the refresh token was not taken (status {status}); logging in with the password instead")
+        return (yield from self._ask(context, "token", f"Basic {self._basic}"))
+
+    def __repr__(self) -> str:
+        """Return host and user, never the password."""
+        return f"QPayProvider({self._client_id!r}, <hidden>, base_url={self.base_url!r})"
+
+    def _ask(self, context: FetchContext, what: str, authorization: str, *secrets: str) -> TokenFlow:
+        """Make one call under ``/v2/auth`` and read its answer."""
+        request = httpx.Request("POST", f"{self.base_url}/v2/auth/{what}", headers={"Authorization": authorization})
+        if what == "refresh":  # half of the time stays for the login
+            request.extensions = {"timeout": {"read": context.timeout / 2}}
+        before_wall = time.time()
+        response = yield request
+        hidden = (self._client_secret, self._basic, *secrets)
+        raise_for_error(response, provider=self.name, secrets=hidden, rejecting=_REJECTING)
+        token, expiry = token_from_mapping(
+            read_json(response, provider=self.name, secrets=hidden),
+            provider=self.name,
+            date=date_of(response),
+            before_wall=before_wall,
+            cap=LONGEST_LIFETIME,
+            keep=_KEPT,
+            secrets=hidden,
+        )
+        if expiry.warning:
+            context.warn(expiry.warning)
+        return token
+
+    def _to_spend(self, context: FetchContext) -> str | None:
+        """Return the refresh token to use, or ``None``; each is returned once, as using it rotates it."""
+        previous: Token | None = context.previous
+        if not self._use_refresh or context.reason == "rejected" or previous is None or previous.refresh_token is None:
+            return None
+        if previous.refresh_expires_at is None or previous.refresh_expires_at <= time.time():
+            return None
+        spent = sha256(previous.refresh_token.encode()).digest()
+        if spent == self._spent:
+            return None
+        self._spent = spent
+        return previous.refresh_token
+
+
+def from_env() -> QPayProvider:
+    """Return the provider that the environment describes: what ``cache.source("qpay")`` calls."""
+    return QPayProvider.from_env()
+
+
+_WHERE_FROM: Final = (
+    "QPay gives them to its merchants, and publishes a shared sandbox merchant (user TEST_MERCHANT, at"
+    f" {SANDBOX}) for trying out"
+)
+
+
+def _missing(client_id: str, client_secret: str) -> str:
+    """Return what to say when the environment holds no credentials."""
+    names = [
+        name for name, value in (("QPAY_CLIENT_ID", client_id), ("QPAY_CLIENT_SECRET", client_secret)) if not value
+    ]
+    verb = "is" if len(names) == 1 else "are"
+    return (
+        f"[qpay] {' and '.join(names)} {verb} not set; set QPAY_CLIENT_ID and QPAY_CLIENT_SECRET to the merchant's user"
+        f" and password. {_WHERE_FROM[0].upper()}{_WHERE_FROM[1:]}: set QPAY_BASE_URL to that host as well."
+    )
+
+
+def _base_url(text: str) -> str:
+    """Return host and path prefix without ``/v2``. Raises ``ConfigurationError`` for what cannot be a base URL."""
+    if any(char in text for char in "@?#"):
+        message = "[qpay] the base URL must be a plain address without user, password, query or fragment"
+        raise ConfigurationError(message)
+    try:
+        url = httpx.URL(str(httpx.URL(text.strip())))  # twice: the default port of "HTTPS://" goes the second time
+    except httpx.InvalidURL:
+        url = None
+    if url is None or url.scheme not in {"http", "https"} or not url.host:
+        message = f"[qpay] the base URL must look like {PRODUCTION}; check its spelling"
+        raise ConfigurationError(message)
+    if url.scheme == "http" and not _is_loopback(url.host):
+        message = f"[qpay] the base URL must begin with https://, or the password travels to {url.host} in the clear"
+        raise ConfigurationError(message)
+    return str(url).rstrip("/").removesuffix("/v2").rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
