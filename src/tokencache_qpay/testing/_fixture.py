@@ -1,0 +1,19 @@
+"""The pytest fixture of the fake."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tokencache_qpay.testing._fake import FakeQPay
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def fake_qpay() -> Iterator[FakeQPay]:
+    """Give a running ``FakeQPay`` that ends with the test."""
+    with FakeQPay() as fake:
+        yield fake
