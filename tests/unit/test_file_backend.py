@@ -1,0 +1,550 @@
+"""The file backend beyond the contract: whom it trusts, what it survives, what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokencache.backends import _file_state, _flock, _folder, _key_files
+from tokencache.backends._key_files import stem_of
+from tokencache.backends.file import FileBackend, from_url
+from tokencache.errors import BackendClosed, BackendUnavailable, ConfigurationError
+from tokencache.testing.probes import HOSTILE_KEYS, cooldown, found, granted, held, record
+from tokencache.url import BackendURL
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tokencache.backends._file_state import State
+    from tokencache.ports import LeaseGrant, LeaseReply
+
+KEY = "qpay:access_token"
+NOBODY = 65534
+
+
+class World:
+    """Clocks that go when they are told to: ``clock`` is the machine's steady one, ``wall`` the one on the wall."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.epoch = 1.7e9
+
+    def clock(self) -> float:
+        """Read the steady clock."""
+        return self.now
+
+    def wall(self) -> float:
+        """Read the wall clock."""
+        return self.epoch
+
+
+@pytest.fixture
+def world() -> World:
+    """Give clocks that stand still."""
+    return World()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Give the path of a folder that is not there yet."""
+    return tmp_path / "cache" / "tokens"
+
+
+@pytest.fixture
+def another(folder: Path, world: World) -> Iterator[Callable[[], FileBackend]]:
+    """Give what makes backends on the one folder, each as another process would have it; all are closed in the end."""
+    with ExitStack() as stack:
+
+        def make() -> FileBackend:
+            backend = FileBackend(folder, clock=world.clock, wall=world.wall)
+            stack.callback(backend.close)
+            return backend
+
+        yield make
+
+
+@pytest.fixture
+def backend(another: Callable[[], FileBackend]) -> FileBackend:
+    """Give a backend with the test's clocks."""
+    return another()
+
+
+def ask(backend: FileBackend, owner: str = "a", seen: bytes | None = None, ttl: float = 3.0) -> LeaseReply:
+    """Ask for the lease of the one key."""
+    return backend.lease(KEY, owner, "identity", seen, ttl)
+
+
+def store(backend: FileBackend, value: str = "one", ttl: float = 60.0) -> bytes:
+    """Store a record by the front door and return it."""
+    last = backend.load(KEY)
+    lease = granted(ask(backend, "gardener", last.data if last else None))
+    data = record(lease.fence, value)
+    assert backend.commit(lease, data, ttl)
+    return data
+
+
+def path_of(backend: FileBackend, kind: str) -> Path:
+    """Return the path of one of the key's files."""
+    return backend.record_path(KEY).with_suffix(f".{kind}")
+
+
+def descriptors(folder: Path) -> list[str]:
+    """Return which files in a folder, and the folder, this process has open."""
+    listed = []
+    for number in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            listed.append(str(number.readlink()))
+    return sorted(name for name in listed if name.startswith(str(folder)))
+
+
+def full(fd: int, data: bytes) -> int:
+    """Fail as a write on a full disk does."""
+    raise OSError(28, os.strerror(28))
+
+
+# --- names
+
+
+@given(st.lists(st.text(min_size=1) | st.text("aA-/.\\é\u0301\ud800", min_size=1), unique=True, max_size=20))
+def test_names_are_short_safe_and_tell_keys_apart(keys: list[str]) -> None:
+    """Any key makes a plain file name; two keys never make the same one, not even where case does not count."""
+    names = [stem_of(key) for key in keys]
+    assert all(re.fullmatch(r"[a-z0-9_]+(-[a-z0-9_]+)*-[0-9a-f]{40}", name) and len(name) <= 100 for name in names)
+    assert len({name.casefold() for name in names}) == len(keys)
+
+
+def test_hostile_keys_stay_inside_the_folder(backend: FileBackend, tmp_path: Path, folder: Path) -> None:
+    """No key makes a file anywhere but in the folder."""
+    for key in HOSTILE_KEYS:
+        granted(backend.lease(key, "a", "identity", None, 3.0))
+    outside = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent != folder]
+    assert outside == []
+    assert len(list(folder.glob("*.state"))) == len(HOSTILE_KEYS)
+
+
+def test_a_name_begins_with_what_the_key_begins_with(backend: FileBackend) -> None:
+    """Who looks into the folder recognises a key."""
+    assert backend.record_path(KEY).name.startswith("qpay-access_token-")
+
+
+# --- what is known of a record
+
+
+def test_the_countdown_of_a_record_is_the_machines(
+    backend: FileBackend, world: World, another: Callable[[], FileBackend]
+) -> None:
+    """Another process sees what remains by the steady clock, whatever the wall clock did; at its end it is a miss."""
+    data = store(backend, ttl=60.0)
+    other = another()
+    world.now += 45.0
+    world.epoch -= 3600.0
+    stored = other.load(KEY)
+    assert stored is not None
+    assert stored.remaining == pytest.approx(15.0)
+    world.now += 15.0
+    assert other.load(KEY) is None
+    assert other.inspect(KEY).stored is None
+    assert granted(ask(other)).fence > json.loads(data)["fence"]
+
+
+def test_a_record_placed_by_another_program_has_no_countdown(backend: FileBackend, world: World) -> None:
+    """INV-1: what others wrote is not given the life of the record that lay there before; its own instants count."""
+    old = store(backend, ttl=60.0)
+    backend.record_path(KEY).write_bytes(record(None, "theirs"))
+    world.now += 10_000.0
+    stored = backend.load(KEY)
+    assert stored is not None
+    assert (stored.data, stored.remaining) == (record(None, "theirs"), None)
+    assert found(ask(backend, seen=old)).remaining is None
+
+
+def test_a_record_without_a_state_is_read(folder: Path) -> None:
+    """Two fields in a file at the right place are a record."""
+    folder.mkdir(parents=True, mode=0o700)
+    backend = FileBackend(folder)
+    backend.record_path(KEY).write_text('{"accessToken": "theirs", "expiresAt": 4102444800}')
+    assert backend.load(KEY) is not None
+    found(ask(backend))
+
+
+def test_another_boot_ends_leases_and_countdowns_but_not_fences(
+    backend: FileBackend, world: World, monkeypatch: pytest.MonkeyPatch, another: Callable[[], FileBackend]
+) -> None:
+    """After a restart of the machine the steady clock means something else, so only record and fence are believed."""
+    data = store(backend, ttl=60.0)
+    lease = granted(ask(backend, seen=data, ttl=60.0))
+    monkeypatch.setattr(_key_files, "boot_id", lambda: "another")
+    world.now, world.epoch = 5.0, 1.0
+    after = another()
+    stored = after.load(KEY)
+    assert stored is not None
+    assert stored.remaining is None
+    assert granted(ask(after, "b", seen=data)).fence > lease.fence
+
+
+def test_the_state_holds_no_secret(backend: FileBackend, folder: Path) -> None:
+    """INV-9: the token is in the record's file and in no other, and in no repr."""
+    store(backend, "s3cr3t-value")
+    granted(ask(backend, seen=record(1 << 52)))
+    with_secret = [path.suffix for path in folder.iterdir() if b"s3cr3t" in path.read_bytes()]
+    assert with_secret == [".json"]
+    assert "s3cr3t" not in repr(backend) + repr(backend.load(KEY)) + repr(backend.inspect(KEY))
+
+
+@pytest.mark.parametrize("junk", [b"", b"\x00", b"{}", b"[" * 100_000, b'{"v": 1, "fence": NaN}'])
+def test_a_junk_state_is_replaced(backend: FileBackend, junk: bytes) -> None:
+    """A state file full of junk costs what it said, and the fence still grows."""
+    data = store(backend)
+    last = granted(ask(backend, seen=data))
+    path_of(backend, "state").write_bytes(junk)
+    path_of(backend, "holder").unlink()
+    assert backend.load(KEY) is not None
+    assert granted(ask(backend, "b", seen=data)).fence > last.fence
+    held(ask(backend, "c", seen=data))
+
+
+# --- fences
+
+
+@pytest.mark.parametrize("lost", [["state"], ["json"], ["state", "json"], ["mutex", "json"], ["mutex", "state"]])
+def test_the_fence_grows_whatever_is_lost(
+    backend: FileBackend, world: World, lost: list[str], another: Callable[[], FileBackend]
+) -> None:
+    """INV-3: with files deleted and the wall clock set back, another process still grants a higher fence."""
+    data = store(backend)
+    fence = json.loads(data)["fence"]
+    for kind in lost:
+        path_of(backend, kind).unlink()
+    world.epoch -= 86_400.0
+    other = another()
+    assert granted(ask(other, seen=data)).fence > fence
+
+
+def test_the_fence_is_the_wall_time_where_that_is_higher(backend: FileBackend, world: World) -> None:
+    """A fence is wall time in microseconds, so that one of another folder, made later, is higher too."""
+    assert granted(ask(backend)).fence == 1_700_000_000_000_000
+    world.now, world.epoch = world.now + 10.0, world.epoch + 10.0
+    assert granted(ask(backend, "b")).fence == 1_700_000_010_000_000
+
+
+# --- leases that are lost
+
+
+def test_a_lease_past_its_end_is_taken_though_its_holder_lives(
+    backend: FileBackend, world: World, another: Callable[[], FileBackend]
+) -> None:
+    """INV-2, INV-3: the lock of a holder that hangs keeps nobody out; its late commit and release do no harm."""
+    hung = granted(ask(backend, "hung", ttl=3.0))
+    other = another()
+    held(ask(other, "next"))
+    world.now += 3.0
+    taken = granted(ask(other, "next", ttl=3.0))
+    assert backend.extend(hung, 3.0) is False
+    backend.release(hung, cooldown())
+    held(ask(backend, "third"))
+    assert other.commit(taken, record(taken.fence), 60.0) is True
+    assert backend.commit(hung, record(hung.fence), 60.0) is False
+
+
+def test_a_dead_holder_is_noticed_by_everyone(backend: FileBackend, another: Callable[[], FileBackend]) -> None:
+    """A holder whose locks are gone has no lease: it is not reported, not waited for, and the next one is granted."""
+    holder = another()
+    lease = granted(ask(holder, "dead"))
+    assert backend.inspect(KEY).owner == "dead"
+    holder.close()
+    assert backend.inspect(KEY).owner is None
+    backend.wait(KEY, None, 60.0)
+    assert granted(ask(backend, "next")).fence > lease.fence
+
+
+def test_the_same_owner_takes_the_lock_again(backend: FileBackend, another: Callable[[], FileBackend]) -> None:
+    """An owner that lost its lock but not its lease gets both back, and others are kept out again."""
+    first = another()
+    lease = granted(ask(first))
+    first.close()
+    assert granted(ask(backend)).fence == lease.fence
+    held(ask(another(), "b"))
+
+
+def test_a_deleted_holder_file_costs_no_lease(
+    backend: FileBackend, world: World, another: Callable[[], FileBackend]
+) -> None:
+    """INV-2: a sweep that deletes the lock under its holder lets nobody in before the lease ends."""
+    lease = granted(ask(backend))
+    path_of(backend, "holder").unlink()
+    other = another()
+    held(ask(other, "b"))
+    assert backend.extend(lease, 3.0) is True
+    world.now += 3.0
+    granted(ask(other, "b"))
+
+
+def test_a_deleted_mutex_lets_nobody_in_twice(
+    backend: FileBackend, monkeypatch: pytest.MonkeyPatch, another: Callable[[], FileBackend]
+) -> None:
+    """INV-2: a mutex deleted while somebody is inside makes that one look again, so one of two gets the lease."""
+    other = another()
+    inside = backend._ask
+    replies: list[LeaseReply] = []
+
+    def interrupted(*args: object) -> LeaseReply:
+        monkeypatch.setattr(backend, "_ask", inside)
+        state = path_of(backend, "state")
+        reply = inside(*args)  # type: ignore[arg-type]
+        path_of(backend, "mutex").unlink()
+        state.unlink()  # as if the other one had come between
+        replies.append(ask(other, "b"))
+        return reply
+
+    monkeypatch.setattr(backend, "_ask", interrupted)
+    held(ask(backend, "a"))
+    granted(replies[0])
+
+
+def test_a_mutex_that_stays_locked_is_no_lease(backend: FileBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-5: a process stopped at the wrong moment makes the backend unavailable for writers, not held, not stuck."""
+    data = store(backend)
+    monkeypatch.setattr(_folder, "_PATIENCE", 0.05)
+    with path_of(backend, "mutex").open("rb") as stuck:
+        assert _flock.seize(stuck.fileno())
+        with pytest.raises(BackendUnavailable, match="is it stopped"):
+            ask(backend, seen=data)
+        assert backend.load(KEY) is not None
+        assert backend.inspect(KEY).stored is not None
+    granted(ask(backend, seen=data))
+
+
+def test_a_mutex_that_is_a_link_is_not_followed(backend: FileBackend, tmp_path: Path) -> None:
+    """A link in place of the mutex is named, and its target is not touched."""
+    store(backend)
+    path_of(backend, "mutex").unlink()
+    path_of(backend, "mutex").symlink_to(tmp_path / "target")
+    with pytest.raises(BackendUnavailable, match="is a symbolic link: delete it"):
+        ask(backend)
+    assert not (tmp_path / "target").exists()
+
+
+def test_a_mutex_that_is_a_pipe_is_named(backend: FileBackend) -> None:
+    """Something else in place of the mutex makes a clear error."""
+    store(backend)
+    path_of(backend, "mutex").unlink()
+    os.mkfifo(path_of(backend, "mutex"), 0o600)
+    with pytest.raises(BackendUnavailable, match="it is not a regular file"):
+        ask(backend)
+
+
+# --- what is left behind
+
+
+def test_files_stay_few(backend: FileBackend, folder: Path, another: Callable[[], FileBackend]) -> None:
+    """Renewals, failures and dead holders leave at most four files a key, and no half-made one."""
+    for step in range(20):
+        crashed = another()
+        last = backend.load(KEY)
+        granted(ask(crashed, f"crashed-{step}", last.data if last else None))
+        crashed.close()
+        (folder / f"{path_of(backend, 'state').name}.new").write_text("left by a writer that was killed")
+        store(backend)
+        backend.release(granted(ask(backend, seen=record(1 << 52))), cooldown(0.0))
+    assert len(list(folder.iterdir())) <= 4
+
+
+def test_descriptors_and_threads_are_given_back(backend: FileBackend, folder: Path, world: World) -> None:
+    """After every kind of end nothing is open and no thread is left."""
+    threads = threading.active_count()
+
+    def turn() -> None:
+        data = store(backend)
+        lease = granted(ask(backend, seen=data))
+        backend.release(lease)
+        backend.release(lease)
+        lost = granted(ask(backend, "lost", seen=data))
+        world.now += 4.0
+        taken = granted(ask(backend, "taken", seen=data))
+        backend.release(lost)
+        backend.wait(KEY, data, 0.001)
+        backend.inspect(KEY)
+        backend.load("unknown")
+        granted(ask(backend, "taken", seen=data))
+        assert backend.commit(taken, record(taken.fence), 60.0)
+
+    for _ in range(10):
+        turn()
+    assert descriptors(folder) == []
+    granted(ask(backend, "kept", seen=record(1 << 52)))
+    assert len(descriptors(folder)) == 1
+    backend.close()
+    assert descriptors(folder) == []
+    assert threading.active_count() == threads
+
+
+def test_a_refused_folder_costs_no_descriptor(backend: FileBackend, folder: Path) -> None:
+    """An error gives back what was opened before it."""
+    store(backend)
+    folder.chmod(0o777)
+    for _ in range(3):
+        with pytest.raises(ConfigurationError):
+            ask(backend)
+    assert descriptors(folder) == []
+
+
+# --- closing
+
+
+def test_closing_lets_go_of_leases(another: Callable[[], FileBackend]) -> None:
+    """Others need not wait for the lease of a backend that was closed; whoever uses it then is told."""
+    closed = another()
+    lease = granted(ask(closed))
+    closed.close()
+    closed.release(lease)
+    other = another()
+    granted(ask(other, "b"))
+    for call in (lambda: closed.load(KEY), lambda: ask(closed), lambda: closed.wait(KEY, None, 1.0)):
+        with pytest.raises(BackendClosed, match="was closed"):
+            call()
+
+
+def test_closing_wakes_those_who_wait(folder: Path) -> None:
+    """INV-8: a waiter in another thread returns when its backend is closed, and does not wait for its timeout."""
+    holder = FileBackend(folder)
+    granted(ask(holder, ttl=60.0))
+    waiting = FileBackend(folder, poll=10.0)
+    thread = threading.Thread(target=waiting.wait, args=(KEY, None, 60.0))
+    begun = threading.Event()
+    look = waiting._look
+
+    def first_look(*args: object) -> object:
+        begun.set()
+        return look(*args)  # type: ignore[arg-type]
+
+    waiting._look = first_look  # type: ignore[method-assign, assignment]
+    thread.start()
+    assert begun.wait(10.0)
+    waiting.close()
+    thread.join(5.0)
+    assert not thread.is_alive()
+    holder.close()
+
+
+def test_a_waiter_reads_only_what_changed(backend: FileBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at what did not change neither reads the record nor parses the state."""
+    lease = granted(ask(backend, seen=store(backend)))
+    parsed = 0
+    parse_state = _file_state.parse
+
+    def counted(data: bytes | None, boot: str) -> State:
+        nonlocal parsed
+        parsed += 1
+        return parse_state(data, boot)
+
+    monkeypatch.setattr(_key_files, "parse", counted)
+    looks = iter(range(20))
+    monkeypatch.setattr(backend._closing, "wait", lambda pause: next(looks, None) is None)
+    backend.wait(KEY, record(1 << 52), 60.0)
+    assert next(looks, None) is None
+    assert parsed <= 2
+    backend.release(lease)
+
+
+# --- how it is set up
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("file:///var/tokens", "/var/tokens"),
+        ("file:///var/my%20tokens?poll=10ms", "/var/my tokens"),
+        ("file://localhost/var/tokens", "/var/tokens"),
+        ("file://", "/home/u/.cache/tokencache"),
+    ],
+)
+def test_a_url_names_the_folder(url: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of the URL is the folder; without one it is the user's cache folder."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("HOME", "/home/u")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert from_url(BackendURL.parse(url)).record_path(KEY).parent == Path(path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["file://var/tokens", "file:///", "file://u@/tokens", "file:///t?poll=0", "file:///t?size=1", "file:///t?poll=x"],
+)
+def test_a_url_that_names_no_folder_is_refused(url: str) -> None:
+    """A missing slash does not turn a folder into a host, and an unknown option is an error."""
+    with pytest.raises(ConfigurationError):
+        from_url(BackendURL.parse(url))
+
+
+@pytest.mark.parametrize(
+    ("platform", "cache", "expected"),
+    [
+        ("linux", None, "/home/u/.cache/tokencache"),
+        ("linux", "/var/cache/u", "/var/cache/u/tokencache"),
+        ("linux", "relative", "/home/u/.cache/tokencache"),
+        ("darwin", "/var/cache/u", "/home/u/Library/Caches/tokencache"),
+    ],
+)
+def test_the_users_cache_folder_is_the_systems(
+    platform: str, cache: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each system's custom is followed; a relative XDG_CACHE_HOME is ignored, as its specification says."""
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setenv("HOME", "/home/u")
+    if cache is None:
+        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    else:
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    assert FileBackend().record_path(KEY).parent == Path(expected)
+
+
+def test_a_relative_folder_does_not_move_with_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later change of the working folder does not split the fleet."""
+    monkeypatch.chdir(tmp_path)
+    backend = FileBackend("tokens")
+    monkeypatch.chdir("/")
+    store(backend)
+    assert (tmp_path / "tokens").is_dir()
+
+
+def test_a_system_without_locks_is_told(tmp_path: Path) -> None:
+    """The module imports anywhere; only who wants the backend there is sent to another one."""
+    script = """
+import sys
+sys.modules["fcntl"] = None
+from tokencache.backends.file import FileBackend
+from tokencache.errors import ConfigurationError
+try:
+    FileBackend(sys.argv[1])
+except ConfigurationError as error:
+    print(error)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "use another backend" in ran.stdout
+
+
+def test_a_grant_that_cannot_be_written_keeps_no_lock(
+    backend: FileBackend, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease that was never recorded leaves no descriptor and stands in nobody's way."""
+    data = store(backend)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(BackendUnavailable):
+            ask(backend, seen=data)
+    assert descriptors(folder) == []
+    lease: LeaseGrant = granted(ask(backend, "b", seen=data))
+    assert lease.owner == "b"

@@ -1,0 +1,61 @@
+"""The state of a key as the file backend writes it down, and reads it back whatever became of the file."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokencache.backends._file_state import Countdown, Lease, Pause, State, Term, dump, parse
+from tokencache.testing.probes import cooldown
+
+TERM = Term(100.5, 3.25)
+FULL = State(7, Lease("a\ud800\n", TERM), Pause(cooldown(0.0), TERM), Countdown("ab", TERM))
+
+
+def test_the_state_survives_the_file() -> None:
+    """What is written is what is read."""
+    assert parse(dump(FULL, "boot"), "boot") == FULL
+    assert parse(dump(State(3), "boot"), "boot") == State(3)
+    assert parse(dump(FULL, "boot"), "later") == State(7)
+
+
+@given(st.binary(max_size=40) | st.integers(0, 500).map(lambda cut: dump(FULL, "boot")[:cut]))
+def test_an_unreadable_state_is_none_at_all(data: bytes) -> None:
+    """A file that is cut or was never ours does not stop anybody."""
+    assert parse(data, "boot") in (State(), FULL)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(
+    st.sampled_from(["v", "boot", "fence", "lease", "cooldown", "record"]),
+    st.sampled_from([None, "until", "ttl", "owner", "identity", "attempt", "message", "status", "error", "digest"]),
+    JSON,
+)
+def test_a_state_with_a_wrong_field_does_not_crash(section: str, name: str | None, value: object) -> None:
+    """Whatever stands in a field, there is a state, and its terms are finite."""
+    table = json.loads(dump(FULL, "boot"))
+    if name is not None and isinstance(table[section], dict):
+        table[section][name] = value
+    else:
+        table[section] = value
+    state = parse(json.dumps(table).encode(), "boot")
+    assert isinstance(state.fence, int)
+    assert state.fence >= 0
+    if state.lease:
+        assert isinstance(state.lease.term.remaining(99.0), float)
+
+
+def test_a_clock_that_began_anew_ends_every_term() -> None:
+    """Where no boot has a name, more left than the whole tells that the machine was restarted."""
+    term = Term(until=1000.0 + 60.0, ttl=60.0)
+    assert term.remaining(1000.0) == 60.0
+    assert term.remaining(1000.0 + 60.0) == 0.0
+    assert term.remaining(5.0) == 0.0
