@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Breaker:
-    """Remembers that one kind of call fails, and lets one caller per ``probe`` seconds find out whether it still does."""
+    """Remembers that one kind of call fails, and lets one caller per ``probe`` seconds find out anew."""
 
     def __init__(self, clock: Clock, probe: float) -> None:
         self._clock = clock
@@ -31,7 +31,7 @@ class Breaker:
             return None
         with self._lock:
             now = self._clock()
-            if self._error is not None and now < self._probe_at:
+            if now < self._probe_at:
                 return self._error
             self._probe_at = now + self._probe
             return None

@@ -6,7 +6,6 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from cachetools import LRUCache
@@ -15,16 +14,16 @@ from tokencache import _keys
 from tokencache._breaker import Breaker
 from tokencache._clock import steady_clock
 from tokencache._source import TokenSource
+from tokencache._world import World
 from tokencache.errors import BackendClosed, ConfigurationError
-from tokencache.events import log
 from tokencache.policy import RefreshPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
-    from tokencache.events import Observer
+    from tokencache.events import Event, Observer
     from tokencache.ports import AsyncBackend, Backend, Clock, FetchContext, TokenProvider
     from tokencache.token import Token
 
@@ -46,12 +45,14 @@ class TokenCache:
     """One backend and the sources on it; a context manager for ``with`` and ``async with``.
 
     ``backend`` is a URL (``memory://``, ``file:///folder``, …), a :class:`~tokencache.ports.Backend`, or ``None``: then
-    the URL in ``TOKENCACHE_BACKEND``, else ``memory://``. A backend that is passed in as an object is not closed with the cache.
+    the URL in ``TOKENCACHE_BACKEND``, else ``memory://``. A backend that is passed in as an object is not closed with
+    the cache.
     ``namespace`` goes before every key that is made (not before keys given by hand). ``policy`` is for sources whose
-    provider and caller bring none. ``observers`` replace the default one, which logs. ``sources`` bounds the table of sources (the
-    least lately asked for is forgotten; whoever holds it may go on). ``clock`` and ``wall`` are for tests.
+    provider and caller bring none. ``observers`` replace the default one, which logs. ``sources`` bounds the table of
+    sources (the least lately asked for is forgotten; whoever holds it may go on). ``clock`` and ``wall`` are for tests.
 
-    Raises ``ConfigurationError`` for a bad URL, ``BackendNotInstalled`` and ``BackendConflict`` as the plugin loader does.
+    Raises ``ConfigurationError`` for a bad URL, ``BackendNotInstalled`` and ``BackendConflict`` as the plugin loader
+    does.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class TokenCache:
         self._backend: Backend = _open(backend) if isinstance(backend, str) else backend
         self._namespace = namespace
         self._policy = policy
-        self._observers: tuple[Observer, ...] = (log,) if observers is None else tuple(observers)
+        self._observers: tuple[Observer, ...] = (_log,) if observers is None else tuple(observers)
         self._clock = clock or steady_clock()
         self._wall = wall
         probe = (policy or RefreshPolicy()).probe
@@ -101,7 +102,9 @@ class TokenCache:
         if self._closed:
             raise BackendClosed(_CLOSED)
         known = self._provider(provider, key)
-        chosen = policy or cast("RefreshPolicy | None", getattr(known, "policy", None)) or self._policy or RefreshPolicy()
+        chosen = (
+            policy or cast("RefreshPolicy | None", getattr(known, "policy", None)) or self._policy or RefreshPolicy()
+        )
         given = key or cast("str | None", getattr(known, "key", None))
         entry = (known.name, _keys.quick_fingerprint(known.name, known.identity()), given, chosen)
         with self._lock:
@@ -111,7 +114,7 @@ class TokenCache:
             return source
 
     def close(self) -> None:
-        """Close the backend if the cache made it. Sources serve what they hold, and raise ``BackendClosed`` beyond that."""
+        """Close the backend if the cache made it. Sources serve what they hold, then raise ``BackendClosed``."""
         self._closed = True
         if self._owned:
             self._backend.close()
@@ -126,7 +129,9 @@ class TokenCache:
         """Return the cache itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close."""
         self.close()
 
@@ -164,8 +169,6 @@ class TokenCache:
 
     def _make(self, provider: TokenProvider, key: str | None, policy: RefreshPolicy) -> TokenSource:
         """Make a source."""
-        from tokencache._drivers import World
-
         world = World(
             provider=provider,
             backend=self._backend,
@@ -181,16 +184,17 @@ class TokenCache:
         return source
 
     def _async_backend(self) -> AsyncBackend:
-        """Return the half of the backend for the running event loop."""
-        if hasattr(self._backend, "aio"):
-            return cast("AsyncBackend", self._backend.aio())
-        if self._half is None:
-            from tokencache.backends._lift import ThreadedBackend
+        """Return the half of the backend for the running event loop; a lifted one serves all loops."""
+        if self._half is not None:
+            return self._half
+        from tokencache.backends._lift import ThreadedBackend, async_half
 
+        half = async_half(self._backend)
+        if isinstance(half, ThreadedBackend):
             with self._lock:
-                if self._half is None:
-                    self._half = ThreadedBackend(self._backend)
-        return self._half
+                self._half = self._half or half
+                return self._half
+        return half
 
     def _after_fork(self) -> None:
         """Start afresh in the child of a fork: its own locks, threads and connections."""
@@ -201,6 +205,13 @@ class TokenCache:
         hook = getattr(self._backend, "after_fork", None)
         if hook is not None:
             hook()
+
+
+def _log(event: Event) -> None:
+    """Log an event: the default observer, loaded when the first thing happens."""
+    from tokencache.events import log
+
+    log(event)
 
 
 _CLOSED: Final = "the TokenCache is closed; make a new one"

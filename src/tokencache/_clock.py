@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from tokencache.ports import Clock
+if TYPE_CHECKING:
+    from tokencache.ports import Clock
 
 COUNTS_SLEEP: Final = hasattr(time, "CLOCK_BOOTTIME")
-"""Whether the steady clock goes on while the machine sleeps, so that a suspended machine wakes with the right age of its tokens."""
+"""Whether the steady clock goes on while the machine sleeps, so that tokens have the right age when it wakes."""
 
 
 def steady_clock() -> Clock:

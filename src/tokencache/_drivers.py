@@ -3,102 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
-import random
 import threading
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokencache import _heartbeat
 from tokencache._effects import (
     BackendEffect,
     Commit,
-    Draw,
-    Effect,
-    Emit,
     Fetch,
-    Flow,
-    Instants,
     Lease,
-    Now,
     Release,
     Sleep,
     Unreachable,
 )
-from tokencache.errors import BackendUnavailable, ConfigurationError, ProviderError, ProviderUnavailable, TokenCacheError
-from tokencache.events import BackendFailed, BackendRecovered, Event, LeaseLost, ProviderWarning, observe
-from tokencache.ports import AsyncProvider, Backend, FetchContext, Granted, LeaseGrant, SyncProvider, TokenProvider
+from tokencache.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    ProviderError,
+    ProviderUnavailable,
+    TokenCacheError,
+)
+from tokencache.ports import Granted
 from tokencache.token import Token
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    import asyncio
+    from collections.abc import Callable, Coroutine
 
-    from tokencache._breaker import Breaker
-    from tokencache.events import Observer
-    from tokencache.ports import AsyncBackend, Clock
+    from tokencache._effects import (
+        Flow,
+    )
+    from tokencache._world import World
+    from tokencache.ports import AsyncBackend, AsyncProvider, FetchContext, LeaseGrant, SyncProvider, TokenProvider
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What the effects of one source are performed on."""
-
-    provider: TokenProvider
-    backend: Backend
-    async_backend: Callable[[], AsyncBackend]
-    reads: Breaker
-    writes: Breaker
-    clock: Clock
-    wall: Clock
-    observers: Sequence[Observer]
-    draw: Clock = field(default=random.random)
-
-    def breaker(self, effect: BackendEffect) -> Breaker:
-        """Return the breaker of this kind of call: reads may work while writes do not."""
-        return self.writes if effect.writes else self.reads
-
-    def simple(self, effect: Effect) -> object:
-        """Perform an effect that needs neither backend nor provider nor time."""
-        match effect:
-            case Now():
-                return Instants(self.clock(), self.wall())
-            case Draw():
-                return self.draw()
-            case Emit(event=event):
-                observe(self.observers, event)
-                return None
-            case _:
-                message = f"no driver performs {type(effect).__name__}"
-                raise NotImplementedError(message)
-
-    def failed(self, effect: BackendEffect, error: BackendUnavailable) -> Unreachable:
-        """Take note that the backend did not answer."""
-        if self.breaker(effect).failed(error):
-            self.tell(BackendFailed(provider=self.provider.name, key=effect.key, operation=_name(effect), error=str(error)))
-        return Unreachable(error)
-
-    def answered(self, effect: BackendEffect) -> None:
-        """Take note that the backend answered."""
-        if self.breaker(effect).answered():
-            self.tell(BackendRecovered(provider=self.provider.name, key=effect.key))
-
-    def tell(self, event: Event) -> None:
-        """Give an event to the observers."""
-        observe(self.observers, event)
-
-    def context(self, effect: Fetch, key: str) -> FetchContext:
-        """Return what the provider is told."""
-
-        def warn(text: str) -> None:
-            self.tell(ProviderWarning(provider=self.provider.name, key=key, message=text))
-
-        return FetchContext(effect.previous, self.clock() + effect.timeout, effect.reason, self.clock, warn)
-
-    def lost(self, lease: LeaseGrant) -> None:
-        """Tell that a lease could not be prolonged."""
-        self.tell(LeaseLost(provider=self.provider.name, key=lease.key, fence=lease.fence))
 
 
 class _Leases:
@@ -202,19 +143,7 @@ def _fetch(effect: Fetch, world: World, key: str) -> Token | ProviderError:
     """Make the call to the provider on this thread while the heartbeat keeps the lease alive."""
     context = world.context(effect, key)
     lease = effect.lease
-    beat = None
-    if lease is not None:
-
-        def extend() -> bool:
-            try:
-                kept = world.backend.extend(lease, lease.ttl)
-            except TokenCacheError:
-                return True  # it did not answer: not the same as a lost lease
-            if not kept and beat is not None and not beat.stopped:
-                world.lost(lease)
-            return kept
-
-        beat = _heartbeat.beat(lease.ttl / 3, extend)
+    beat = None if lease is None else _heartbeat.beat(lease.ttl / 3, functools.partial(_extend, world, lease))
     try:
         return _checked(_sync_half(world.provider)(context), world.provider)
     except Exception as error:  # noqa: BLE001  (INV-4: whatever a provider raises is an answer, not a crash)
@@ -222,6 +151,17 @@ def _fetch(effect: Fetch, world: World, key: str) -> Token | ProviderError:
     finally:
         if beat is not None:
             beat.stop()
+
+
+def _extend(world: World, lease: LeaseGrant, beat: _heartbeat.Beat) -> bool:
+    """Prolong a lease; return whether to go on with that."""
+    try:
+        kept = world.backend.extend(lease, lease.ttl)
+    except TokenCacheError:
+        return True  # it did not answer: not the same as a lost lease
+    if not (kept or beat.stopped):
+        world.lost(lease)
+    return kept
 
 
 async def _afetch(effect: Fetch, world: World, key: str, backend: AsyncBackend) -> Token | ProviderError:
@@ -246,12 +186,12 @@ async def _afetch(effect: Fetch, world: World, key: str, backend: AsyncBackend) 
 class _LoopBeat:
     """The heartbeat of one lease on an event loop: a timer, and a task only when it fires."""
 
-    def __init__(self, loop: Any, backend: AsyncBackend, lease: LeaseGrant, world: World) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, backend: AsyncBackend, lease: LeaseGrant, world: World) -> None:
         self._loop = loop
         self._backend = backend
         self._lease = lease
         self._world = world
-        self._task: Any = None
+        self._task: asyncio.Task[None] | None = None
         self._timer = loop.call_later(lease.ttl / 3, self._fire)
 
     def _fire(self) -> None:
@@ -349,11 +289,6 @@ def _translated(error: Exception, provider: TokenProvider) -> ProviderError:
         frame = frame.tb_next
     where = f" at {frame.tb_frame.f_code.co_name}, line {frame.tb_lineno}" if frame is not None else ""
     return ProviderUnavailable(
-        f"[{provider.name}] the provider failed with {type(error).__name__}{where}; its text is not shown, as it may hold a "
-        "secret. Catch it in the provider and raise ProviderUnavailable or ProviderRejected to say more"
+        f"[{provider.name}] the provider failed with {type(error).__name__}{where}; its text is not shown, as it may "
+        "hold a secret. Catch it in the provider and raise ProviderUnavailable or ProviderRejected to say more"
     )
-
-
-def _name(effect: BackendEffect) -> str:
-    """Return the name of the backend's method."""
-    return type(effect).__name__.lower()

@@ -1,6 +1,7 @@
 """Effects: the steps of a flow that need the world, as frozen values, with a typed helper for each.
 
-A flow says ``reply = yield from lease(…)``; a driver performs the effect and sends the reply back. ``Any`` is allowed here and nowhere
+A flow says ``reply = yield from lease(…)``; a driver performs the effect and sends the reply back. ``Any`` is allowed
+here and nowhere
 else, because a generator's send type cannot depend on what it yielded; the helpers restore the type at once.
 """
 
@@ -173,9 +174,9 @@ class Emit(Effect):
     event: Event
 
 
-def load(key: str) -> Flow[Stored | None | Unreachable]:
+def load(key: str) -> Flow[Stored | Unreachable | None]:
     """Read the record."""
-    reply: Stored | None | Unreachable = yield Load(key)
+    reply: Stored | Unreachable | None = yield Load(key)
     return reply
 
 
@@ -213,7 +214,9 @@ def discard(key: str, seen: bytes) -> Flow[bool | Unreachable]:
     return reply
 
 
-def fetch(previous: Token | None, timeout: float, reason: Reason, grant: LeaseGrant | None) -> Flow[Token | ProviderError]:
+def fetch(
+    previous: Token | None, timeout: float, reason: Reason, grant: LeaseGrant | None
+) -> Flow[Token | ProviderError]:
     """Ask the provider for a token."""
     reply: Token | ProviderError = yield Fetch(previous, timeout, reason, grant)
     return reply

@@ -1,4 +1,4 @@
-"""Flights: one run of the flow at a time per source and process, which other callers join from threads and loops alike."""
+"""Flights: one run of the flow at a time per source and process, which other callers join, threads and loops alike."""
 
 from __future__ import annotations
 

@@ -32,7 +32,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias, assert_never
 
 from tokencache import _record
 from tokencache._effects import (
-    Flow,
     Unreachable,
     commit,
     discard,
@@ -46,14 +45,20 @@ from tokencache._effects import (
     sleep,
     wait,
 )
-from tokencache.errors import DeadlineExceeded, ProviderError, ProviderRejected, ProviderUnavailable, TokenCacheError
+from tokencache.errors import DeadlineExceeded, ProviderError, ProviderRejected, ProviderUnavailable
 from tokencache.events import CommitRefused, FetchFailed, RecordIgnored, TokenFetched, TokenLoaded, TokenUnchanged
-from tokencache.policy import LONGEST_COOLDOWN, RefreshPolicy, backoff, schedule, unchanged_pause
-from tokencache.ports import Cooldown, Found, Granted, Held, LeaseGrant, Reason, Stored
+from tokencache.policy import LONGEST_COOLDOWN, backoff, schedule, unchanged_pause
+from tokencache.ports import Cooldown, Found, Granted, Held
 
 if TYPE_CHECKING:
-    from tokencache._effects import Instants
+    from tokencache._effects import (
+        Flow,
+        Instants,
+    )
     from tokencache._record import Sealing
+    from tokencache.errors import TokenCacheError
+    from tokencache.policy import RefreshPolicy
+    from tokencache.ports import LeaseGrant, Reason, Stored
     from tokencache.token import Token
 
 SHORTEST_WAIT: Final = 0.02
@@ -64,7 +69,8 @@ class Copy:
     """A token as one process holds it: its moments are readings of that process's steady clock.
 
     ``data`` is the record as it lies in the backend, ``None`` while it is not shared there. ``healed`` tells that the
-    token was fetched because its predecessor was refused. ``fetched_at`` is when the provider gave it, as far as is known,
+    token
+    was fetched because its predecessor was refused. ``fetched_at`` is when the provider gave it, as far as is known,
     ``got_at`` and ``got_wall_at`` are when this process got it, by both clocks.
     """
 
@@ -176,7 +182,7 @@ def _lease(job: Job, seen: bytes | None) -> Flow[Outcome]:
     while True:
         at = yield from now()
         if at.clock >= job.deadline:
-            message = f"{_who(job)}: no token before the deadline; another process holds the lease, or the provider is slow"
+            message = f"{_who(job)}: no token before the deadline; another process holds the lease, or all is slow"
             return Failed(DeadlineExceeded(message), at.clock, job.attempt)
         reply = yield from lease(job.key, job.owner, job.identity, seen, job.policy.lease)
         match reply:
@@ -188,12 +194,12 @@ def _lease(job: Job, seen: bytes | None) -> Flow[Outcome]:
                     return (yield from _take(job, copy))
                 # Not for us, or at its end: say that we know it, and the lease is next.
                 seen = stored.data
-            case Held(remaining=remaining, cooldown=None):
+            case Held(cooldown=Cooldown() as cooldown):
+                return (yield from _cooled(job, cooldown))
+            case Held(remaining=remaining):
                 at = yield from now()
                 pause = min(max(remaining, SHORTEST_WAIT), max(job.deadline - at.clock, 0.0))
                 yield from wait(job.key, seen, pause)
-            case Held(cooldown=cooldown):
-                return (yield from _cooled(job, cooldown))
             case Granted(lease=grant):
                 return (yield from _fetch(job, grant))
             case _:
@@ -227,7 +233,7 @@ def _ask(job: Job, grant: LeaseGrant | None) -> Flow[Token | ProviderError]:
         return got
     at = yield from now()
     if got.value in job.refused:
-        return ProviderUnavailable(f"{_who(job)}: the provider gave the refused token again; it may take a while to issue another")
+        return ProviderUnavailable(f"{_who(job)}: the provider gave the refused token again; try again later")
     if not usable(_copy_of(job, got, before), at.clock):
         return ProviderUnavailable(
             f"{_who(job)}: the token had ended when it arrived (lifetime {got.lifetime:.1f}s, "
@@ -346,7 +352,7 @@ def _cooled(job: Job, cooldown: Cooldown) -> Flow[Outcome]:
 
 
 def _alone(job: Job) -> Flow[Outcome]:
-    """Go on without the backend (INV-5): the current token as long as may be, then a fetch of our own, not too often."""
+    """Go on without the backend (INV-5): the current token for as long as may be, then a fetch, but not too often."""
     at = yield from now()
     current = job.current
     if current is not None and job.reason == "refresh" and at.clock < (current.refresh_at + current.usable_at) / 2:

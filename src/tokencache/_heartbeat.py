@@ -7,15 +7,17 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-Action: TypeAlias = Callable[[], bool]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Action: TypeAlias = "Callable[[Beat], bool]"
 _IDLE: Final = 10.0
 
 
 class Beat:
-    """One lease that is kept alive: ``action`` runs every ``every`` seconds until it returns ``False`` or ``stop`` is called."""
+    """One lease kept alive: ``action`` runs every ``every`` seconds until it returns ``False`` or after ``stop``."""
 
     __slots__ = ("action", "every", "stopped")
 
@@ -53,7 +55,7 @@ class Heartbeat:
     def _run(self) -> None:
         """Run what is due, for ever or until idle."""
         while (beat := self._next()) is not None:
-            if beat.action() and not beat.stopped:
+            if beat.action(beat) and not beat.stopped:
                 with self._changed:
                     heapq.heappush(self._due, (time.monotonic() + beat.every, next(self._order), beat))
 

@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-import math
-import secrets
+import os
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from tokencache import _keys
-from tokencache._clock import COUNTS_SLEEP
-from tokencache._flow import Copy, Failed, Job, Kept, Obtained, Outcome, drop, obtain
+from tokencache._local import LocalCopy
 from tokencache.errors import DeadlineExceeded, TokenCacheError
-from tokencache.events import FetchFailed, TokenInvalidated, observe
-from tokencache.policy import settle_of
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine, Generator
     from typing import Any
 
-    from tokencache._drivers import World
     from tokencache._flights import Flight, Flights
+    from tokencache._flow import Job, Outcome
+    from tokencache._world import World
     from tokencache.policy import RefreshPolicy
     from tokencache.ports import Reason
     from tokencache.status import Status
     from tokencache.token import Token
 
-LATE_LOOK: Final = 30.0
-"""How often a process whose clock stops while the machine sleeps takes a second look at the wall clock, in seconds."""
-
-_REMEMBERED: Final = 8
 _GRACE: Final = 5.0
 """How long past its deadline a flight may hang before it is given up for lost and another may start."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Ride:
+class _Ride(NamedTuple):
     """A step of :meth:`TokenSource._acquire`: lead or join a flight, until ``deadline``."""
 
     flight: Flight
@@ -47,62 +38,27 @@ class _Ride:
 _Acquire: TypeAlias = "Generator[_Ride, Outcome | None, Token]"
 
 
-class TokenSource:
+class TokenSource(LocalCopy):
     """A provider bound to a backend; safe to share between threads, event loops and over ``fork``.
 
     Made by :meth:`tokencache.TokenCache.source`.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_alone_at",
-        "_attempt",
-        "_clock",
-        "_copy",
-        "_failure",
-        "_fingerprint",
-        "_flights",
-        "_given_key",
-        "_key",
-        "_lock",
-        "_namespace",
-        "_policy",
-        "_recheck_at",
-        "_refused",
-        "_spread",
-        "_tasks",
-        "_token",
-        "_until",
-        "_world",
-    )
+    __slots__ = ("__weakref__", "_fingerprint", "_flights", "_given_key", "_key", "_namespace", "_spread", "_tasks")
 
     def __init__(self, world: World, *, policy: RefreshPolicy, namespace: str, key: str | None) -> None:
-        self._world = world
-        self._clock = world.clock
-        self._policy = policy
         self._namespace = namespace
         self._given_key = key
         self._key: str | None = None
         self._fingerprint = ""
         self._spread = world.draw() * 2 - 1
-        self._refused: tuple[str, ...] = ()
-        self._attempt = 0
-        self._copy: Copy | None = None
-        # The hot path reads these two and nothing else: until then, this token.
-        self._until = -math.inf
-        self._token: Token = cast("Token", None)
-        self._start_afresh()
+        super().__init__(world, policy)
 
     def _start_afresh(self) -> None:
-        """Set what a fork must not inherit: locks, flights, failures; ask again for what a lost thread was about to bring."""
-        self._lock = threading.Lock()  # guards _copy, _until, _token, _failure, _refused, _attempt
+        """Set what a fork must not inherit: flights, tasks, and the state's own."""
         self._flights: Flights | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._failure: Failed | None = None
-        self._recheck_at = -math.inf
-        self._alone_at = -math.inf
-        if self._copy is not None:
-            self._until = min(self._until, self._copy.refresh_at)
+        super()._start_afresh()
 
     # --- public surface -----------------------------------------------------------------------------------------
 
@@ -139,6 +95,7 @@ class TokenSource:
         Nothing happens to another token, so it is safe to report late (compare-and-discard).
         """
         from tokencache._drivers import run
+        from tokencache._flow import drop
 
         here = self._refuse(token)
         stored = run(drop(self._job("rejected"), token.value), self._world, self.key)
@@ -147,6 +104,7 @@ class TokenSource:
     async def ainvalidate(self, token: Token) -> bool:
         """Drop ``token`` if it is still kept, from an event loop; otherwise as :meth:`invalidate`."""
         from tokencache._drivers import arun
+        from tokencache._flow import drop
 
         here = self._refuse(token)
         await self._prepare()
@@ -208,7 +166,9 @@ class TokenSource:
             provider = self._world.provider
             self._fingerprint = _keys.fingerprint(provider.name, provider.identity())
             given = self._given_key
-            self._key = given if given is not None else _keys.record_key(self._namespace, provider.name, self._fingerprint)
+            self._key = (
+                given if given is not None else _keys.record_key(self._namespace, provider.name, self._fingerprint)
+            )
         return self._key
 
     def __repr__(self) -> str:
@@ -219,6 +179,8 @@ class TokenSource:
 
     def _acquire(self, deadline: float, reason: Reason | None = None, unlike: str | None = None) -> _Acquire:
         """Ride flights until there is a usable token, another one than ``unlike`` if that is named."""
+        from tokencache._flow import Failed, Kept
+
         while True:
             now = self._clock()
             copy = self._usable(now)
@@ -226,7 +188,9 @@ class TokenSource:
                 return copy.token
             self._stop_while_cooling(now)
             if now >= deadline:
-                message = f"[{self.provider}] {self._key!r}: no token before the deadline; allow more time, or look at status()"
+                message = (
+                    f"[{self.provider}] {self._key!r}: no token before the deadline; allow more time, or see status()"
+                )
                 raise DeadlineExceeded(message)
             flight, leads = self._board()
             copy = self._usable(self._clock())
@@ -262,7 +226,7 @@ class TokenSource:
             return token
 
     async def _adrive(self, steps: _Acquire) -> Token:
-        """Take the steps on this event loop. The flight is a task of its own: a cancelled caller leaves it to the others."""
+        """Take the steps on this event loop. The flight is a task of its own: a cancelled caller leaves it be."""
         outcome: Outcome | None = None
         try:
             while True:
@@ -309,6 +273,7 @@ class TokenSource:
     def _fly(self, flight: Flight, reason: Reason) -> Outcome | None:
         """Run the flow on this thread and land the flight; vacate it if this thread is torn out of it."""
         from tokencache._drivers import run
+        from tokencache._flow import obtain
 
         try:
             return self._landed(flight, run(obtain(self._job(reason)), self._world, self.key))
@@ -321,6 +286,7 @@ class TokenSource:
     async def _afly(self, flight: Flight, reason: Reason) -> None:
         """Run the flow on this event loop and land the flight; vacate it if the task is cancelled with the loop."""
         from tokencache._drivers import arun
+        from tokencache._flow import obtain
 
         try:
             await self._prepare()
@@ -342,6 +308,8 @@ class TokenSource:
         with self._lock:
             if self._copy is not None:
                 self._until = min(self._clock() + self._policy.probe, self._copy.usable_at)
+        from tokencache.events import FetchFailed, observe
+
         self._leave(flight)
         flight.fail(error)
         copy = self._copy
@@ -404,98 +372,15 @@ class TokenSource:
 
         task.add_done_callback(ended)
 
-    # --- state --------------------------------------------------------------------------------------------------
-
-    def _settle(self, outcome: Outcome) -> None:
-        """Take an outcome into the local state."""
-        now = self._clock()
-        with self._lock:
-            match outcome:
-                case Obtained(copy=copy):
-                    self._failure = None
-                    self._attempt = 0
-                    if copy.data is None:
-                        self._alone_at = now + self._policy.probe
-                    if copy.token.value not in self._refused and not self._outranked(copy, now):
-                        due = copy.refresh_at if copy.data is not None else min(copy.refresh_at, now + self._policy.probe)
-                        self._keep(copy, due, now)
-                case Kept(copy=copy, next_at=next_at):
-                    self._failure = None
-                    self._attempt = 0
-                    if copy.token.value not in self._refused:
-                        self._keep(copy, next_at, now)
-                case Failed(error=DeadlineExceeded()):
-                    if self._copy is not None:
-                        self._until = min(now + self._policy.probe, self._copy.usable_at)
-                case Failed(next_at=next_at, attempt=attempt, alone=alone):
-                    self._attempt = attempt
-                    self._failure = outcome
-                    self._recheck_at = next_at if alone else min(next_at, now + self._policy.probe)
-                    if alone:
-                        self._alone_at = next_at
-                    if self._copy is not None:
-                        self._until = min(next_at, self._copy.usable_at)
-
-    def _outranked(self, copy: Copy, now: float) -> bool:
-        """Return whether the copy that is here is usable and newer by its fence (INV-3)."""
-        mine = self._copy
-        if mine is None or now >= mine.usable_at or mine.fence is None or copy.fence is None:
-            return False
-        return mine.fence > copy.fence
-
-    def _keep(self, copy: Copy, due: float, now: float) -> None:
-        """Make ``copy`` the local one, to be looked at again when ``due``. The caller holds the lock."""
-        if not COUNTS_SLEEP:  # pragma: no cover  (systems without CLOCK_BOOTTIME)
-            due = min(due, now + LATE_LOOK)
-        self._copy = copy
-        self._token = copy.token
-        self._until = min(due, copy.usable_at)
-
-    def _usable(self, now: float) -> Copy | None:
-        """Return the local copy if its token may be handed out (INV-1)."""
-        copy = self._copy
-        if copy is None or now >= copy.usable_at:
-            return None
-        if not COUNTS_SLEEP:  # pragma: no cover  (systems without CLOCK_BOOTTIME)
-            slept = (self._world.wall() - copy.got_wall_at) - (now - copy.got_at)
-            if slept > 1 and now + slept >= copy.usable_at:
-                return None
-        return copy
-
-    def _refuse(self, token: Token) -> bool:
-        """Forget ``token`` here, and never take it from anywhere again; return whether it was the local one."""
-        with self._lock:
-            if token.value not in self._refused:
-                self._refused = (*self._refused, token.value)[-_REMEMBERED:]
-            if self._copy is None or self._copy.token.value != token.value:
-                return False
-            self._copy = None
-            self._until = -math.inf
-            return True
+    # --- orders -----------------------------------------------------------------------------------------
 
     def _told(self, here: bool, stored: bool) -> bool:
         """Tell the observers of a token that was dropped."""
         if here or stored:
+            from tokencache.events import TokenInvalidated, observe
+
             observe(self._world.observers, TokenInvalidated(provider=self.provider, key=self.key, stored=stored))
         return here or stored
-
-    def _settling(self, token: Token) -> bool:
-        """Return whether ``token`` is the young replacement of a refused one (INV-6)."""
-        copy = self._copy
-        if copy is None or copy.token.value != token.value or not copy.healed:
-            return False
-        return self._clock() - copy.fetched_at < settle_of(self._policy, token.lifetime)
-
-    def _stop_while_cooling(self, now: float) -> None:
-        """Raise the last failure while its cooldown lasts (INV-7); the backend is asked now and then whether it still does."""
-        failure = self._failure
-        if failure is not None and now < min(failure.next_at, self._recheck_at):
-            raise failure.error.replica() from failure.error.__cause__
-
-    def _value(self) -> str | None:
-        """Return the value of the local token, usable or not."""
-        copy = self._copy
-        return None if copy is None else copy.token.value
 
     def _deadline(self, timeout: float | None) -> float:
         """Return the absolute end of a call that may take ``timeout`` seconds."""
@@ -503,12 +388,14 @@ class TokenSource:
 
     def _job(self, reason: Reason) -> Job:
         """Return the orders for a flow."""
+        from tokencache._flow import Job
+
         copy = self._copy
         return Job(
             provider=self.provider,
             key=self.key,
             identity=self._fingerprint,
-            owner=secrets.token_hex(12),
+            owner=os.urandom(12).hex(),
             policy=self._policy,
             reason=reason,
             current=copy,

@@ -155,7 +155,9 @@ def log(event: Event) -> None:
         case LeaseLost():
             logger.warning("[%s] the lease ended during the fetch; somebody else may fetch too", event.provider)
         case BackendFailed():
-            logger.warning("[%s] backend failed on %s (%s); going on without it", event.provider, event.operation, event.error)
+            logger.warning(
+                "[%s] backend failed on %s (%s); going on without it", event.provider, event.operation, event.error
+            )
         case BackendRecovered():
             logger.info("[%s] backend answers again", event.provider)
         case _:

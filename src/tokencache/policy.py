@@ -17,16 +17,18 @@ class RefreshPolicy:
 
     ``early``           how long before its expiry a token is no longer handed out, but never more than
                         ``early_fraction`` of its lifetime
-    ``window``          renewal begins this long before the usable end, but never more than ``window_fraction`` of the lifetime
-    ``jitter``          the window of each process differs by up to this fraction of itself, either way
+    ``window``          renewal begins this long before the usable end, but never more than ``window_fraction`` of the
+    lifetime ``jitter``          the window of each process differs by up to this fraction of itself, either way
     ``timeout``         how long a call may take when the caller names no time of its own
     ``fetch_timeout``   how long one fetch may take
     ``lease``           life of a lease; a holder that lives prolongs it every third of that, so a killed one costs
                         the fleet at most this long
-    ``backoff``         the first pause after a transient failure; it doubles with each failure, up to ``backoff_limit``,
+    ``backoff``         the first pause after a transient failure; it doubles with each failure, up to
+    ``backoff_limit``,
                         and is drawn at random below that (full jitter) but never under a tenth of ``backoff``
     ``rejected_cooldown``   how long nobody repeats a request that the provider rejected for good
-    ``settle``          a token that replaced a refused one is not replaced again for this long, nor for more than a tenth of its lifetime
+    ``settle``          a token that replaced a refused one is not replaced again for this long, nor for more than a
+    tenth of its lifetime
     ``probe``           how often a failed backend is asked again, and a provider asked without one
     """
 

@@ -1,16 +1,19 @@
 """The ports: what tokencache asks of a provider, a backend and an observer, and the values that cross them.
 
 Instants end in ``_at``; durations are float seconds. ``clock`` instants are readings of the process's own
-steady clock (it neither steps nor stops while the machine sleeps where the system has such a clock), never epoch seconds.
+steady clock (it neither steps nor stops while the machine sleeps where the system has such a clock), never epoch
+seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tokencache.policy import RefreshPolicy
     from tokencache.token import Token
 
@@ -78,7 +81,8 @@ class TokenProvider(Protocol):
     """Knows how to obtain a token.
 
     A provider may leave out ``fetch`` or ``afetch``: the other half is lifted. It may carry ``policy``
-    (a :class:`~tokencache.policy.RefreshPolicy`, used unless the caller names one) and ``key`` (a record key used as it stands).
+    (a :class:`~tokencache.policy.RefreshPolicy`, used unless the caller names one) and ``key`` (a record key used as
+    it stands).
     A fetch raises :class:`~tokencache.errors.ProviderRejected` or :class:`~tokencache.errors.ProviderUnavailable`.
     """
 
@@ -149,7 +153,8 @@ class Cooldown:
     """Why, for whom and for how long nobody asks the provider. It holds no secret.
 
     ``identity`` is the only identity that it binds. ``permanent`` tells :class:`ProviderRejected` from
-    :class:`ProviderUnavailable`. ``attempt`` counts the failures in a row, so that the next holder's backoff goes on from there.
+    :class:`ProviderUnavailable`. ``attempt`` counts the failures in a row, so that the next holder's backoff goes on
+    from there.
     ``remaining`` is in seconds: from the release when it is left behind, from the answer when it is reported.
     """
 
@@ -217,7 +222,8 @@ class Backend(Protocol):
     def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> LeaseReply:
         """Ask for the lease of ``key`` for ``ttl`` seconds; one round trip.
 
-        ``Found`` when the stored record is another one than ``seen``: its fence is higher, or, where one of the two has no fence, its bytes
+        ``Found`` when the stored record is another one than ``seen``: its fence is higher, or, where one of the two
+        has no fence, its bytes
         differ. Otherwise ``Held`` when another owner has it, or when a cooldown of the same ``identity`` fills the slot
         (a cooldown of another identity is displaced). Otherwise ``Granted``: the fence is above that of every earlier
         grant and of the stored record. Asking again with the owner that holds it gives the same lease back, extended.
@@ -227,7 +233,8 @@ class Backend(Protocol):
     def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
         """Store ``data`` for ``ttl`` seconds, free the lease if it is still the caller's, wake the waiters.
 
-        ``False``, and nothing stored, when the stored record's fence is above ``lease.fence``. Repeating it is harmless.
+        ``False``, and nothing stored, when the stored record's fence is above ``lease.fence``. Repeating it is
+        harmless.
         """
         ...
 
@@ -240,7 +247,7 @@ class Backend(Protocol):
         ...
 
     def wait(self, key: str, seen: bytes | None, timeout: float) -> None:
-        """Return when the record is another one than ``seen``, when the lease was freed, or after ``timeout``; may return early."""
+        """Return when the record is another than ``seen``, when the lease was freed, or after ``timeout``; or early."""
         ...
 
     def discard(self, key: str, seen: bytes) -> bool:

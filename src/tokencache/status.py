@@ -6,12 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tokencache import _record
-from tokencache._effects import Flow, Unreachable, inspect, now
-from tokencache.ports import Cooldown, Slot
+from tokencache._effects import Unreachable, inspect, now
+from tokencache.ports import Slot
 
 if TYPE_CHECKING:
-    from tokencache._drivers import World
+    from tokencache._effects import Flow
     from tokencache._flow import Copy, Job
+    from tokencache._world import World
+    from tokencache.ports import Cooldown
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,8 @@ class Status:
     """What is known of a token, its lease, its cooldown and its backend. Instants are epoch seconds, durations seconds.
 
     ``identity`` is a fingerprint. ``stored`` tells what lies in the backend: ``ours``, ``foreign`` (another
-    identity's, or unreadable), ``none`` or ``unknown`` (no answer). ``local`` tells whether this process holds a usable copy.
+    identity's, or unreadable), ``none`` or ``unknown`` (no answer). ``local`` tells whether this process holds a
+    usable copy.
     ``expires_at``, ``refresh_at`` and ``usable_until`` are of the local copy if there is one, else of the record.
     """
 

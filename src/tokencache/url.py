@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self, TypeAlias
@@ -30,9 +31,8 @@ _WHOLE: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _DECIMAL: Final = re.compile(r"[+-]?[0-9]{1,18}(?:\.[0-9]{1,18})?")
 _DURATION: Final = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)(ms|s|m|h|d)?")
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_TRUE: Final[tuple[str, ...]] = ("true", "1", "yes", "on")
-_FALSE: Final[tuple[str, ...]] = ("false", "0", "no", "off")
-_BOOLEANS: Final = dict.fromkeys(_TRUE, True) | dict.fromkeys(_FALSE, False)
+_TRUE: Final = ("true", "1", "yes", "on")
+_FALSE: Final = ("false", "0", "no", "off")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -74,7 +74,7 @@ class BackendURL:
         username, _, password = userinfo.partition(":")
         return cls(
             scheme,
-            _decoded(username) or None,
+            _clean(_decoded(username)) or None,
             _decoded(password) or None,
             tuple(map(_parse_host, hosts.split(","))) if hosts else (),
             _clean(_decoded(slash + path)),
@@ -173,8 +173,10 @@ def _decoded(text: str) -> str:
     if _BAD_PERCENT.search(text):
         _refuse("a '%' is not followed by two hexadecimal digits; write '%' itself as %25")
     raw = _ESCAPE.sub(lambda match: bytes.fromhex(match[1].decode()), text.encode("utf-8", "surrogatepass"))
-    decoded = raw.decode("utf-8", "replace")
-    if "\ufffd" in decoded:
+    decoded: str | None = None
+    with suppress(UnicodeDecodeError):
+        decoded = raw.decode()
+    if decoded is None:
         _refuse("its percent-encoding is not that of UTF-8 text")
     return decoded
 
@@ -192,6 +194,12 @@ def _refuse(why: str) -> NoReturn:
     raise ConfigurationError(message)
 
 
+def _read_boolean(text: str) -> bool | None:
+    """Return a truth value."""
+    text = text.lower()
+    return text in _TRUE if text in _TRUE + _FALSE else None
+
+
 def _read_duration(text: str) -> float | None:
     """Return a duration in seconds."""
     match = _DURATION.fullmatch(text)
@@ -202,6 +210,6 @@ _READERS: Final[Mapping[OptionKind, tuple[Callable[[str], OptionValue | None], s
     str: (lambda text: text, "a text"),
     int: (lambda text: int(text) if _WHOLE.fullmatch(text) else None, "a whole number"),
     float: (lambda text: float(text) if _DECIMAL.fullmatch(text) else None, "a number, for example 2.5"),
-    bool: (lambda text: _BOOLEANS.get(text.lower()), "true or false"),
+    bool: (_read_boolean, "true or false"),
     "duration": (_read_duration, "a duration, for example 30, 30s, 500ms, 5m or 1h"),
 }

@@ -12,10 +12,10 @@ from cachetools import TLRUCache
 from tokencache._clock import steady_clock
 from tokencache._record import fence_of
 from tokencache.errors import BackendClosed, ConfigurationError
-from tokencache.ports import Cooldown, Found, Granted, Held, LeaseGrant, Slot, Stored
+from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot, Stored
 
 if TYPE_CHECKING:
-    from tokencache.ports import AsyncBackend, Clock, LeaseReply
+    from tokencache.ports import AsyncBackend, Clock, Cooldown, LeaseReply
     from tokencache.url import BackendURL
 
 _LARGEST = 10_000
@@ -198,7 +198,7 @@ class MemoryBackend:
 
 
 def _is_news(data: bytes, seen: bytes | None) -> bool:
-    """Return whether ``data`` is another record than ``seen``: a higher fence, or other bytes where a fence is missing."""
+    """Return whether ``data`` is another record than ``seen``: a higher fence, or other bytes where one has none."""
     if seen is None:
         return True
     ours, theirs = fence_of(data), fence_of(seen)
