@@ -1,0 +1,403 @@
+"""Records: what is written can be read for ever, and what cannot be read is a miss and never a crash."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokencache._record import LARGEST, Record, UnreadableRecord, decode, encode, fence_of
+from tokencache.token import Token
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "records"
+SECRET = "s3cret-value"
+
+
+class Mirror:
+    """A sealing for tests: it turns the bytes around and binds the key in."""
+
+    def seal(self, key: str, plain: bytes) -> bytes:
+        """Return key and bytes, turned around."""
+        return (key.encode() + b"|" + plain)[::-1]
+
+    def open(self, key: str, sealed: bytes) -> bytes:
+        """Return the bytes, if the key is the same."""
+        bound, _, plain = sealed[::-1].partition(b"|")
+        if bound.decode() != key:
+            message = f"wrong key for {plain!r}"
+            raise RuntimeError(message)
+        return plain
+
+
+FULL = Token(
+    "eyJhbGciOiJIUzI1NiJ9.e30.c2ln",
+    expires_at=1704067200.75,
+    issued_at=1704063600.5,
+    token_type="DPoP",
+    scope="read write",
+    refresh_token="refresh",
+    refresh_expires_at=1704070800.25,
+    extra={"session_state": "prod", "not-before-policy": 0, "nested": {"é": [None, True, 1.5]}},
+)
+PLAIN = Token("opaque-token", expires_at=1704067200, issued_at=1704063600)
+FOREIGN = Token("opaque-token", expires_at=1704067200, issued_at=1704067200)
+FENCE = 1704063600500000
+ID = "0123456789abcdef0123456789abcdef01234567"
+
+RECORDS = {
+    "v1-full.json": Record(FULL, FENCE, ID, "renew", 3600.25),
+    "v1-plain.json": Record(PLAIN, FENCE, ID, None, 3600),
+    "v1-sealed.json": Record(FULL, FENCE, ID, "renew", 3600.25),
+    "foreign-two-fields.json": Record(
+        Token("eyJhbGciOiJIUzI1NiJ9.e30.c2ln", expires_at=1704067200, issued_at=1704067200), None, None, None, None
+    ),
+    "foreign-numeric-text.json": Record(FOREIGN, None, None, None, None),
+    "foreign-float.json": Record(
+        Token("opaque-token", expires_at=1704067200.75, issued_at=1704067200.75), None, None, None, None
+    ),
+    "foreign-milliseconds.json": Record(
+        Token("opaque-token", expires_at=1704067200.75, issued_at=1704063600.75), None, None, None, 3600
+    ),
+    "foreign-iso.json": Record(FOREIGN, None, None, None, None),
+}
+
+
+def golden(name: str) -> bytes:
+    """Return the bytes of a golden file."""
+    return (GOLDEN / name).read_bytes()
+
+
+def dump(**fields: object) -> bytes:
+    """Return a record of our own form with these fields changed; ``...`` takes one away."""
+    table = {"v": 1, "fence": 7, "accessToken": SECRET, "expiresAt": 1704067200, "identity": ID} | fields
+    return json.dumps({name: value for name, value in table.items() if value is not ...}).encode()
+
+
+def refusal(data: bytes, **options: object) -> str:
+    """Return the text with which a record is refused; it holds nothing of the record, nor does what led to it."""
+    with pytest.raises(UnreadableRecord) as caught:
+        decode(data, **options)  # type: ignore[arg-type]
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+    text = str(caught.value)
+    assert SECRET not in text
+    return text
+
+
+@pytest.mark.parametrize("name", sorted(RECORDS))
+def test_golden_records_stay_readable(name: str) -> None:
+    """Every form that was ever released is read, and means what it meant."""
+    sealing = Mirror() if "sealed" in name else None
+    assert decode(golden(name), key="k", sealing=sealing) == RECORDS[name]
+    assert fence_of(golden(name)) == RECORDS[name].fence
+
+
+def test_no_golden_record_is_forgotten() -> None:
+    """Each golden file has its expectation here."""
+    assert {path.name for path in GOLDEN.iterdir()} == set(RECORDS)
+
+
+def test_the_form_is_the_released_one() -> None:
+    """What is written today is byte for byte what the golden files hold."""
+    assert encode(FULL, fence=FENCE, identity=ID, reason="renew") == golden("v1-full.json")
+    assert encode(PLAIN, fence=FENCE, identity=ID) == golden("v1-plain.json")
+    sealed = encode(FULL, fence=FENCE, identity=ID, reason="renew", key="k", sealing=Mirror())
+    assert sealed == golden("v1-sealed.json")
+
+
+def test_other_programs_can_read_ours() -> None:
+    """The two fields that everybody reads are there: the token, and its true expiry in whole epoch seconds."""
+    table = json.loads(encode(FULL, fence=FENCE, identity=ID))
+    assert table["accessToken"] == FULL.value
+    assert table["expiresAt"] == 1704067200
+    assert type(table["expiresAt"]) is int
+    assert type(table["fence"]) is int
+    assert list(table)[:2] == ["v", "fence"]
+
+
+def test_a_foreign_record_has_no_lifetime() -> None:
+    """Nobody knows how long a foreign token lived: its record says so, and the token's own lifetime is 0."""
+    record = decode(golden("foreign-two-fields.json"))
+    assert record.lifetime is None
+    assert record.token.lifetime == 0
+
+
+def test_short_lives_keep_their_fractions() -> None:
+    """A token of less than a second comes back with its lifetime and its expiry as they were."""
+    token = Token("t", expires_at=1704067200.9, issued_at=1704067200.1)
+    record = decode(encode(token, fence=1, identity=ID))
+    assert record.lifetime == pytest.approx(0.8)
+    assert record.token.expires_at == pytest.approx(token.expires_at, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expires_at", "lifetime"),
+    [
+        ({}, 1704067200.5, 3600),
+        ({"expiresAt": 1704070800}, 1704070800, None),
+        ({"expiresAt": 1704067199}, 1704067199, None),
+        ({"expiresAt": 1704067201}, 1704067201, None),
+        ({"issuedAt": ...}, 1704067200, 3600),
+        ({"lifetime": ...}, 1704067200, 3599.5),
+        ({"lifetime": ..., "issuedAt": 1704067200}, 1704067200, None),
+        ({"lifetime": 0, "issuedAt": ...}, 1704067200, None),
+        ({"lifetime": -5, "issuedAt": ...}, 1704067200, None),
+    ],
+    ids=str,
+)
+def test_parts_that_disagree(changed: dict[str, object], expires_at: float, lifetime: float | None) -> None:
+    """Where another program changed one part of a record, ``expiresAt`` is right and the lifetime is unknown."""
+    record = decode(dump(**({"issuedAt": 1704063600.5, "lifetime": 3600} | changed)))
+    assert (record.token.expires_at, record.lifetime) == (expires_at, lifetime)
+
+
+TEXTS = st.text(st.characters(codec=None), max_size=8)
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+TOKENS = st.builds(
+    Token,
+    st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=50),
+    expires_at=st.floats(0, 1e10),
+    issued_at=st.floats(0, 1e10),
+    token_type=st.sampled_from(["Bearer", "DPoP", "MAC"]),
+    scope=st.none() | st.text(max_size=8),
+    refresh_token=st.none() | st.text(max_size=8),
+    refresh_expires_at=st.none() | st.floats(0, 1e10),
+    extra=st.none() | st.dictionaries(st.text(max_size=4), JSON_VALUES, max_size=3),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    token=TOKENS,
+    fence=st.integers(0, 2**53),
+    reason=st.none() | st.sampled_from(["cold", "rejected"]),
+    sealed=st.booleans(),
+)
+def test_round_trip(token: Token, fence: int, reason: str | None, sealed: bool) -> None:
+    """Whatever is written is read back, sealed or not: all fields equal, instants to the microsecond.
+
+    A token that had ended when it was issued keeps whole seconds only.
+    """
+    sealing = Mirror() if sealed else None
+    data = encode(token, fence=fence, identity=ID, reason=reason, key="k", sealing=sealing)
+    record = decode(data, key="k", sealing=sealing)
+    assert (record.fence, record.identity, record.reason) == (fence, ID, reason)
+    assert fence_of(data) == fence
+    back = record.token
+    for name in ("value", "token_type", "scope", "refresh_token", "refresh_expires_at", "extra"):
+        assert getattr(back, name) == getattr(token, name)
+    if token.lifetime > 0:
+        assert record.lifetime == token.lifetime
+        assert back.expires_at == pytest.approx(token.expires_at, abs=2e-6)
+        assert back.issued_at == pytest.approx(token.issued_at, abs=4e-6)
+    else:
+        assert record.lifetime is None
+        assert back.expires_at == math.floor(token.expires_at)
+
+
+UNSTORABLE = {
+    "nan": math.nan,
+    "inf": math.inf,
+    "object": object(),
+    "bytes": b"x",
+    "set": {1},
+    "half": "\ud800",
+    "\ud800": 1,
+    "deep": None,
+    "endless": None,
+    "huge": 10**5000,
+    "twice": {1: "a", "1": "b"},
+    "keys": {(1, 2): 3},
+}
+
+
+def test_what_json_cannot_hold_is_left_out() -> None:
+    """No extra field loses a good token: what cannot be stored and read back is left out, the rest stays."""
+    deep: object = 1
+    for _ in range(100_000):
+        deep = [deep]
+    endless: list[object] = []
+    endless.append(endless)
+    extra = UNSTORABLE | {"deep": deep, "endless": endless, "good": [1]}
+    token = Token(
+        "t", expires_at=1704067200, issued_at=1704063600, scope="\ud800", refresh_expires_at=math.nan, extra=extra
+    )
+    record = decode(encode(token, fence=1, identity=ID))
+    assert record.token == Token("t", expires_at=1704067200, issued_at=1704063600, extra={"good": [1]})
+
+
+@pytest.mark.parametrize("name", sorted(RECORDS))
+def test_every_cut_is_unreadable(name: str) -> None:
+    """A record that was cut off anywhere is refused, and has no fence."""
+    data = golden(name).rstrip()
+    sealing = Mirror() if "sealed" in name else None
+    for end in range(len(data)):
+        assert refusal(data[:end], key="k", sealing=sealing) == "it is damaged or no JSON object"
+        assert fence_of(data[:end]) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(
+            b"",
+            b" ",
+            b"null",
+            b"[]",
+            b"1",
+            b'"x"',
+            b"{}]",
+            b"OK",
+            b"\x00",
+            b"\xff\xfe",
+            b"\xef\xbb\xbf{}",
+            dump() + b"x",
+        ),
+        *(dump().decode().encode("utf-16"), b"\x80\x04\x95", b"[" * 100_000, b'{"a":' * 100_000),
+        b'{"v":1,"v":1,"accessToken":"s3cret-value","expiresAt":1704067200}',
+        b'{"accessToken":"s3cret-value","expiresAt":1704067200,"extra":{"a":1,"a":2}}',
+        b'{"accessToken":"s3cret-value","expiresAt":NaN}',
+        b'{"accessToken":"s3cret-value","expiresAt":Infinity}',
+        b'{"accessToken":"s3cret-value","expiresAt":' + b"1" * 5000 + b"}",
+        b'{"accessToken":"s3cret-value","expiresAt":1704067200,}',
+        b'{"accessToken":"s3cret-value\xff","expiresAt":1704067200}',
+    ],
+    ids=lambda data: f"{data[-24:]!r} of {len(data)}",
+)
+def test_what_is_no_json_object_is_unreadable(data: bytes) -> None:
+    """Bytes that are no strict JSON object are refused, whatever they are."""
+    assert refusal(data) == "it is damaged or no JSON object"
+    assert fence_of(data) is None
+
+
+def test_too_large_is_unreadable() -> None:
+    """Ten megabytes are refused unread, and so is one byte above the limit; at the limit a record is read."""
+    assert refusal(dump(extra={"a": "x" * 10_000_000})) == f"it is larger than {LARGEST} bytes"
+    assert fence_of(dump(extra={"a": "x" * 10_000_000})) is None
+    room = LARGEST - len(dump(extra={"a": ""}))
+    assert decode(dump(extra={"a": "x" * room})).fence == 7
+    assert "larger" in refusal(dump(extra={"a": "x" * (room + 1)}))
+
+
+@pytest.mark.parametrize(
+    ("changed", "part"),
+    [
+        *(({"v": version}, "'v' is no version") for version in (0, -1, True, None, 1.0, "1", [1])),
+        ({"v": 2}, "written by a newer version"),
+        ({"v": 10**30}, "written by a newer version"),
+        ({"expiresAt": ...}, "'expiresAt' is missing"),
+        ({"expiresAt": None}, "'expiresAt' is missing"),
+        *(
+            ({"expiresAt": value}, "'expiresAt' is no instant")
+            for value in (True, "soon", [], {}, 1e400, 10**400, 1e12 - 1)
+        ),
+        *(
+            ({"expiresAt": value, "v": ...}, "'expiresAt' is no instant")
+            for value in (3600, "3600", 0, -1, 10**9 - 1, False)
+        ),
+        *(({"accessToken": value}, "'accessToken' or") for value in ("", None, ..., "a b", "a\r\nb", "é", "\ud800")),
+        *(({"tokenType": value}, "'tokenType' is") for value in ("Be arer", "a\nb")),
+        *(({name: 1}, f"{name!r} is no text") for name in ("accessToken", "tokenType", "scope", "identity", "reason")),
+        *(({"refreshToken": value}, "'refreshToken' is no text") for value in (1, [], True)),
+        *(({"issuedAt": value}, "'issuedAt' is no instant") for value in (True, "soon", [], 1e400)),
+        *(({"lifetime": value}, "'lifetime' is no number") for value in (True, "1", [], 1e400, -1e400, 10**400)),
+        *(({"refreshExpiresAt": value}, "'refreshExpiresAt' is no instant") for value in (False, "never", {})),
+        *(({"extra": value}, "'extra' is no object") for value in (1, [], "x", True)),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+def test_wrong_fields_are_unreadable(changed: dict[str, object], part: str) -> None:
+    """A field of the wrong type or beyond reason makes the record unreadable; the text names the field."""
+    assert part in refusal(dump(**changed).replace(b"Infinity", b"1e400"))
+
+
+@pytest.mark.parametrize(
+    "fence", [True, False, 1.0, "7", -1, 2**53 + 1, 10**400, None, [], {}, ...], ids=lambda f: ascii(f)[:20]
+)
+def test_a_fence_is_a_plain_integer(fence: object) -> None:
+    """Anything but an integer that every script holds exactly is no fence, and does not make the record unreadable."""
+    assert fence_of(dump(fence=fence)) is None
+    assert decode(dump(fence=fence)).fence is None
+
+
+@pytest.mark.parametrize("fence", [0, 1, 2**53])
+def test_the_ends_of_a_fence(fence: int) -> None:
+    """The smallest and the largest fence are read."""
+    assert fence_of(dump(fence=fence)) == decode(dump(fence=fence)).fence == fence
+
+
+def test_a_fence_inside_is_none() -> None:
+    """Only the top level has the fence: one inside ``extra``, or inside a text, is none."""
+    assert fence_of(dump(fence=..., extra={"fence": 9})) is None
+    assert fence_of(dump(fence=..., scope='{"v":1,"fence":9}')) is None
+
+
+def test_a_sealed_record_shows_its_fence_only() -> None:
+    """Sealed, the token cannot be seen, and the fence still can."""
+    data = encode(FULL, fence=FENCE, identity=ID, key="k", sealing=Mirror())
+    assert set(json.loads(data)) == {"v", "fence", "sealed"}
+    assert FULL.value.encode() not in data
+    assert fence_of(data) == FENCE
+
+
+def test_sealed_records_that_cannot_be_opened() -> None:
+    """Without the sealing, with another key, changed or plain, a record is refused with its own reason."""
+    token = Token(SECRET, expires_at=1704067200, issued_at=1704063600)
+    data = encode(token, fence=7, identity=ID, key="k", sealing=Mirror())
+    table = json.loads(data)
+    other = "another encryption key"
+    assert "no encryption key is set here" in refusal(data, key="k")
+    assert other in refusal(data, key="other", sealing=Mirror())
+    assert "not sealed" in refusal(dump(), key="k", sealing=Mirror())
+    assert "not sealed" in refusal(dump(sealed=[1]), key="k", sealing=Mirror())
+    assert other in refusal(dump(sealed="*"), key="k", sealing=Mirror())
+    assert other in refusal(json.dumps(table | {"sealed": table["sealed"][4:]}).encode(), key="k", sealing=Mirror())
+    assert "fence is not the one" in refusal(json.dumps(table | {"fence": 8}).encode(), key="k", sealing=Mirror())
+    assert "fence is not the one" in refusal(
+        json.dumps({"sealed": table["sealed"]}).encode(), key="k", sealing=Mirror()
+    )
+    assert "newer version" in refusal(json.dumps(table | {"v": 2}).encode(), key="k", sealing=Mirror())
+    newer = base64.b64encode(Mirror().seal("k", dump(v=2))).decode()
+    assert "newer version" in refusal(dump(sealed=newer), key="k", sealing=Mirror())
+
+
+NAMES = (
+    *("v", "fence", "accessToken", "expiresAt", "tokenType", "scope", "issuedAt", "lifetime"),
+    *("refreshToken", "refreshExpiresAt", "identity", "reason", "extra", "sealed"),
+)
+FIELDS = st.dictionaries(st.sampled_from(NAMES), JSON_VALUES | st.integers(10**9, 2 * 10**9) | st.just(1) | TEXTS)
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.binary(max_size=60) | FIELDS.map(lambda table: dump(**table)), sealed=st.booleans())
+def test_decoding_raises_nothing_else(data: bytes, sealed: bool) -> None:
+    """Whatever lies in the store, it is a record or it is unreadable, and its fence is an integer or none."""
+    fence = fence_of(data)
+    assert fence is None or (type(fence) is int and 0 <= fence <= 2**53)
+    try:
+        record = decode(data, key="k", sealing=Mirror() if sealed else None)
+    except UnreadableRecord:
+        return
+    assert record.fence == fence
+    assert record.lifetime is None or record.lifetime > 0
+    assert math.isfinite(record.token.expires_at)
+
+
+def test_no_repr_shows_a_secret() -> None:
+    """A decoded record can be printed (INV-9)."""
+    record = decode(dump(refreshToken="r3fresh", extra={"id": "3xtra"}))
+    for text in (repr(record), str(record)):
+        assert not any(secret in text for secret in (SECRET, "r3fresh", "3xtra"))
