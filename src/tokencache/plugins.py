@@ -135,10 +135,10 @@ def _entries(group: str) -> list[EntryPoint]:
 
 def _describe(entry: EntryPoint) -> Plugin:
     """Return what an entry declares."""
-    distribution = entry.dist
-    metadata = None if distribution is None else distribution.metadata
-    name, version = (None, None) if metadata is None else (metadata["Name"], metadata["Version"])
-    return Plugin(entry.name, entry.group, str(name or "an unnamed distribution"), str(version or "?"), entry.value)
+    metadata = None if entry.dist is None else entry.dist.metadata
+    name = metadata["Name"] if metadata is not None and "Name" in metadata else "an unnamed distribution"
+    version = metadata["Version"] if metadata is not None and "Version" in metadata else "?"
+    return Plugin(entry.name, entry.group, name, version, entry.value)
 
 
 def _normalized(name: str) -> str:

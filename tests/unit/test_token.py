@@ -1,0 +1,176 @@
+"""The token: an immutable value that is checked when it is made and never shows what it holds."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tokencache.token import Token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FULL: dict[str, Any] = {
+    "value": "v4lue",
+    "expires_at": 1704067200.5,
+    "issued_at": 1704063600.25,
+    "token_type": "DPoP",
+    "scope": "read",
+    "refresh_token": "r3fresh",
+    "refresh_expires_at": 1704070800.0,
+    "extra": {"id_token": "3xtra"},
+}
+
+
+def full(**changed: object) -> Token:
+    """Return a token with every field set."""
+    fields = FULL | changed
+    return Token(fields.pop("value"), **fields)
+
+
+def test_fields() -> None:
+    """Each field is what was given; what was not given has its default."""
+    token = full()
+    assert {name: getattr(token, name) for name in FULL} == FULL
+    bare = Token("t", expires_at=60, issued_at=0)
+    assert (bare.token_type, bare.scope, bare.refresh_token, bare.refresh_expires_at) == ("Bearer", None, None, None)
+    assert dict(bare.extra) == {}
+    assert type(bare.expires_at) is type(bare.issued_at) is float
+
+
+def test_derived() -> None:
+    """The header and the lifetime follow from the fields."""
+    assert full().authorization == "DPoP v4lue"
+    assert full().lifetime == 3600.25
+
+
+@pytest.mark.parametrize("spelled", ["bearer", "Bearer", "BEARER", "bEaReR"])
+def test_bearer_is_one_scheme(spelled: str) -> None:
+    """However the server spells it, the header says ``Bearer``."""
+    assert full(token_type=spelled).authorization == "Bearer v4lue"
+
+
+@pytest.mark.parametrize("name", [*FULL, "other"])
+def test_no_field_can_be_changed(name: str) -> None:
+    """Nothing can be set, replaced or deleted after the token is made, and the message does not show a value."""
+    token = full()
+    for change in (lambda: setattr(token, name, "n3w"), lambda: delattr(token, name)):
+        with pytest.raises(AttributeError, match="immutable") as caught:
+            change()
+        assert "v4lue" not in str(caught.value)
+        assert "n3w" not in str(caught.value)
+    assert token == full()
+
+
+def test_extra_is_apart_from_what_was_given() -> None:
+    """The mapping that was given can change without the token, and the token's own cannot be changed."""
+    given = {"a": 1}
+    token = full(extra=given)
+    given["a"] = 2
+    assert token.extra["a"] == 1
+    with pytest.raises(TypeError):
+        token.extra["a"] = 2  # type: ignore[index]
+    with pytest.raises(TypeError):
+        Token("t", expires_at=1, issued_at=0).extra["a"] = 2  # type: ignore[index]
+
+
+def test_nothing_secret_in_its_texts() -> None:
+    """``repr``, ``str`` and formatting tell type, expiry and scope, and hide the rest (INV-9)."""
+    token = full()
+    for text in (repr(token), str(token), f"{token}", repr([token])):
+        assert not any(secret in text for secret in ("v4lue", "r3fresh", "3xtra", "id_token"))
+    assert repr(token) == (
+        "Token(<hidden>, token_type='DPoP', expires_at=1704067200.5, scope='read',"
+        " refresh_token=<hidden>, extra=<1 hidden>)"
+    )
+    assert repr(Token("t", expires_at=60, issued_at=0)) == "Token(<hidden>, token_type='Bearer', expires_at=60.0)"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("value", "other"), ("expires_at", 1704067201), ("issued_at", 1704063601), ("token_type", "Bearer")),
+        *(("scope", None), ("refresh_token", "other"), ("refresh_expires_at", None), ("extra", {})),
+    ],
+)
+def test_equality_is_of_all_fields(name: str, value: object) -> None:
+    """Two tokens are equal when all fields are; one field less and they differ."""
+    assert full() == full()
+    assert hash(full()) == hash(full())
+    assert full(**{name: value}) != full()
+    assert full() != FULL
+    assert full() != "v4lue"
+
+
+@pytest.mark.parametrize("extra", [{}, {"a": {"b": [1]}}], ids=["bare", "extra"])
+@pytest.mark.parametrize("twin_of", [copy.copy, copy.deepcopy, lambda token: pickle.loads(pickle.dumps(token))])
+def test_copies(twin_of: Callable[[Token], Any], extra: dict[str, object]) -> None:
+    """A copy, a deep copy and a pickle are equal tokens, as immutable and as silent as the first."""
+    token = full(extra=extra)
+    twin = twin_of(token)
+    assert twin == token
+    assert hash(twin) == hash(token)
+    assert repr(twin) == repr(token)
+    with pytest.raises(AttributeError):
+        twin.value = "other"
+    with pytest.raises(TypeError):
+        twin.extra["a"] = 1
+
+
+def test_a_deep_copy_shares_nothing() -> None:
+    """What ``extra`` holds is copied by a deep copy."""
+    token = full(extra={"a": [1]})
+    twin = copy.deepcopy(token)
+    twin.extra["a"].append(2)  # type: ignore[attr-defined]
+    assert token.extra == {"a": [1]}
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_every_pickle_protocol(protocol: int) -> None:
+    """Every protocol that knows slots can carry a token to another process."""
+    assert pickle.loads(pickle.dumps(full(), protocol)) == full()
+
+
+@pytest.mark.parametrize("name", ["value", "token_type"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *("", " ", "s3cret ", "s3 cret", "s3cret\r\nX: 1", "s3cret\n", "s3cret\t", "s3cret\x00", "s3cret\x7f"),
+        *("s3cret\u0439", "s3cret\ud800", "s3cret\u00a0", None, b"s3cret", 5, ["s3cret"]),
+    ],
+    ids=ascii,
+)
+def test_what_must_not_reach_a_header(name: str, bad: object) -> None:
+    """Nothing but visible ASCII is a token or a scheme, and the message does not repeat what was given."""
+    with pytest.raises(ValueError, match=f"a token's {name} must be a non-empty string of visible ASCII") as caught:
+        full(**{name: bad})
+    assert "s3" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "good", ["!", "~", "a.b-c_d~e+f/g=", "(){}[]<>@,;:\\\"'", "x" * 100_000], ids=lambda good: good[:20]
+)
+def test_what_may_reach_a_header(good: str) -> None:
+    """Every visible ASCII character is taken, at any length."""
+    assert full(value=good).authorization == f"DPoP {good}"
+
+
+@pytest.mark.parametrize("name", ["expires_at", "issued_at"])
+@pytest.mark.parametrize(
+    "bad",
+    [None, "1704067200", True, float("nan"), float("inf"), float("-inf"), 1e14, -1e14, 10**400, 1j, [1]],
+    ids=lambda value: ascii(value)[:24],
+)
+def test_instants_are_finite_epoch_seconds(name: str, bad: object) -> None:
+    """An instant that is no finite number of seconds is refused by its name."""
+    with pytest.raises(ValueError, match=f"a token's {name} must be finite epoch seconds"):
+        full(**{name: bad})
+
+
+@pytest.mark.parametrize("good", [0, -1, 1e14 - 1, 1 - 1e14, 1704067200])
+def test_the_ends_of_instants(good: float) -> None:
+    """Any finite instant within the bounds is taken, the past too."""
+    assert full(expires_at=good).expires_at == good
