@@ -218,7 +218,7 @@ def _fetch(job: Job, grant: LeaseGrant) -> Flow[Outcome]:
     if isinstance(got, ProviderError):
         return (yield from _failed(job, got, grant))
     copy = _copy_of(job, got, before)
-    if current is not None and usable(current, at.clock) and not _better(copy, current):
+    if current is not None and usable(current, at.clock) and not _better(job, copy, current):
         return (yield from _unchanged(job, grant, current, at))
     return (yield from _commit(job, grant, copy, at, took=at.clock - before.clock))
 
@@ -368,7 +368,7 @@ def _alone(job: Job) -> Flow[Outcome]:
         return (yield from _failed(job, got, None))
     at = yield from now()
     copy = _copy_of(job, got, before)
-    if current is not None and usable(current, at.clock) and not _better(copy, current):
+    if current is not None and usable(current, at.clock) and not _better(job, copy, current):
         return (yield from _keep(job, current, at))
     yield from emit(
         TokenFetched(
@@ -435,7 +435,7 @@ def _acceptable(job: Job, copy: Copy) -> Flow[bool]:
         return True
     if copy.fence is not None and current.fence is not None:
         return copy.fence > current.fence  # INV-3
-    return _better(copy, current)
+    return _better(job, copy, current)
 
 
 def _take(job: Job, copy: Copy) -> Flow[Outcome]:
@@ -448,9 +448,11 @@ def _take(job: Job, copy: Copy) -> Flow[Outcome]:
     return Obtained(copy)
 
 
-def _better(copy: Copy, current: Copy) -> bool:
-    """Return whether ``copy`` is worth giving up ``current`` for: another token that ends later."""
-    return copy.token.value != current.token.value and copy.usable_at > current.usable_at
+def _better(job: Job, copy: Copy, current: Copy) -> bool:
+    """Return whether to give up ``current`` for ``copy``: another token that ends later, or any other on demand."""
+    if copy.token.value == current.token.value:
+        return False
+    return job.reason == "renew" or copy.usable_at > current.usable_at
 
 
 def _copy_of(job: Job, token: Token, before: Instants) -> Copy:

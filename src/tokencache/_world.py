@@ -63,8 +63,11 @@ class World:
         return Unreachable(error)
 
     def answered(self, effect: BackendEffect) -> None:
-        """Take note that the backend answered."""
-        if self.breaker(effect).answered():
+        """Take note that the backend answered; a store that can be written to can be read."""
+        ended = self.reads.answered()
+        if effect.writes:
+            ended = self.writes.answered() or ended
+        if ended:
             from tokencache.events import BackendRecovered
 
             self.tell(BackendRecovered(provider=self.provider.name, key=effect.key))

@@ -1,0 +1,143 @@
+"""Fakes for tests of code that holds tokens: a clock that is set by hand, a provider that does what it is told."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import TYPE_CHECKING
+
+from tokencache.ports import Secret
+from tokencache.token import Token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tokencache.events import Event
+    from tokencache.policy import RefreshPolicy
+    from tokencache.ports import FetchContext
+
+
+class FakeClock:
+    """A steady clock and a wall clock that stand still until they are moved."""
+
+    def __init__(self, at: float = 1_000_000.0, wall: float = 1_800_000_000.0) -> None:
+        self.at = at
+        self.wall_at = wall
+
+    def __call__(self) -> float:
+        """Return the steady reading."""
+        return self.at
+
+    def wall(self) -> float:
+        """Return the wall clock's reading, in epoch seconds."""
+        return self.wall_at
+
+    def advance(self, duration: float) -> None:
+        """Let time pass on both clocks."""
+        self.at += duration
+        self.wall_at += duration
+
+    def step(self, duration: float) -> None:
+        """Set the wall clock forward or back; no time passes."""
+        self.wall_at += duration
+
+
+class FakeProvider:
+    """A provider whose tokens are ``token-1``, ``token-2``, … and which counts, fails, and waits on command.
+
+    ``failure`` is raised instead of giving a token while it is set. ``gate``, when cleared, holds every fetch until it is set;
+    ``started`` is set when a fetch begins. ``calls`` counts fetches, ``together`` the most that ran at once.
+    """
+
+    policy: RefreshPolicy | None = None
+    key: str | None = None
+
+    def __init__(
+        self,
+        name: str = "fake",
+        *,
+        lifetime: float = 3600.0,
+        wall: Callable[[], float] | None = None,
+        secret: str = "fake-secret",  # noqa: S107  (a fake's)
+        client: str = "client",
+    ) -> None:
+        import time
+
+        self.name = name
+        self.lifetime = lifetime
+        self.failure: BaseException | None = None
+        self.value: str | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self.started = threading.Event()
+        self.calls = 0
+        self.together = 0
+        self.contexts: list[FetchContext] = []
+        self._wall = wall or time.time
+        self._numbers = itertools.count(1)
+        self._secret = secret
+        self._client = client
+        self._lock = threading.Lock()  # guards calls, together, _running
+        self._running = 0
+
+    def identity(self) -> Mapping[str, object]:
+        """Return client and secret."""
+        return {"client": self._client, "secret": Secret(self._secret)}
+
+    def fetch(self, context: FetchContext) -> Token:
+        """Give the next token, or raise ``failure``."""
+        self._enter(context)
+        try:
+            self.gate.wait(context.timeout)
+            return self._answer()
+        finally:
+            self._leave()
+
+    async def afetch(self, context: FetchContext) -> Token:
+        """Give the next token, or raise ``failure``, from an event loop."""
+        import asyncio
+
+        self._enter(context)
+        try:
+            while not self.gate.is_set():
+                await asyncio.sleep(0.001)
+            return self._answer()
+        finally:
+            self._leave()
+
+    def _enter(self, context: FetchContext) -> None:
+        """Count a fetch in."""
+        with self._lock:
+            self.calls += 1
+            self._running += 1
+            self.together = max(self.together, self._running)
+            self.contexts.append(context)
+        self.started.set()
+
+    def _leave(self) -> None:
+        """Count a fetch out."""
+        with self._lock:
+            self._running -= 1
+
+    def _answer(self) -> Token:
+        """Return the next token, or raise."""
+        if self.failure is not None:
+            raise self.failure
+        now = self._wall()
+        value = self.value or f"{self.name}-token-{next(self._numbers)}"
+        return Token(value, expires_at=now + self.lifetime, issued_at=now)
+
+
+class Recorder:
+    """An observer that keeps every event."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        """Keep ``event``."""
+        self.events.append(event)
+
+    def of(self, kind: type[Event]) -> list[Event]:
+        """Return the events of one kind."""
+        return [event for event in self.events if type(event) is kind]

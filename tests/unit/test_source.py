@@ -1,0 +1,737 @@
+"""The engine through its public surface: one fetch, early renewal, failures, refusals, on a clock that tests set."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tokencache import (
+    BackendClosed,
+    BackendUnavailable,
+    ConfigurationError,
+    DeadlineExceeded,
+    ProviderRejected,
+    ProviderUnavailable,
+    RefreshPolicy,
+    Token,
+    TokenCache,
+    TokenSource,
+)
+from tokencache.backends.memory import MemoryBackend
+from tokencache.events import (
+    BackendFailed,
+    BackendRecovered,
+    FetchFailed,
+    RecordIgnored,
+    TokenFetched,
+    TokenInvalidated,
+    TokenLoaded,
+    TokenUnchanged,
+)
+from tokencache.testing.fakes import FakeClock, FakeProvider, Recorder
+
+HOUR = 3600.0
+
+
+class World:
+    """A cache on a memory backend, with clocks, provider and observer at hand."""
+
+    def __init__(self, **policy: float) -> None:
+        self.clock = FakeClock()
+        self.provider = FakeProvider(lifetime=HOUR, wall=self.clock.wall)
+        self.backend = FlakyBackend(self.clock)
+        self.seen = Recorder()
+        self.policy = RefreshPolicy(jitter=0.0, **policy)
+        self.cache = self.another()
+        self.source = self.cache.source(self.provider)
+
+    def another(self) -> TokenCache:
+        """Return a cache as another process would have: its own sources, the same backend."""
+        return TokenCache(
+            self.backend,
+            policy=self.policy,
+            observers=[self.seen],
+            clock=self.clock,
+            wall=self.clock.wall,
+        )
+
+    def settle(self, source: TokenSource | None = None) -> None:
+        """Wait until no flight is open."""
+        source = source or self.source
+        for thread in threading.enumerate():
+            if thread.name == f"tokencache-{source.provider}":
+                thread.join(10)
+
+
+class FlakyBackend(MemoryBackend):
+    """A memory backend that can be made to fail."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock=clock)
+        self.down: frozenset[str] = frozenset()
+        self.calls: list[str] = []
+
+    def __getattribute__(self, name: str) -> object:
+        """Count and refuse the calls of the port."""
+        found: object = super().__getattribute__(name)
+        if name in {"load", "lease", "commit", "release", "extend", "wait", "discard", "inspect"}:
+            self.calls.append(name)
+            if name in self.down:
+                message = f"{name}: the store does not answer"
+                raise BackendUnavailable(message)
+        return found
+
+
+EVERYTHING = frozenset({"load", "lease", "commit", "release", "extend", "wait", "discard", "inspect"})
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """A fresh world."""
+    world = World()
+    yield world
+    world.settle()
+
+
+def test_a_token_is_fetched_once_and_then_served_from_the_local_copy(world: World) -> None:
+    """INV-2: the second call asks neither backend nor provider."""
+    first = world.source.token()
+    world.backend.calls.clear()
+    assert world.source.token() is first
+    assert world.backend.calls == []
+    assert world.provider.calls == 1
+
+
+def test_a_miss_takes_three_calls_to_the_backend(world: World) -> None:
+    """A cold call loads, leases and commits, and nothing more."""
+    world.source.token()
+    assert world.backend.calls == ["load", "lease", "commit"]
+
+
+def test_a_token_held_by_another_process_takes_one_call(world: World) -> None:
+    """A shared read is one load."""
+    token = world.source.token()
+    world.backend.calls.clear()
+    other = world.another().source(world.provider)
+    assert other.token() == token
+    assert world.backend.calls == ["load"]
+    assert world.provider.calls == 1
+    assert len(world.seen.of(TokenLoaded)) == 1
+
+
+def test_threads_and_loops_share_one_flight(world: World) -> None:
+    """INV-2: sync and async callers of one source share flight and local copy."""
+    world.provider.gate.clear()
+    got: list[Token] = []
+
+    async def many() -> None:
+        got.extend(await asyncio.gather(*(world.source.atoken() for _ in range(20))))
+
+    threads = [threading.Thread(target=lambda: got.append(world.source.token())) for _ in range(20)]
+    threads += [threading.Thread(target=lambda: asyncio.run(many())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert world.provider.started.wait(10)
+    world.provider.gate.set()
+    for thread in threads:
+        thread.join(10)
+    assert len(got) == 80
+    assert set(got) == {world.source.token()}
+    assert world.provider.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "early", "window"),
+    [(86400.0, 60, 3600), (3600.0, 60, 720), (600.0, 60, 120), (10.0, 1, 2), (1.0, 0.1, 0.2), (2_592_000.0, 60, 3600)],
+)
+def test_renewal_begins_before_the_usable_end_and_nobody_waits(lifetime: float, early: float, window: float) -> None:
+    """INV-1, INV-4: exactly at refresh_at a renewal starts behind the callers' backs; at the usable end it is over."""
+    world = World()
+    world.provider.lifetime = lifetime
+    first = world.source.token()
+    tick = lifetime / 1e6
+    world.clock.advance(lifetime - early - window - tick)
+    assert world.source.token() is first
+    assert world.provider.calls == 1
+    world.clock.advance(2 * tick)
+    world.provider.gate.clear()
+    assert world.source.token() is first  # while the renewal is held up
+    assert world.provider.started.wait(10)
+    world.provider.gate.set()
+    world.settle()
+    assert world.provider.calls == 2
+    assert world.source.token() is not first
+
+
+@pytest.mark.parametrize("lifetime", [1.0, 2.0, 60.0, 3600.0])
+def test_no_token_is_handed_out_at_its_usable_end(lifetime: float) -> None:
+    """INV-1: one tick before the usable end it is served, at it it is not."""
+    world = World()
+    world.provider.lifetime = lifetime
+    world.source.token()
+    world.provider.failure = ProviderUnavailable("down")
+    early = min(60.0, lifetime / 10)
+    world.clock.advance(lifetime - early - 1e-4)
+    assert world.source.token()
+    world.settle()
+    world.clock.advance(1e-4 + 1e-6)
+    with pytest.raises(ProviderUnavailable):
+        world.source.token()
+
+
+@pytest.mark.parametrize("step", [-7200.0, 7200.0])
+def test_a_step_of_the_wall_clock_changes_nothing(world: World, step: float) -> None:
+    """INV-1: the local copy lives by the steady clock."""
+    first = world.source.token()
+    world.clock.step(step)
+    assert world.source.token() is first
+    world.clock.advance(HOUR)
+    assert world.source.token() is not first
+
+
+def test_a_failing_renewal_is_hidden_until_the_usable_end(world: World) -> None:
+    """INV-4, INV-7: callers notice nothing while the token is usable; attempts back off; then one clear error; then recovery."""
+    first = world.source.token()
+    world.provider.failure = ProviderUnavailable("HTTP 500")
+    world.clock.advance(HOUR - 60 - 719)
+    for _ in range(719):
+        assert world.source.token() is first
+        world.settle()
+        world.clock.advance(1)
+    attempts = world.provider.calls - 1
+    assert 5 <= attempts <= 200
+    assert all(event.served for event in world.seen.of(FetchFailed))  # type: ignore[attr-defined]
+    world.clock.advance(60)
+    with pytest.raises(ProviderUnavailable, match="HTTP 500"):
+        world.source.token()
+    calls = world.provider.calls
+    with pytest.raises(ProviderUnavailable):
+        world.source.token()
+    assert world.provider.calls == calls, "the cooldown holds"
+    world.provider.failure = None
+    world.clock.advance(60)
+    assert world.source.token() is not first
+
+
+def test_wrong_credentials_are_not_retried_in_a_loop_by_anybody(world: World) -> None:
+    """INV-7: a rejection holds for the whole fleet, and keeps its fields."""
+    world.provider.failure = ProviderRejected("no", error="invalid_client", status=401)
+    with pytest.raises(ProviderRejected):
+        world.source.token()
+    other = world.another().source(world.provider)
+    for source in (world.source, other):
+        for _ in range(20):
+            with pytest.raises(ProviderRejected, match="no") as caught:
+                source.token()
+            assert (caught.value.error, caught.value.status) == ("invalid_client", 401)
+            world.clock.advance(1.01)
+    assert world.provider.calls == 1
+
+
+def test_a_cooldown_binds_only_the_identity_that_caused_it(world: World) -> None:
+    """INV-7: a misconfigured process stops nobody else, even under one key."""
+    wrong = FakeProvider(secret="wrong", wall=world.clock.wall)
+    wrong.failure = ProviderRejected("no", error="invalid_client")
+    with pytest.raises(ProviderRejected):
+        world.cache.source(wrong, key="shared").token()
+    assert world.another().source(world.provider, key="shared").token()
+
+
+def test_retry_after_is_kept_by_the_fleet(world: World) -> None:
+    """INV-7: nobody asks before retry_at, which is clamped to 300 s."""
+    world.provider.failure = ProviderUnavailable("429", retry_at=world.clock.wall() + 10_000)
+    with pytest.raises(ProviderUnavailable):
+        world.source.token()
+    world.provider.failure = None
+    world.clock.advance(299)
+    with pytest.raises(ProviderUnavailable):
+        world.another().source(world.provider).token()
+    assert world.provider.calls == 1
+    world.clock.advance(2)
+    assert world.source.token()
+
+
+def test_another_identitys_record_is_never_used(world: World) -> None:
+    """INV-10: two sources with one key by hand, and the rotated secret wins at once, with a warning event."""
+    old = world.cache.source(world.provider, key="shared").token()
+    rotated = FakeProvider("rotated", secret="new", wall=world.clock.wall)
+    new = world.cache.source(rotated, key="shared").token()
+    assert new.value != old.value
+    assert rotated.calls == 1
+    assert len(world.seen.of(RecordIgnored)) >= 1
+
+
+def test_a_foreign_record_of_two_fields_is_accepted(world: World) -> None:
+    """A record that another program wrote is a token for whoever holds the key."""
+    end = int(world.clock.wall()) + 3600
+    record = f'{{"accessToken":"foreign","expiresAt":{end}}}'.encode()
+    grant = world.backend.lease("shared", "them", "", None, 3)
+    world.backend.commit(grant.lease, record, 3540)  # type: ignore[union-attr]
+    source = world.cache.source(world.provider, key="shared")
+    assert source.token().value == "foreign"
+    assert world.provider.calls == 0
+
+
+@pytest.mark.parametrize("junk", [b"", b"{", b"[]", b'{"v":99,"accessToken":"x","expiresAt":2000000000}', b"\xff" * 100])
+def test_an_unreadable_record_is_a_miss(world: World, junk: bytes) -> None:
+    """What cannot be read is replaced, with a warning event."""
+    grant = world.backend.lease("shared", "them", "", None, 3)
+    world.backend.commit(grant.lease, junk, 3540)  # type: ignore[union-attr]
+    assert world.cache.source(world.provider, key="shared").token().value == "fake-token-1"
+    assert len(world.seen.of(RecordIgnored)) >= 1
+
+
+def test_many_callers_with_one_refused_token_cause_one_renewal(world: World) -> None:
+    """INV-6: 50 reports of one 401, one fetch, one good token for all."""
+    bad = world.source.token()
+    got: list[Token | None] = []
+    threads = [threading.Thread(target=lambda: got.append(world.source.replace(bad))) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert {token.value for token in got if token} == {"fake-token-2"}
+    assert len(got) == 50
+    assert world.provider.calls == 2
+
+
+def test_a_replacement_that_is_refused_too_is_not_replaced_again(world: World) -> None:
+    """INV-6: the 401 surfaces; after it has settled the token may be replaced again."""
+    second = world.source.replace(world.source.token())
+    assert second is not None
+    assert world.source.replace(second) is None
+    assert world.another().source(world.provider).replace(second) is None or world.provider.calls <= 3
+    calls = world.provider.calls
+    assert world.source.token() is second
+    assert world.provider.calls == calls
+    world.clock.advance(6)
+    assert world.source.replace(second) is not None
+
+
+def test_the_refused_token_given_again_is_an_error_not_a_loop(world: World) -> None:
+    """INV-6: a provider that repeats the refused token leaves the 401 to the caller."""
+    world.provider.value = "same"
+    bad = world.source.token()
+    assert world.source.replace(bad) is None
+    assert world.provider.calls == 2
+    assert world.source.replace(bad) is None
+    assert world.provider.calls == 2
+
+
+def test_invalidate_touches_no_other_token(world: World) -> None:
+    """INV-6: compare-and-discard."""
+    first = world.source.token()
+    second = world.source.renew()
+    assert not world.source.invalidate(first)
+    assert world.source.token() is second
+    assert world.source.invalidate(second)
+    assert world.backend.load(world.source.key) is None
+    assert len(world.seen.of(TokenInvalidated)) == 1
+    assert world.source.token().value == "fake-token-3"
+
+
+def test_renew_is_one_fetch_for_the_fleet(world: World) -> None:
+    """INV-2: whoever renews what another process has renewed already gets that one's token."""
+    other = world.another().source(world.provider)
+    assert other.token() == world.source.token()
+    second = world.source.renew()
+    assert other.renew() == second
+    assert world.provider.calls == 2
+
+
+def test_the_same_token_again_is_kept_and_asked_for_later(world: World) -> None:
+    """A provider that repeats its token is not asked again before max(30 s, a quarter of what remains)."""
+    world.provider.value = "same"
+    first = world.source.token()
+    world.clock.advance(HOUR - 60 - 700)
+    assert world.source.token() is first
+    world.settle()
+    assert world.provider.calls == 2
+    assert len(world.seen.of(TokenUnchanged)) == 1
+    for _ in range(17):
+        world.clock.advance(10)
+        assert world.source.token() is first
+        world.settle()
+    assert world.provider.calls == 2
+    world.clock.advance(10)
+    world.source.token()
+    world.settle()
+    assert world.provider.calls == 3
+
+
+def test_an_unchanged_token_is_news_for_the_fleet(world: World) -> None:
+    """INV-2: of two processes in the window only one asks a provider that has nothing new."""
+    world.provider.value = "same"
+    other = world.another().source(world.provider)
+    world.source.token()
+    other.token()
+    world.clock.advance(HOUR - 60 - 700)
+    for source in (world.source, other):
+        source.token()
+        world.settle(source)
+    assert world.provider.calls == 2
+
+
+def test_without_its_backend_a_process_goes_on(world: World) -> None:
+    """INV-5: cold and alone it fetches for itself, says so once, and shares again when the backend is back."""
+    world.backend.down = EVERYTHING
+    first = world.source.token()
+    assert world.provider.calls == 1
+    assert len(world.seen.of(BackendFailed)) == 1
+    world.clock.advance(0.5)
+    assert world.source.token() is first
+    world.backend.down = frozenset()
+    world.clock.advance(1)
+    assert world.source.token() is first
+    world.settle()
+    assert world.provider.calls == 1
+    assert world.another().source(world.provider).token() == first
+    assert len(world.seen.of(BackendRecovered)) >= 1
+
+
+def test_an_outage_costs_one_probe_a_second(world: World) -> None:
+    """INV-5: a hundred calls in a second touch a failed backend once."""
+    world.backend.down = EVERYTHING
+    world.source.token()
+    world.backend.calls.clear()
+    for _ in range(10):
+        world.clock.advance(1.01)
+        for _ in range(100):
+            world.source.token()
+        world.settle()
+    assert len(world.backend.calls) <= 10
+    assert world.provider.calls == 1
+
+
+def test_an_outage_does_not_bring_the_renewal_forward(world: World) -> None:
+    """INV-5: the current token is served for the first half of the window, then renewed without the backend."""
+    first = world.source.token()
+    world.backend.down = EVERYTHING
+    world.clock.advance(HOUR - 60 - 719)
+    assert world.source.token() is first
+    world.settle()
+    assert world.provider.calls == 1
+    world.clock.advance(400)
+    world.source.token()
+    world.settle()
+    assert world.provider.calls == 2
+    assert world.source.token() is not first
+
+
+def test_a_store_that_cannot_write_still_lets_a_token_be_served(world: World) -> None:
+    """INV-4: a full store loses nobody a token."""
+    world.backend.down = frozenset({"lease", "commit", "release"})
+    assert world.source.token().value == "fake-token-1"
+    events = world.seen.of(TokenFetched)
+    assert [event.shared for event in events] == [False]  # type: ignore[attr-defined]
+
+
+def test_a_late_commit_never_replaces_a_newer_record(world: World) -> None:
+    """INV-3: a holder that lost its lease takes the newer token over."""
+    world.provider.gate.clear()
+    got: list[Token] = []
+    late = threading.Thread(target=lambda: got.append(world.source.token()))
+    late.start()
+    assert world.provider.started.wait(10)
+    world.clock.advance(4)  # beyond the lease, with no heartbeat in between
+    quick = FakeProvider(wall=world.clock.wall)
+    quick.value = "newer"
+    newer = world.another().source(quick).token()
+    world.provider.gate.set()
+    late.join(10)
+    assert newer.value == "newer"
+    assert got == [newer]
+    assert world.source.token() == newer
+
+
+def test_a_timeout_ends_the_wait_but_not_the_flight(world: World) -> None:
+    """INV-8: a caller leaves at its own deadline; the fetch goes on for the next one."""
+    world.provider.gate.clear()
+    with pytest.raises(DeadlineExceeded):
+        world.source.token(0.0)
+    with pytest.raises(TimeoutError):
+        asyncio.run(world.source.atoken(0.0))
+    world.provider.gate.set()
+    world.settle()
+    assert world.source.token()
+
+
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_a_leader_torn_out_of_its_fetch_harms_nobody(world: World, exception: type[BaseException]) -> None:
+    """INV-8: it alone gets what hit it; whoever joined leads in turn, and the lease is free at once."""
+    world.provider.gate.clear()
+    world.provider.failure = exception()
+    hit: list[BaseException] = []
+    got: list[Token] = []
+
+    def lead() -> None:
+        try:
+            world.source.token()
+        except BaseException as error:
+            hit.append(error)
+
+    leader = threading.Thread(target=lead)
+    leader.start()
+    assert world.provider.started.wait(10)
+    joiners = [threading.Thread(target=lambda: got.append(world.source.token())) for _ in range(10)]
+    for joiner in joiners:
+        joiner.start()
+    original = world.provider._answer
+
+    def once() -> Token:
+        world.provider._answer = original  # type: ignore[method-assign]
+        failure, world.provider.failure = world.provider.failure, None
+        assert failure is not None
+        raise failure
+
+    world.provider._answer = once  # type: ignore[method-assign]
+    world.provider.gate.set()
+    leader.join(10)
+    for joiner in joiners:
+        joiner.join(10)
+    assert [type(error) for error in hit] == [exception]
+    assert len(got) == 10
+    assert len(set(got)) == 1
+    assert world.provider.calls == 2
+
+
+def test_a_cancelled_leader_on_a_loop_leaves_the_fetch_to_the_others(world: World) -> None:
+    """INV-8, INV-2: the caller is cancelled, the flight is not: still one fetch, and nobody else is cancelled."""
+
+    async def main() -> list[Token]:
+        world.provider.gate.clear()
+        leader = asyncio.create_task(world.source.atoken())
+        while not world.provider.started.is_set():
+            await asyncio.sleep(0)
+        others = [asyncio.create_task(world.source.atoken()) for _ in range(20)]
+        await asyncio.sleep(0)
+        leader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leader
+        world.provider.gate.set()
+        return await asyncio.gather(*others)
+
+    assert len(set(asyncio.run(main()))) == 1
+    assert world.provider.calls == 1
+
+
+def test_a_closed_loop_vacates_its_flight(world: World) -> None:
+    """INV-8: a loop that ends in mid-fetch leaves nobody hanging, and frees the lease."""
+    world.provider.gate.clear()
+
+    async def start() -> None:
+        task = asyncio.create_task(world.source.atoken())
+        while not world.provider.started.is_set():
+            await asyncio.sleep(0)
+        del task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(_cancelled(start))
+    world.provider.gate.set()
+    assert world.source.token()
+    assert world.provider.calls == 2
+
+
+async def _cancelled(start: Callable[[], object]) -> None:
+    """Run ``start`` and end as a loop does that is torn down."""
+    await start()  # type: ignore[misc]
+    raise asyncio.CancelledError
+
+
+def test_everybody_gets_an_error_of_their_own(world: World) -> None:
+    """INV-8: joiners of a failed flight raise equal errors, not one shared traceback."""
+    world.provider.failure = ProviderUnavailable("down", status=503)
+    world.provider.gate.clear()
+    errors: list[ProviderUnavailable] = []
+
+    def ask() -> None:
+        with pytest.raises(ProviderUnavailable) as caught:
+            world.source.token()
+        errors.append(caught.value)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert world.provider.started.wait(10)
+    world.provider.gate.set()
+    for thread in threads:
+        thread.join(10)
+    assert len(errors) == 8
+    assert len({id(error) for error in errors}) == 8
+    assert {(str(error), error.status) for error in errors} == {("down", 503)}
+
+
+def test_a_token_that_ended_on_the_way_is_not_handed_out(world: World) -> None:
+    """INV-1: a fetch that takes longer than the token lives brings no token."""
+    world.provider.lifetime = 5
+    answer = world.provider._answer
+
+    def slow() -> Token:
+        token = answer()
+        world.clock.advance(6)
+        return token
+
+    world.provider._answer = slow  # type: ignore[method-assign]
+    with pytest.raises(ProviderUnavailable, match="ended when it arrived"):
+        world.source.token()
+
+
+def test_an_equal_provider_gives_the_same_source(world: World) -> None:
+    """Sources are found by identity, secret included, and the table is bounded."""
+    twin = FakeProvider(wall=world.clock.wall)
+    assert world.cache.source(twin) is world.source
+    assert world.cache.source(FakeProvider(secret="other")) is not world.source
+    small = TokenCache("memory://", sources=2)
+    sources = [small.source(lambda: {}, key=str(number)) for number in range(5)]
+    assert len(small._table) == 2
+    assert small.source(lambda: {}, key="4") is sources[4]
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda cache: cache.source("no-such-provider"), "no-such-provider"),
+        (lambda cache: cache.source(lambda: {}), "key="),
+        (lambda cache: cache.source(42), "int"),
+        (lambda cache: TokenCache("nosuch://"), "nosuch"),
+        (lambda cache: TokenCache("memory://?sise=3"), "size"),
+        (lambda cache: TokenCache("memory://?size=0"), "at least one"),
+        (lambda cache: RefreshPolicy(early=-1), "early"),
+        (lambda cache: RefreshPolicy(jitter=1), "jitter"),
+        (lambda cache: RefreshPolicy(lease=0), "lease"),
+        (lambda cache: RefreshPolicy(window=float("nan")), "window"),
+    ],
+)
+def test_bad_settings_are_said_at_once(make: Callable[[TokenCache], object], text: str) -> None:
+    """A mistake of configuration is a ConfigurationError that names what to mend."""
+    with pytest.raises(ConfigurationError, match=text):
+        make(TokenCache("memory://"))
+
+
+def test_a_closed_cache_serves_what_it_holds_and_says_so_beyond_that() -> None:
+    """After close() the local copy is still good; a new source is refused."""
+    with TokenCache("memory://") as cache:
+        source = cache.source(lambda: {"access_token": "x", "expires_in": 60}, key="k")
+        token = source.token()
+        cold = cache.source(lambda: {"access_token": "x", "expires_in": 60}, key="cold")
+    assert source.token() is token
+    with pytest.raises(BackendClosed):
+        cold.token()
+    with pytest.raises(BackendClosed):
+        cache.source(lambda: {}, key="k2")
+
+
+def test_a_backend_that_was_passed_in_stays_open() -> None:
+    """What a caller brings, a caller closes."""
+    backend = MemoryBackend()
+    with TokenCache(backend) as cache:
+        cache.source(lambda: {"access_token": "x", "expires_in": 60}, key="k").token()
+    assert backend.load("k") is not None
+
+
+def test_status_tells_all_but_the_secret(world: World) -> None:
+    """INV-9: key, instants, lease, cooldown and health; no token."""
+    token = world.source.token()
+    status = world.source.status()
+    assert (status.local, status.stored, status.healthy) == (True, "ours", True)
+    assert status.expires_at == token.expires_at
+    assert status.usable_until == pytest.approx(token.expires_at - 60)
+    assert token.value not in str(status.as_dict())
+    assert asyncio.run(world.source.astatus()) == status
+    world.backend.down = EVERYTHING
+    assert not world.source.status().healthy
+    assert world.source.status().stored == "unknown"
+
+
+def test_the_async_half_does_what_the_sync_half_does(world: World) -> None:
+    """arenew, ainvalidate, areplace and aclose mirror their namesakes."""
+
+    async def main() -> None:
+        async with world.another() as cache:
+            source = cache.source(world.provider)
+            first = await source.atoken()
+            second = await source.arenew()
+            assert second != first
+            assert not await source.ainvalidate(first)
+            assert await source.ainvalidate(second)
+            third = await source.atoken()
+            fourth = await source.areplace(third)
+            assert fourth is not None
+            assert await source.areplace(fourth) is None
+
+    asyncio.run(main())
+    assert world.provider.calls == 4
+
+
+def test_a_renewal_on_a_loop_holds_up_nobody(world: World) -> None:
+    """INV-4: on an event loop too, the renewal runs behind the callers' backs."""
+
+    async def main() -> None:
+        first = await world.source.atoken()
+        world.clock.advance(HOUR - 60 - 700)
+        world.provider.gate.clear()
+        for _ in range(5):
+            assert await world.source.atoken() is first
+        while world.provider.calls < 2:
+            await asyncio.sleep(0)
+        world.provider.gate.set()
+        while await world.source.atoken() is first:
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert world.provider.calls == 2
+    assert world.provider.together == 1
+
+
+@pytest.mark.parametrize("half", ["fetch", "afetch"])
+def test_either_half_of_a_provider_is_lifted(half: str) -> None:
+    """A provider with one half serves threads, loops, and threads inside a running loop."""
+
+    def fetch() -> dict[str, object]:
+        return {"access_token": "x", "expires_in": 60}
+
+    async def afetch() -> dict[str, object]:
+        return fetch()
+
+    def fresh() -> TokenSource:
+        return TokenCache("memory://").source(fetch if half == "fetch" else afetch, key="k")
+
+    async def inside() -> Token:
+        return fresh().token()
+
+    assert fresh().token().value == "x"
+    assert asyncio.run(fresh().atoken()).value == "x"
+    assert asyncio.run(inside()).value == "x"
+
+
+def test_whatever_a_provider_raises_is_an_answer(world: World) -> None:
+    """INV-4, INV-9: a foreign exception becomes ProviderUnavailable, without its text."""
+    world.provider.failure = RuntimeError("secret-in-the-text")
+    with pytest.raises(ProviderUnavailable) as caught:
+        world.source.token()
+    assert "RuntimeError" in str(caught.value)
+    assert "secret-in-the-text" not in str(caught.value)
+
+
+def test_an_observer_that_raises_harms_nobody(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """What an observer raises is logged and goes no further."""
+
+    def bad(event: object) -> None:
+        message = "observer"
+        raise RuntimeError(message)
+
+    cache = TokenCache("memory://", observers=[bad])
+    assert cache.source(lambda: {"access_token": "x", "expires_in": 60}, key="k").token()
+    assert "an observer raised" in caplog.text
+
+
+def test_the_log_line_of_a_fetch(caplog: pytest.LogCaptureFixture) -> None:
+    """The line that operators of the old service know."""
+    clock = FakeClock()
+    provider = FakeProvider("qpay", lifetime=HOUR, wall=clock.wall)
+    with caplog.at_level("INFO", logger="tokencache"):
+        TokenCache(MemoryBackend(clock=clock), clock=clock, wall=clock.wall).source(provider).token()
+    assert "[qpay] token fetched and cached (expires in 3540s)" in caplog.text
