@@ -44,10 +44,9 @@ run = CliRunner()
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeQPay]:
     """A fake QPay that the environment names, and a cache folder of the test's own."""
-    with FakeQPay(latency=0.0) as server:
-        monkeypatch.setenv("QPAY_CLIENT_ID", server.client_id)
-        monkeypatch.setenv("QPAY_CLIENT_SECRET", server.client_secret)
-        monkeypatch.setenv("QPAY_BASE_URL", server.url)
+    with FakeQPay(credentials={"merchant": SECRET}) as server:
+        for name, value in server.environ.items():
+            monkeypatch.setenv(name, value)
         monkeypatch.delenv("QPAY_CACHE_KEY", raising=False)
         monkeypatch.delenv("TOKENCACHE_BACKEND", raising=False)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -118,7 +117,7 @@ def test_status_shows_no_secret_and_makes_no_login(fake: FakeQPay) -> None:
     assert "stored" in words.stdout
     for output in (before.output, words.output, document.output):
         assert value not in output
-        assert fake.client_secret not in output
+        assert SECRET not in output
 
 
 def test_invalidate_drops_the_stored_token_and_fetches_nothing(fake: FakeQPay) -> None:
@@ -145,7 +144,7 @@ def test_the_backend_comes_from_the_option_then_the_environment(fake: FakeQPay, 
 
 def test_wrong_credentials_exit_3_with_one_paragraph(fake: FakeQPay) -> None:
     """Rejected credentials: exit 3, one paragraph on stderr, nothing on stdout, no traceback, no secret."""
-    ran = tokencache("token", "qpay", QPAY_CLIENT_SECRET=SECRET)
+    ran = tokencache("token", "qpay", QPAY_CLIENT_SECRET=f"wrong-{SECRET}")
     assert ran.returncode == Exit.REJECTED
     assert_one_paragraph(ran)
     assert SECRET not in ran.stderr
@@ -166,7 +165,7 @@ def test_an_unreachable_provider_exits_4(fake: FakeQPay, unused_port: int) -> No
         (["token", "qpay", "--backend", "memory://?colour=red"], {}, "colour"),
         (["token", "qpay"], {"QPAY_CLIENT_SECRET": ""}, "QPAY_CLIENT_SECRET"),
         (["token", "qpay"], {"QPAY_BASE_URL": "http://merchant.example"}, "https"),
-        (["status", "qpay", "--backend", "nonsense"], {}, "nonsense"),
+        (["status", "qpay", "--backend", "nonsense"], {}, "scheme"),
     ],
 )
 def test_bad_input_exits_2_and_says_what_to_do(
@@ -262,7 +261,7 @@ def test_verbose_logs_to_stderr_without_secrets(fake: FakeQPay) -> None:
     assert ran.returncode == 0
     assert "token fetched" in ran.stderr
     assert ran.stdout.strip() not in ran.stderr
-    assert fake.client_secret not in ran.stderr
+    assert SECRET not in ran.stderr
 
 
 def test_plugins_lists_what_is_installed() -> None:

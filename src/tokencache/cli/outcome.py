@@ -64,11 +64,10 @@ def complain(message: str) -> None:
 @contextmanager
 def reported(*, verbose: bool) -> Generator[None]:
     """Run a command's body: log if asked to, and turn what it raises into an exit code and one paragraph."""
-    if verbose:
-        _log_to_stderr()
     try:
-        yield
-        sys.stdout.flush()
+        with _logging(verbose=verbose):
+            yield
+            sys.stdout.flush()
     except TokenCacheError as error:
         complain(str(error))
         raise typer.Exit(code_of(error)) from None
@@ -91,13 +90,22 @@ def reported(*, verbose: bool) -> Generator[None]:
         raise typer.Exit(Exit.FAILED) from None
 
 
-def _log_to_stderr() -> None:
-    """Send the library's own log lines, all of them, to stderr."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+@contextmanager
+def _logging(*, verbose: bool) -> Generator[None]:
+    """Send the library's own log lines to stderr, all of them or none: an error is told once, by :func:`complain`."""
     logger = logging.getLogger("tokencache")
+    handler: logging.Handler = logging.NullHandler()
+    if verbose:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    before = logger.level
+    logger.setLevel(logging.DEBUG if verbose else before)
     logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def _silence_stdout() -> None:
