@@ -123,7 +123,7 @@ def test_the_vocabulary_has_no_synonyms(path: Path) -> None:
 @pytest.mark.parametrize(
     ("what", "pattern"),
     [
-        ("a path of somebody's machine", r"(?<![\w./~-])/(?:root|work|home/\w+|Users/\w+)/"),
+        ("a path of somebody's machine", r"(?<![\w./~-])/(?:root|work|home/(?!u/)\w+|Users/\w+)/"),
         ("a download address", r"https?://[^\s)>\"']*/(?:simple|packages)/"),
         ("a private key", r"-----BEGIN [A-Z ]*PRIVATE " + "KEY"),
         ("a real-looking token", r"\beyJ[\w-]{30,}\.eyJ[\w-]{30,}\.[\w-]{20,}"),
