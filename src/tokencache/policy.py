@@ -15,27 +15,28 @@ LONGEST_COOLDOWN: Final = 300.0
 class RefreshPolicy:
     """The knobs of renewal and failure. All durations are seconds; the defaults suit tokens from 1 s to 30 days.
 
-    ``early``           how long before its expiry a token is no longer handed out, but never more than
-                        ``early_fraction`` of its lifetime
-    ``window``          renewal begins this long before the usable end, but never more than ``window_fraction`` of the
-    lifetime ``jitter``          the window of each process differs by up to this fraction of itself, either way
-    ``timeout``         how long a call may take when the caller names no time of its own
-    ``fetch_timeout``   how long one fetch may take
-    ``lease``           life of a lease; a holder that lives prolongs it every third of that, so a killed one costs
-                        the fleet at most this long
-    ``backoff``         the first pause after a transient failure; it doubles with each failure, up to
-    ``backoff_limit``,
-                        and is drawn at random below that (full jitter) but never under a tenth of ``backoff``
-    ``rejected_cooldown``   how long nobody repeats a request that the provider rejected for good
-    ``settle``          a token that replaced a refused one is not replaced again for this long, nor for more than a
-    tenth of its lifetime
-    ``probe``           how often a failed backend is asked again, and a provider asked without one
+    ``early``              how long before its expiry a token is no longer handed out, but never more than
+                           ``early_fraction`` of its lifetime
+    ``window``             renewal begins this long before the usable end, but never more than ``window_fraction`` of
+                           the lifetime, unless that is less than ``least_window`` and less than half the lifetime
+    ``jitter``             the window of each process differs by up to this fraction of itself, either way
+    ``timeout``            how long a call may take when the caller names no time of its own
+    ``fetch_timeout``      how long one fetch may take
+    ``lease``              life of a lease; a living holder prolongs it every third of that, so a killed one costs the
+                           fleet at most this long
+    ``backoff``            the first pause after a transient failure; it doubles with each one, up to
+                           ``backoff_limit``, and is drawn at random below that, but never under a tenth of ``backoff``
+    ``rejected_cooldown``  how long nobody repeats a request that the provider rejected for good
+    ``settle``             how long a token that replaced a refused one is not replaced in turn, but no longer than a
+                           tenth of its lifetime
+    ``probe``              how often a failed backend is asked again, and a provider asked without one
     """
 
     early: float = 60.0
     early_fraction: float = 0.1
     window: float = 3600.0
     window_fraction: float = 0.2
+    least_window: float = 2.0
     jitter: float = 0.1
     timeout: float = 30.0
     fetch_timeout: float = 20.0
@@ -82,7 +83,9 @@ def schedule(policy: RefreshPolicy, *, lifetime: float, remaining: float, spread
     ``spread`` from -1 to 1 is this process's place in the jitter. Either moment may lie in the past.
     """
     usable = remaining - early_of(policy, lifetime)
-    window = min(policy.window, policy.window_fraction * lifetime)
+    # A fifth of a very short life is too short for a fetch; half of it is the most that may be given up.
+    least = min(policy.least_window, lifetime / 2)
+    window = min(policy.window, max(policy.window_fraction * lifetime, least))
     return Schedule(refresh=usable - window * (1 + policy.jitter * spread), usable=usable)
 
 

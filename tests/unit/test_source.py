@@ -145,7 +145,7 @@ def test_threads_and_loops_share_one_flight(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("lifetime", "early", "window"),
-    [(86400.0, 60, 3600), (3600.0, 60, 720), (600.0, 60, 120), (10.0, 1, 2), (1.0, 0.1, 0.2), (2_592_000.0, 60, 3600)],
+    [(86400.0, 60, 3600), (3600.0, 60, 720), (600.0, 60, 120), (10.0, 1, 2), (2.0, 0.2, 1), (1.0, 0.1, 0.5), (2_592_000.0, 60, 3600)],
 )
 def test_renewal_begins_before_the_usable_end_and_nobody_waits(lifetime: float, early: float, window: float) -> None:
     """INV-1, INV-4: exactly at refresh_at a renewal starts behind the callers' backs; at the usable end it is over."""

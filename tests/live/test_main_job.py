@@ -1,0 +1,301 @@
+"""The main job over real sockets and processes: one QPay login for a fleet, renewed early, healed once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tokencache import ProviderUnavailable, RefreshPolicy, Token, TokenCache
+from tokencache.integrations.httpx import TokenAuth
+from tokencache_qpay import QPayProvider
+from tokencache_qpay.testing import FakeQPay
+
+pytestmark = pytest.mark.live
+
+PATIENCE = 30.0
+USER, PASSWORD = "TEST_MERCHANT", "123456"
+
+AGENT = """
+import sys, threading
+from tokencache import TokenCache
+from tokencache_qpay import QPayProvider
+
+url, folder, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+source = TokenCache("file://" + folder).source(QPayProvider("TEST_MERCHANT", "123456", base_url=url))
+print("ready", flush=True)
+sys.stdin.readline()
+got, errors = [], []
+
+def ask():
+    try:
+        got.append(source.token().value)
+    except Exception as error:
+        errors.append(repr(error))
+
+crowd = [threading.Thread(target=ask) for _ in range(threads)]
+for thread in crowd:
+    thread.start()
+for thread in crowd:
+    thread.join()
+print(len(got), len(set(got)), hash(got[0]) if got else 0, *errors, flush=True)
+"""
+
+SERVER = """
+import sys
+from tokencache_qpay.testing import FakeQPay
+
+with FakeQPay(latency=0.25, lifetime=2.0, expires="duration") as fake:
+    print(fake.url, flush=True)
+    sys.stdin.readline()
+    print(fake.logins, fake.most_logins_at_once, flush=True)
+"""
+
+
+@pytest.fixture
+def qpay() -> Iterator[FakeQPay]:
+    """A QPay whose logins take a quarter of a second."""
+    with FakeQPay(latency=0.25) as fake:
+        yield fake
+
+
+def start(qpay: FakeQPay, folder: Path, threads: int) -> subprocess.Popen[str]:
+    """Start a process that asks for the token when it is told to."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", AGENT, qpay.url, str(folder), str(threads)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def go(processes: list[subprocess.Popen[str]]) -> None:
+    """Let all of them ask."""
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+
+def answers(processes: list[subprocess.Popen[str]]) -> list[list[str]]:
+    """Return what each of them got."""
+    return [process.communicate(timeout=PATIENCE)[0].split() for process in processes]
+
+
+def source_for(qpay: FakeQPay, backend: str = "memory://", **policy: float):  # type: ignore[no-untyped-def]
+    """Return a source for the fake."""
+    chosen = RefreshPolicy(**policy) if policy else None
+    return TokenCache(backend).source(QPayProvider(USER, PASSWORD, base_url=qpay.url), policy=chosen)
+
+
+def test_eight_processes_of_sixteen_threads_log_in_once(qpay: FakeQPay, tmp_path: Path) -> None:
+    """INV-2: a cold fleet of 128 callers on file:// makes one login, and all hold the same token."""
+    fleet = [start(qpay, tmp_path / "cache", 16) for _ in range(8)]
+    go(fleet)
+    rows = answers(fleet)
+    assert [row[:2] for row in rows] == [["16", "1"]] * 8, rows
+    assert len({row[2] for row in rows}) == 1
+    assert qpay.logins == 1
+
+
+def test_a_holder_killed_in_mid_fetch_costs_one_more_login(qpay: FakeQPay, tmp_path: Path) -> None:
+    """INV-2, INV-8: the others notice at once and make one more login, not one each."""
+    folder = tmp_path / "cache"
+    with qpay.hold():
+        holder = start(qpay, folder, 1)
+        go([holder])
+        qpay.wait_for_logins(1)
+        fleet = [start(qpay, folder, 16) for _ in range(3)]
+        go(fleet)
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate(timeout=PATIENCE)
+        qpay.wait_for_logins(2)
+    rows = answers(fleet)
+    assert [row[:2] for row in rows] == [["16", "1"]] * 3, rows
+    assert qpay.logins == 2
+
+
+def test_short_tokens_under_load_make_nobody_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-1, INV-2, INV-4: 2 s tokens under 8 busy threads: no late token, one login at a time, none waits."""
+    server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    url = server.stdout.readline().strip()
+    cache = TokenCache("memory://")
+    source = cache.source(QPayProvider(USER, PASSWORD, base_url=url))
+    source.token()
+    waited: list[object] = []
+    acquire = type(source)._acquire
+
+    def watched(*arguments):  # type: ignore[no-untyped-def]
+        waited.append(arguments)
+        return acquire(*arguments)
+
+    monkeypatch.setattr(type(source), "_acquire", watched)  # the way of callers who have to wait
+    late: list[float] = []
+    seen: set[str] = set()
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            token = source.token()
+            seen.add(token.value)
+            left = token.expires_at - time.time()
+            if left <= 0:
+                late.append(left)
+            if len(seen) == 9:  # some ten seconds
+                over.set()
+            time.sleep(0)  # let the others run
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    assert over.wait(PATIENCE)
+    for thread in threads:
+        thread.join(PATIENCE)
+    logins, at_once = server.communicate("\n", timeout=PATIENCE)[0].split()
+    assert late == []
+    assert waited == []
+    assert int(logins) in {len(seen), len(seen) + 1}
+    assert at_once == "1"
+
+
+def test_fifty_callers_with_one_revoked_token_heal_it_once(qpay: FakeQPay) -> None:
+    """INV-6: 50 requests are refused with the same token: one renewal, 50 good responses."""
+    source = source_for(qpay)
+    source.token()
+    qpay.revoke()
+    body = {"object_type": "INVOICE", "object_id": "none"}
+    statuses: list[int] = []
+    with httpx.Client(base_url=qpay.url, auth=TokenAuth(source), timeout=PATIENCE) as client:
+        threads = [
+            threading.Thread(target=lambda: statuses.append(client.post("/v2/payment/check", json=body).status_code))
+            for _ in range(50)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+    assert statuses == [200] * 50
+    assert qpay.logins == 2
+
+
+def test_the_async_client_heals_once_too(qpay: FakeQPay) -> None:
+    """INV-6: the same from an event loop."""
+    source = source_for(qpay)
+    body = {"object_type": "INVOICE", "object_id": "none"}
+
+    async def main() -> list[int]:
+        await source.atoken()
+        qpay.revoke()
+        async with httpx.AsyncClient(base_url=qpay.url, auth=TokenAuth(source), timeout=PATIENCE) as client:
+            replies = await asyncio.gather(*(client.post("/v2/payment/check", json=body) for _ in range(50)))
+        return [reply.status_code for reply in replies]
+
+    assert asyncio.run(main()) == [200] * 50
+    assert qpay.logins == 2
+
+
+def test_a_fresh_token_that_is_refused_too_surfaces_the_401(qpay: FakeQPay) -> None:
+    """INV-6: the 401 comes back after two logins at most, also for the requests that follow at once."""
+    source = source_for(qpay)
+    source.token()
+    with (
+        qpay.fail_while(status=401, body={"error": "NO_CREDENDIALS"}, where="shop"),
+        httpx.Client(base_url=qpay.url, auth=TokenAuth(source), timeout=PATIENCE) as client,
+    ):
+        for _ in range(5):
+            assert client.post("/v2/payment/check", json={}).status_code == 401
+    assert qpay.logins == 2
+
+
+def test_an_outage_of_the_provider_is_not_noticed_until_the_usable_end(qpay: FakeQPay) -> None:
+    """INV-4, INV-7: from refresh_at on every login fails; callers are served until the usable end, then told clearly."""
+    qpay.expires, qpay.lifetime, qpay.latency = "duration", 3.0, 0.0
+    source = source_for(qpay, backoff=0.2)
+    first = source.token()
+    with qpay.fail_while(status=500, body={"error": "SYSTEM_BUSY"}):
+        while True:
+            try:
+                token = source.token()
+            except ProviderUnavailable as error:
+                assert "SYSTEM_BUSY" in str(error)
+                break
+            assert token is first
+            assert token.expires_at > time.time()
+        asked = qpay.requests
+        assert 2 <= asked <= 20
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            assert source.token() is not first
+            break
+        except ProviderUnavailable as error:
+            assert error.retry_at is None or error.retry_at < time.time() + 60
+    else:
+        pytest.fail("the source never recovered")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_parent_and_child_both_work_after_a_fork(qpay: FakeQPay, tmp_path: Path) -> None:
+    """INV-8: after use, with a flight under way, a forked child has fresh flights and can renew, and so can the parent."""
+    source = source_for(qpay, f"file://{tmp_path / 'cache'}")
+    first = source.token()
+    with qpay.hold():
+        renewal = threading.Thread(target=source.renew)
+        renewal.start()
+        qpay.wait_for_logins(2)
+        child = os.fork()
+        if child == 0:
+            good = False
+            try:
+                good = source.token() == first and source.renew(20) != first
+            finally:
+                os._exit(0 if good else 1)
+    renewal.join(PATIENCE)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    token: Token = source.token()
+    assert token != first
+    assert source.renew() != token
+
+
+def test_two_hundred_threads_and_tasks_on_three_loops_fetch_once(qpay: FakeQPay) -> None:
+    """INV-2: 200 threads and 200 tasks on 3 event loops, one cold source, one login."""
+    source = source_for(qpay)
+    got: list[Token] = []
+    barrier = threading.Barrier(203)
+
+    def ask() -> None:
+        barrier.wait(PATIENCE)
+        got.append(source.token())
+
+    def loop(tasks: int) -> None:
+        async def main() -> None:
+            barrier.wait(PATIENCE)
+            got.extend(await asyncio.gather(*(source.atoken() for _ in range(tasks))))
+
+        asyncio.run(main())
+
+    threads = [threading.Thread(target=ask) for _ in range(200)]
+    threads += [threading.Thread(target=loop, args=(tasks,)) for tasks in (67, 67, 66)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(got) == 400
+    assert len(set(got)) == 1
+    assert qpay.logins == 1
