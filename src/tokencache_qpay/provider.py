@@ -116,7 +116,7 @@ class QPayProvider(HTTPTokenProvider):
         refresh_token = self._to_spend(context)
         if refresh_token is not None:
             try:
-                return (yield from self._ask(context, "refresh", f"Bearer {refresh_token}", refresh_token))
+                return (yield from self._ask(context, "refresh", f"Bearer {refresh_token}"))
             except ProviderError as error:
                 status = getattr(error, "status", None)
                 context.warn(f"the refresh token was not taken (status {status}); logging in with the password instead")
@@ -126,14 +126,14 @@ class QPayProvider(HTTPTokenProvider):
         """Return host and user, never the password."""
         return f"QPayProvider({self._client_id!r}, <hidden>, base_url={self.base_url!r})"
 
-    def _ask(self, context: FetchContext, what: str, authorization: str, *secrets: str) -> TokenFlow:
+    def _ask(self, context: FetchContext, what: str, authorization: str) -> TokenFlow:
         """Make one call under ``/v2/auth`` and read its answer."""
         request = httpx.Request("POST", f"{self.base_url}/v2/auth/{what}", headers={"Authorization": authorization})
         if what == "refresh":  # half of the time stays for the login
             request.extensions = {"timeout": {"read": context.timeout / 2}}
         before_wall = time.time()
         response = yield request
-        hidden = (self._client_secret, self._basic, *secrets)
+        hidden = self._secrets(context.previous)
         raise_for_error(response, provider=self.name, secrets=hidden, rejecting=_REJECTING)
         token, expiry = token_from_mapping(
             read_json(response, provider=self.name, secrets=hidden),
@@ -147,6 +147,11 @@ class QPayProvider(HTTPTokenProvider):
         if expiry.warning:
             context.warn(expiry.warning)
         return token
+
+    def _secrets(self, previous: Token | None) -> tuple[str, ...]:
+        """Return whatever a server could echo: what is sent now, and what it was sent before."""
+        old = () if previous is None else (previous.value, previous.refresh_token or "")
+        return (self._client_secret, self._basic, *old)
 
     def _to_spend(self, context: FetchContext) -> str | None:
         """Return the refresh token to use, or ``None``; each is returned once, as using it rotates it."""

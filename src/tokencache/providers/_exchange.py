@@ -52,14 +52,35 @@ class Call:
 
     def bound(self) -> None:
         """Give each phase of a blocking exchange what is left when that phase begins."""
-        limits: dict[str, float] = {}
+        limits = self._limits()
 
-        def tick(*_: object) -> None:
-            left = max(self.remaining, _SHORTEST)
-            limits.update(connect=left, read=left, write=left, pool=left)
+        def trace(_: str, info: dict[str, object]) -> None:
+            self._renew(limits, info)
 
-        tick()
-        self.request.extensions = {**self.request.extensions, "timeout": limits, "trace": tick}
+        self.request.extensions = {**self.request.extensions, "timeout": limits, "trace": trace}
+
+    def abound(self) -> None:
+        """Do the same for an exchange in an event loop."""
+        limits = self._limits()
+
+        async def trace(_: str, info: dict[str, object]) -> None:
+            self._renew(limits, info)
+
+        self.request.extensions = {**self.request.extensions, "timeout": limits, "trace": trace}
+
+    def _limits(self) -> dict[str, float]:
+        """Return what each phase gets: a little less than what remains, so that it ends before it is cancelled.
+
+        httpcore closes its socket when a phase times out, but not when a TLS handshake is cancelled.
+        """
+        left = max(self.remaining - self.limit / 50, _SHORTEST)
+        return dict.fromkeys(("connect", "read", "write", "pool"), left)
+
+    def _renew(self, limits: dict[str, float], info: dict[str, object]) -> None:
+        """Bring the limits up to date; that of a TLS handshake was set before the connection was made."""
+        limits.update(self._limits())
+        if "timeout" in info:
+            info["timeout"] = limits["connect"]
 
     def check(self) -> None:
         """Raise ``TimeoutError`` when there is no time left."""
@@ -84,9 +105,9 @@ class Call:
             case httpx.PoolTimeout():
                 return "the client that was passed in had no free connection; give it a larger pool"
             case httpx.ConnectTimeout():
-                return f"could not connect to {self.host} within {self.limit:g} s; check that it can be reached"
+                return f"could not connect to {self.host} within {self.limit:.1f} s; check that it can be reached"
             case httpx.TimeoutException() | TimeoutError():
-                return f"{self.host} gave no complete answer within {self.limit:g} s; give it a longer timeout"
+                return f"{self.host} gave no complete answer within {self.limit:.1f} s; give it a longer timeout"
             case httpx.ProxyError():
                 return f"the proxy did not let the request to {self.host} through; check the proxy settings"
             case httpx.ConnectError():
@@ -187,9 +208,9 @@ def _system_words(error: BaseException) -> str:
     """Return what the operating system or the TLS library said, in brackets; nothing that came over the wire."""
     for link in _chain(error):
         if isinstance(link, ssl.SSLCertVerificationError):
-            return f" (certificate refused: {link.verify_message})"
+            return f" (certificate refused: {getattr(link, 'verify_message', 'not trusted')})"
         if isinstance(link, ssl.SSLError):
-            return f" (TLS: {link.reason or 'failed'})"
+            return f" (TLS: {getattr(link, 'reason', None) or 'failed'})"
         if isinstance(link, OSError) and isinstance(link.errno, int):
             return f" ({link.strerror or os.strerror(link.errno)})"
     return ""

@@ -177,7 +177,7 @@ class HTTPTokenProvider(ABC):
             return _reply_for(error, call, client, before)
 
     async def _asend(self, client: httpx.AsyncClient, call: Call) -> _Reply:
-        call.request.extensions = {**call.request.extensions, "timeout": {}}  # one limit for all phases, below
+        call.abound()
         before = cookies_of(client.cookies.jar)
         try:
             async with asyncio.timeout(call.remaining):

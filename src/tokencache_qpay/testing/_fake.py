@@ -298,12 +298,16 @@ class FakeQPay:
         return time.time() + self.clock_offset
 
     def _on_loop(self, action: Callable[[], None]) -> None:
-        """Run an action on the server's loop and wait until it has happened."""
+        """Run an action on the server's loop, if there is one, and wait until it has happened."""
 
         async def act() -> None:
             action()
 
-        asyncio.run_coroutine_threadsafe(act(), self._server.loop).result()
+        loop = self._server.loop
+        if loop is None:
+            action()
+        else:
+            asyncio.run_coroutine_threadsafe(act(), loop).result()
 
 
 _NO_CREDENTIALS: Final = refusal(401, "NO_CREDENDIALS", "NO_CREDENDIALS")  # the misspelling is QPay's

@@ -61,11 +61,8 @@ class LoopbackServer:
         self.port = 0
 
     @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop that handlers run on. Raises ``RuntimeError`` while the server is not running."""
-        if self._loop is None:
-            message = "the server is not running; use it as a context manager"
-            raise RuntimeError(message)
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that handlers run on, while the server is running."""
         return self._loop
 
     def start(self) -> None:

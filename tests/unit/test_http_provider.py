@@ -1,0 +1,802 @@
+"""HTTPTokenProvider: one generator, two halves, and an edge that lets nothing harmful through (FAULTS row 22)."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+import ssl
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tokencache.errors import ConfigurationError, ProviderRejected, ProviderUnavailable
+from tokencache.ports import FetchContext
+from tokencache.providers.http import HTTPTokenProvider
+from tokencache.providers.oauth_response import (
+    date_of,
+    raise_for_error,
+    read_json,
+    retry_at_of,
+    scrub,
+    token_from_mapping,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Self
+
+    from tokencache.providers.http import TokenFlow
+    from tokencache.token import Token
+
+HALVES = pytest.mark.parametrize("half", ["fetch", "afetch"])
+TLS_HELLO = b"\x16\x03"
+GOOD = b'{"access_token": "good-1", "token_type": "bearer", "expires_in": 3600}'
+
+
+class Plain(HTTPTokenProvider):
+    """The smallest provider: one POST, one token."""
+
+    name = "plain"
+
+    def __init__(self, url: str, **options: object) -> None:
+        super().__init__(**options)  # type: ignore[arg-type]
+        self._url = url
+
+    def identity(self) -> Mapping[str, object]:
+        """Return the address."""
+        return {"url": self._url}
+
+    def token_flow(self, context: FetchContext) -> TokenFlow:
+        """Ask once."""
+        before_wall = time.time()
+        response = yield httpx.Request("POST", self._url, headers={"Authorization": "Basic c2VjcmV0"})
+        raise_for_error(response, provider=self.name)
+        fields = read_json(response, provider=self.name)
+        token, expiry = token_from_mapping(fields, provider=self.name, date=date_of(response), before_wall=before_wall)
+        if expiry.warning:
+            context.warn(expiry.warning)
+        return token
+
+
+class RawServer:
+    """A socket that answers each connection with the given bytes, or by a function, and keeps what was sent to it."""
+
+    def __init__(self, answer: bytes | Callable[[socket.socket, RawServer], None]) -> None:
+        self._answer = answer
+        self.received: list[bytes] = []
+        self.ended = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve)
+
+    @property
+    def url(self) -> str:
+        """The address of its token endpoint."""
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}/token"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        with socket.create_connection(self._listener.getsockname()):
+            pass
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while not self.ended.is_set():
+            connection, _ = self._listener.accept()
+            with connection:
+                head = b""
+                while b"\r\n\r\n" not in head and not head.startswith(TLS_HELLO) and (chunk := connection.recv(65_536)):
+                    head += chunk
+                if not head:
+                    continue
+                self.received.append(head)
+                try:
+                    if isinstance(self._answer, bytes):
+                        connection.sendall(self._answer)
+                    else:
+                        self._answer(connection, self)
+                except OSError:
+                    pass  # the client had enough
+
+
+def reply(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
+    """Return a whole HTTP answer."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def context(timeout: float = 10.0, warn: Callable[[str], None] = print) -> FetchContext:
+    """Return what a cold fetch is told."""
+    return FetchContext(None, time.monotonic() + timeout, "cold", time.monotonic, warn)
+
+
+def get(provider: HTTPTokenProvider, half: str, told: FetchContext | None = None) -> Token:
+    """Fetch by either half."""
+    told = told or context()
+    return provider.fetch(told) if half == "fetch" else asyncio.run(provider.afetch(told))
+
+
+def answering(*responses: httpx.Response | Exception) -> httpx.MockTransport:
+    """Return a transport that gives these in turn."""
+    left = list(responses)
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        answer = left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return httpx.MockTransport(handle)
+
+
+def asked(transport: httpx.BaseTransport, **options: object) -> Plain:
+    """Return a provider that speaks over a transport, with clients for both halves."""
+    return Plain(
+        "https://issuer.example/token",
+        client=httpx.Client(transport=transport),
+        async_client=httpx.AsyncClient(transport=transport),  # type: ignore[arg-type]
+        **options,
+    )
+
+
+# --- the two halves -----------------------------------------------------------------------------------------------
+
+
+@HALVES
+def test_both_halves_fetch_without_a_client(half: str) -> None:
+    """Without a client each half makes its own, asks for an uncompressed answer and sends no cookie."""
+    with RawServer(reply(GOOD)) as server:
+        token = get(Plain(server.url), half)
+    assert token.authorization == "Bearer good-1"
+    (request,) = server.received
+    lines = request.decode().lower().split("\r\n")
+    assert "accept-encoding: identity" in lines
+    assert "authorization: basic c2vjcmv0" in lines
+    assert not [line for line in lines if line.startswith("cookie:")]
+
+
+@HALVES
+def test_the_flow_may_go_on_after_a_failed_request(half: str) -> None:
+    """What stops a request is raised at its ``yield`` as ProviderUnavailable, and the flow may try something else."""
+
+    class Stubborn(Plain):
+        def token_flow(self, told: FetchContext) -> TokenFlow:
+            with pytest.raises(ProviderUnavailable, match="broke"):
+                yield httpx.Request("POST", "https://issuer.example/first")
+            return (yield from super().token_flow(told))
+
+    transport = answering(httpx.ReadError("lost"), httpx.Response(200, content=GOOD))
+    provider = Stubborn(
+        "https://issuer.example/second",
+        client=httpx.Client(transport=transport),
+        async_client=httpx.AsyncClient(transport=transport),
+    )
+    assert get(provider, half).value == "good-1"
+
+
+@HALVES
+def test_the_flow_is_closed_when_it_fails(half: str) -> None:
+    """A flow that does not catch the failure ends, and its error is the caller's."""
+    ended = threading.Event()
+
+    class Watched(Plain):
+        def token_flow(self, told: FetchContext) -> TokenFlow:
+            try:
+                return (yield from super().token_flow(told))
+            finally:
+                ended.set()
+
+    with pytest.raises(ProviderUnavailable, match="could not connect"):
+        get(Watched(_refusing_url()), half)
+    assert ended.is_set()
+
+
+# --- clients that are passed in -----------------------------------------------------------------------------------
+
+
+@HALVES
+def test_a_client_passed_in_gives_only_its_transport(half: str) -> None:
+    """Of a client that is passed in neither auth, headers, cookies nor redirects are used, and it stays open."""
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, content=GOOD)
+
+    options = {
+        "auth": ("mallory", "other"),
+        "headers": {"X-Mine": "1"},
+        "cookies": {"sid": "business"},
+        "follow_redirects": True,
+    }
+    transport = httpx.MockTransport(handle)
+    client = httpx.Client(transport=transport, **options)  # type: ignore[arg-type]
+    async_client = httpx.AsyncClient(transport=transport, **options)  # type: ignore[arg-type]
+    assert get(Plain("https://issuer.example/token", client=client, async_client=async_client), half).value == "good-1"
+    assert seen[0].headers["Authorization"] == "Basic c2VjcmV0"
+    assert "X-Mine" not in seen[0].headers
+    assert "Cookie" not in seen[0].headers
+    assert not client.is_closed
+    assert not async_client.is_closed
+
+
+@HALVES
+def test_cookies_of_the_login_do_not_stay(half: str) -> None:
+    """The token response's cookies leave a passed-in jar as it was: none added, none replaced, none deleted."""
+    login = httpx.Response(
+        200,
+        content=GOOD,
+        headers=[
+            ("Set-Cookie", "sid=login; Path=/"),
+            ("Set-Cookie", "new=login; Path=/"),
+            ("Set-Cookie", "gone=; Path=/; Max-Age=0"),
+        ],
+    )
+    jar = httpx.Cookies()
+    for name in ("sid", "gone", "other"):
+        jar.set(name, "business", domain="issuer.example", path="/")
+    transport = answering(login)
+    client = httpx.Client(transport=transport, cookies=jar)
+    async_client = httpx.AsyncClient(transport=transport, cookies=jar)
+    get(Plain("https://issuer.example/token", client=client, async_client=async_client), half)
+    used = client if half == "fetch" else async_client
+    assert dict(used.cookies) == {"sid": "business", "gone": "business", "other": "business"}
+
+
+@HALVES
+def test_a_closed_client_is_a_mistake_of_configuration(half: str) -> None:
+    """A client that was closed under the provider is named as such."""
+    client, async_client = httpx.Client(), httpx.AsyncClient()
+    client.close()
+    asyncio.run(async_client.aclose())
+    with pytest.raises(ConfigurationError, match="is closed"):
+        get(Plain("https://issuer.example/token", client=client, async_client=async_client), half)
+
+
+@HALVES
+def test_a_hook_that_raises_for_status_does_not_hide_the_status(half: str) -> None:
+    """With a client whose hook calls raise_for_status a 401 is still a rejection."""
+
+    def check(response: httpx.Response) -> None:
+        response.raise_for_status()
+
+    async def acheck(response: httpx.Response) -> None:
+        response.raise_for_status()
+
+    transport = answering(httpx.Response(401))
+    provider = Plain(
+        "https://issuer.example/token",
+        client=httpx.Client(transport=transport, event_hooks={"response": [check]}),
+        async_client=httpx.AsyncClient(transport=transport, event_hooks={"response": [acheck]}),
+    )
+    with pytest.raises(ProviderRejected) as caught:
+        get(provider, half)
+    assert caught.value.status == 401
+
+
+@HALVES
+def test_a_flow_that_raises_for_status_is_understood(half: str) -> None:
+    """A subclass may call ``response.raise_for_status()``: what comes out is our error."""
+
+    class Terse(Plain):
+        def token_flow(self, told: FetchContext) -> TokenFlow:
+            response = yield httpx.Request("POST", self._url)
+            response.raise_for_status()
+            raise AssertionError
+
+    transport = answering(httpx.Response(503, headers={"Retry-After": "7"}))
+    provider = Terse(
+        "https://issuer.example/token",
+        client=httpx.Client(transport=transport),
+        async_client=httpx.AsyncClient(transport=transport),
+    )
+    with pytest.raises(ProviderUnavailable) as caught:
+        get(provider, half)
+    assert caught.value.status == 503
+    assert caught.value.retry_at is not None
+
+
+# --- what a server may do -----------------------------------------------------------------------------------------
+
+
+@HALVES
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
+def test_a_redirect_is_refused_and_the_secret_goes_nowhere(half: str, status: str) -> None:
+    """No redirect is followed: the other server gets no connection at all."""
+    with RawServer(reply(GOOD)) as other, RawServer(reply(b"", status, f"Location: {other.url}")) as server:
+        with pytest.raises(ProviderUnavailable, match="redirect") as caught:
+            get(Plain(server.url), half)
+        assert caught.value.status == int(status[:3])
+        assert other.received == []
+        assert len(server.received) == 1
+
+
+@HALVES
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_bomb_is_refused(half: str, encoding: str) -> None:
+    """A small compressed body that grows beyond the limit is not unpacked."""
+    import zlib
+
+    squeeze = gzip.compress if encoding == "gzip" else zlib.compress
+    body = squeeze(b" " * (64 << 20))
+    answer = reply(body, "200 OK", f"Content-Encoding: {encoding}")
+    with RawServer(answer) as server, pytest.raises(ProviderUnavailable, match="larger than 1 MiB"):
+        get(Plain(server.url), half)
+
+
+@HALVES
+def test_an_endless_body_is_refused(half: str) -> None:
+    """A plain body beyond the limit is not read to its end."""
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+
+    def pour(connection: socket.socket, server: RawServer) -> None:
+        connection.sendall(head)
+        while not server.ended.is_set():
+            connection.sendall(b" " * 65_536)
+
+    with RawServer(pour) as server, pytest.raises(ProviderUnavailable, match="larger than 1 MiB"):
+        get(Plain(server.url), half)
+
+
+@HALVES
+def test_a_compressed_answer_is_read(half: str) -> None:
+    """A server that compresses although nobody asked is understood."""
+    with RawServer(reply(gzip.compress(GOOD), "200 OK", "Content-Encoding: gzip")) as server:
+        assert get(Plain(server.url), half).value == "good-1"
+
+
+@HALVES
+@pytest.mark.parametrize(
+    ("body", "encoding", "says"),
+    [(b"\x1f\x8bbroken", "gzip", "broken"), (gzip.compress(GOOD)[:-12], "gzip", "cut off"), (GOOD, "br", "encoding")],
+)
+def test_broken_compression_is_reported(half: str, body: bytes, encoding: str, says: str) -> None:
+    """Bytes that do not decode are the provider's failure, not a crash."""
+    answer = reply(body, "200 OK", f"Content-Encoding: {encoding}")
+    with RawServer(answer) as server, pytest.raises(ProviderUnavailable, match=says):
+        get(Plain(server.url), half)
+
+
+@HALVES
+def test_a_connection_cut_in_the_body_is_reported(half: str) -> None:
+    """Half an answer is no answer."""
+    with RawServer(reply(GOOD)[:-20]) as server, pytest.raises(ProviderUnavailable, match="broke before"):
+        get(Plain(server.url), half)
+
+
+@HALVES
+@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9\r\n", b"HTTP/1.1 2x0 OK\r\n\r\n"])
+def test_an_answer_that_is_not_http_is_reported(half: str, answer: bytes) -> None:
+    """A server of another protocol is a broken connection."""
+    with RawServer(answer) as server, pytest.raises(ProviderUnavailable, match="broke before"):
+        get(Plain(server.url), half)
+
+
+@HALVES
+def test_a_silent_server_is_given_up_by_the_deadline(half: str) -> None:
+    """A server that accepts and says nothing ends the fetch when the context's time is over (INV-8)."""
+
+    def keep_silent(connection: socket.socket, server: RawServer) -> None:
+        server.ended.wait()
+
+    with RawServer(keep_silent) as server, pytest.raises(ProviderUnavailable, match=r"within 0\.2 s"):
+        get(Plain(server.url), half, context(0.2))
+
+
+@HALVES
+def test_the_timeout_caps_one_request(half: str) -> None:
+    """The provider's own timeout holds where the context would give more."""
+
+    def keep_silent(connection: socket.socket, server: RawServer) -> None:
+        server.ended.wait()
+
+    with RawServer(keep_silent) as server, pytest.raises(ProviderUnavailable, match=r"within 0\.1 s"):
+        get(Plain(server.url, timeout=0.1), half, context(1_000))
+
+
+@HALVES
+def test_a_dripping_body_is_given_up_by_the_deadline(half: str) -> None:
+    """A server that sends a byte now and then never makes the fetch longer than its deadline (INV-8)."""
+
+    def drip(connection: socket.socket, server: RawServer) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        while not server.ended.wait(0.02):
+            connection.sendall(b" ")
+
+    with RawServer(drip) as server, pytest.raises(ProviderUnavailable, match="no complete answer"):
+        get(Plain(server.url), half, context(0.3))
+
+
+@HALVES
+def test_no_time_left_sends_nothing(half: str) -> None:
+    """A fetch whose deadline has passed asks nobody."""
+    with RawServer(reply(GOOD)) as server:
+        with pytest.raises(ProviderUnavailable, match="no time was left"):
+            get(Plain(server.url), half, context(-1))
+        assert server.received == []
+
+
+@HALVES
+def test_a_refused_connection_says_what_the_system_said(half: str) -> None:
+    """The message names host and reason, and the foreign exception is not chained to it."""
+    with pytest.raises(ProviderUnavailable, match=r"127\.0\.0\.1:\d+.*(refused|failed)") as caught:
+        get(Plain(_refusing_url()), half)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+
+
+@HALVES
+def test_plain_http_on_a_tls_address_is_reported(half: str) -> None:
+    """A TLS handshake with something else says so."""
+    with RawServer(reply(GOOD)) as server, pytest.raises(ProviderUnavailable, match="TLS"):
+        get(Plain(server.url.replace("http:", "https:")), half)
+
+
+@HALVES
+def test_a_silent_tls_handshake_leaves_no_socket(half: str) -> None:
+    """A handshake that is given up closes its socket: the server sees the end of it while the loop still runs."""
+    told = context(0.4)
+    seen_end = threading.Event()
+
+    class Mute(RawServer):
+        def _serve(self) -> None:
+            connection, _ = self._listener.accept()
+            with connection:
+                while connection.recv(65_536):
+                    pass
+                seen_end.set()
+
+    async def scenario(provider: Plain) -> bool:
+        with pytest.raises(ProviderUnavailable, match="within"):
+            await provider.afetch(told)
+        return await asyncio.to_thread(seen_end.wait, 10)
+
+    with Mute(b"") as server:
+        provider = Plain(server.url.replace("http:", "https:"))
+        if half == "afetch":
+            assert asyncio.run(scenario(provider))
+        else:
+            with pytest.raises(ProviderUnavailable, match="within"):
+                provider.fetch(told)
+            assert seen_end.wait(10)
+
+
+@HALVES
+def test_an_unknown_certificate_is_reported(half: str) -> None:
+    """A certificate of an unknown authority says so; a context that knows it is used."""
+    import trustme
+
+    authority = trustme.CA()
+    served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(served)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+
+    def speak(connection: socket.socket, server: RawServer) -> None:
+        connection.sendall(reply(GOOD))
+
+    class TLSServer(RawServer):
+        def _serve(self) -> None:
+            while not self.ended.is_set():
+                connection, _ = self._listener.accept()
+                try:
+                    with served.wrap_socket(connection, server_side=True) as wrapped:
+                        wrapped.recv(65_536)
+                        speak(wrapped, self)
+                except OSError:
+                    connection.close()
+
+    with TLSServer(speak) as server:
+        url = server.url.replace("http:", "https:")
+        with pytest.raises(ProviderUnavailable, match="certificate refused"):
+            get(Plain(url), half)
+        assert get(Plain(url, verify=trusting), half).value == "good-1"
+
+
+@HALVES
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("http://[::1", "not a URL"),
+        ("ftp://issuer.example/token", "https://"),
+        ("https://user:pass@issuer.example/token", "user or password"),
+    ],
+)
+def test_an_impossible_address_is_a_mistake_of_configuration(half: str, url: str, says: str) -> None:
+    """Nothing is sent to an address that cannot be one."""
+    with pytest.raises(ConfigurationError, match=says):
+        get(Plain(url), half)
+
+
+@HALVES
+@pytest.mark.parametrize("error", [RuntimeError("planted-secret"), OSError("planted-secret"), httpx.PoolTimeout("x")])
+def test_whatever_a_transport_raises_is_translated(half: str, error: Exception) -> None:
+    """A transport that was passed in may raise anything; what comes out is ours, without its text."""
+    with pytest.raises(ProviderUnavailable) as caught:
+        get(asked(answering(error)), half)
+    assert "planted-secret" not in str(caught.value)
+    assert str(caught.value).startswith("[plain] ")
+
+
+def test_an_impossible_proxy_is_a_mistake_of_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy variable that no client can be made of is named, without its value."""
+    monkeypatch.setenv("HTTPS_PROXY", "gopher://user:planted@proxy.example")
+    with pytest.raises(ConfigurationError, match="HTTPS_PROXY") as caught:
+        Plain("https://issuer.example/token").fetch(context())
+    assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
+def test_a_timeout_must_be_one(timeout: float) -> None:
+    """A timeout that would mean "now" or "never" is refused."""
+    with pytest.raises(ConfigurationError, match="timeout"):
+        Plain("https://issuer.example/token", timeout=timeout)
+
+
+def test_cancelling_afetch_ends_it() -> None:
+    """A cancelled fetch ends as cancelled, not as an error of the provider (INV-8)."""
+
+    def keep_silent(connection: socket.socket, server: RawServer) -> None:
+        server.ended.wait()
+
+    async def scenario(server: RawServer) -> None:
+        task = asyncio.create_task(Plain(server.url).afetch(context()))
+        while not server.received:  # noqa: ASYNC110  the server is a thread
+            await asyncio.sleep(0.005)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with RawServer(keep_silent) as server:
+        asyncio.run(scenario(server))
+
+
+# --- reading answers ----------------------------------------------------------------------------------------------
+
+
+def response(status: int = 200, body: bytes | str = b"", **headers: str) -> httpx.Response:
+    """Return an answer of issuer.example."""
+    spelled = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = httpx.Request("POST", "https://issuer.example/token?planted=query")
+    return httpx.Response(status, content=body, headers=spelled, request=request)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"   ",
+        b"<html>planted</html>",
+        b"null",
+        b"[1, 2]",
+        b'"planted"',
+        b'{"access_token": "planted"',
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b"\xff\xfe\x00planted",
+    ],
+)
+def test_what_is_not_an_object_is_named_but_not_quoted(body: bytes) -> None:
+    """A body that is no JSON object is ProviderUnavailable with status and content type, and nothing of the body."""
+    with pytest.raises(ProviderUnavailable, match=r"issuer\.example sent .*status 200, text/plain") as caught:
+        read_json(response(200, body, content_type="text/plain; planted=1"), provider="plain")
+    assert "planted" not in str(caught.value)
+    assert caught.value.status == 200
+
+
+@pytest.mark.parametrize(
+    "expires_in",
+    ["NaN", "Infinity", "-Infinity", "1e400", "9" * 5_000, "-" + "9" * 400, "true", "[]", "{}", '"x"', '"١٢٣"', "0"],
+)
+def test_no_expiry_loses_a_good_token(expires_in: str) -> None:
+    """Whatever JSON lets through as a number, the token stays good for the default lifetime (FAULTS row 23)."""
+    body = f'{{"access_token": "good-1", "expires_in": {expires_in}}}'
+    fields = read_json(response(200, body), provider="plain")
+    token, expiry = token_from_mapping(fields, provider="plain", date=None, before_wall=1_000_000.0)
+    assert token.expires_at == 1_000_300.0
+    assert expiry.warning is not None
+
+
+def test_a_mark_and_repeated_names_are_let_through() -> None:
+    """A byte-order mark and a repeated name do no harm; the last one counts."""
+    fields = read_json(response(200, b'\xef\xbb\xbf{"a": 1, "a": 2}'), provider="plain")
+    assert fields == {"a": 2}
+
+
+def test_a_token_is_made_of_the_fields() -> None:
+    """Each field finds its place, and the rest goes to ``extra``."""
+    fields = {
+        "access_token": "good-1",
+        "token_type": "bearer",
+        "expires_in": "3600",
+        "scope": "a b",
+        "refresh_token": "again",
+        "refresh_expires_in": 7200,
+        "id": 7,
+        "deep": {"a": [1, None, "x"]},
+        "weird": float("nan"),
+        "valid_until": 99,
+    }
+    token, expiry = token_from_mapping(
+        fields, provider="plain", date=2_000_000.0, before_wall=1_000_000.0, names=("valid_until",), cap=60.0
+    )
+    assert (token.value, token.token_type, token.scope) == ("good-1", "Bearer", "a b")
+    assert (token.issued_at, token.expires_at) == (2_000_000.0, 2_000_060.0)
+    assert (token.refresh_token, token.refresh_expires_at) == ("again", 2_007_200.0)
+    assert token.extra == {"id": 7, "deep": {"a": [1, None, "x"]}}
+    assert expiry.field == "valid_until"
+    kept, _ = token_from_mapping(fields, provider="plain", date=None, before_wall=1.0, keep=("id", "absent"))
+    assert kept.extra == {"id": 7}
+
+
+def test_a_jwt_is_trusted_only_where_the_provider_says_so() -> None:
+    """The ``exp`` of the access token counts only with ``trust_jwt``."""
+    import base64
+    import json
+
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": 1_700_000_100}).encode()).decode().rstrip("=")
+    fields = {"access_token": f"e30.{claims}.x"}
+    blind, _ = token_from_mapping(fields, provider="plain", date=None, before_wall=1_700_000_000.0)
+    trusting, _ = token_from_mapping(fields, provider="plain", date=None, before_wall=1_700_000_000.0, trust_jwt=True)
+    assert (blind.lifetime, trusting.lifetime) == (300.0, 100.0)
+
+
+@pytest.mark.parametrize("value", [None, "", 7, ["x"], "two words", "line\nbreak", "ünprintable", "\x00"])
+def test_an_unusable_access_token_is_unavailable(value: object) -> None:
+    """A token that no header could carry is an answer without a token; it is not repeated."""
+    with pytest.raises(ProviderUnavailable, match="access_token") as caught:
+        token_from_mapping({"access_token": value}, provider="plain", date=None, before_wall=1.0)
+    assert not value or str(value) not in str(caught.value).replace("access_token or token_type", "")
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [("invalid_client", ProviderRejected), ("server_error", ProviderUnavailable), ("whatever", ProviderUnavailable)],
+)
+def test_an_error_with_status_200_is_an_error(error: str, kind: type[Exception]) -> None:
+    """Some servers send their errors with a status of success."""
+    fields = {"error": error, "error_description": "no, planted", "error_uri": "https://issuer.example/e"}
+    with pytest.raises(kind, match=f"{error}, no, <hidden>"):
+        token_from_mapping(fields, provider="plain", date=None, before_wall=1.0, secrets=["planted"])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "invalid_client",
+        "unauthorized_client",
+        "invalid_scope",
+        "unsupported_grant_type",
+        "invalid_request",
+        "access_denied",
+        "invalid_grant",
+    ],
+)
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
+def test_the_errors_of_the_rfc_are_permanent(error: str, status: int) -> None:
+    """RFC 6749 section 5.2: the fields arrive on the exception."""
+    body = f'{{"error": "{error}", "error_description": "why", "error_uri": "https://issuer.example/e"}}'
+    with pytest.raises(ProviderRejected, match=rf"issuer\.example .*status {status}: {error}, why") as caught:
+        raise_for_error(response(status, body), provider="plain")
+    found = caught.value
+    assert (found.error, found.error_description, found.error_uri, found.status) == (
+        error,
+        "why",
+        "https://issuer.example/e",
+        status,
+    )
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+@pytest.mark.parametrize("body", [b"", b"<html>no</html>", b"[]", b'{"error": null}', b'{"error": 7}'])
+def test_a_refusal_without_words_is_permanent(status: int, body: bytes) -> None:
+    """400, 401 and 403 reject, whatever the body."""
+    with pytest.raises(ProviderRejected) as caught:
+        raise_for_error(response(status, body), provider="plain")
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize("status", [404, 405, 408, 410, 425, 429, 500, 502, 503, 504, 599])
+def test_other_statuses_are_transient(status: int) -> None:
+    """What may pass is ProviderUnavailable, even with a permanent error in a 5xx."""
+    body = b'{"error": "invalid_client"}' if status >= 500 else b"<html>"
+    with pytest.raises(ProviderUnavailable) as caught:
+        raise_for_error(response(status, body), provider="plain")
+    assert caught.value.status == status
+    assert caught.value.retry_at is None
+
+
+def test_a_temporary_error_is_transient_whatever_its_status() -> None:
+    """A 400 that calls itself temporary is believed."""
+    with pytest.raises(ProviderUnavailable) as caught:
+        raise_for_error(response(400, b'{"error": "temporarily_unavailable"}'), provider="plain")
+    assert caught.value.error == "temporarily_unavailable"
+
+
+@pytest.mark.parametrize("status", [200, 201, 204])
+def test_a_success_raises_nothing(status: int) -> None:
+    """The statuses of success pass."""
+    raise_for_error(response(status), provider="plain")
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "date", "expected"),
+    [
+        ("7", "", 1_007.0),
+        ("7.5", "", 1_007.5),
+        ("0", "", 1_000.0),
+        ("86400", "", 1_300.0),
+        ("9" * 30, "", 1_300.0),
+        ("Thu, 01 Jan 1970 00:17:00 GMT", "", 1_020.0),
+        ("Thu, 01 Jan 1970 00:10:00 GMT", "", 1_000.0),
+        ("Thu, 01 Jan 1970 05:00:30 GMT", "Thu, 01 Jan 1970 05:00:00 GMT", 1_030.0),
+        ("Thu, 01 Jan 1970 06:00:00 GMT", "Thu, 01 Jan 1970 05:00:00 GMT", 1_300.0),
+        ("-5", "", None),
+        ("soon", "", None),
+        ("", "", None),
+        ("NaN", "", None),
+        ("١٢", "", None),
+    ],
+)
+def test_retry_after_becomes_a_local_instant(retry_after: str, date: str, expected: float | None) -> None:
+    """Seconds or a date, measured by the server's own Date, at most 300 s ahead."""
+    answer = httpx.Response(429, headers=[(b"Retry-After", retry_after.encode()), (b"Date", date.encode())])
+    assert retry_at_of(answer, now=1_000.0) == expected
+
+
+def test_a_refusal_for_now_carries_the_instant() -> None:
+    """The exception of a 429 or 503 holds what Retry-After said."""
+    for status in (429, 503):
+        with pytest.raises(ProviderUnavailable) as caught:
+            raise_for_error(response(status, b"", retry_after="7"), provider="plain", now=50.0)
+        assert caught.value.retry_at == 57.0
+
+
+def test_error_objects_are_read_as_words() -> None:
+    """A validation error whose error and message are objects is text, once, without braces."""
+    complaint = b'{"amount":{"type":"REQUIRED","message":"Required!"}}'
+    body = b'{"error":%b,"message":%b}' % (complaint, complaint)
+    with pytest.raises(ProviderRejected, match=r": amount: REQUIRED, Required!;") as caught:
+        raise_for_error(response(400, body), provider="plain")
+    assert caught.value.error is None
+    assert caught.value.error_description == "amount: REQUIRED, Required!"
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets", "expected"),
+    [
+        ("you sent s3cr3t!", ["s3cr3t!"], "you sent <hidden>"),
+        ("you sent s3%2Fcr%203t", ["s3/cr 3t"], "you sent <hidden>"),
+        ("you sent s3%2Fcr+3t", ["s3/cr 3t"], "you sent <hidden>"),
+        ("longer first: abcd", ["ab", "abcd"], "longer first: <hidden>"),
+        ("line\r\nbreak\x1b[31m", [], "line break [31m"),
+        ("буруу байна", [""], "буруу байна"),  # noqa: RUF001  Mongolian
+        ("a\tb", ["a\tb"], "<hidden>"),
+    ],
+)
+def test_server_texts_are_scrubbed(text: str, secrets: list[str], expected: str) -> None:
+    """No spelling of a credential, and nothing unprintable, gets from a server's text into a message (INV-9)."""
+    assert scrub(text, secrets) == expected
+
+
+def test_server_texts_are_cut_after_scrubbing() -> None:
+    """A secret that lies across the cut is not let out in part."""
+    text = scrub("x" * 290 + "planted-secret-value", ["planted-secret-value"])
+    assert len(text) <= 300
+    assert "plant" not in text
+    assert len(scrub("y" * 1_000, [])) == 300
+
+
+def _refusing_url() -> str:
+    """Return an address where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"http://127.0.0.1:{listener.getsockname()[1]}/token"

@@ -1,0 +1,447 @@
+"""QPayProvider against a fake QPay over real sockets: the token section of QPay's V2 API."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from tokencache.errors import ConfigurationError, ProviderRejected, ProviderUnavailable
+from tokencache.ports import FetchContext, Secret, TokenProvider
+from tokencache.token import Token
+from tokencache_qpay import QPayProvider
+from tokencache_qpay.provider import PRODUCTION, from_env
+from tokencache_qpay.testing import fake_qpay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokencache.ports import Reason
+    from tokencache_qpay.testing import FakeQPay
+
+__all__ = ["fake_qpay"]
+
+HALVES = pytest.mark.parametrize("half", ["fetch", "afetch"])
+
+
+def provider(fake: FakeQPay, **options: object) -> QPayProvider:
+    """Return a provider that leads to the fake."""
+    user, password = next(iter(fake.credentials.items()))
+    return QPayProvider(user, password, base_url=fake.url, **options)  # type: ignore[arg-type]
+
+
+def context(
+    previous: Token | None = None,
+    reason: Reason = "cold",
+    *,
+    timeout: float = 10.0,
+    warn: Callable[[str], None] = print,
+) -> FetchContext:
+    """Return what a fetch is told."""
+    return FetchContext(previous, time.monotonic() + timeout, reason, time.monotonic, warn)
+
+
+def get(known: QPayProvider, half: str = "fetch", told: FetchContext | None = None) -> Token:
+    """Fetch by either half."""
+    told = told or context()
+    return known.fetch(told) if half == "fetch" else asyncio.run(known.afetch(told))
+
+
+def accepted(fake: FakeQPay, token: Token) -> bool:
+    """Return whether the shop takes a token."""
+    answer = httpx.get(f"{fake.url}/v2/invoice/x", headers={"Authorization": token.authorization})
+    return answer.status_code == 422
+
+
+# --- logging in ---------------------------------------------------------------------------------------------------
+
+
+@HALVES
+def test_a_login_gives_a_token_that_the_shop_takes(fake_qpay: FakeQPay, half: str) -> None:
+    """One Basic call without a cookie gives a Bearer token with a day's life and the fields worth keeping."""
+    token = get(provider(fake_qpay), half)
+    assert token.authorization.startswith("Bearer eyJ")
+    assert token.lifetime == pytest.approx(86_400, abs=2)
+    assert token.scope == "get_token"
+    assert token.extra == {"session_state": "sandbox", "not-before-policy": "0"}
+    assert token.refresh_token is not None
+    assert token.refresh_expires_at == pytest.approx(token.expires_at, abs=2)
+    assert accepted(fake_qpay, token)
+    assert (fake_qpay.logins, fake_qpay.cookies_received) == (1, 0)
+
+
+@HALVES
+def test_the_same_client_again_sends_no_cookie(fake_qpay: FakeQPay, half: str) -> None:
+    """QPay's session cookie is neither sent back nor left in the jar of a client that is passed in."""
+
+    async def scenario() -> dict[str, str]:
+        async with httpx.AsyncClient() as client:
+            known = provider(fake_qpay, async_client=client)
+            await known.afetch(context())
+            await known.afetch(context())
+            return dict(client.cookies)
+
+    if half == "afetch":
+        assert asyncio.run(scenario()) == {}
+    else:
+        with httpx.Client() as client:
+            known = provider(fake_qpay, client=client)
+            known.fetch(context())
+            known.fetch(context())
+            assert dict(client.cookies) == {}
+    assert (fake_qpay.logins, fake_qpay.cookies_received) == (2, 0)
+
+
+def test_the_request_is_what_qpay_documents() -> None:
+    """POST /v2/auth/token, Basic, an empty body, no other parameters."""
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json={"access_token": "t", "expires_in": 3600})
+
+    client = httpx.Client(transport=httpx.MockTransport(handle))
+    QPayProvider("merchant", "пароль", client=client).fetch(context())
+    (request,) = seen
+    assert (request.method, str(request.url), request.content) == ("POST", f"{PRODUCTION}/v2/auth/token", b"")
+    assert request.headers["Authorization"] == "Basic bWVyY2hhbnQ60L/QsNGA0L7Qu9GM"
+    assert request.headers["Content-Length"] == "0"
+
+
+# --- expiry -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [0, -3_600, 3_600, 600 * 86_400])
+def test_an_epoch_is_measured_by_the_servers_date(fake_qpay: FakeQPay, offset: float) -> None:
+    """Whatever our clock and theirs say, a day's token lives a day."""
+    fake_qpay.clock_offset = offset
+    assert get(provider(fake_qpay)).lifetime == pytest.approx(86_400, abs=2)
+
+
+@pytest.mark.parametrize("seconds", [600, 3_600, 86_400])
+def test_a_duration_is_a_duration(fake_qpay: FakeQPay, seconds: int) -> None:
+    """The unofficial documents' durations work as well."""
+    fake_qpay.expires, fake_qpay.lifetime = "duration", seconds
+    assert get(provider(fake_qpay)).lifetime == seconds
+
+
+@pytest.mark.parametrize(
+    ("says", "lifetime"),
+    [
+        (lambda now, life: int(now + life) * 1_000, 86_400),
+        (lambda now, life: str(int(now + life)), 86_400),
+        (lambda now, life: "3600", 3_600),
+        (lambda now, life: int(now + 30 * 86_400), 90_000),
+        (lambda now, life: 10 * 86_400, 90_000),
+        (lambda now, life: int(now) - 5, 300),
+        (lambda now, life: None, 300),
+        (lambda now, life: True, 300),
+        (lambda now, life: {"x": 1}, 300),
+    ],
+    ids=["ms", "text epoch", "text", "30 days", "10 days", "past", "null", "true", "object"],
+)
+def test_other_forms_do_no_harm(fake_qpay: FakeQPay, says: Callable[[float, float], object], lifetime: float) -> None:
+    """Milliseconds and strings are understood, more than 25 hours is not believed, nonsense is the default."""
+    fake_qpay.expires = says
+    warnings: list[str] = []
+    token = get(provider(fake_qpay), told=context(warn=warnings.append))
+    assert token.lifetime == pytest.approx(lifetime, abs=2)
+    assert len(warnings) == (lifetime == 300)
+
+
+def test_the_exp_of_the_jwt_is_never_read(fake_qpay: FakeQPay) -> None:
+    """QPay signs an ``exp`` decades ahead; without a usable field the default counts, not that."""
+    fake_qpay.expires = lambda now, life: "whenever"
+    assert get(provider(fake_qpay)).lifetime == 300
+
+
+# --- refusals and failures (FAULTS row 22) ------------------------------------------------------------------------
+
+
+@HALVES
+def test_wrong_credentials_are_permanent(fake_qpay: FakeQPay, half: str) -> None:
+    """AUTHENTICATION_FAILED is a rejection with QPay's own words, Mongolian included."""
+    known = QPayProvider("TEST_MERCHANT", "wrong-planted", base_url=fake_qpay.url)
+    with pytest.raises(ProviderRejected, match=r"\[qpay\] .*AUTHENTICATION_FAILED, Нэвтрэх") as caught:
+        get(known, half)
+    assert (caught.value.error, caught.value.status) == ("AUTHENTICATION_FAILED", 401)
+    assert caught.value.error_description is not None
+    assert "wrong-planted" not in str(caught.value)
+
+
+@HALVES
+def test_a_busy_system_is_transient(fake_qpay: FakeQPay, half: str) -> None:
+    """500 SYSTEM_BUSY without a message is for another time."""
+    fake_qpay.fail_next()
+    with pytest.raises(ProviderUnavailable, match="SYSTEM_BUSY") as caught:
+        get(provider(fake_qpay), half)
+    assert (caught.value.error, caught.value.status) == ("SYSTEM_BUSY", 500)
+    assert get(provider(fake_qpay), half).value
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(502, ProviderUnavailable), (403, ProviderRejected), (200, ProviderUnavailable)]
+)
+def test_a_page_of_the_proxy_is_read_by_its_status(fake_qpay: FakeQPay, status: int, kind: type[Exception]) -> None:
+    """The proxy answers in HTML: the status decides, and a 200 of it is no token."""
+    fake_qpay.html_next(status=status)
+    with pytest.raises(kind, match=f"status {status}") as caught:
+        get(provider(fake_qpay))
+    assert "nginx" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "description"),
+    [
+        (400, {"error": "MERCHANT_INACTIVE", "message": "Мерчант идэвхгүй"}, "MERCHANT_INACTIVE", "Мерчант идэвхгүй"),
+        (403, {"error": "PERMISSION_DENIED"}, "PERMISSION_DENIED", None),
+        (422, {"error": "CLIENT_NOTFOUND", "message": ""}, "CLIENT_NOTFOUND", None),
+        (401, {"error": "NO_CREDENDIALS", "message": {"a": ["b", 1]}}, "NO_CREDENDIALS", "a: b, 1"),
+        (
+            400,
+            {
+                "error": {"client_id": {"type": "REQUIRED", "message": "Required!"}},
+                "message": {"client_id": {"type": "REQUIRED", "message": "Required!"}},
+            },
+            None,
+            "client_id: REQUIRED, Required!",
+        ),
+    ],
+)
+def test_refusals_keep_what_qpay_says(
+    fake_qpay: FakeQPay, status: int, body: object, error: str | None, description: str | None
+) -> None:
+    """Codes are open-ended, messages may be absent or objects; all are rejections with readable text."""
+    fake_qpay.fail_next(status=status, body=body)
+    with pytest.raises(ProviderRejected) as caught:
+        get(provider(fake_qpay))
+    found = caught.value
+    assert (found.status, found.error, found.error_description) == (status, error, description)
+
+
+@HALVES
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_is_kept(fake_qpay: FakeQPay, half: str, status: int) -> None:
+    """A Retry-After, as seconds or as a date of a skewed server, becomes a local instant."""
+    fake_qpay.fail_next(status=status, headers={"Retry-After": "60"})
+    before = time.time()
+    with pytest.raises(ProviderUnavailable) as caught:
+        get(provider(fake_qpay), half)
+    assert caught.value.retry_at is not None
+    assert before + 60 <= caught.value.retry_at <= time.time() + 60
+
+
+@HALVES
+def test_a_cut_connection_is_transient(fake_qpay: FakeQPay, half: str) -> None:
+    """A reset in the middle is ProviderUnavailable, and the next fetch works."""
+    fake_qpay.reset_next()
+    with pytest.raises(ProviderUnavailable, match="broke"):
+        get(provider(fake_qpay), half)
+    assert get(provider(fake_qpay), half).value
+
+
+@HALVES
+def test_a_hanging_server_is_given_up(fake_qpay: FakeQPay, half: str) -> None:
+    """A login without an answer ends by the context's deadline (INV-8)."""
+    fake_qpay.hang_next()
+    with pytest.raises(ProviderUnavailable, match="gave no complete answer"):
+        get(provider(fake_qpay), half, context(timeout=0.2))
+
+
+@pytest.mark.parametrize("body", [{"token_type": "bearer"}, {"access_token": ""}, {"access_token": "two words"}, []])
+def test_an_answer_without_a_token_is_transient(fake_qpay: FakeQPay, body: object) -> None:
+    """A 200 that holds no usable token is never taken for one."""
+    fake_qpay.fail_next(status=200, body=body)
+    with pytest.raises(ProviderUnavailable):
+        get(provider(fake_qpay))
+
+
+# --- refresh ------------------------------------------------------------------------------------------------------
+
+
+def test_refresh_is_off_by_default(fake_qpay: FakeQPay) -> None:
+    """A renewal logs in again unless told otherwise."""
+    known = provider(fake_qpay)
+    first = get(known)
+    get(known, told=context(first, "refresh"))
+    assert (fake_qpay.logins, fake_qpay.refreshes) == (2, 0)
+
+
+@HALVES
+def test_a_renewal_may_spend_the_refresh_token(fake_qpay: FakeQPay, half: str) -> None:
+    """With ``use_refresh`` a renewal is one refresh call, and its token works."""
+    known = provider(fake_qpay, use_refresh=True)
+    first = get(known, half)
+    second = get(known, half, context(first, "refresh"))
+    assert (fake_qpay.logins, fake_qpay.refreshes) == (1, 1)
+    assert second.refresh_token != first.refresh_token
+    assert accepted(fake_qpay, second)
+    third = get(known, half, context(second, "renew"))
+    assert (fake_qpay.logins, fake_qpay.refreshes) == (1, 2)
+    assert accepted(fake_qpay, third)
+
+
+def test_after_a_401_there_is_no_refresh(fake_qpay: FakeQPay) -> None:
+    """A refused token's session is gone, so its refresh token is not tried."""
+    known = provider(fake_qpay, use_refresh=True)
+    get(known, told=context(get(known), "rejected"))
+    assert (fake_qpay.logins, fake_qpay.refreshes) == (2, 0)
+
+
+@pytest.mark.parametrize("ends_at", [None, 1.0])
+def test_a_refresh_token_that_ended_is_not_tried(fake_qpay: FakeQPay, ends_at: float | None) -> None:
+    """Past its end, or with an unknown one, the refresh token stays where it is."""
+    known = provider(fake_qpay, use_refresh=True)
+    previous = Token("t", expires_at=2e9, issued_at=1e9, refresh_token="again", refresh_expires_at=ends_at)
+    get(known, told=context(previous, "refresh"))
+    get(known, told=context(Token("t", expires_at=2e9, issued_at=1e9, refresh_expires_at=4e9), "refresh"))
+    assert (fake_qpay.logins, fake_qpay.refreshes) == (2, 0)
+
+
+@HALVES
+@pytest.mark.parametrize("fault", ["reset", "hang", "html", "busy", "refused", "empty"])
+def test_any_failure_of_a_refresh_falls_back_to_the_password(fake_qpay: FakeQPay, half: str, fault: str) -> None:
+    """Whatever goes wrong with the refresh, the same fetch logs in, and says so in a warning without secrets."""
+    known = provider(fake_qpay, use_refresh=True)
+    first = get(known, half)
+    match fault:
+        case "reset":
+            fake_qpay.reset_next()
+        case "hang":
+            fake_qpay.hang_next()
+        case "html":
+            fake_qpay.html_next()
+        case "busy":
+            fake_qpay.fail_next()
+        case "refused":
+            fake_qpay.revoke()
+        case _:
+            fake_qpay.fail_next(status=200, body={})
+    warnings: list[str] = []
+    second = get(known, half, context(first, "refresh", timeout=1.5, warn=warnings.append))
+    assert accepted(fake_qpay, second)
+    assert (fake_qpay.logins, fake_qpay.refreshes) == (2, 1)
+    assert len(warnings) == 1
+    assert first.refresh_token is not None
+    assert first.refresh_token not in warnings[0]
+
+
+def test_a_refresh_token_is_spent_once(fake_qpay: FakeQPay) -> None:
+    """After a refresh whose answer was lost the same refresh token is not sent a second time."""
+    known = provider(fake_qpay, use_refresh=True)
+    first = get(known)
+    with fake_qpay.fail_while(), pytest.raises(ProviderUnavailable):
+        get(known, told=context(first, "refresh"))
+    get(known, told=context(first, "refresh"))
+    assert fake_qpay.refreshes == 1
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("https://merchant.qpay.mn", "https://merchant.qpay.mn"),
+        ("https://merchant.qpay.mn/", "https://merchant.qpay.mn"),
+        ("https://merchant.qpay.mn/v2", "https://merchant.qpay.mn"),
+        ("https://merchant.qpay.mn/v2/", "https://merchant.qpay.mn"),
+        ("HTTPS://Merchant.QPay.MN:443/v2/", "https://merchant.qpay.mn"),
+        ("https://gateway.example/qpay/v2", "https://gateway.example/qpay"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+        ("http://localhost/v2", "http://localhost"),
+    ],
+)
+def test_a_base_url_has_one_spelling(given: str, used: str) -> None:
+    """With or without /v2 and slashes, in whatever case: one issuer, so one key."""
+    known = QPayProvider("merchant", "planted", base_url=given)
+    assert known.base_url == used
+    assert known.identity()["issuer"] == used
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://merchant.qpay.mn",
+        "http://10.0.0.7",
+        "https://user:planted@merchant.qpay.mn",
+        "https://@merchant.qpay.mn",
+        "https://merchant.qpay.mn/?a=planted",
+        "https://merchant.qpay.mn/#planted",
+        "merchant.qpay.mn",
+        "ftp://merchant.qpay.mn",
+        "https://",
+        "https://merchant.qpay.mn:planted",
+        "",
+    ],
+)
+def test_an_unsafe_base_url_is_refused(url: str) -> None:
+    """Clear text beyond loopback, userinfo, and what is no address are mistakes of configuration."""
+    with pytest.raises(ConfigurationError, match=r"\[qpay\] the base URL") as caught:
+        QPayProvider("merchant", "password", base_url=url)
+    assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("user", "password"), [("", "x"), ("x", ""), ("", ""), ("a:b", "x")])
+def test_credentials_must_be_there(user: str, password: str) -> None:
+    """Nothing is sent without a user and a password."""
+    with pytest.raises(ConfigurationError, match="client_id"):
+        QPayProvider(user, password)
+
+
+def test_the_environment_makes_a_provider(fake_qpay: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The four variables, with the plain key that others share; a line break after a secret is not part of it."""
+    known = QPayProvider.from_env(fake_qpay.environ)
+    assert (known.key, known.base_url, known.name) == ("qpay:access_token", fake_qpay.url, "qpay")
+    environ = fake_qpay.environ | {"QPAY_CACHE_KEY": "shop:qpay"}
+    environ["QPAY_CLIENT_SECRET"] += "\n"
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    known = from_env()
+    assert known.key == "shop:qpay"
+    assert accepted(fake_qpay, get(known))
+    monkeypatch.delenv("QPAY_BASE_URL")
+    assert from_env().base_url == PRODUCTION
+
+
+@pytest.mark.parametrize("environ", [{}, {"QPAY_CLIENT_ID": "planted"}, {"QPAY_CLIENT_SECRET": "planted"}])
+def test_missing_credentials_are_one_paragraph(environ: dict[str, str]) -> None:
+    """The message names both variables and the sandbox merchant, and no value."""
+    with pytest.raises(ConfigurationError) as caught:
+        QPayProvider.from_env(environ)
+    text = str(caught.value)
+    for part in ("QPAY_CLIENT_ID", "QPAY_CLIENT_SECRET", "TEST_MERCHANT", "merchant-sandbox.qpay.mn"):
+        assert part in text
+    assert "planted" not in text
+    assert "\n" not in text
+
+
+def test_the_identity_tells_merchants_and_passwords_apart() -> None:
+    """Host, user and password make the identity; the password only as a Secret."""
+    identity = QPayProvider("merchant", "planted").identity()
+    assert identity == {"issuer": PRODUCTION, "client_id": "merchant", "client_secret": Secret("planted")}
+    assert "planted" not in repr(identity)
+
+
+def test_it_is_a_provider_with_a_late_renewal() -> None:
+    """It satisfies the protocol, names no key of its own, and renews ten minutes before the end."""
+    known = QPayProvider("merchant", "planted")
+    assert isinstance(known, TokenProvider)
+    assert known.key is None
+    assert known.policy.window == 600.0
+
+
+def test_the_urls_in_logs_hold_no_credential(fake_qpay: FakeQPay, caplog: pytest.LogCaptureFixture) -> None:
+    """The HTTP client logs what it does: no password, Basic text or token is in it (INV-9)."""
+    caplog.set_level(logging.DEBUG)
+    known = QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url, use_refresh=True)
+    token = get(known, told=context(get(known), "refresh"))
+    assert caplog.records
+    for secret in ("123456", "VEVTVF9NRVJDSEFOVDoxMjM0NTY=", token.value, token.refresh_token):
+        assert secret is not None
+        assert secret not in caplog.text
