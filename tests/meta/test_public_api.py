@@ -26,13 +26,28 @@ MODULES = [
 ]
 
 
+class Named(str):
+    """The name of a default that is a function, without the address that its own repr has."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Return the bare name."""
+        return str(self)
+
+
 def signature(thing: object) -> str:
     """Return names, kinds and defaults of the parameters, without annotations."""
     try:
         found = inspect.signature(thing)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         return ""
-    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in found.parameters.values()]
+    bare: list[inspect.Parameter] = []
+    for parameter in found.parameters.values():
+        default = parameter.default
+        if callable(default) and default is not inspect.Parameter.empty:
+            default = Named(default.__name__)
+        bare.append(parameter.replace(annotation=inspect.Parameter.empty, default=default))
     return str(found.replace(parameters=bare, return_annotation=inspect.Signature.empty))
 
 
