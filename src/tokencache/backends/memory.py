@@ -118,10 +118,9 @@ class MemoryBackend:
         """Prolong the lease if it is still the caller's."""
         with self._changed:
             self._require_open()
-            slot = self._slots.get(lease.key)
-            if slot is None or slot.lease is None or slot.lease.owner != lease.owner:
+            if not self._holds(lease):
                 return False
-            self._slots[lease.key] = _Slot(self._clock() + ttl, lease=slot.lease)
+            self._slots[lease.key] = _Slot(self._clock() + ttl, lease=lease)
             return True
 
     def wait(self, key: str, seen: bytes | None, timeout: float) -> None:
@@ -181,10 +180,15 @@ class MemoryBackend:
         stored = self._stored(key)
         return key not in self._slots or (stored is not None and _is_news(stored.data, seen)) or self._closed
 
+    def _holds(self, lease: LeaseGrant) -> bool:
+        """Return whether it is this very lease that fills the slot, not a later one of the same owner."""
+        slot = self._slots.get(lease.key)
+        held = None if slot is None else slot.lease
+        return held is not None and (held.owner, held.fence) == (lease.owner, lease.fence)
+
     def _free(self, lease: LeaseGrant) -> bool:
         """Empty the slot if ``lease`` fills it, and wake the waiters."""
-        slot = self._slots.get(lease.key)
-        if slot is None or slot.lease is None or slot.lease.owner != lease.owner:
+        if not self._holds(lease):
             return False
         del self._slots[lease.key]
         self._changed.notify_all()
