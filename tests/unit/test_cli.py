@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -24,12 +25,16 @@ from tokencache import (
     DeadlineExceeded,
     ProviderRejected,
     ProviderUnavailable,
+    TokenCache,
     TokenCacheError,
+    TokenSource,
 )
+from tokencache.backends.memory import MemoryBackend
+from tokencache.cli import main
 from tokencache.cli.app import app
-from tokencache.cli.outcome import Exit, code_of
+from tokencache.cli.outcome import Exit, code_of, complain
 from tokencache.cli.sight import duration, installed, lines, table
-from tokencache.ports import Cooldown
+from tokencache.ports import Cooldown, Slot
 from tokencache.status import Status
 from tokencache_qpay.testing import FakeQPay
 
@@ -358,6 +363,63 @@ def test_the_demo_refuses_a_backend_that_processes_do_not_share() -> None:
     ran = run.invoke(app, ["demo", "--backend", "memory://"])
     assert ran.exit_code == Exit.USAGE
     assert "not shared" in ran.stderr
+
+
+class Unreachable(MemoryBackend):
+    """A backend that does not answer."""
+
+    def inspect(self, key: str) -> Slot:
+        """Fail."""
+        message = "the store is gone"
+        raise BackendUnavailable(message)
+
+
+@pytest.mark.parametrize("command", ["status", "invalidate"])
+def test_a_backend_that_does_not_answer_exits_4(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """`status` and `invalidate` exit 4 and name the problem when the backend does not answer."""
+    monkeypatch.setattr("tokencache.cli.app._open", lambda _: TokenCache(Unreachable()))
+    ran = run.invoke(app, [command, "qpay"])
+    assert ran.exit_code == Exit.UNAVAILABLE
+    assert "the store is gone" in ran.stderr
+
+
+def test_invalidate_leaves_a_replacement(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-3: a token that was replaced between look and drop stays, and `invalidate` says so."""
+    run.invoke(app, ["token", "qpay"])
+    monkeypatch.setattr(TokenSource, "invalidate", lambda _source, _token: False)
+    ran = run.invoke(app, ["invalidate", "qpay"])
+    assert (ran.exit_code, "replaced meanwhile" in ran.stdout) == (0, True)
+
+
+def test_an_error_is_wrapped_where_a_person_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal a long paragraph is wrapped at 100 columns; in a pipe it stays on one line."""
+
+    class Terminal(io.StringIO):
+        """A text that says that it is a terminal."""
+
+        def isatty(self) -> bool:
+            """Say yes."""
+            return True
+
+    for kind, count in ((Terminal, 3), (io.StringIO, 1)):
+        text = kind()
+        monkeypatch.setattr(sys, "stderr", text)
+        complain("word " * 50)
+        assert len(text.getvalue().splitlines()) == count
+
+
+def test_an_unrelated_missing_module_is_not_blamed_on_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of our own that is missing is a bug and shows as one."""
+    monkeypatch.setitem(sys.modules, "tokencache.cli.app", None)
+    with pytest.raises(ModuleNotFoundError, match=r"tokencache\.cli\.app"):
+        main()
+
+
+def test_a_broken_promise_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`demo` exits 1 when a figure breaks a promise, and 0 when all are kept."""
+    for kept, code in ((False, Exit.FAILED), (True, Exit.OK)):
+        monkeypatch.setattr("tokencache.cli.demo.show", lambda _backend, kept=kept: kept)
+        assert run.invoke(app, ["demo"]).exit_code == code
 
 
 @pytest.mark.slow

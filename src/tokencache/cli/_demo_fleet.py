@@ -44,12 +44,16 @@ class Report:
         self.errors += message["errors"]
 
 
+FAREWELL: Final = 5.0
+"""How long a process may take to end after its work, in seconds, before it is killed."""
+
+
 class Fleet:
     """Processes that do what `_demo_worker` does; leaving the block ends whatever still runs."""
 
-    def __init__(self, orders: Orders, processes: int) -> None:
+    def __init__(self, orders: Orders, processes: int, patience: float = PATIENCE) -> None:
         self._messages: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
-        self._ends = time.monotonic() + PATIENCE + orders.seconds
+        self._ends = time.monotonic() + patience + orders.seconds
         self._workers = [
             subprocess.Popen(
                 [sys.executable, "-m", "tokencache.cli._demo_worker"],
@@ -76,7 +80,7 @@ class Fleet:
                 worker.stdin.close()
         for worker in self._workers:
             try:
-                worker.wait(timeout=5)
+                worker.wait(timeout=FAREWELL)
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()

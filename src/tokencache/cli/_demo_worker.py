@@ -7,6 +7,7 @@ reports go out: `{"calls": n}` while it works, and a last one with `"done"`. It 
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import sys
 import threading
@@ -61,12 +62,16 @@ def main() -> None:
     from tokencache import TokenCache
     from tokencache_qpay import QPayProvider
 
-    with TokenCache(orders.backend, namespace=orders.namespace) as cache:
-        provider = QPayProvider(orders.client_id, orders.client_secret, base_url=orders.base_url)
-        policy = RefreshPolicy()
-        source = cache.source(provider, policy=policy)
-        _ = source.key  # worked out before the start, so that the figures are those of the fetch
-        tallies = _run(orders, source, policy)
+    logging.getLogger("tokencache").addHandler(logging.NullHandler())  # errors are reported, not logged
+    try:
+        with TokenCache(orders.backend, namespace=orders.namespace) as cache:
+            provider = QPayProvider(orders.client_id, orders.client_secret, base_url=orders.base_url)
+            policy = RefreshPolicy()
+            source = cache.source(provider, policy=policy)
+            _ = source.key  # worked out before the start, so that the figures are those of the fetch
+            tallies = _run(orders, source, policy)
+    except TokenCacheError as error:
+        sys.exit(f"a process of the demo: {error}")
     _say({"done": "all", **_sum(tallies)})
 
 

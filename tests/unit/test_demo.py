@@ -1,0 +1,152 @@
+"""The demo's own machinery: that its figures can be bad, and that it ends whatever happens to its processes."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, cast
+
+import pytest
+from rich.console import Console
+
+from tokencache import DeadlineExceeded, RefreshPolicy, Token, TokenCacheError, TokenSource
+from tokencache.cli import demo
+from tokencache.cli._demo_fleet import Fleet
+from tokencache.cli._demo_orders import Orders
+from tokencache.cli._demo_worker import Tally
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def orders(backend: str, *, threads: int = 1, seconds: float = 0.0) -> Orders:
+    """Orders for a provider that nobody can reach."""
+    return Orders(
+        backend=backend,
+        namespace="test:",
+        base_url="http://127.0.0.1:9",
+        client_id="merchant",
+        client_secret="planted-demo-secret",
+        threads=threads,
+        patience=0.1,
+        seconds=seconds,
+    )
+
+
+def stage(backend: str, width: int = 200) -> tuple[demo.Stage, io.StringIO]:
+    """A stage whose console is a text in memory."""
+    text = io.StringIO()
+    return demo.Stage(Console(file=text, width=width), backend), text
+
+
+class Always:
+    """A source that gives one token, or one error."""
+
+    def __init__(self, answer: Token | TokenCacheError, pause: float = 0.0) -> None:
+        self.answer = answer
+        self.pause = pause
+
+    def token(self) -> Token:
+        """Give the answer after the pause."""
+        time.sleep(self.pause)
+        if isinstance(self.answer, TokenCacheError):
+            raise self.answer
+        return self.answer
+
+
+def test_a_tally_counts_a_late_token_a_wait_and_an_error() -> None:
+    """INV-1: a token whose usable end had passed before it was asked for counts as late; so do waits and errors."""
+    tally, policy, now = Tally(), RefreshPolicy(), time.time()
+    good = Token("good", issued_at=now, expires_at=now + 100)
+    ending = Token("ending", issued_at=now - 100, expires_at=now + 5)
+    for answer in (good, ending, DeadlineExceeded("no time")):
+        tally.ask(cast("TokenSource", Always(answer)), policy, patience=60.0)
+    assert (tally.calls, tally.waited, tally.late, tally.errors) == (2, 0, 1, ["no time"])
+    assert len(tally.tokens) == 2
+    tally.ask(cast("TokenSource", Always(good, pause=0.02)), policy, patience=0.01)
+    assert (tally.waited, tally.slowest >= 0.02) == (1, True)
+
+
+def test_a_tally_and_orders_show_no_secret() -> None:
+    """INV-9: neither the credential in the orders nor a token's value is in what the demo keeps or shows."""
+    tally = Tally()
+    value = "planted-token-value"
+    token = Token(value, issued_at=time.time(), expires_at=time.time() + 100)
+    tally.ask(cast("TokenSource", Always(token)), RefreshPolicy(), 1.0)
+    assert value not in repr(tally)
+    assert "planted-demo-secret" not in repr(orders("memory://"))
+
+
+@pytest.mark.slow
+def test_processes_that_share_nothing_break_the_promise_of_one_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-2: on memory://, which is not shared, the scene counts a login per process and says so."""
+    monkeypatch.setattr(demo, "PROCESSES", 2)
+    set_up, text = stage("memory://")
+    demo.cold_fleet(set_up)
+    (finding,) = set_up.findings
+    assert not finding.kept
+    assert "2 logins" in finding.figure
+    demo._close(set_up, 1.0)
+    assert "BROKEN" in text.getvalue()
+
+
+@pytest.mark.slow
+def test_a_caller_that_waits_breaks_the_promise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """When every call counts as a wait, the scene says so: its zero is measured, not written down."""
+    monkeypatch.setattr(demo, "PATIENCE", -1.0)
+    monkeypatch.setattr(demo, "LOAD", 2.5)
+    set_up, _ = stage((tmp_path / "tokens").as_uri())
+    demo.expiry_under_load(set_up)
+    verdicts = {finding.promise: finding.kept for finding in set_up.findings}
+    assert verdicts == {"nobody waits at an expiry": False, "never a late token": True, "one login per renewal": True}
+
+
+@pytest.mark.slow
+def test_callers_without_a_token_end_the_demo_with_their_error(tmp_path: Path) -> None:
+    """The first error of the fleet is what the demo says, with the number of callers that had none."""
+    with Fleet(orders((tmp_path / "tokens").as_uri(), threads=2), 1) as fleet:
+        fleet.muster(lambda _: None)
+        report = fleet.run(lambda _: None)
+    assert report.calls == 0
+    with pytest.raises(TokenCacheError, match=r"2 callers of the demo got no token. The first said: \[qpay\]"):
+        demo._fail_loudly(report.errors)
+    demo._fail_loudly([])
+
+
+def test_a_process_that_ends_early_is_noticed(capfd: pytest.CaptureFixture[str]) -> None:
+    """INV-8: a process that cannot start ends the demo with an error; its own one line is on stderr."""
+    with pytest.raises(TokenCacheError, match="ended early"), Fleet(orders("nonsense"), 1) as fleet:
+        fleet.muster(lambda _: None)
+    errors = capfd.readouterr().err
+    assert errors.startswith("a process of the demo: ")
+    assert "Traceback" not in errors
+
+
+def test_processes_that_do_not_report_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-8: silent processes are given up when the demo's patience ends, and killed."""
+    started: list[subprocess.Popen[str]] = []
+    popen = subprocess.Popen
+
+    def silent(*_: object, **settings: object) -> subprocess.Popen[str]:
+        started.append(popen([sys.executable, "-c", "import time; time.sleep(600)"], **settings))  # type: ignore[call-overload]
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", silent)
+    with pytest.raises(TokenCacheError, match="in time"), Fleet(orders("memory://"), 1, patience=0.0) as fleet:
+        fleet.muster(lambda _: None)
+    assert started[0].poll() is not None
+
+
+def test_a_process_that_stays_after_its_work_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-8: a process that does not end when its work is over is killed after a while, and its reports still count."""
+    report = '{"calls": 1, "waited": 0, "late": 0, "slowest": 0, "tokens": ["t"], "errors": [], "done": "all"}'
+    code = f"import time\nprint('{{\"ready\": true}}', flush=True)\nprint('{report}', flush=True)\ntime.sleep(600)"
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **settings: popen([sys.executable, "-c", code], **settings))
+    monkeypatch.setattr("tokencache.cli._demo_fleet.FAREWELL", 0.1)
+    with Fleet(orders("memory://"), 1) as fleet:
+        fleet.muster(lambda _: None)
+        assert fleet.run(lambda _: None).calls == 1
+    assert fleet._workers[0].returncode is not None
