@@ -363,7 +363,7 @@ def test_sealed_records_that_cannot_be_opened() -> None:
     assert other in refusal(data, key="other", sealing=Mirror())
     assert "not sealed" in refusal(dump(), key="k", sealing=Mirror())
     assert "not sealed" in refusal(dump(sealed=[1]), key="k", sealing=Mirror())
-    assert other in refusal(dump(sealed="*"), key="k", sealing=Mirror())
+    assert other in refusal(dump(sealed="*" + table["sealed"]), key="k", sealing=Mirror())
     assert other in refusal(json.dumps(table | {"sealed": table["sealed"][4:]}).encode(), key="k", sealing=Mirror())
     assert "fence is not the one" in refusal(json.dumps(table | {"fence": 8}).encode(), key="k", sealing=Mirror())
     assert "fence is not the one" in refusal(
