@@ -8,13 +8,17 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
 
 from tokencache import Token, TokenCache, TokenSource
 from tokencache._clock import steady_clock
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pytest_benchmark.fixture import BenchmarkFixture
 
 LIMIT = 1.3
 CALLS = 2_000
@@ -118,5 +122,7 @@ def report(benchmark: BenchmarkFixture, pairs: list[tuple[float, float]]) -> Non
     bare = statistics.median(pair[1] for pair in pairs)
     ratio = statistics.median(mine / limit for mine, limit in pairs)
     benchmark.extra_info.update(ours_ns=round(ours * 1e9), limit_ns=round(bare * 1e9), ratio=round(ratio, 3))
-    print(f"\ncached get {ours * 1e9:.0f} ns, limit {bare * 1e9:.0f} ns, ratio {ratio:.2f} (median of {len(pairs)} turns)")
+    print(
+        f"\ncached get {ours * 1e9:.0f} ns, limit {bare * 1e9:.0f} ns, ratio {ratio:.2f} (median of {len(pairs)} turns)"
+    )
     assert ratio <= LIMIT

@@ -49,9 +49,8 @@ class Breaker:
         if self._error is None:
             return False
         with self._lock:
-            ended = self._error is not None
-            self._error = None
-            return ended
+            error, self._error = self._error, None
+            return bool(error)
 
     def after_fork(self) -> None:
         """Start with a fresh lock in the child of a fork."""

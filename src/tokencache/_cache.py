@@ -191,9 +191,7 @@ class TokenCache:
 
         half = async_half(self._backend)
         if isinstance(half, ThreadedBackend):
-            with self._lock:
-                self._half = self._half or half
-                return self._half
+            self._half = half  # two loops may make one each; the last one serves those who come later
         return half
 
     def _after_fork(self) -> None:

@@ -45,8 +45,8 @@ class FakeClock:
 class FakeProvider:
     """A provider whose tokens are ``token-1``, ``token-2``, … and which counts, fails, and waits on command.
 
-    ``failure`` is raised instead of giving a token while it is set. ``gate``, when cleared, holds every fetch until it is set;
-    ``started`` is set when a fetch begins. ``calls`` counts fetches, ``together`` the most that ran at once.
+    ``failure`` is raised instead of giving a token while it is set. ``gate``, when cleared, holds every fetch until it
+    is set; ``started`` is set when a fetch begins. ``calls`` counts fetches, ``together`` the most that ran at once.
     """
 
     policy: RefreshPolicy | None = None
@@ -58,7 +58,7 @@ class FakeProvider:
         *,
         lifetime: float = 3600.0,
         wall: Callable[[], float] | None = None,
-        secret: str = "fake-secret",  # noqa: S107  (a fake's)
+        secret: str = "fake-secret",
         client: str = "client",
     ) -> None:
         import time
@@ -99,7 +99,7 @@ class FakeProvider:
 
         self._enter(context)
         try:
-            while not self.gate.is_set():
+            while not self.gate.is_set():  # noqa: ASYNC110  (the gate is opened from any thread)
                 await asyncio.sleep(0.001)
             return self._answer()
         finally:
