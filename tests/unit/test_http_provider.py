@@ -549,7 +549,7 @@ def test_cancelling_afetch_ends_it() -> None:
 
     async def scenario(server: RawServer) -> None:
         task = asyncio.create_task(Plain(server.url).afetch(context()))
-        while not server.received:  # noqa: ASYNC110  the server is a thread
+        while not server.received:
             await asyncio.sleep(0.005)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
