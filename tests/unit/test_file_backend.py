@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -229,6 +230,14 @@ def test_the_fence_grows_whatever_is_lost(
     world.epoch -= 86_400.0
     other = another()
     assert granted(ask(other, seen=data)).fence > fence
+
+
+def test_the_fence_grows_where_everything_is_lost(backend: FileBackend, folder: Path, world: World) -> None:
+    """INV-3: one process grants ever higher fences even when the folder is swept away and the wall clock set back."""
+    before = granted(ask(backend))
+    shutil.rmtree(folder)
+    world.epoch -= 86_400.0
+    assert granted(ask(backend, "b")).fence > before.fence
 
 
 def test_the_fence_is_the_wall_time_where_that_is_higher(backend: FileBackend, world: World) -> None:

@@ -19,6 +19,7 @@ from tokencache.testing.probes import granted, record
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tokencache.backends._folder import OpenFolder
     from tokencache.ports import LeaseReply
 
 KEY = "qpay:access_token"
@@ -286,3 +287,20 @@ def test_a_folder_removed_under_us_is_made_again(backend: FileBackend, folder: P
     assert after.fence > before.fence
     assert backend.commit(after, record(after.fence), 60.0) is True
     assert backend.load(KEY) is not None
+
+
+def test_a_folder_removed_in_mid_call_is_made_again(
+    backend: FileBackend, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep between opening the folder and the first file in it costs nothing."""
+    store(backend)
+    opened = backend._folder.open
+
+    def swept(*, make: bool) -> OpenFolder:
+        monkeypatch.setattr(backend._folder, "open", opened)
+        found = opened(make=make)
+        shutil.rmtree(folder)
+        return found
+
+    monkeypatch.setattr(backend._folder, "open", swept)
+    granted(ask(backend))

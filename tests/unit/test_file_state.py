@@ -59,3 +59,9 @@ def test_a_clock_that_began_anew_ends_every_term() -> None:
     assert term.remaining(1000.0) == 60.0
     assert term.remaining(1000.0 + 60.0) == 0.0
     assert term.remaining(5.0) == 0.0
+
+
+def test_nothing_lasts_for_ever() -> None:
+    """INV-8: JSON that knows infinity gives no lease that never ends."""
+    endless = dump(State(7, Lease("a", Term(float("inf"), float("inf")))), "boot")
+    assert parse(endless, "boot").lease is None

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tokencache._clock import steady_clock
-from tokencache._record import fence_of
+from tokencache._record import is_another
 from tokencache.backends import _flock
 from tokencache.backends._file_state import Countdown, Lease, Pause, Term, digest
 from tokencache.backends._folder import LIMIT, Folder, unavailable
@@ -221,7 +221,7 @@ class FileBackend:
         now = self._clock()
         state = files.state()
         stored = files.stored(now)
-        if stored is not None and _is_another(stored.data, seen):
+        if stored is not None and is_another(stored.data, seen):
             return Found(stored)
         lease = state.live_lease(now)
         if lease is not None and lease.owner == wanted.owner:
@@ -286,7 +286,7 @@ class FileBackend:
         else:
             state = files.parsed(raw)
             stored = files.stored(now)
-            if stored is not None and _is_another(stored.data, seen):
+            if stored is not None and is_another(stored.data, seen):
                 return None
         lease = state.live_lease(now)
         if lease is None or files.holder_is_dead():
@@ -355,16 +355,6 @@ def _is_live(lease: LeaseGrant, state: State, now: float) -> bool:
     """Return whether the lease is still its owner's: not ended, not anybody else's."""
     live = state.live_lease(now)
     return live is not None and live.owner == lease.owner and state.fence == lease.fence
-
-
-def _is_another(data: bytes, seen: bytes | None) -> bool:
-    """Return whether a stored record is another one than the one seen."""
-    if seen is None:
-        return True
-    stored_fence, seen_fence = fence_of(data), fence_of(seen)
-    if stored_fence is None or seen_fence is None:
-        return data != seen
-    return stored_fence > seen_fence
 
 
 def _cache_folder() -> Path:

@@ -97,6 +97,14 @@ class LeaseLaws(Laws):
         probe.release(first)
         held(self.ask(probe, "c"))
 
+    def test_an_ended_lease_is_nobodys(self, probe: Probe) -> None:
+        """A lease that ended is neither extended nor turned into a cooldown, even where nobody has taken it since."""
+        lease = granted(self.ask(probe, "a", ttl=self.short))
+        self.eventually(lambda: probe.inspect(KEY).owner is None or None)
+        assert probe.extend(lease, LONG) is False
+        probe.release(lease, cooldown())
+        granted(self.ask(probe, "b"))
+
     def test_extending_makes_the_lease_last(self, probe: Probe) -> None:
         """The holder can make its lease last longer; others see the new end."""
         lease = granted(self.ask(probe, "a", ttl=self.short))
@@ -188,8 +196,8 @@ class LeaseLaws(Laws):
         """INV-7: a misconfigured process stops nobody else; the other identity's lease displaces the cooldown."""
         probe.release(granted(self.ask(probe, "a")), cooldown())
         other = granted(probe.lease(KEY, "b", "another identity", None, LONG))
-        probe.release(other)
-        granted(self.ask(probe, "a"))
+        assert probe.commit(other, record(other.fence), LONG) is True
+        granted(self.ask(probe, "a", record(other.fence)))
 
     def test_a_cooldown_ends(self, probe: Probe) -> None:
         """When the cooldown is over the next one who asks gets the lease."""
