@@ -143,6 +143,14 @@ def fence_of(data: bytes) -> int | None:
     return None if fields is None else _fence(fields)
 
 
+def is_another(data: bytes, seen: bytes | None) -> bool:
+    """Return whether ``data`` is another record than ``seen``: a higher fence, or other bytes where one has none."""
+    if seen is None:
+        return True
+    ours, theirs = fence_of(data), fence_of(seen)
+    return data != seen if ours is None or theirs is None else ours > theirs
+
+
 def _exact(expires_at: float, issued_at: float | None, lifetime: float | None) -> tuple[float, float | None]:
     """Return expiry and lifetime to the fraction of a second, where the three agree; else the expiry alone counts."""
     if lifetime is None:

@@ -6,10 +6,12 @@ import asyncio
 import functools
 import itertools
 import time
+import traceback
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tokencache import TokenCache
 from tokencache.errors import ConfigurationError, ProviderRejected, ProviderUnavailable
 from tokencache.ports import FetchContext
 from tokencache.providers.callable import CallableProvider
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _numbers = itertools.count()
-TOKEN = Token("good-1", expires_at=2e9, issued_at=1e9)
+TOKEN = Token("good-1", expires_at=3e9, issued_at=2.5e9)  # issued after any run of this test
 FIELDS = {"access_token": "good-1", "expires_in": 3600}
 
 
@@ -148,20 +150,32 @@ def test_an_error_in_a_mapping_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("sync", [True, False])
-def test_what_the_function_raises_is_chained_but_not_quoted(sync: bool) -> None:
-    """A foreign exception is named by its type: its text may hold a secret (INV-9)."""
-    original = KeyError("planted-secret")
+def test_what_the_function_raises_is_named_but_not_quoted(sync: bool) -> None:
+    """A foreign exception is named by its type and place: its text may hold a secret, also in a traceback (INV-9)."""
+    planted = "planted-" + "secret"
 
     def fail() -> Token:
-        raise original
+        raise KeyError(planted)
 
     async def afail() -> Token:
-        raise original
+        fail()
+        raise AssertionError
 
-    with pytest.raises(ProviderUnavailable, match=r"\[k\] .*KeyError") as caught:
-        fetch(CallableProvider(fail if sync else afail, key="k"))
-    assert "planted-secret" not in str(caught.value)
-    assert caught.value.__cause__ is original
+    source = TokenCache("memory://").source(fail if sync else afail, key="k")
+    with pytest.raises(ProviderUnavailable, match=r"\[k\] .*KeyError at fail, line \d+") as caught:
+        source.token()
+    assert planted not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_token_from_a_while_ago_lives_from_now() -> None:
+    """A function may hand out a token that it got earlier: what remains counts, not its whole lifetime (INV-1)."""
+    now = time.time()
+    old = Token("x", issued_at=now - 3000, expires_at=now + 600)
+    source = TokenCache("memory://").source(lambda: old, key="k")
+    source.token()
+    usable_until = source.status().usable_until
+    assert usable_until is not None
+    assert usable_until <= now + 600 - 60 + 1
 
 
 @pytest.mark.parametrize("sync", [True, False])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cachetools import TLRUCache
 
 from tokencache._clock import steady_clock
-from tokencache._record import fence_of
+from tokencache._record import fence_of, is_another
 from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot, Stored
 
@@ -79,7 +79,7 @@ class MemoryBackend:
             self._require_open()
             now = self._clock()
             stored = self._stored(key)
-            if stored is not None and _is_news(stored.data, seen):
+            if stored is not None and is_another(stored.data, seen):
                 return Found(stored)
             slot = self._slots.get(key)
             if slot is not None and slot.cooldown is not None and slot.cooldown.identity == identity:
@@ -178,7 +178,7 @@ class MemoryBackend:
     def _is_settled(self, key: str, seen: bytes | None) -> bool:
         """Return whether there is nothing to wait for."""
         stored = self._stored(key)
-        return key not in self._slots or (stored is not None and _is_news(stored.data, seen)) or self._closed
+        return key not in self._slots or (stored is not None and is_another(stored.data, seen)) or self._closed
 
     def _holds(self, lease: LeaseGrant) -> bool:
         """Return whether it is this very lease that fills the slot, not a later one of the same owner."""
@@ -199,14 +199,6 @@ class MemoryBackend:
         if self._closed:
             message = "the memory backend is closed; make a new TokenCache"
             raise BackendClosed(message)
-
-
-def _is_news(data: bytes, seen: bytes | None) -> bool:
-    """Return whether ``data`` is another record than ``seen``: a higher fence, or other bytes where one has none."""
-    if seen is None:
-        return True
-    ours, theirs = fence_of(data), fence_of(seen)
-    return data != seen if ours is None or theirs is None else ours > theirs
 
 
 def from_url(url: BackendURL) -> MemoryBackend:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias, cast
 
-from tokencache.errors import ConfigurationError, ProviderUnavailable, TokenCacheError
+from tokencache.errors import ConfigurationError, ProviderUnavailable
 from tokencache.providers.oauth_response import token_from_mapping
 from tokencache.token import Token
 
@@ -30,7 +30,8 @@ class CallableProvider:
     which token it is: it is all of the identity. ``name`` is for events and messages, ``key`` unless it is given.
 
     A sync function makes a provider with ``fetch`` only, an async one a provider with ``afetch`` only. What the
-    function raises becomes ``ProviderUnavailable``, chained to the original, unless it is a ``TokenCacheError``.
+    function raises goes through: the engine makes a ``ProviderUnavailable`` of what is no error of tokencache, without
+    its text, which may hold a secret (INV-9).
 
     Raises ``ConfigurationError`` for a function that takes other arguments, or an empty key.
     """
@@ -65,7 +66,7 @@ class CallableProvider:
     def _token(self, answer: object, before_wall: float, context: FetchContext) -> Token:
         """Return the token that an answer is or describes."""
         if isinstance(answer, Token):
-            return answer
+            return _as_of(answer, before_wall)
         if isinstance(answer, Mapping):
             fields = cast("Mapping[str, object]", answer)
             token, expiry = token_from_mapping(fields, provider=self.name, date=None, before_wall=before_wall)
@@ -82,12 +83,6 @@ class CallableProvider:
         )
         raise ProviderUnavailable(message)
 
-    def _failed(self, error: Exception) -> ProviderUnavailable:
-        return ProviderUnavailable(
-            f"[{self.name}] the function raised {type(error).__name__} (its text may hold a secret: not repeated);"
-            " raise ProviderRejected or ProviderUnavailable to say more"
-        )
-
 
 class _SyncCallable(CallableProvider):
     """The half for threads."""
@@ -95,13 +90,7 @@ class _SyncCallable(CallableProvider):
     def fetch(self, context: FetchContext) -> Token:
         """Call the function and read what it returned."""
         before_wall = time.time()
-        try:
-            answer = self._call(context)
-        except TokenCacheError:
-            raise
-        except Exception as error:
-            raise self._failed(error) from error
-        return self._token(answer, before_wall, context)
+        return self._token(self._call(context), before_wall, context)
 
 
 class _AsyncCallable(CallableProvider):
@@ -110,13 +99,24 @@ class _AsyncCallable(CallableProvider):
     async def afetch(self, context: FetchContext) -> Token:
         """Await the function and read what it returned."""
         before_wall = time.time()
-        try:
-            answer = await cast("Awaitable[object]", self._call(context))
-        except TokenCacheError:
-            raise
-        except Exception as error:
-            raise self._failed(error) from error
+        answer = await cast("Awaitable[object]", self._call(context))
         return self._token(answer, before_wall, context)
+
+
+def _as_of(token: Token, now: float) -> Token:
+    """Return a token whose life counts from ``now``: a function may hand out one that it got a while ago."""
+    if token.issued_at >= now - 1:
+        return token
+    return Token(
+        token.value,
+        expires_at=token.expires_at,
+        issued_at=now,
+        token_type=token.token_type,
+        scope=token.scope,
+        refresh_token=token.refresh_token,
+        refresh_expires_at=token.refresh_expires_at,
+        extra=token.extra,
+    )
 
 
 def _is_async(function: object) -> bool:
