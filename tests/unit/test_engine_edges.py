@@ -1,0 +1,328 @@
+"""The engine's parts at their edges: heartbeat, flights that nobody lands, the breaker, lifting, the fork hook."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tokencache import BackendUnavailable, ProviderUnavailable, RefreshPolicy, Token, TokenCache, TokenSource
+from tokencache import _cache as cache_module
+from tokencache._breaker import Breaker
+from tokencache._flights import Flights
+from tokencache._heartbeat import Heartbeat
+from tokencache.backends._lift import ThreadedBackend, async_half
+from tokencache.backends.memory import MemoryBackend
+from tokencache.errors import BackendClosed
+from tokencache.events import LeaseLost, ProviderWarning
+from tokencache.testing.fakes import FakeClock, FakeProvider, Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokencache.ports import LeaseGrant
+
+PATIENCE = 20.0
+SHORT = RefreshPolicy(lease=0.15)
+
+
+class Watched(MemoryBackend):
+    """A memory backend that tells when a lease was prolonged three times, and can refuse to."""
+
+    def __init__(self, *, keeps: bool = True) -> None:
+        super().__init__()
+        self.keeps = keeps
+        self.extended = 0
+        self.enough = threading.Event()
+
+    def extend(self, lease: LeaseGrant, ttl: float) -> bool:
+        """Count, then prolong or refuse."""
+        self.extended += 1
+        if self.extended >= 3 or not self.keeps:
+            self.enough.set()
+        return self.keeps and super().extend(lease, ttl)
+
+
+def ask(source: TokenSource, half: str) -> Token:
+    """Get a token by one half or the other."""
+    return source.token() if half == "sync" else asyncio.run(source.atoken())
+
+
+@pytest.mark.parametrize("half", ["sync", "async"])
+def test_a_slow_fetch_keeps_its_lease(half: str) -> None:
+    """INV-2: a fetch that takes several leases is one fetch; whoever waits elsewhere waits on."""
+    backend, provider = Watched(), FakeProvider()
+    provider.gate.clear()
+    got: list[Token] = []
+    sources = [TokenCache(backend, policy=SHORT).source(provider) for _ in range(2)]
+    threads = [threading.Thread(target=lambda source=source: got.append(ask(source, half))) for source in sources]
+    for thread in threads:
+        thread.start()
+    assert backend.enough.wait(PATIENCE)
+    provider.gate.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert provider.calls == 1
+    assert len(set(got)) == 1
+
+
+@pytest.mark.parametrize("half", ["sync", "async"])
+def test_a_lease_that_cannot_be_prolonged_is_told_of(half: str) -> None:
+    """INV-2: somebody else may fetch too, and the event says so; the fetch itself goes on."""
+    backend, provider, seen = Watched(keeps=False), FakeProvider(), Recorder()
+    provider.gate.clear()
+    source = TokenCache(backend, policy=SHORT, observers=[seen]).source(provider)
+    got: list[Token] = []
+    thread = threading.Thread(target=lambda: got.append(ask(source, half)))
+    thread.start()
+    assert backend.enough.wait(PATIENCE)
+    while not seen.of(LeaseLost):
+        threading.Event().wait(0.001)
+    provider.gate.set()
+    thread.join(PATIENCE)
+    assert len(got) == 1
+    assert len(seen.of(LeaseLost)) == 1
+
+
+@pytest.mark.parametrize("half", ["sync", "async"])
+def test_a_backend_that_does_not_answer_the_heartbeat_has_not_taken_the_lease(half: str) -> None:
+    """INV-5: an outage in mid-fetch is no lost lease; the heartbeat tries again."""
+
+    class Mute(Watched):
+        """Fails to answer each heartbeat."""
+
+        def extend(self, lease: LeaseGrant, ttl: float) -> bool:
+            """Count, then fail."""
+            super().extend(lease, ttl)
+            message = "no answer"
+            raise BackendUnavailable(message)
+
+    backend, provider, seen = Mute(), FakeProvider(), Recorder()
+    provider.gate.clear()
+    source = TokenCache(backend, policy=SHORT, observers=[seen]).source(provider)
+    thread = threading.Thread(target=ask, args=(source, half))
+    thread.start()
+    assert backend.enough.wait(PATIENCE)
+    provider.gate.set()
+    thread.join(PATIENCE)
+    assert not seen.of(LeaseLost)
+    assert source.token()
+
+
+def test_a_quick_fetch_starts_no_thread_of_its_own() -> None:
+    """A fetch within a third of its lease costs no thread: the heartbeat is one for the process."""
+    before: list[int] = []
+    cache = TokenCache("memory://")
+
+    def fetch() -> dict[str, object]:
+        before.append(threading.active_count())
+        return {"access_token": "x", "expires_in": 60}
+
+    for number in range(5):
+        cache.source(fetch, key=str(number)).token()
+    assert len(set(before)) == 1
+
+
+def test_the_heartbeat_ends_when_idle_and_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that fetches once an hour keeps no thread for it."""
+    monkeypatch.setattr("tokencache._heartbeat._IDLE", 0.01)
+    heart = Heartbeat()
+    for _ in range(2):
+        ran = threading.Event()
+        heart.start(0.001, lambda _beat, ran=ran: ran.set() or False)  # type: ignore[misc]
+        assert ran.wait(PATIENCE)
+        while heart._running:
+            threading.Event().wait(0.001)
+
+
+def test_the_earliest_beat_comes_first() -> None:
+    """A later, shorter beat is not held up by an earlier, longer one; a stopped one never runs."""
+    heart = Heartbeat()
+    order: list[str] = []
+    done = threading.Event()
+    long = heart.start(60, lambda _beat: order.append("long") or False)  # type: ignore[func-returns-value]
+    heart.start(0.001, lambda _beat: order.append("short") or done.set() or False)  # type: ignore[func-returns-value]
+    assert done.wait(PATIENCE)
+    long.stop()
+    assert order == ["short"]
+
+
+def test_a_flight_that_nobody_lands_is_given_up() -> None:
+    """INV-8: past its time a flight makes room for another, and those who joined are sent back."""
+    flights = Flights()
+    lost, leads = flights.board(0.0, 10.0)
+    assert leads
+    assert flights.board(9.9, 20.0) == (lost, False)
+    fresh, leads = flights.board(10.0, 20.0)
+    assert leads
+    assert fresh is not lost
+    assert lost.join(PATIENCE) is None
+    flights.leave(lost)
+    assert flights.flying
+    lost.vacate()
+    lost.fail(ValueError())
+    assert lost.join(0) is None
+
+
+def test_a_cancelled_waiter_cancels_nobody_else() -> None:
+    """INV-8: waiting on a loop and being cancelled leaves the flight to the others."""
+
+    async def main() -> None:
+        flight, _ = Flights().board(0.0, 10.0)
+        waiter = asyncio.create_task(flight.ajoin(PATIENCE))
+        await asyncio.sleep(0)
+        waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+        assert not flight.over
+        assert await flight.ajoin(0) is None
+        flight.vacate()
+        assert await flight.ajoin(PATIENCE) is None
+
+    asyncio.run(main())
+
+
+def test_the_breaker_lets_one_caller_per_probe_through() -> None:
+    """INV-5: closed, open, one probe, open again, closed again."""
+    clock = FakeClock()
+    breaker = Breaker(clock, 1.0)
+    error = BackendUnavailable("down")
+    assert breaker.refuse() is None
+    assert breaker.failed(error)
+    assert not breaker.failed(error)
+    assert breaker.refuse() is error
+    clock.advance(1.0)
+    assert breaker.refuse() is None, "the probe"
+    assert breaker.refuse() is error, "everybody else"
+    assert breaker.error is error
+    assert breaker.answered()
+    assert not breaker.answered()
+    assert breaker.refuse() is None
+
+
+def test_a_lifted_backend_runs_on_threads_of_its_own() -> None:
+    """A backend with one half serves event loops from a bounded pool, whose threads end with it."""
+
+    class Plain:
+        """A backend with the half for threads only."""
+
+        name = "plain"
+
+        def __init__(self) -> None:
+            self.inner = MemoryBackend()
+
+        def __getattr__(self, name: str) -> object:
+            if name in {"aio", "after_fork"}:
+                raise AttributeError(name)
+            return getattr(self.inner, name)
+
+    backend = Plain()
+    half = async_half(backend)  # type: ignore[arg-type]
+    assert isinstance(half, ThreadedBackend)
+    provider = FakeProvider()
+
+    async def main() -> tuple[Token, Token]:
+        async with TokenCache(backend) as cache:  # type: ignore[arg-type]
+            source = cache.source(provider)
+            first = await source.atoken()
+            assert (await source.astatus()).stored == "ours"
+            assert await source.ainvalidate(first)
+            return first, await source.atoken()
+
+    first, second = asyncio.run(main())
+    assert first != second
+    assert async_half(MemoryBackend()) is not None
+
+
+def test_closing_on_a_loop_closes_the_backend() -> None:
+    """``aclose`` is ``close``: a source that holds nothing says that the cache is closed."""
+
+    async def main() -> None:
+        cache = TokenCache("memory://")
+        source = cache.source(FakeProvider())
+        await cache.aclose()
+        with pytest.raises(BackendClosed):
+            await source.atoken()
+
+    asyncio.run(main())
+
+
+def test_a_fork_starts_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-8: after a fork no lock or flight of the parent is left, and a lost renewal comes again."""
+    clock = FakeClock()
+    provider = FakeProvider(wall=clock.wall)
+    cache = TokenCache(MemoryBackend(clock=clock), clock=clock, wall=clock.wall)
+    source = cache.source(provider)
+    first = source.token()
+    flight, leads = source._board()
+    assert leads
+    source._lock.acquire()
+    source._until = float("inf")
+    cache._lock.acquire()
+    cache._half = object()  # type: ignore[assignment]
+    monkeypatch.setattr(cache_module, "_caches", {cache})
+    monkeypatch.setattr(cache_module, "_sources", {source})
+    cache_module._after_fork()
+    assert not source._lock.locked()
+    assert not cache._lock.locked()
+    assert cache._half is None
+    assert source._board()[0] is not flight
+    source._start_afresh()
+    clock.advance(3600)
+    assert source.token() != first
+
+
+def test_a_warning_of_a_provider_becomes_an_event() -> None:
+    """An expiry that cannot be read is told of, and the token is used."""
+    seen = Recorder()
+    cache = TokenCache("memory://", observers=[seen])
+    assert cache.source(lambda: {"access_token": "x", "expires_in": "soon"}, key="k").token()
+    assert len(seen.of(ProviderWarning)) == 1
+
+
+@pytest.mark.parametrize("wrong", ["a string", None, 42, object()])
+def test_a_provider_that_gives_no_token_is_told_what_to_give(wrong: object) -> None:
+    """What is not a Token is an error that says so, and no crash."""
+    provider = FakeProvider()
+    provider._answer = lambda: wrong  # type: ignore[method-assign,assignment,return-value]
+    with pytest.raises(ProviderUnavailable, match="not a Token"):
+        TokenCache("memory://").source(provider).token()
+
+
+def test_a_provider_that_hangs_on_a_loop_is_left_at_the_deadline() -> None:
+    """INV-8: an async fetch that never ends is ended by the policy's fetch_timeout."""
+    provider = FakeProvider()
+    provider.gate.clear()
+    source = TokenCache("memory://", policy=RefreshPolicy(fetch_timeout=0.05)).source(provider)
+    with pytest.raises(ProviderUnavailable, match="did not answer within"):
+        asyncio.run(source.atoken())
+
+
+def test_a_crash_in_the_backend_reaches_everybody_and_is_not_kept() -> None:
+    """A backend with a bug fails its callers; it neither hangs nor poisons the source."""
+
+    class Broken(MemoryBackend):
+        """Raises what no backend may."""
+
+        fault: Callable[[], None] | None = None
+
+        def load(self, key: str) -> None:  # type: ignore[override]
+            """Fail or miss."""
+            if self.fault is not None:
+                self.fault()
+
+    def fault() -> None:
+        message = "bug"
+        raise ZeroDivisionError(message)
+
+    backend = Broken()
+    backend.fault = fault
+    source = TokenCache(backend).source(FakeProvider())
+    with pytest.raises(ZeroDivisionError):
+        source.token()
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(source.atoken())
+    backend.fault = None
+    assert source.token()
