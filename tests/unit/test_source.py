@@ -20,6 +20,7 @@ from tokencache import (
     TokenCache,
     TokenSource,
 )
+from tokencache._flow import Obtained
 from tokencache.backends.memory import MemoryBackend
 from tokencache.events import (
     BackendFailed,
@@ -746,3 +747,37 @@ def test_the_log_line_of_a_fetch(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="tokencache"):
         TokenCache(MemoryBackend(clock=clock), clock=clock, wall=clock.wall).source(provider).token()
     assert "[qpay] token fetched and cached (expires in 3540s)" in caplog.text
+
+
+def test_an_unchanged_token_is_not_handed_out_past_its_end(world: World) -> None:
+    """INV-1: the pause after a renewal that brought nothing new ends with the token."""
+    world.provider.value = "same"
+    world.provider.lifetime = 10
+    first = world.source.token()
+    world.clock.advance(8)
+    assert world.source.token() is first
+    world.settle()
+    assert len(world.seen.of(TokenUnchanged)) == 1
+    world.clock.advance(1.5)
+    assert world.source.token() is not first
+
+
+def test_alone_a_failure_is_not_repeated_before_its_cooldown_ends(world: World) -> None:
+    """INV-5, INV-7: with neither backend nor provider, the provider is left alone until the backoff is over."""
+    world.backend.down = EVERYTHING
+    world.provider.failure = ProviderRejected("no")
+    for _ in range(20):
+        with pytest.raises(ProviderRejected):
+            world.source.token()
+        world.clock.advance(10)
+    assert world.provider.calls == 1
+
+
+def test_a_late_result_does_not_replace_a_newer_token(world: World) -> None:
+    """INV-3: what a lost flight brings in the end is dropped when something newer is here."""
+    world.source.token()
+    older = world.source._copy
+    second = world.source.renew()
+    assert older is not None
+    world.source._settle(Obtained(older))
+    assert world.source.token() is second

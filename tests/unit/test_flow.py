@@ -1,0 +1,266 @@
+"""The flow by hand: effects out, replies in, no clock, no thread, no store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tokencache import _record
+from tokencache._effects import Commit, Draw, Emit, Fetch, Instants, Lease, Load, Now, Release, Sleep, Unreachable, Wait
+from tokencache._flow import Copy, Failed, Job, Kept, Obtained, obtain
+from tokencache.errors import BackendUnavailable, DeadlineExceeded, ProviderRejected, ProviderUnavailable
+from tokencache.policy import RefreshPolicy
+from tokencache.ports import Cooldown, Found, Granted, Held, LeaseGrant, Stored
+from tokencache.token import Token
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tokencache._effects import Effect
+    from tokencache._flow import Outcome
+
+WALL = 1_800_000_000.0
+DOWN = Unreachable(BackendUnavailable("down"))
+GRANT = LeaseGrant("k", "me", 100, 3.0)
+
+
+def job(**changes: object) -> Job:
+    """Return orders for a cold start, with changes."""
+    settings: dict[str, object] = {
+        "provider": "p",
+        "key": "k",
+        "identity": "me",
+        "owner": "o",
+        "policy": RefreshPolicy(),
+        "reason": "cold",
+        "current": None,
+        "deadline": 30.0,
+        "spread": 0.0,
+    }
+    return Job(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+def token(value: str = "t", lifetime: float = 3600.0) -> Token:
+    """Return a token issued now."""
+    return Token(value, expires_at=WALL + lifetime, issued_at=WALL)
+
+
+def stored(value: str = "t", *, fence: int = 50, identity: str = "me", lifetime: float = 3600.0) -> Stored:
+    """Return a record of ours."""
+    return Stored(_record.encode(token(value, lifetime), fence=fence, identity=identity, key="k"), 100_000.0)
+
+
+def copy(value: str = "mine", *, refresh_at: float = -1.0, usable_at: float = 700.0, data: bytes | None = b"x") -> Copy:
+    """Return a local copy that is due for renewal at 0."""
+    return Copy(token(value), data, 10, refresh_at, usable_at, -2800.0, -2800.0, WALL - 2800)
+
+
+def play(orders: Job, replies: Mapping[type[Effect], list[object]]) -> tuple[Outcome, list[Effect]]:
+    """Run the flow on scripted replies; the clock stands at what ``Sleep`` and ``Wait`` have made of it."""
+    queues = {kind: list(answers) for kind, answers in replies.items()}
+    flow, done, clock, reply = obtain(orders), [], 0.0, None
+    while True:
+        try:
+            effect = flow.send(reply)
+        except StopIteration as end:
+            assert not any(queues.values()), f"not asked for: {queues}"
+            return end.value, done
+        reply = None
+        match effect:
+            case Now():
+                reply = Instants(clock, WALL + clock)
+            case Draw():
+                reply = 0.5
+            case Emit():
+                pass
+            case Sleep(duration=duration) | Wait(timeout=duration):
+                clock += duration
+                done.append(effect)
+            case _:
+                done.append(effect)
+                if not isinstance(effect, Release):
+                    reply = queues[type(effect)].pop(0)
+
+
+def kinds(effects: list[Effect]) -> list[str]:
+    """Return the names of effects."""
+    return [type(effect).__name__ for effect in effects]
+
+
+def test_a_stored_record_at_its_usable_end_is_not_taken() -> None:
+    """INV-1: the record's own instants count, whatever the store's countdown says."""
+    old = stored("old", lifetime=59.0 / 10)
+    ended = Stored(old.data.replace(b"1800000005", b"1800000000"), 100_000.0)
+    outcome, effects = play(job(), {Load: [ended], Lease: [Granted(GRANT)], Fetch: [token()], Commit: [True]})
+    assert isinstance(outcome, Obtained)
+    assert kinds(effects) == ["Load", "Lease", "Fetch", "Commit"]
+
+
+def test_a_refused_token_is_taken_from_nowhere() -> None:
+    """INV-6: neither from a load nor from a lease."""
+    bad = stored("bad")
+    outcome, effects = play(
+        job(reason="rejected", refused=frozenset({"bad"})),
+        {Load: [bad], Lease: [Found(bad), Granted(GRANT)], Fetch: [token("good")], Commit: [True]},
+    )
+    assert isinstance(outcome, Obtained)
+    assert outcome.copy.token.value == "good"
+    assert outcome.copy.healed
+    asked = [effect.seen for effect in effects if isinstance(effect, Lease)]
+    assert asked == [bad.data, bad.data]
+
+
+def test_the_lease_goes_to_whoever_has_seen_the_record() -> None:
+    """INV-2: what was loaded and not used is named when asking for the lease."""
+    foreign = stored("x", identity="somebody else")
+    _, effects = play(job(), {Load: [foreign], Lease: [Granted(GRANT)], Fetch: [token()], Commit: [True]})
+    assert [effect.seen for effect in effects if isinstance(effect, Lease)] == [foreign.data]
+
+
+def test_a_waiter_waits_for_the_holder_and_looks_again() -> None:
+    """INV-2: held is not unavailable: nobody fetches beside a holder."""
+    outcome, effects = play(job(), {Load: [None], Lease: [Held(2.5), Held(0.0), Found(stored("theirs"))]})
+    assert isinstance(outcome, Obtained)
+    assert outcome.copy.token.value == "theirs"
+    assert [effect.timeout for effect in effects if isinstance(effect, Wait)] == [2.5, 0.02]
+
+
+def test_a_waiter_gives_up_at_the_deadline() -> None:
+    """INV-8: a lease that is always held by somebody ends in DeadlineExceeded, without a fetch."""
+    outcome, _ = play(job(deadline=5.0), {Load: [None], Lease: [Held(3.0), Held(3.0)]})
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, DeadlineExceeded)
+
+
+def test_alone_one_asks_no_more_often_than_the_probe() -> None:
+    """INV-5: without the backend the provider is asked at a bounded rate."""
+    outcome, effects = play(job(alone_at=0.75), {Load: [DOWN], Fetch: [token()]})
+    assert isinstance(outcome, Obtained)
+    assert outcome.copy.data is None
+    assert [effect.duration for effect in effects if isinstance(effect, Sleep)] == [0.75]
+
+
+def test_alone_and_out_of_time_is_said() -> None:
+    """INV-8: the rate limit never outlasts the deadline."""
+    outcome, _ = play(job(alone_at=60.0, deadline=5.0), {Load: [DOWN]})
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, DeadlineExceeded)
+
+
+def test_alone_the_current_token_is_kept_for_half_the_window() -> None:
+    """INV-4, INV-5: then it is renewed without the backend, and an unchanged one is kept."""
+    early, _ = play(job(reason="refresh", current=copy()), {Lease: [DOWN]})
+    assert isinstance(early, Kept)
+    assert early.next_at == 1.0
+    late = copy(refresh_at=-800.0, usable_at=700.0)
+    renewed, _ = play(job(reason="refresh", current=late), {Lease: [DOWN], Fetch: [token("new")]})
+    assert isinstance(renewed, Obtained)
+    same, _ = play(job(reason="refresh", current=late), {Lease: [DOWN], Fetch: [token("mine")]})
+    assert isinstance(same, Kept)
+    failed, _ = play(job(reason="refresh", current=late), {Lease: [DOWN], Fetch: [ProviderUnavailable("no")]})
+    assert isinstance(failed, Failed)
+    assert failed.alone
+
+
+def test_a_commit_that_no_backend_hears_loses_nobody_a_token() -> None:
+    """INV-4: the fetched token is returned, not shared."""
+    outcome, _ = play(job(), {Load: [None], Lease: [Granted(GRANT)], Fetch: [token()], Commit: [DOWN]})
+    assert isinstance(outcome, Obtained)
+    assert outcome.copy.data is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [(stored("newer"), "newer"), (None, "t"), (DOWN, "t"), (Stored(b"junk", None), "t")],
+    ids=["newer", "gone", "down", "junk"],
+)
+def test_a_refused_commit_gives_way_to_the_newer_record(reply: object, value: str) -> None:
+    """INV-3: the newer token is taken if it can be; ours is still good if not."""
+    outcome, _ = play(job(), {Load: [None, reply], Lease: [Granted(GRANT)], Fetch: [token()], Commit: [False]})
+    assert isinstance(outcome, Obtained)
+    assert outcome.copy.token.value == value
+
+
+def test_a_lost_backend_after_the_load_is_an_outage() -> None:
+    """INV-5: an unreachable lease is not a held one."""
+    outcome, _ = play(job(), {Load: [None], Lease: [DOWN], Fetch: [token()]})
+    assert isinstance(outcome, Obtained)
+
+
+def test_an_older_stored_token_does_not_displace_a_newer_one() -> None:
+    """INV-3: a record with a lower fence than the current one is not taken."""
+    current = copy()
+    outcome, _ = play(
+        job(reason="renew", current=current),
+        {Lease: [Found(stored("older", fence=5)), Granted(GRANT)], Fetch: [token("new")], Commit: [True]},
+    )
+    assert isinstance(outcome, Obtained)
+    assert outcome.copy.token.value == "new"
+
+
+@pytest.mark.parametrize(
+    ("error", "low", "high", "permanent"),
+    [
+        (ProviderRejected("no"), 300.0, 300.0, True),
+        (ProviderUnavailable("429", retry_at=WALL + 42), 42.0, 42.0, False),
+        (ProviderUnavailable("429", retry_at=WALL + 4200), 300.0, 300.0, False),
+        (ProviderUnavailable("429", retry_at=WALL - 5), 0.0, 0.0, False),
+        (ProviderUnavailable("500"), 0.1, 1.0, False),
+    ],
+    ids=["rejected", "retry", "retry-clamped", "retry-past", "backoff"],
+)
+def test_a_failure_leaves_its_cooldown(error: ProviderUnavailable, low: float, high: float, permanent: bool) -> None:
+    """INV-7: how long, for whom and why, without a secret; none where it is over already."""
+    outcome, effects = play(job(), {Load: [None], Lease: [Granted(GRANT)], Fetch: [error]})
+    assert isinstance(outcome, Failed)
+    assert low <= outcome.next_at <= high
+    (released,) = [effect for effect in effects if isinstance(effect, Release)]
+    if high == 0:
+        assert released.cooldown is None
+    else:
+        assert isinstance(released.cooldown, Cooldown)
+        assert (released.cooldown.identity, released.cooldown.permanent) == ("me", permanent)
+        assert released.cooldown.remaining == outcome.next_at
+
+
+def test_backoff_goes_on_from_what_the_fleet_has_seen() -> None:
+    """INV-7: the count of failures travels with the cooldown."""
+    cooldown = Cooldown("me", 5.0, permanent=False, attempt=4, message="500")
+    outcome, _ = play(job(), {Load: [None], Lease: [Held(5.0, cooldown)]})
+    assert isinstance(outcome, Failed)
+    assert (outcome.attempt, outcome.next_at) == (4, 5.0)
+
+
+def test_a_token_got_alone_is_shared_without_a_fetch() -> None:
+    """INV-5: when the backend is back the token goes to the fleet; nobody asks the provider for that."""
+    mine = copy(refresh_at=100.0, data=None)
+    outcome, effects = play(job(reason="refresh", current=mine), {Lease: [Granted(GRANT)], Commit: [True]})
+    assert isinstance(outcome, Obtained)
+    assert outcome.copy.fence == GRANT.fence
+    assert kinds(effects) == ["Lease", "Commit"]
+
+
+def test_the_foreign_record_of_nobody_knows_when_is_early_in_full() -> None:
+    """INV-1: without a lifetime the whole of `early` is kept, and the window is a share of what remains."""
+    record = Stored(b'{"accessToken":"x","expiresAt":%d}' % (WALL + 1000), None)
+    outcome, _ = play(job(), {Load: [record]})
+    assert isinstance(outcome, Obtained)
+    assert outcome.copy.usable_at == pytest.approx(940.0)
+    assert outcome.copy.refresh_at == pytest.approx(740.0)
+
+
+def test_the_stores_countdown_ends_a_record_too() -> None:
+    """INV-1: the earliest of countdown, lifetime and wall clock counts."""
+    outcome, _ = play(job(), {Load: [Stored(stored().data, 12.0)]})
+    assert isinstance(outcome, Obtained)
+    assert outcome.copy.usable_at == 12.0
+
+
+def test_a_record_lives_no_longer_than_its_lifetime() -> None:
+    """INV-1: an issuer whose clock is two hours ahead makes no token live longer here."""
+    ahead = Token("t", expires_at=WALL + 7200 + 3600, issued_at=WALL + 7200)
+    record = Stored(_record.encode(ahead, fence=50, identity="me", key="k"), None)
+    outcome, _ = play(job(), {Load: [record]})
+    assert isinstance(outcome, Obtained)
+    assert outcome.copy.usable_at == pytest.approx(3540.0)
