@@ -17,26 +17,34 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = False
 
 
-def _interpreter(version: str) -> str:
-    """Return a working interpreter of this version: from PATH, else from pyenv's folder, else the bare version."""
+def _works(python: str, version: str) -> bool:
+    """Return whether this command runs this version; a shim may be on PATH and run nothing."""
+    try:
+        probe = subprocess.run(  # noqa: S603 - our own candidates
+            [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+            capture_output=True,
+            check=False,
+            text=True,
+        )
+    except OSError:
+        return False
+    return probe.returncode == 0 and probe.stdout.strip() == version
+
+
+def _put_on_path(version: str) -> None:
+    """Put pyenv's interpreter of this version on PATH if none on it works."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    candidates = [f"python{version}", *map(str, sorted(pyenv.glob(f"{version}.*/bin/python"), reverse=True))]
-    for candidate in candidates:
-        try:
-            probe = subprocess.run(  # noqa: S603 - our own candidates
-                [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
-                capture_output=True,
-                check=False,
-                text=True,
-            )
-        except OSError:
-            continue
-        if probe.returncode == 0 and probe.stdout.strip() == version:
-            return candidate
-    return version
+    for python in sorted(pyenv.glob(f"{version}.*/bin/python{version}"), reverse=True):
+        if _works(f"python{version}", version):
+            return
+        os.environ["PATH"] = os.pathsep.join((str(python.parent), os.environ.get("PATH", "")))
 
 
-@nox.session(python=[_interpreter(version) for version in SUPPORTED])
+for _version in SUPPORTED:
+    _put_on_path(_version)
+
+
+@nox.session(python=SUPPORTED)
 def tests(session: nox.Session) -> None:
     """Run the tests; arguments after `--` go to pytest."""
     session.install("--constraint", PINS, "--upgrade", "pip")

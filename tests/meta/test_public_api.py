@@ -84,7 +84,7 @@ def surface() -> str:
                 error = issubclass(thing, BaseException)
                 lines.append(f"{module_name}.{name}{'' if error else signature(thing)}")
                 lines += [f"    {line}" for line in members(thing)]
-            elif callable(thing):
+            elif inspect.isfunction(thing):
                 lines.append(f"{module_name}.{name}{signature(thing)}")
             else:
                 lines.append(f"{module_name}.{name}")
