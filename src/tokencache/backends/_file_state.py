@@ -91,7 +91,7 @@ class State:
 def boot_id() -> str:
     """Return what tells this run of the machine from the one before, or an empty text where nothing does."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().decode("ascii").strip()
     except OSError:
         return ""
 
