@@ -15,6 +15,7 @@ import pytest
 
 from tokencache.errors import ConfigurationError, ProviderRejected, ProviderUnavailable
 from tokencache.ports import FetchContext
+from tokencache.providers._exchange import Body, Call
 from tokencache.providers.http import HTTPTokenProvider
 from tokencache.providers.oauth_response import (
     date_of,
@@ -304,6 +305,42 @@ def test_a_flow_that_raises_for_status_is_understood(half: str) -> None:
     assert caught.value.retry_at is not None
 
 
+def test_each_phase_gets_what_is_left_when_it_begins() -> None:
+    """Connecting, handshake, writing and reading together never take longer than the request may (INV-8)."""
+    now = 100.0
+    request = httpx.Request("POST", "https://issuer.example/token")
+    call = Call("plain", request, lambda: now, ends_at=110.0, limit=10.0)
+    handshake: dict[str, object] = {"timeout": 99.0}
+    for bind in (call.bound, call.abound):
+        now = 100.0
+        bind()
+        limits = request.extensions["timeout"]
+        assert set(limits) == {"connect", "read", "write", "pool"}
+        assert 9.0 < limits["connect"] < 10.0
+        now = 106.0
+        told = request.extensions["trace"]("connection.start_tls.started", handshake)
+        if told is not None:
+            asyncio.run(told)
+        assert 3.0 < limits["read"] < 4.0
+        assert handshake["timeout"] == limits["connect"]
+        now = 200.0
+        told = request.extensions["trace"]("http11.receive_response_body.started", {})
+        if told is not None:
+            asyncio.run(told)
+        assert 0.0 < limits["read"] < 0.1
+
+
+@pytest.mark.parametrize(("own", "limit"), [(None, 5.0), (1_000.0, 5.0), (2.0, 2.0)])
+def test_a_request_may_lower_its_cap_but_not_raise_it(own: float | None, limit: float) -> None:
+    """The smallest of the provider's timeout, the context's and the request's own counts."""
+    extensions = {} if own is None else {"timeout": {"read": own}}
+    request = httpx.Request("POST", "https://issuer.example/token", extensions=extensions)
+    told = FetchContext(None, 100.0, "cold", lambda: 0.0)
+    assert Plain("https://issuer.example/token", timeout=5.0)._call(request, told).limit == limit
+    brief = FetchContext(None, 1.0, "cold", lambda: 0.0)
+    assert Plain("https://issuer.example/token", timeout=5.0)._call(request, brief).limit == 1.0
+
+
 # --- what a server may do -----------------------------------------------------------------------------------------
 
 
@@ -320,6 +357,26 @@ def test_a_redirect_is_refused_and_the_secret_goes_nowhere(half: str, status: st
 
 
 @HALVES
+def test_a_client_that_follows_redirects_does_not_follow_ours(half: str) -> None:
+    """A passed-in client with ``follow_redirects`` set still sends the secret nowhere else."""
+
+    async def over(url: str) -> Token:
+        async with httpx.AsyncClient(follow_redirects=True) as client:
+            return await Plain(url, async_client=client).afetch(context())
+
+    def ask(url: str) -> Token:
+        if half == "afetch":
+            return asyncio.run(over(url))
+        with httpx.Client(follow_redirects=True) as client:
+            return Plain(url, client=client).fetch(context())
+
+    with RawServer(reply(GOOD)) as other, RawServer(reply(b"", "307 Temporary", f"Location: {other.url}")) as server:
+        with pytest.raises(ProviderUnavailable, match="redirect"):
+            ask(server.url)
+        assert other.received == []
+
+
+@HALVES
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 def test_a_bomb_is_refused(half: str, encoding: str) -> None:
     """A small compressed body that grows beyond the limit is not unpacked."""
@@ -330,6 +387,22 @@ def test_a_bomb_is_refused(half: str, encoding: str) -> None:
     answer = reply(body, "200 OK", f"Content-Encoding: {encoding}")
     with RawServer(answer) as server, pytest.raises(ProviderUnavailable, match="larger than 1 MiB"):
         get(Plain(server.url), half)
+
+
+def test_a_bomb_takes_no_memory() -> None:
+    """However far a chunk would unpack, no more than a little above the limit is ever in memory."""
+    import tracemalloc
+
+    bomb = gzip.compress(b" " * (64 << 20))
+    request = httpx.Request("POST", "https://issuer.example/token")
+    body = Body(Call("plain", request, time.monotonic, ends_at=0.0, limit=1.0), "gzip")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ProviderUnavailable, match="larger"):
+            body.feed(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @HALVES
@@ -781,6 +854,7 @@ def test_error_objects_are_read_as_words() -> None:
         ("line\r\nbreak\x1b[31m", [], "line break [31m"),
         ("буруу байна", [""], "буруу байна"),  # noqa: RUF001  Mongolian
         ("a\tb", ["a\tb"], "<hidden>"),
+        ("a\tb", ["a b"], "<hidden>"),
     ],
 )
 def test_server_texts_are_scrubbed(text: str, secrets: list[str], expected: str) -> None:

@@ -212,6 +212,41 @@ def test_the_token_never_reaches_another_origin(kind: str, status: int) -> None:
     assert source.replaced == []
 
 
+def over(routes: dict[str, httpx.Response], seen: list[httpx.Request]) -> httpx.Client:
+    """Return a client that follows redirects among made-up hosts; a URL without a route answers 401."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return routes.get(str(request.url)) or httpx.Response(401, headers={"WWW-Authenticate": INVALID})
+
+    return httpx.Client(transport=httpx.MockTransport(handle), follow_redirects=True)
+
+
+def test_an_upgrade_to_https_is_not_replayed() -> None:
+    """The header stays from http to https of one host; that is another origin, so its 401 asks for nothing."""
+    seen: list[httpx.Request] = []
+    source = StubSource()
+    routes = {"http://shop.example/": httpx.Response(301, headers={"Location": "https://shop.example/"})}
+    with over(routes, seen) as client:
+        assert client.get("http://shop.example/", auth=TokenAuth(source)).status_code == 401
+    assert [request.url.scheme for request in seen] == ["http", "https"]
+    assert source.replaced == []
+
+
+def test_a_refusal_of_a_request_without_the_token_is_not_its_fault() -> None:
+    """Through another origin and back the header is gone: the 401 says nothing of the token."""
+    seen: list[httpx.Request] = []
+    source = StubSource()
+    routes = {
+        "https://shop.example/": httpx.Response(302, headers={"Location": "https://other.example/"}),
+        "https://other.example/": httpx.Response(302, headers={"Location": "https://shop.example/back"}),
+    }
+    with over(routes, seen) as client:
+        assert client.get("https://shop.example/", auth=TokenAuth(source)).status_code == 401
+    assert [request.headers.get("Authorization") for request in seen] == ["Bearer token-1", None, None]
+    assert source.replaced == []
+
+
 @CLIENTS
 def test_a_refusal_after_a_redirect_repeats_only_what_was_refused(kind: str) -> None:
     """After POST, 303 and a refused GET the GET is sent again, not the POST: that one was served."""

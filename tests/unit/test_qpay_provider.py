@@ -112,6 +112,13 @@ def test_the_request_is_what_qpay_documents() -> None:
     assert request.headers["Content-Length"] == "0"
 
 
+def test_only_known_fields_are_kept(fake_qpay: FakeQPay) -> None:
+    """What QPay may add one day does not swell every record."""
+    body = {"access_token": "t", "expires_in": 3600, "session_state": "prod", "not-before-policy": 0, "new": "x" * 999}
+    fake_qpay.fail_next(status=200, body=body)
+    assert get(provider(fake_qpay)).extra == {"session_state": "prod", "not-before-policy": 0}
+
+
 # --- expiry -------------------------------------------------------------------------------------------------------
 
 
@@ -328,6 +335,19 @@ def test_any_failure_of_a_refresh_falls_back_to_the_password(fake_qpay: FakeQPay
     assert len(warnings) == 1
     assert first.refresh_token is not None
     assert first.refresh_token not in warnings[0]
+
+
+def test_half_of_the_time_stays_for_the_password() -> None:
+    """A refresh may take half of what is left, so that the login after it still has its time."""
+    previous = Token("t", expires_at=4e9, issued_at=1e9, refresh_token="again", refresh_expires_at=4e9)
+    flow = QPayProvider("merchant", "planted", use_refresh=True).token_flow(
+        FetchContext(previous, 106.0, "refresh", lambda: 100.0)
+    )
+    assert next(flow).extensions["timeout"]["read"] == 3.0
+    login = flow.throw(ProviderUnavailable("lost"))
+    assert login.url.path == "/v2/auth/token"
+    assert "timeout" not in login.extensions
+    flow.close()
 
 
 def test_a_refresh_token_is_spent_once(fake_qpay: FakeQPay) -> None:
