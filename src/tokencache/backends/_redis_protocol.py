@@ -1,0 +1,249 @@
+"""What the two halves of the Redis backend share: names of keys, arguments and replies of scripts, errors. No I/O."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
+
+from cachetools import LRUCache
+
+from tokencache._record import fence_of
+from tokencache.backends import redis_scripts
+from tokencache.errors import BackendUnavailable, ConfigurationError
+from tokencache.ports import Cooldown, Found, Granted, Held, LeaseGrant, Slot, Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokencache.ports import LeaseReply
+
+Command: TypeAlias = "Sequence[str | bytes | int]"
+
+LONGEST_BLOCK: Final = 1.0
+"""How long one blocking read lasts at most, in seconds: the slow safety poll."""
+
+_COOLDOWN: Final = b"cooldown:"
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script and the name by which the server knows it."""
+
+    text: str
+    sha: str
+
+    @classmethod
+    def of(cls, text: str) -> Script:
+        """Return a script with its SHA-1, which is what EVALSHA takes."""
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+LEASE: Final = Script.of(redis_scripts.LEASE)
+COMMIT: Final = Script.of(redis_scripts.COMMIT)
+RELEASE: Final = Script.of(redis_scripts.RELEASE)
+EXTEND: Final = Script.of(redis_scripts.EXTEND)
+DISCARD: Final = Script.of(redis_scripts.DISCARD)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a script: what EVALSHA or EVAL takes after the script itself."""
+
+    script: Script
+    keys: tuple[str, str, str]
+    arguments: tuple[str | bytes, ...]
+
+    def evalsha(self) -> list[str | bytes | int]:
+        """Return the command by name."""
+        return ["EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.arguments]
+
+    def eval(self) -> list[str | bytes | int]:
+        """Return the command with the script's text, for a server that does not know it yet."""
+        return ["EVAL", self.script.text, len(self.keys), *self.keys, *self.arguments]
+
+
+def keys_of(key: str, *, cluster: bool) -> tuple[str, str, str]:
+    """Return the names of record, lock and stream; in a cluster all three hash to one slot."""
+    key = key.encode("utf-8", "surrogatepass").decode("utf-8", "backslashreplace")
+    if not cluster:
+        return key, f"{key}:lock", f"{key}:ready"
+    opening = key.find("{")
+    if opening >= 0 and key.find("}", opening) > opening + 1:
+        return key, f"{key}:lock", f"{key}:ready"  # a hash tag of its own serves all three
+    if "{" in key or "}" in key:
+        key = key.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
+    return key, f"{{{key}}}:lock", f"{{{key}}}:ready"
+
+
+def milliseconds(duration: float) -> str:
+    """Return a duration for PX: whole milliseconds, rounded down, at least one."""
+    return str(max(1, int(duration * 1000)))
+
+
+class Protocol:
+    """Builds the calls and reads the replies; remembers which lease a waiter has seen."""
+
+    def __init__(self, *, cluster: bool) -> None:
+        self._cluster = cluster
+        self._lock = threading.Lock()  # guards _held
+        self._held: LRUCache[str, str] = LRUCache(10_000)
+
+    def after_fork(self) -> None:
+        """Start with a fresh lock in the child of a fork."""
+        self._lock = threading.Lock()
+
+    def names(self, key: str) -> tuple[str, str, str]:
+        """Return the names of record, lock and stream."""
+        return keys_of(key, cluster=self._cluster)
+
+    def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> Call:
+        """Ask for the lease."""
+        fence = None if seen is None else fence_of(seen)
+        arguments = (
+            owner,
+            identity,
+            milliseconds(ttl),
+            b"" if seen is None or fence is not None else seen,
+            "" if fence is None else str(fence),
+            "0" if seen is None else "1",
+        )
+        return Call(LEASE, self.names(key), arguments)
+
+    def leased(self, key: str, owner: str, ttl: float, reply: object) -> LeaseReply:
+        """Read the answer to ``lease``."""
+        kind, *rest = cast("Sequence[bytes | int]", reply)
+        match kind:
+            case b"found":
+                return Found(Stored(cast("bytes", rest[0]), remaining_of(rest[1])))
+            case b"granted":
+                return Granted(LeaseGrant(key, owner, int(rest[0]), ttl))
+            case b"cooldown":
+                remaining = remaining_of(rest[0]) or 0.0
+                return Held(remaining, replace(_cooldown(cast("bytes", rest[1])), remaining=remaining))
+            case _:
+                with self._lock:
+                    self._held[key] = cast("bytes", rest[1]).decode()
+                return Held(_held(rest[0]))
+
+    def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> Call:
+        """Store, free the lease, wake the waiters."""
+        return Call(COMMIT, self.names(lease.key), (str(lease.fence), lease.owner, data, milliseconds(ttl)))
+
+    def release(self, lease: LeaseGrant, cooldown: Cooldown | None) -> Call:
+        """Free the lease, perhaps leaving a cooldown."""
+        left, ttl = b"", "1"
+        if cooldown is not None and cooldown.remaining > 0:
+            table = {
+                "permanent": cooldown.permanent,
+                "attempt": cooldown.attempt,
+                "message": cooldown.message,
+                "error": cooldown.error,
+                "status": cooldown.status,
+                "identity": cooldown.identity,
+            }
+            left = _COOLDOWN + cooldown.identity.encode() + b":" + json.dumps(table).encode()
+            ttl = milliseconds(cooldown.remaining)
+        return Call(RELEASE, self.names(lease.key), (str(lease.fence), lease.owner, left, ttl))
+
+    def extend(self, lease: LeaseGrant, ttl: float) -> Call:
+        """Prolong the lease."""
+        return Call(EXTEND, self.names(lease.key), (str(lease.fence), lease.owner, milliseconds(ttl)))
+
+    def discard(self, key: str, seen: bytes) -> Call:
+        """Compare and delete."""
+        return Call(DISCARD, self.names(key), (seen,))
+
+    def wait(self, key: str, timeout: float) -> list[str | bytes | int] | None:
+        """Return the blocking read for the lease that was seen; ``None`` for a holder that does not announce."""
+        with self._lock:
+            fence = self._held.get(key)
+        if not fence:
+            return None
+        block = max(1, int(min(timeout, LONGEST_BLOCK) * 1000))
+        return ["XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", self.names(key)[2], f"{fence}-0"]
+
+    def slot(self, record: bytes | None, life: int, lock: bytes | None, left: int) -> Slot:
+        """Put together what ``inspect`` reports."""
+        stored = None if record is None else Stored(record, remaining_of(life))
+        if lock is None:
+            return Slot(stored)
+        if lock.startswith(_COOLDOWN):
+            text = lock[len(_COOLDOWN) :]
+            remaining = remaining_of(left) or 0.0
+            cooldown = replace(_cooldown(text[text.index(b"{") :]), remaining=remaining)
+            return Slot(stored, remaining=remaining, cooldown=cooldown)
+        _, colon, owner = lock.partition(b":")
+        name = owner if colon else b"another program"
+        return Slot(stored, name.decode("utf-8", "replace"), remaining_of(left))
+
+
+def remaining_of(milliseconds_left: object) -> float | None:
+    """Return the seconds that PTTL reports; ``None`` where there is no countdown."""
+    left = cast("int", milliseconds_left)
+    return left / 1000 if left >= 0 else None
+
+
+def _held(left: object) -> float:
+    """Return how long a lock is held; one without an end is looked at again after a while."""
+    return remaining_of(left) or LONGEST_BLOCK
+
+
+def _cooldown(text: bytes) -> Cooldown:
+    """Read a cooldown that a release left behind."""
+    table = cast("dict[str, object]", json.loads(text))
+    return Cooldown(
+        identity=str(table.get("identity", "")),
+        remaining=0.0,
+        permanent=bool(table.get("permanent")),
+        attempt=int(cast("int", table.get("attempt", 1))),
+        message=str(table.get("message", "")),
+        error=cast("str | None", table.get("error")),
+        status=cast("int | None", table.get("status")),
+    )
+
+
+_LOUD: Final = {
+    "NOAUTH": "the server wants a password: put user and password into the URL",
+    "WRONGPASS": "the server refused user or password",
+    "NOPERM": "the server's ACL forbids a command: see docs/backends.md for those that are needed",
+    "CROSSSLOT": "the keys lie in different slots: use redis+cluster:// for a cluster",
+}
+_PASSING: Final = {
+    "WRONGTYPE": "the key holds another type than a string: delete it, or choose another key",
+    "READONLY": "the server is a read-only replica: point the URL at the master, or use redis+sentinel://",
+    "MASTERDOWN": "the replica has lost its master",
+    "LOADING": "the server is loading its data",
+    "BUSY": "the server is busy with somebody's script",
+    "OOM": "the server is out of memory: raise maxmemory",
+    "CLUSTERDOWN": "the cluster is down",
+    "TRYAGAIN": "the cluster is moving the key",
+    "MOVED": "the server belongs to a cluster: use redis+cluster://",
+    "NOREPLICAS": "the server has too few replicas to write",
+}
+
+
+def translated(error: Exception, where: str) -> BackendUnavailable:
+    """Return what a failure of the client library means; the text of a foreign error is not repeated (INV-9)."""
+    text = str(error)
+    for table in (_LOUD, _PASSING):
+        for code, meaning in table.items():
+            if text.upper().startswith(code) or code in type(error).__name__.upper():
+                return BackendUnavailable(f"redis at {where}: {meaning}")
+    name = type(error).__name__
+    known = {
+        "AuthenticationError": _LOUD["WRONGPASS"],
+        "OutOfMemoryError": _PASSING["OOM"],
+        "ReadOnlyError": _PASSING["READONLY"],
+        "BusyLoadingError": _PASSING["LOADING"],
+        "NoPermissionError": _LOUD["NOPERM"],
+        "TimeoutError": "it did not answer in time",
+    }
+    return BackendUnavailable(f"redis at {where}: {known.get(name, f'it cannot be reached, or failed ({name})')}")
+
+
+def misused(*, option: str, value: object, remedy: str) -> ConfigurationError:
+    """Return the error for a bad option of the URL."""
+    return ConfigurationError(f"redis: {option}={value!r}: {remedy}")

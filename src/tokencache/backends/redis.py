@@ -1,0 +1,344 @@
+"""The Redis backend: records, leases with fences, and wake-ups for a fleet, on Redis 5 or newer and Valkey.
+
+A lease, its commit and its release are a script each, one round trip. A waiter blocks in ``XREAD`` from the id of the
+lease that it has seen, so that no wake-up is lost. Replication is asynchronous: after a failover a lease may be
+granted twice; the fence alone decides whose record stands.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
+
+from tokencache.backends._redis_connect import Target, connect, target_of
+from tokencache.backends._redis_protocol import Call, Command, Protocol, remaining_of, translated
+from tokencache.errors import BackendClosed, ConfigurationError
+from tokencache.ports import Stored
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from tokencache.ports import Cooldown, LeaseGrant, LeaseReply, Slot
+    from tokencache.url import BackendURL
+
+_FOREIGN_POLL: Final = 0.05
+"""How often, in seconds, a holder is asked about that announces nothing, or for whom no waiting connection is left."""
+
+
+class RedisBackend:
+    """Shares records and leases over Redis.
+
+    Made from a URL by :func:`from_url`, or around a client of your own: ``RedisBackend(client=redis.Redis(…))``, which
+    is never closed here; its time-outs and retries are yours, and it must not decode replies. ``async_client`` goes
+    with it for event loops; without it, calls are lifted to threads.
+    """
+
+    name = "redis"
+
+    def __init__(self, target: Target | None = None, *, client: Any = None, waiters: int = 32) -> None:
+        if (target is None) == (client is None):
+            message = "RedisBackend: give either a target or client=…"
+            raise ConfigurationError(message)
+        if client is not None and client.get_encoder().decode_responses:
+            message = (
+                "RedisBackend(client=…): the client has decode_responses=True; records are bytes, so give one without"
+            )
+            raise ConfigurationError(message)
+        self._target = target
+        self._own = client
+        self._where = target.where if target is not None else "the given client's server"
+        cluster = target.cluster if target is not None else hasattr(client, "get_node_from_key")
+        self._cluster = cluster
+        self._protocol = Protocol(cluster=cluster)
+        self._limit = target.waiters if target is not None else waiters
+        self._closed = False
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        """Set what a fork must not inherit."""
+        self._lock = threading.Lock()  # guards the making of clients
+        self._client: Any = None
+        self._waiting: Any = None
+        self._waiters = threading.Semaphore(self._limit)
+        self._halves: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncRedisBackend] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    def load(self, key: str) -> Stored | None:
+        """Return the record, or ``None``: two plain reads in one round trip."""
+        record = self._protocol.names(key)[0]
+        data, life = self._execute(record, ["GET", record], ["PTTL", record])
+        return None if data is None else Stored(data, remaining_of(life))
+
+    def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> LeaseReply:
+        """Ask for the lease."""
+        return self._protocol.leased(key, owner, ttl, self._call(self._protocol.lease(key, owner, identity, seen, ttl)))
+
+    def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
+        """Store, free the lease, wake the waiters."""
+        return bool(self._call(self._protocol.commit(lease, data, ttl)))
+
+    def release(self, lease: LeaseGrant, cooldown: Cooldown | None = None) -> None:
+        """Free the lease if it is still the caller's."""
+        self._call(self._protocol.release(lease, cooldown))
+
+    def extend(self, lease: LeaseGrant, ttl: float) -> bool:
+        """Prolong the lease if it is still the caller's."""
+        return bool(self._call(self._protocol.extend(lease, ttl)))
+
+    def wait(self, key: str, seen: bytes | None, timeout: float) -> None:  # noqa: ARG002  (the stream tells more)
+        """Wait until the lease that was seen ends in a record or a release."""
+        command = self._protocol.wait(key, timeout)
+        if command is None or not self._waiters.acquire(blocking=False):
+            time.sleep(min(timeout, random.uniform(_FOREIGN_POLL / 2, _FOREIGN_POLL)))  # noqa: S311  (jitter)
+            return
+        try:
+            self._execute(self._protocol.names(key)[0], command, waiting=True)
+        finally:
+            self._waiters.release()
+
+    def discard(self, key: str, seen: bytes) -> bool:
+        """Delete the record if its bytes are ``seen``."""
+        return bool(self._call(self._protocol.discard(key, seen)))
+
+    def inspect(self, key: str) -> Slot:
+        """Report record, lease and cooldown: plain reads in one round trip."""
+        record, lock, _ = self._protocol.names(key)
+        return self._protocol.slot(
+            *self._execute(record, ["GET", record], ["PTTL", record], ["GET", lock], ["PTTL", lock])
+        )
+
+    def close(self) -> None:
+        """Close the connections that were made here."""
+        self._closed = True
+        with self._lock:
+            clients = [self._waiting, self._client]
+            self._client = self._waiting = None
+        for client in clients:
+            if client is not None:
+                client.close()
+
+    def aio(self) -> AsyncRedisBackend | Any:
+        """Return the half for the running event loop, with connections of its own."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        half = self._halves.get(loop)
+        if half is None:
+            if self._target is None:
+                from tokencache.backends._lift import ThreadedBackend
+
+                return ThreadedBackend(self)
+            half = self._halves[loop] = AsyncRedisBackend(self._target, self._protocol, self)
+        return half
+
+    def after_fork(self) -> None:
+        """Start with fresh connections in the child of a fork."""
+        self._protocol.after_fork()
+        self._start_afresh()
+
+    # --- connections --------------------------------------------------------------------------------------------
+
+    def _call(self, call: Call) -> Any:
+        """Call a script by its name, or by its text where the server does not know it."""
+        try:
+            return self._execute(call.keys[0], call.evalsha())[0]
+        except _Unknown:
+            return self._execute(call.keys[0], call.eval())[0]
+
+    def _execute(self, key: str, *commands: Command, waiting: bool = False) -> list[Any]:
+        """Send commands in one go and return the replies; an interrupted call costs the connection, not an answer."""
+        if self._closed:
+            raise closed()
+        try:
+            pool = self._pool(key, waiting=waiting)
+            connection = pool.get_connection()
+            try:
+                connection.send_packed_command(connection.pack_commands(commands))
+                replies = [_reply(connection) for _ in commands]
+            except BaseException:
+                connection.disconnect()
+                raise
+            finally:
+                pool.release(connection)
+            return checked(replies)
+        except MovedError as error:
+            self._connected(waiting=waiting).nodes_manager.initialize()
+            raise translated(error, self._where) from None
+        except (RedisError, OSError) as error:
+            raise translated(error, self._where) from None
+
+    def _pool(self, key: str, *, waiting: bool) -> Any:
+        """Return the pool of the server that has ``key``."""
+        client = self._connected(waiting=waiting)
+        if self._cluster:
+            return client.get_redis_connection(client.get_node_from_key(key)).connection_pool
+        return client.connection_pool
+
+    def _connected(self, *, waiting: bool) -> Any:
+        """Return the client for commands, or the one for blocking reads."""
+        if self._target is None:
+            return self._own
+        with self._lock:
+            client = self._waiting if waiting else self._client
+            if client is None:
+                client = connect(self._target, "redis", waiting=waiting)
+                if waiting:
+                    self._waiting = client
+                else:
+                    self._client = client
+            return client
+
+
+class AsyncRedisBackend:
+    """The half of the Redis backend for one event loop."""
+
+    def __init__(self, target: Target, protocol: Protocol, parent: RedisBackend) -> None:
+        self._target = target
+        self._protocol = protocol
+        self._parent = parent
+        self._client: Any = None
+        self._waiting: Any = None
+        self._free = target.waiters
+
+    async def load(self, key: str) -> Stored | None:
+        """Return the record, or ``None``."""
+        record = self._protocol.names(key)[0]
+        data, life = await self._execute(record, ["GET", record], ["PTTL", record])
+        return None if data is None else Stored(data, remaining_of(life))
+
+    async def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> LeaseReply:
+        """Ask for the lease."""
+        reply = await self._call(self._protocol.lease(key, owner, identity, seen, ttl))
+        return self._protocol.leased(key, owner, ttl, reply)
+
+    async def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
+        """Store, free the lease, wake the waiters."""
+        return bool(await self._call(self._protocol.commit(lease, data, ttl)))
+
+    async def release(self, lease: LeaseGrant, cooldown: Cooldown | None = None) -> None:
+        """Free the lease if it is still the caller's."""
+        await self._call(self._protocol.release(lease, cooldown))
+
+    async def extend(self, lease: LeaseGrant, ttl: float) -> bool:
+        """Prolong the lease if it is still the caller's."""
+        return bool(await self._call(self._protocol.extend(lease, ttl)))
+
+    async def wait(self, key: str, seen: bytes | None, timeout: float) -> None:  # noqa: ARG002, ASYNC109
+        """Wait until the lease that was seen ends in a record or a release."""
+        command = self._protocol.wait(key, timeout)
+        if command is None or self._free <= 0:
+            import asyncio
+
+            await asyncio.sleep(min(timeout, random.uniform(_FOREIGN_POLL / 2, _FOREIGN_POLL)))  # noqa: S311  (jitter)
+            return
+        self._free -= 1
+        try:
+            await self._execute(self._protocol.names(key)[0], command, waiting=True)
+        finally:
+            self._free += 1
+
+    async def discard(self, key: str, seen: bytes) -> bool:
+        """Delete the record if its bytes are ``seen``."""
+        return bool(await self._call(self._protocol.discard(key, seen)))
+
+    async def inspect(self, key: str) -> Slot:
+        """Report record, lease and cooldown."""
+        record, lock, _ = self._protocol.names(key)
+        return self._protocol.slot(
+            *await self._execute(record, ["GET", record], ["PTTL", record], ["GET", lock], ["PTTL", lock])
+        )
+
+    async def close(self) -> None:
+        """Close this loop's connections, and the backend for everybody."""
+        clients, self._client, self._waiting = (self._client, self._waiting), None, None
+        for client in clients:
+            if client is not None:
+                await client.aclose()
+        self._parent.close()
+
+    async def _call(self, call: Call) -> Any:
+        """Call a script by its name, or by its text where the server does not know it."""
+        try:
+            return (await self._execute(call.keys[0], call.evalsha()))[0]
+        except _Unknown:
+            return (await self._execute(call.keys[0], call.eval()))[0]
+
+    async def _execute(self, key: str, *commands: Command, waiting: bool = False) -> list[Any]:
+        """Send commands in one go and return the replies; a cancelled call costs the connection, not an answer."""
+        if self._parent._closed:  # noqa: SLF001  (its other half)
+            raise closed()
+        if self._client is None:
+            self._client = connect(self._target, "redis.asyncio", waiting=False)
+        if waiting and self._waiting is None:
+            self._waiting = connect(self._target, "redis.asyncio", waiting=True)
+        client = self._waiting if waiting else self._client
+        try:
+            if self._target.cluster:
+                return checked([await self._on_cluster(client, key, command) for command in commands])
+            pool = client.connection_pool
+            connection = await pool.get_connection()
+            try:
+                await connection.send_packed_command(connection.pack_commands(commands))
+                replies = [await _areply(connection) for _ in commands]
+            except BaseException:
+                await connection.disconnect(nowait=True)
+                raise
+            finally:
+                await pool.release(connection)
+            return checked(replies)
+        except (RedisError, OSError) as error:
+            raise translated(error, self._target.where) from None
+
+    async def _on_cluster(self, client: Any, key: str, command: Command) -> Any:
+        """Send one command to the node that has ``key``."""
+        await client.initialize()
+        try:
+            return await client.execute_command(*command, target_nodes=client.get_node_from_key(key))
+        except ResponseError as error:
+            return error
+
+
+class _Unknown(Exception):
+    """The server does not know the script."""
+
+
+def _reply(connection: Any) -> Any:
+    """Read one reply; an error reply is a value, so that those behind it are read too."""
+    try:
+        return connection.read_response()
+    except ResponseError as error:
+        return error
+
+
+async def _areply(connection: Any) -> Any:
+    """Read one reply, from an event loop."""
+    try:
+        return await connection.read_response()
+    except ResponseError as error:
+        return error
+
+
+def checked(replies: list[Any]) -> list[Any]:
+    """Return the replies, or raise the first error among them."""
+    for reply in replies:
+        if isinstance(reply, NoScriptError):
+            raise _Unknown(str(reply))
+        if isinstance(reply, ResponseError):
+            raise reply
+    return replies
+
+
+def closed() -> BackendClosed:
+    """Return the error of a call after ``close()``."""
+    return BackendClosed("the redis backend is closed; make a new TokenCache")
+
+
+def from_url(url: BackendURL) -> RedisBackend:
+    """Make the backend of ``redis://``, ``rediss://``, ``unix://``, ``redis+sentinel://`` or ``redis+cluster://``."""
+    return RedisBackend(target_of(url))

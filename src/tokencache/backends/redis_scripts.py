@@ -1,0 +1,100 @@
+"""The Lua scripts of the Redis backend: lease, commit, release, extend and discard, each one round trip.
+
+Keys of every script: the record, the lock, the stream of wake-ups. A record's fence is its top-level integer ``fence``
+from 0 to 2**53, as :func:`tokencache._record.fence_of` reads it. The lock holds ``<fence>:<owner>``, or
+``cooldown:<identity>:<JSON>``, or whatever another program wrote with ``SET … NX PX``. Fences are formatted with
+``%.0f``, as some servers' Lua writes large numbers otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_FENCE: Final = """
+local function fence_of(data)
+  if not data then return nil end
+  local ok, table = pcall(cjson.decode, data)
+  if not ok or type(table) ~= 'table' then return nil end
+  local fence = table['fence']
+  if type(fence) ~= 'number' or fence < 0 or fence > 9007199254740992 or fence % 1 ~= 0 then return nil end
+  return fence
+end
+"""
+
+_WAKE: Final = """
+local function wake(fence)
+  pcall(redis.call, 'XADD', KEYS[3], 'MAXLEN', '1', fence .. '-1', 'at', fence)
+  redis.call('PEXPIRE', KEYS[3], 60000)
+end
+"""
+
+LEASE: Final = (
+    _FENCE
+    + """
+local owner, identity, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local seen, seen_fence = ARGV[4], tonumber(ARGV[5])
+local data = redis.call('GET', KEYS[1])
+local fence = fence_of(data)
+if data then
+  local news
+  if ARGV[6] == '0' then news = true
+  elseif fence and seen_fence then news = fence > seen_fence
+  else news = data ~= seen end
+  if news then return {'found', data, redis.call('PTTL', KEYS[1])} end
+end
+local lock = redis.call('GET', KEYS[2])
+if lock then
+  local left = redis.call('PTTL', KEYS[2])
+  local held, holder = string.match(lock, '^(%d+):(.*)$')
+  if held and holder == owner then
+    redis.call('PEXPIRE', KEYS[2], ttl)
+    return {'granted', held}
+  end
+  local rest = string.match(lock, '^cooldown:(.*)$')
+  if not rest then return {'held', left, held or ''} end
+  if string.sub(rest, 1, #identity + 1) == identity .. ':' then
+    return {'cooldown', left, string.sub(rest, #identity + 2)}
+  end
+end
+local now = redis.call('TIME')
+local next = tonumber(now[1]) * 1000000 + tonumber(now[2])
+if fence and fence >= next then next = fence + 1 end
+local text = string.format('%.0f', next)
+redis.call('SET', KEYS[2], text .. ':' .. owner, 'PX', ttl)
+return {'granted', text}
+"""
+)
+
+COMMIT: Final = (
+    _FENCE
+    + _WAKE
+    + """
+local mine = ARGV[1]
+local fence = fence_of(redis.call('GET', KEYS[1]))
+if fence and fence > tonumber(mine) then return 0 end
+redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+if redis.call('GET', KEYS[2]) == mine .. ':' .. ARGV[2] then redis.call('DEL', KEYS[2]) end
+wake(mine)
+return 1
+"""
+)
+
+RELEASE: Final = (
+    _WAKE
+    + """
+if redis.call('GET', KEYS[2]) ~= ARGV[1] .. ':' .. ARGV[2] then return 0 end
+if ARGV[3] ~= '' then redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4]) else redis.call('DEL', KEYS[2]) end
+wake(ARGV[1])
+return 1
+"""
+)
+
+EXTEND: Final = """
+if redis.call('GET', KEYS[2]) ~= ARGV[1] .. ':' .. ARGV[2] then return 0 end
+return redis.call('PEXPIRE', KEYS[2], ARGV[3])
+"""
+
+DISCARD: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
