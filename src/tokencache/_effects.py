@@ -203,9 +203,10 @@ def release(grant: LeaseGrant, cooldown: Cooldown | None = None) -> Flow[None]:
     yield Release(grant.key, grant, cooldown)
 
 
-def wait(key: str, seen: bytes | None, timeout: float) -> Flow[None]:
-    """Wait for a change of record or lease; whoever waited looks again."""
-    yield Wait(key, seen, timeout)
+def wait(key: str, seen: bytes | None, timeout: float) -> Flow[Stored | Unreachable | None]:
+    """Wait for a change of record or lease; whoever waited looks again, unless the record came with the wake-up."""
+    reply: Stored | Unreachable | None = yield Wait(key, seen, timeout)
+    return reply
 
 
 def discard(key: str, seen: bytes) -> Flow[bool | Unreachable]:

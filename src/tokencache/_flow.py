@@ -48,7 +48,7 @@ from tokencache._effects import (
 from tokencache.errors import DeadlineExceeded, ProviderError, ProviderRejected, ProviderUnavailable
 from tokencache.events import CommitRefused, FetchFailed, RecordIgnored, TokenFetched, TokenLoaded, TokenUnchanged
 from tokencache.policy import LONGEST_COOLDOWN, backoff, schedule, unchanged_pause
-from tokencache.ports import Cooldown, Found, Granted, Held
+from tokencache.ports import Cooldown, Found, Granted, Held, Stored
 
 if TYPE_CHECKING:
     from tokencache._effects import (
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from tokencache._record import Sealing
     from tokencache.errors import TokenCacheError
     from tokencache.policy import RefreshPolicy
-    from tokencache.ports import LeaseGrant, Reason, Stored
+    from tokencache.ports import LeaseGrant, Reason
     from tokencache.token import Token
 
 SHORTEST_WAIT: Final = 0.02
@@ -199,7 +199,11 @@ def _lease(job: Job, seen: bytes | None) -> Flow[Outcome]:
             case Held(remaining=remaining):
                 at = yield from now()
                 pause = min(max(remaining, SHORTEST_WAIT), max(job.deadline - at.clock, 0.0))
-                yield from wait(job.key, seen, pause)
+                woken = yield from wait(job.key, seen, pause)
+                if isinstance(woken, Stored):
+                    copy = yield from _read(job, woken)
+                    if copy is not None and (yield from _acceptable(job, copy)):
+                        return (yield from _take(job, copy))
             case Granted(lease=grant):
                 return (yield from _fetch(job, grant))
             case _:

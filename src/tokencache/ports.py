@@ -246,8 +246,11 @@ class Backend(Protocol):
         """Make the lease last ``ttl`` seconds from now; ``False`` when it is no longer the caller's."""
         ...
 
-    def wait(self, key: str, seen: bytes | None, timeout: float) -> None:
-        """Return when the record is another than ``seen``, when the lease was freed, or after ``timeout``; or early."""
+    def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:
+        """Return when the record is another than ``seen``, when the lease was freed, or after ``timeout``; or early.
+
+        A backend that learns the new record with the wake-up may return it, which spares the waiter another look.
+        """
         ...
 
     def discard(self, key: str, seen: bytes) -> bool:
@@ -286,7 +289,7 @@ class AsyncBackend(Protocol):
         """Prolong the lease."""
         ...
 
-    async def wait(self, key: str, seen: bytes | None, timeout: float) -> None:  # noqa: ASYNC109
+    async def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:  # noqa: ASYNC109
         """Wait for a change."""
         ...
 

@@ -62,9 +62,9 @@ class ThreadedBackend:
         """Prolong the lease."""
         return await self._run(lambda: self._backend.extend(lease, ttl))
 
-    async def wait(self, key: str, seen: bytes | None, timeout: float) -> None:  # noqa: ASYNC109
+    async def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:  # noqa: ASYNC109
         """Wait for a change."""
-        await self._run(lambda: self._backend.wait(key, seen, timeout))
+        return await self._run(lambda: self._backend.wait(key, seen, timeout))
 
     async def discard(self, key: str, seen: bytes) -> bool:
         """Compare and delete."""
@@ -90,9 +90,9 @@ class InlineBackend(ThreadedBackend):
         """Run ``call`` here."""
         return call()
 
-    async def wait(self, key: str, seen: bytes | None, timeout: float) -> None:  # noqa: ASYNC109
+    async def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:  # noqa: ASYNC109
         """Wait for a change, on a thread."""
-        await super()._run(lambda: self._backend.wait(key, seen, timeout))
+        return await super()._run(lambda: self._backend.wait(key, seen, timeout))
 
 
 def async_half(backend: Backend) -> AsyncBackend:

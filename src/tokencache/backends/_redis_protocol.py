@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tokencache.ports import LeaseReply
 
 Command: TypeAlias = "Sequence[str | bytes | int]"
+_Entries: TypeAlias = "Sequence[tuple[bytes, Sequence[tuple[bytes, Sequence[bytes]]]]]"
 
 LONGEST_BLOCK: Final = 1.0
 """How long one blocking read lasts at most, in seconds: the slow safety poll."""
@@ -164,6 +165,14 @@ class Protocol:
             return None
         block = max(1, int(min(timeout, LONGEST_BLOCK) * 1000))
         return ["XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", self.names(key)[2], f"{fence}-0"]
+
+    def woken(self, reply: object) -> Stored | None:
+        """Read the answer to the blocking read: the record that came with the wake-up, if one did."""
+        if not reply:
+            return None
+        ((_, ((_, fields),)),) = cast("_Entries", reply)
+        _, data, _, ttl = fields
+        return Stored(data, int(ttl) / 1000) if data else None
 
     def slot(self, record: bytes | None, life: int, lock: bytes | None, left: int) -> Slot:
         """Put together what ``inspect`` reports."""

@@ -91,14 +91,14 @@ class RedisBackend:
         """Prolong the lease if it is still the caller's."""
         return bool(self._call(self._protocol.extend(lease, ttl)))
 
-    def wait(self, key: str, seen: bytes | None, timeout: float) -> None:  # noqa: ARG002  (the stream tells more)
+    def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:  # noqa: ARG002  (the stream tells more)
         """Wait until the lease that was seen ends in a record or a release."""
         command = self._protocol.wait(key, timeout)
         if command is None or not self._waiters.acquire(blocking=False):
             time.sleep(min(timeout, random.uniform(_FOREIGN_POLL / 2, _FOREIGN_POLL)))  # noqa: S311  (jitter)
-            return
+            return None
         try:
-            self._execute(self._protocol.names(key)[0], command, waiting=True)
+            return self._protocol.woken(self._execute(self._protocol.names(key)[0], command, waiting=True)[0])
         finally:
             self._waiters.release()
 
@@ -229,17 +229,17 @@ class AsyncRedisBackend:
         """Prolong the lease if it is still the caller's."""
         return bool(await self._call(self._protocol.extend(lease, ttl)))
 
-    async def wait(self, key: str, seen: bytes | None, timeout: float) -> None:  # noqa: ARG002, ASYNC109
+    async def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:  # noqa: ARG002, ASYNC109
         """Wait until the lease that was seen ends in a record or a release."""
         command = self._protocol.wait(key, timeout)
         if command is None or self._free <= 0:
             import asyncio
 
             await asyncio.sleep(min(timeout, random.uniform(_FOREIGN_POLL / 2, _FOREIGN_POLL)))  # noqa: S311  (jitter)
-            return
+            return None
         self._free -= 1
         try:
-            await self._execute(self._protocol.names(key)[0], command, waiting=True)
+            return self._protocol.woken((await self._execute(self._protocol.names(key)[0], command, waiting=True))[0])
         finally:
             self._free += 1
 

@@ -3,7 +3,8 @@
 Keys of every script: the record, the lock, the stream of wake-ups. A record's fence is its top-level integer ``fence``
 from 0 to 2**53, as :func:`tokencache._record.fence_of` reads it. The lock holds ``<fence>:<owner>``, or
 ``cooldown:<identity>:<JSON>``, or whatever another program wrote with ``SET … NX PX``. Fences are formatted with
-``%.0f``, as some servers' Lua writes large numbers otherwise.
+``%.0f``, as some servers' Lua writes large numbers otherwise. The wake-up carries the record to those who wait at that
+moment, and is gone two seconds later.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ end
 """
 
 _WAKE: Final = """
-local function wake(fence)
-  pcall(redis.call, 'XADD', KEYS[3], 'MAXLEN', '1', fence .. '-1', 'at', fence)
-  redis.call('PEXPIRE', KEYS[3], 60000)
+local function wake(fence, data, ttl)
+  pcall(redis.call, 'XADD', KEYS[3], 'MAXLEN', '1', fence .. '-1', 'record', data, 'ttl', ttl)
+  redis.call('PEXPIRE', KEYS[3], 2000)
 end
 """
 
@@ -74,7 +75,7 @@ local fence = fence_of(redis.call('GET', KEYS[1]))
 if fence and fence > tonumber(mine) then return 0 end
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
 if redis.call('GET', KEYS[2]) == mine .. ':' .. ARGV[2] then redis.call('DEL', KEYS[2]) end
-wake(mine)
+wake(mine, ARGV[3], ARGV[4])
 return 1
 """
 )
@@ -84,7 +85,7 @@ RELEASE: Final = (
     + """
 if redis.call('GET', KEYS[2]) ~= ARGV[1] .. ':' .. ARGV[2] then return 0 end
 if ARGV[3] ~= '' then redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4]) else redis.call('DEL', KEYS[2]) end
-wake(ARGV[1])
+wake(ARGV[1], '', '0')
 return 1
 """
 )

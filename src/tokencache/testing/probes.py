@@ -113,7 +113,7 @@ class Probe(Protocol):
         """Prolong the lease."""
         ...
 
-    def wait(self, key: str, seen: bytes | None, timeout: float) -> None:
+    def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:
         """Wait for a change."""
         ...
 
@@ -178,9 +178,9 @@ class AsyncProbe:
         """Prolong the lease."""
         return self._run(self._half.extend(lease, ttl))
 
-    def wait(self, key: str, seen: bytes | None, timeout: float) -> None:
+    def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:
         """Wait for a change."""
-        self._run(self._half.wait(key, seen, timeout))
+        return self._run(self._half.wait(key, seen, timeout))
 
     def discard(self, key: str, seen: bytes) -> bool:
         """Compare and delete."""
