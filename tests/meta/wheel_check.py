@@ -25,9 +25,16 @@ def main() -> None:
     for group in ("tokencache.backends", "tokencache.providers"):
         for entry in metadata.entry_points(group=group):
             names.add(f"{group}:{entry.name}")
-            _require(callable(entry.load()), f"{group}:{entry.name} is not callable")
+            if not entry.extras:
+                _require(callable(entry.load()), f"{group}:{entry.name} is not callable")
     expected = {"tokencache.backends:memory", "tokencache.backends:file", "tokencache.providers:qpay"}
     _require(expected <= names, f"missing entry points: {sorted(expected - names)}")
+    try:
+        tokencache.TokenCache("redis://localhost")
+    except tokencache.BackendNotInstalled as error:
+        _require("pip install 'tokencache[redis]'" in str(error), f"no install line in: {error}")
+    else:
+        sys.exit("wheel: a missing client library was not noticed")
     script = Path(sys.executable).with_name("tokencache")
     ran = subprocess.run([script, "plugins"], capture_output=True, text=True, check=False)
     if sys.argv[1] == "bare":
