@@ -1,0 +1,33 @@
+"""The laws of backends on a real Redis, for threads and for event loops."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tokencache.backends.redis import RedisBackend, from_url
+from tokencache.testing.contract import BackendContract
+from tokencache.url import BackendURL
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.live
+
+
+class TestRedisBackend(BackendContract):
+    """Every law, on Redis."""
+
+    url = ""
+
+    @pytest.fixture(autouse=True)
+    def _server(self, redis_url: str) -> None:
+        """Tell where the server is."""
+        self.url = redis_url
+
+    def make_backend(self, tmp_path: Path) -> RedisBackend:
+        """Return a backend on an empty server."""
+        backend = from_url(BackendURL.parse(self.url))
+        backend._execute("any", ["FLUSHALL"])
+        return backend

@@ -1,0 +1,208 @@
+"""The Redis backend without a server: URLs, names of keys, what errors mean."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis import Redis
+from redis.crc import key_slot
+from redis.exceptions import AuthenticationError, BusyLoadingError, OutOfMemoryError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
+
+from tokencache import BackendClosed, BackendUnavailable, ConfigurationError, TokenCache
+from tokencache.backends._redis_connect import Target, connect, target_of
+from tokencache.backends._redis_protocol import Protocol, keys_of, milliseconds, translated
+from tokencache.backends.redis import RedisBackend
+from tokencache.ports import Cooldown, LeaseGrant
+from tokencache.url import BackendURL
+
+
+def read(text: str) -> Target:
+    """Read a URL."""
+    return target_of(BackendURL.parse(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts", "service", "database"),
+    [
+        ("redis://", (("localhost", 6379),), "", None),
+        ("redis://example/3", (("example", 6379),), "", 3),
+        ("redis://example:7000?db=4", (("example", 7000),), "", 4),
+        ("rediss://[::1]:7001", (("::1", 7001),), "", None),
+        ("redis+sentinel://a,b:7002/mymaster/2", (("a", 26379), ("b", 7002)), "mymaster", 2),
+        ("redis+cluster://a:1,b:2", (("a", 1), ("b", 2)), "", None),
+    ],
+)
+def test_urls_name_their_servers(text: str, hosts: object, service: str, database: int | None) -> None:
+    """Hosts, ports, the master's name and the database are read from where users put them."""
+    target = read(text)
+    assert (target.hosts, target.service, target.settings.get("db")) == (hosts, service, database)
+
+
+def test_options_reach_the_connection() -> None:
+    """Time-outs, TLS and both logins; a waiting connection outlives the longest blocking read."""
+    target = read(
+        "redis+sentinel://user:pw@a/m?timeout=2&connect_timeout=250ms&ssl_ca_certs=ca.pem&sentinel_password=spw&waiters=3"
+    )
+    assert (target.timeout, target.connect_timeout, target.waiters) == (2.0, 0.25, 3)
+    assert target.settings == {"username": "user", "password": "pw", "ssl": True, "ssl_ca_certs": "ca.pem"}
+    assert target.sentinel == {"password": "spw"}
+    assert target.arguments(waiting=True)["socket_timeout"] > target.arguments(waiting=False)["socket_timeout"]
+    assert "pw" not in repr(target)
+    assert read("unix:///run/redis.sock?db=1").where == "/run/redis.sock"
+    assert read("rediss://a").settings["ssl"] is True
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "redis://a/x",
+        "redis://a,b",
+        "redis://a?dbb=1",
+        "redis://a?timeout=0",
+        "redis://a?connect_timeout=-1",
+        "redis://a?waiters=-1",
+        "redis://a?db=one",
+        "redis+sentinel://a",
+        "redis+cluster://a/1",
+        "unix://",
+    ],
+)
+def test_bad_urls_say_what_to_write(text: str) -> None:
+    """A mistake in the URL is a ConfigurationError, before anything is sent."""
+    with pytest.raises(ConfigurationError):
+        read(text)
+
+
+@pytest.mark.parametrize("library", ["redis", "redis.asyncio"])
+@pytest.mark.parametrize("text", ["redis://localhost:1", "unix:///nowhere", "redis+sentinel://localhost:1/m"])
+def test_clients_are_made_without_a_connection(library: str, text: str) -> None:
+    """A backend is made at once, whatever its server does."""
+    assert connect(read(text), library, waiting=False).connection_pool is not None
+
+
+@given(st.text(min_size=1))
+def test_in_a_cluster_the_keys_of_a_record_share_a_slot(key: str) -> None:
+    """No script meets CROSSSLOT, whatever braces a key holds."""
+    slots = {key_slot(name.encode()) for name in keys_of(key, cluster=True)}
+    assert len(slots) == 1
+
+
+@given(st.lists(st.text(min_size=1), min_size=2, max_size=2, unique=True), st.booleans())
+def test_distinct_keys_have_distinct_names(keys: list[str], cluster: bool) -> None:
+    """INV-10: no two keys share record or lock."""
+    one, other = (keys_of(key, cluster=cluster) for key in keys)
+    assert one[0] != other[0]
+    assert one[1] != other[1]
+
+
+def test_the_names_that_another_service_knows() -> None:
+    """Plain keys: the record as it stands, the lock beside it."""
+    assert keys_of("qpay:access_token", cluster=False)[:2] == ("qpay:access_token", "qpay:access_token:lock")
+    assert keys_of("a", cluster=True) == ("a", "{a}:lock", "{a}:ready")
+    assert keys_of("{t}a", cluster=True) == ("{t}a", "{t}a:lock", "{t}a:ready")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ResponseError("WRONGTYPE Operation against a key"), "another type"),
+        (ResponseError("READONLY You can't write"), "read-only replica"),
+        (ResponseError("MASTERDOWN Link"), "lost its master"),
+        (ResponseError("NOPERM no permissions"), "ACL"),
+        (ResponseError("NOAUTH Authentication required."), "password"),
+        (ResponseError("CROSSSLOT Keys"), "redis\\+cluster"),
+        (ResponseError("BUSY Redis is busy"), "busy"),
+        (AuthenticationError("planted-secret"), "refused user or password"),
+        (OutOfMemoryError("planted-secret"), "out of memory"),
+        (BusyLoadingError("planted-secret"), "loading"),
+        (RedisTimeout("planted-secret"), "in time"),
+        (OSError("planted-secret"), "cannot be reached"),
+    ],
+    ids=lambda value: type(value).__name__ + str(value)[:8] if isinstance(value, Exception) else None,
+)
+def test_errors_say_what_to_do(error: Exception, text: str) -> None:
+    """INV-9: each failure is explained, and no foreign text is repeated."""
+    came = translated(error, "host:1")
+    assert isinstance(came, BackendUnavailable)
+    with pytest.raises(BackendUnavailable, match=text):
+        raise came
+    assert "planted-secret" not in str(came)
+
+
+def test_durations_are_whole_milliseconds() -> None:
+    """PX takes no fraction and no zero."""
+    assert (milliseconds(0.0001), milliseconds(1.9999), milliseconds(2_592_000)) == ("1", "1999", "2592000000")
+
+
+def test_a_cooldown_survives_the_lock() -> None:
+    """What a release leaves behind is what the next one who asks is told."""
+    protocol = Protocol(cluster=False)
+    cooldown = Cooldown("me", 5.0, permanent=True, attempt=3, message="Хаан банк", error="E", status=401)
+    call = protocol.release(LeaseGrant("k", "o", 7, 3.0), cooldown)
+    left = call.arguments[2]
+    assert isinstance(left, bytes)
+    slot = protocol.slot(None, -2, left, 4000)
+    assert slot.cooldown == Cooldown("me", 4.0, permanent=True, attempt=3, message="Хаан банк", error="E", status=401)
+    assert protocol.slot(None, -2, b"theirs", -1).owner == "another program"
+    assert protocol.release(LeaseGrant("k", "o", 7, 3.0), None).arguments[2] == b""
+
+
+def test_only_a_holder_that_announces_is_waited_for() -> None:
+    """A foreign lock has no stream: it is polled."""
+    protocol = Protocol(cluster=False)
+    assert protocol.wait("k", 3.0) is None
+    protocol.leased("k", "o", 3.0, [b"held", 2000, b"41"])
+    command = protocol.wait("k", 3.0)
+    assert command is not None
+    assert command[-1] == "41-0"
+    protocol.leased("k", "o", 3.0, [b"held", -1, b""])
+    assert protocol.wait("k", 3.0) is None
+
+
+def test_a_client_of_ones_own_must_not_decode() -> None:
+    """Records are bytes; a client that decodes them is refused with the remedy."""
+    with pytest.raises(ConfigurationError, match="decode_responses"):
+        RedisBackend(client=Redis(decode_responses=True))
+    with pytest.raises(ConfigurationError, match="either"):
+        RedisBackend()
+
+
+def test_a_closed_backend_says_so() -> None:
+    """Both halves refuse after close(); closing twice is harmless."""
+
+    async def main() -> None:
+        backend = RedisBackend(read("redis://localhost:1"))
+        half = backend.aio()
+        await half.close()
+        with pytest.raises(BackendClosed):
+            await half.load("k")
+
+    asyncio.run(main())
+    backend = RedisBackend(read("redis://localhost:1"))
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendClosed):
+        backend.load("k")
+
+
+def test_a_server_that_is_not_there_is_found_out_at_once() -> None:
+    """INV-5: a refused connection is BackendUnavailable, and the engine goes on without it."""
+    backend = RedisBackend(read("redis://localhost:1"))
+    with pytest.raises(BackendUnavailable, match="cannot be reached"):
+        backend.load("k")
+    source = TokenCache(backend).source(lambda: {"access_token": "x", "expires_in": 60}, key="k")
+    assert source.token().value == "x"
+    assert not source.status().healthy
+    asyncio.run(_alone())
+
+
+async def _alone() -> None:
+    """The same from an event loop."""
+    backend = RedisBackend(read("redis://localhost:1"))
+    source = TokenCache(backend).source(lambda: {"access_token": "x", "expires_in": 60}, key="k")
+    assert (await source.atoken()).value == "x"
+    await backend.aio().close()
