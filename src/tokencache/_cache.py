@@ -35,7 +35,8 @@ if TYPE_CHECKING:
         | Callable[[FetchContext], Awaitable[Answer]]
     )
 
-ENVIRONMENT: Final = "TOKENCACHE_BACKEND"
+ENVIRONMENT: Final = ("TOKENCACHE_BACKEND", "REDIS_DATABASE_URI")
+"""The variables that may hold the URL of the backend, in order; the second is what the QPay services had before."""
 
 _caches: weakref.WeakSet[TokenCache] = weakref.WeakSet()
 _sources: weakref.WeakSet[TokenSource] = weakref.WeakSet()
@@ -44,12 +45,12 @@ _sources: weakref.WeakSet[TokenSource] = weakref.WeakSet()
 class TokenCache:
     """One backend and the sources on it; a context manager for ``with`` and ``async with``.
 
-    ``backend`` is a URL (``memory://``, ``file:///folder``, …), a :class:`~tokencache.ports.Backend`, or ``None``: then
-    the URL in ``TOKENCACHE_BACKEND``, else ``memory://``. A backend that is passed in as an object is not closed with
-    the cache.
-    ``namespace`` goes before every key that is made (not before keys given by hand). ``policy`` is for sources whose
-    provider and caller bring none. ``observers`` replace the default one, which logs. ``sources`` bounds the table of
-    sources (the least lately asked for is forgotten; whoever holds it may go on). ``clock`` and ``wall`` are for tests.
+    ``backend`` is a URL (``memory://``, ``file:///folder``, ``redis://host/0``, …), a
+    :class:`~tokencache.ports.Backend`, or ``None``: then the URL in ``TOKENCACHE_BACKEND`` or ``REDIS_DATABASE_URI``,
+    else ``memory://``. A backend that is passed in as an object is not closed with the cache. ``namespace`` goes before
+    every key that is made (not before keys given by hand). ``policy`` is for sources whose provider and caller bring
+    none. ``observers`` replace the default one, which logs. ``sources`` bounds the table of sources (the least lately
+    asked for is forgotten; whoever holds it may go on). ``clock`` and ``wall`` are for tests.
 
     Raises ``ConfigurationError`` for a bad URL, ``BackendNotInstalled`` and ``BackendConflict`` as the plugin loader
     does.
@@ -68,7 +69,7 @@ class TokenCache:
     ) -> None:
         self._owned = backend is None or isinstance(backend, str)
         if backend is None:
-            backend = os.environ.get(ENVIRONMENT) or "memory://"
+            backend = next((url for name in ENVIRONMENT if (url := os.environ.get(name))), "memory://")
         self._backend: Backend = _open(backend) if isinstance(backend, str) else backend
         self._namespace = namespace
         self._policy = policy

@@ -47,6 +47,7 @@ def test_each_example_runs_as_it_stands(code: str, tmp_path: Path) -> None:
     """Each Python example of README runs to its end, with warnings as errors."""
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
     environment.pop("TOKENCACHE_BACKEND", None)
+    environment.pop("REDIS_DATABASE_URI", None)
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         capture_output=True,

@@ -54,6 +54,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeQPay]:
             monkeypatch.setenv(name, value)
         monkeypatch.delenv("QPAY_CACHE_KEY", raising=False)
         monkeypatch.delenv("TOKENCACHE_BACKEND", raising=False)
+        monkeypatch.delenv("REDIS_DATABASE_URI", raising=False)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         yield server
 
@@ -138,8 +139,13 @@ def test_invalidate_drops_the_stored_token_and_fetches_nothing(fake: FakeQPay) -
 
 
 def test_the_backend_comes_from_the_option_then_the_environment(fake: FakeQPay, tmp_path: Path) -> None:
-    """`--backend` wins over `TOKENCACHE_BACKEND`, which wins over the cache folder."""
+    """`--backend` wins over `TOKENCACHE_BACKEND`, which wins over `REDIS_DATABASE_URI` and the cache folder."""
     here, there = (tmp_path / "here").as_uri(), (tmp_path / "there").as_uri()
+    ran = run.invoke(
+        app, ["token", "qpay"], env={"TOKENCACHE_BACKEND": here, "REDIS_DATABASE_URI": "redis://no-such/x"}
+    )
+    assert ran.exit_code == 0
+    assert run.invoke(app, ["token", "qpay"], env={"REDIS_DATABASE_URI": "redis://no-such/x"}).exit_code == 2
     run.invoke(app, ["token", "qpay"], env={"TOKENCACHE_BACKEND": here})
     assert (tmp_path / "here").is_dir()
     run.invoke(app, ["token", "qpay", "--backend", there], env={"TOKENCACHE_BACKEND": here})

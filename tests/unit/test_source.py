@@ -36,6 +36,7 @@ from tokencache.testing.fakes import FakeClock, FakeProvider, Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 HOUR = 3600.0
 
@@ -781,3 +782,14 @@ def test_a_late_result_does_not_replace_a_newer_token(world: World) -> None:
     assert older is not None
     world.source._settle(Obtained(older))
     assert world.source.token() is second
+
+
+def test_the_backend_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """TOKENCACHE_BACKEND, else REDIS_DATABASE_URI, else this process alone."""
+    monkeypatch.delenv("TOKENCACHE_BACKEND", raising=False)
+    monkeypatch.delenv("REDIS_DATABASE_URI", raising=False)
+    assert TokenCache()._backend.name == "memory"
+    monkeypatch.setenv("REDIS_DATABASE_URI", "redis://localhost:1/0")
+    assert TokenCache()._backend.name == "redis"
+    monkeypatch.setenv("TOKENCACHE_BACKEND", (tmp_path / "tokens").as_uri())
+    assert TokenCache()._backend.name == "file"

@@ -52,9 +52,9 @@ Backend = Annotated[
         "--backend",
         "-b",
         metavar="URL",
-        envvar="TOKENCACHE_BACKEND",
+        envvar=["TOKENCACHE_BACKEND", "REDIS_DATABASE_URI"],
         show_default="file://, your cache folder",
-        help="Where tokens are shared, for example file:///run/tokens.",
+        help="Where tokens are shared, for example file:///run/tokens or redis://localhost:6379/0.",
     ),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log to stderr what happens, without secrets.")]
