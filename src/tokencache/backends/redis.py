@@ -65,6 +65,7 @@ class RedisBackend:
         self._client: Any = None
         self._waiting: Any = None
         self._waiters = threading.Semaphore(self._limit)
+        self._idle = _Idle()
         self._halves: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncRedisBackend] = (
             weakref.WeakKeyDictionary()
         )
@@ -119,6 +120,7 @@ class RedisBackend:
         with self._lock:
             clients = [self._waiting, self._client]
             self._client = self._waiting = None
+        self._idle.close()
         for client in clients:
             if client is not None:
                 client.close()
@@ -157,15 +159,14 @@ class RedisBackend:
             raise closed()
         try:
             pool = self._pool(key, waiting=waiting)
-            connection = pool.get_connection()
+            connection = self._idle.take(pool)
             try:
                 connection.send_packed_command(connection.pack_commands(commands))
                 replies = [_reply(connection) for _ in commands]
             except BaseException:
                 connection.disconnect()
                 raise
-            finally:
-                pool.release(connection)
+            self._idle.put(pool, connection)
             return checked(replies)
         except MovedError as error:
             self._connected(waiting=waiting).nodes_manager.initialize()
@@ -193,6 +194,45 @@ class RedisBackend:
                 else:
                     self._client = client
             return client
+
+
+class _Idle:
+    """The idle connections of each pool.
+
+    A pool of the client library takes back whatever it gave, also a connection that an interrupt left half open. Here
+    only a connection that has answered comes back, so whatever happens to the others, nobody meets them again.
+    """
+
+    def __init__(self) -> None:
+        self._stacks: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
+
+    def take(self, pool: Any) -> Any:
+        """Return a connection that is ready to be asked."""
+        stack = self._stacks.get(pool)
+        while stack:
+            try:
+                connection = stack.pop()
+            except IndexError:  # another thread was quicker
+                break
+            try:
+                if not connection.can_read():
+                    return connection
+            except (RedisError, OSError):
+                pass  # the server has closed it
+            connection.disconnect()
+        connection = pool.connection_class(**pool.connection_kwargs)
+        connection.connect()
+        return connection
+
+    def put(self, pool: Any, connection: Any) -> None:
+        """Take back a connection that has answered."""
+        self._stacks.setdefault(pool, []).append(connection)
+
+    def close(self) -> None:
+        """Close them all."""
+        for stack in list(self._stacks.values()):
+            while stack:
+                stack.pop().disconnect()
 
 
 class AsyncRedisBackend:

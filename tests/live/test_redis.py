@@ -1,0 +1,463 @@
+"""Redis for real: one login for a fleet, the keys that another service knows, faults of server, holder and caller."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from redis import Redis
+
+from tokencache import RefreshPolicy, Token, TokenCache, TokenSource
+from tokencache.backends.redis import RedisBackend, from_url
+from tokencache.events import BackendFailed, CommitRefused, RecordIgnored
+from tokencache.ports import Found, Granted, Held
+from tokencache.testing.fakes import FakeProvider, Recorder
+from tokencache.url import BackendURL
+from tokencache_qpay import QPayProvider
+from tokencache_qpay.testing import FakeQPay
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.live
+
+PATIENCE = 30.0
+KEY = "qpay:access_token"
+USER, PASSWORD = "TEST_MERCHANT", "123456"
+
+AGENT = """
+import sys, threading
+from tokencache import TokenCache
+from tokencache_qpay import QPayProvider
+
+provider = QPayProvider("TEST_MERCHANT", "123456", base_url=sys.argv[1], key="qpay:access_token")
+source = TokenCache(sys.argv[2]).source(provider)
+source.key
+print("ready", flush=True)
+sys.stdin.readline()
+got, errors = [], []
+
+def ask():
+    try:
+        got.append(source.token().value)
+    except Exception as error:
+        errors.append(repr(error))
+
+crowd = [threading.Thread(target=ask) for _ in range(int(sys.argv[3]))]
+for thread in crowd:
+    thread.start()
+for thread in crowd:
+    thread.join()
+print(len(got), len(set(got)), hash(got[0]) if got else 0, *errors, flush=True)
+"""
+
+INTERRUPTED = """
+import random, signal, sys
+from tokencache.backends.redis import from_url
+from tokencache.url import BackendURL
+
+backend = from_url(BackendURL.parse(sys.argv[1]))
+draw = random.Random(7)
+interrupted = wrong = number = 0
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+while interrupted < 1000:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, draw.uniform(0.00005, 0.002))
+        while True:
+            number = (number + 1) % 10
+            stored = backend.load(f"k{number}")
+            wrong += stored is None or stored.data != str(number).encode()
+    except KeyboardInterrupt:
+        interrupted += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(interrupted, wrong)
+"""
+
+
+@pytest.fixture
+def qpay() -> Iterator[FakeQPay]:
+    """A QPay whose logins take a quarter of a second and last an hour."""
+    with FakeQPay(latency=0.25, lifetime=3600) as fake:
+        yield fake
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[Redis]:
+    """A plain client on the emptied server: what any other program sees."""
+    with Redis.from_url(redis_url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def backend(redis_url: str, store: Redis) -> Iterator[RedisBackend]:
+    """A backend on the emptied server."""
+    backend = from_url(BackendURL.parse(redis_url))
+    yield backend
+    backend.close()
+
+
+def source_of(backend: RedisBackend, qpay: FakeQPay, *observers: Recorder, secret: str = PASSWORD) -> TokenSource:
+    """Return a source with the key that the old service used."""
+    provider = QPayProvider(USER, secret, base_url=qpay.url, key=KEY)
+    return TokenCache(backend, observers=observers).source(provider)
+
+
+def start(qpay: FakeQPay, url: str, threads: int) -> subprocess.Popen[str]:
+    """Start a process that asks when it is told to."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", AGENT, qpay.url, url, str(threads)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def go(*processes: subprocess.Popen[str]) -> None:
+    """Let them ask."""
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+
+def answers(processes: list[subprocess.Popen[str]]) -> list[list[str]]:
+    """Return what each of them got."""
+    return [process.communicate(timeout=PATIENCE)[0].split() for process in processes]
+
+
+def test_a_cold_fleet_logs_in_once_in_few_commands(qpay: FakeQPay, redis_url: str, store: Redis) -> None:
+    """INV-2: 8 processes of 16 threads make one login, and all their commands are at most 80."""
+    fleet = [start(qpay, redis_url, 16) for _ in range(8)]
+    store.config_resetstat()
+    go(*fleet)
+    rows = answers(fleet)
+    calls = sum(row["calls"] for row in store.info("commandstats").values()) - 1  # without the reset itself
+    assert [row[:2] for row in rows] == [["16", "1"]] * 8, rows
+    assert len({row[2] for row in rows}) == 1
+    assert qpay.logins == 1
+    assert calls <= 80
+
+
+def test_a_killed_holder_costs_one_more_login(qpay: FakeQPay, redis_url: str, store: Redis) -> None:
+    """INV-2, INV-8: its lease ends by itself; one of the others logs in, not each."""
+    with qpay.hold():
+        holder = start(qpay, redis_url, 1)
+        go(holder)
+        qpay.wait_for_logins(1)
+        fleet = [start(qpay, redis_url, 16) for _ in range(3)]
+        go(*fleet)
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate(timeout=PATIENCE)
+        assert 0 < store.pttl(f"{KEY}:lock") <= 3000
+        qpay.wait_for_logins(2)
+    rows = answers(fleet)
+    assert [row[:2] for row in rows] == [["16", "1"]] * 3, rows
+    assert qpay.logins == 2
+
+
+def test_a_stopped_holders_late_commit_is_refused(
+    qpay: FakeQPay, redis_url: str, store: Redis, backend: RedisBackend
+) -> None:
+    """INV-3: a holder that was stopped past its lease comes back too late: everybody keeps the newer token."""
+    with qpay.hold():
+        holder = start(qpay, redis_url, 1)
+        go(holder)
+        qpay.wait_for_logins(1)
+        holder.send_signal(signal.SIGSTOP)
+        got: list[Token] = []
+        source = source_of(backend, qpay)
+        thread = threading.Thread(target=lambda: got.append(source.token()))
+        thread.start()
+        qpay.wait_for_logins(2)
+    thread.join(PATIENCE)
+    before = json.loads(store.get(KEY))
+    holder.send_signal(signal.SIGCONT)
+    ((count, _, hashed, *errors),) = answers([holder])
+    assert (count, errors) == ("1", [])
+    assert json.loads(store.get(KEY)) == before
+    assert before["accessToken"] == got[0].value
+    assert store.get(f"{KEY}:lock") is None
+    assert qpay.logins == 2
+    assert hashed
+
+
+def test_a_slow_login_keeps_its_lease(qpay: FakeQPay, backend: RedisBackend, redis_url: str, store: Redis) -> None:
+    """INV-2: a login of 8 s under the default lease of 3 s is one login; whoever waits waits on."""
+    waiter = start(qpay, redis_url, 4)
+    source = source_of(backend, qpay)
+    got: list[Token] = []
+    with qpay.hold():
+        thread = threading.Thread(target=lambda: got.append(source.token()))
+        thread.start()
+        qpay.wait_for_logins(1)
+        go(waiter)
+        began = store.time()[0]
+        while store.time()[0] - began < 9:
+            assert store.get(f"{KEY}:lock") is not None
+            time.sleep(0.05)  # the store's clock is what is waited for
+    thread.join(PATIENCE)
+    assert answers([waiter])[0][:2] == ["4", "1"]
+    assert qpay.logins == 1
+
+
+def test_the_record_is_what_the_old_service_reads(qpay: FakeQPay, backend: RedisBackend, store: Redis) -> None:
+    """The key, the two fields, a time to live that ends 60 s early, and no lock when idle."""
+    token = source_of(backend, qpay).token()
+    record = json.loads(store.get(KEY))
+    assert record["accessToken"] == token.value
+    assert record["expiresAt"] == int(token.expires_at)
+    assert 3530 <= store.ttl(KEY) <= 3540
+    assert store.get(f"{KEY}:lock") is None
+
+
+def test_another_programs_record_and_lock_are_respected(qpay: FakeQPay, backend: RedisBackend, store: Redis) -> None:
+    """A program that knows GET, SET, SET NX PX and DEL shares token and lock with us, in both directions."""
+    assert store.set(f"{KEY}:lock", "theirs", nx=True, px=60_000)
+    assert isinstance(backend.lease(KEY, "us", "me", None, 3.0), Held)
+    source = source_of(backend, qpay)
+    got: list[Token] = []
+    thread = threading.Thread(target=lambda: got.append(source.token()))
+    thread.start()
+    record = json.dumps({"accessToken": "theirs", "expiresAt": int(time.time()) + 3600})
+    store.set(KEY, record, px=3_540_000)
+    store.delete(f"{KEY}:lock")
+    thread.join(PATIENCE)
+    assert [token.value for token in got] == ["theirs"]
+    assert qpay.logins == 0
+    granted = backend.lease(KEY, "us", "me", record.encode(), 3.0)
+    assert isinstance(granted, Granted)
+    assert not store.set(f"{KEY}:lock", "theirs", nx=True, px=60_000)
+    backend.release(granted.lease)
+    assert store.set(f"{KEY}:lock", "theirs", nx=True, px=60_000)
+
+
+def test_other_credentials_under_the_same_key_get_their_own(qpay: FakeQPay, backend: RedisBackend) -> None:
+    """INV-10: a record for other credentials is never used, and an event says so."""
+    qpay.credentials["OTHER"] = "other"
+    seen = Recorder()
+    mine = source_of(backend, qpay).token()
+    other = TokenCache(backend, observers=[seen]).source(QPayProvider("OTHER", "other", base_url=qpay.url, key=KEY))
+    assert other.token() != mine
+    assert len(seen.of(RecordIgnored)) == 1
+
+
+def test_scripts_come_back_after_a_script_flush(backend: RedisBackend, store: Redis) -> None:
+    """NOSCRIPT costs a round trip, not an error."""
+    for _ in range(2):
+        granted = backend.lease("k", "me", "me", None, 3.0)
+        assert isinstance(granted, Granted)
+        store.script_flush()
+        backend.release(granted.lease)
+
+    async def main() -> None:
+        half = backend.aio()
+        store.script_flush()
+        granted = await half.lease("k", "me", "me", None, 3.0)
+        await half.release(granted.lease)
+        await half.close()
+
+    asyncio.run(main())
+
+
+def test_a_flush_in_mid_fetch_costs_one_more_login_at_most(qpay: FakeQPay, backend: RedisBackend, store: Redis) -> None:
+    """INV-2, INV-3: with the lease gone the commit still stores, under a fence of its own."""
+    source = source_of(backend, qpay)
+    with qpay.hold():
+        thread = threading.Thread(target=source.token)
+        thread.start()
+        qpay.wait_for_logins(1)
+        store.flushall()
+    thread.join(PATIENCE)
+    assert json.loads(store.get(KEY))["accessToken"] == source.token().value
+    assert qpay.logins == 1
+
+
+@pytest.mark.parametrize("junk", [b"{", b"\xff", b'{"accessToken":"x"}', b'{"v":9,"accessToken":"x","expiresAt":1}'])
+def test_what_cannot_be_read_is_replaced(qpay: FakeQPay, backend: RedisBackend, store: Redis, junk: bytes) -> None:
+    """A truncated, foreign or future record is a miss with a warning."""
+    store.set(KEY, junk)
+    seen = Recorder()
+    token = source_of(backend, qpay, seen).token()
+    assert json.loads(store.get(KEY))["accessToken"] == token.value
+    assert seen.of(RecordIgnored)
+
+
+def test_a_key_of_another_type_degrades_and_says_so(qpay: FakeQPay, backend: RedisBackend, store: Redis) -> None:
+    """WRONGTYPE: the token is served, nothing of the store is lost, the event says what to do."""
+    store.lpush(KEY, "somebody's list")
+    seen = Recorder()
+    assert source_of(backend, qpay, seen).token()
+    assert store.lrange(KEY, 0, -1) == [b"somebody's list"]
+    (event,) = seen.of(BackendFailed)
+    assert "another type" in event.error  # type: ignore[attr-defined]
+
+
+def test_a_full_store_serves_what_it_holds(qpay: FakeQPay, backend: RedisBackend, store: Redis) -> None:
+    """INV-4: out of memory, reads work; a new token is served though it is not stored."""
+    shared = source_of(backend, qpay).token()
+    store.config_set("maxmemory", "1")
+    try:
+        assert source_of(backend, qpay).token() == shared
+        fresh = source_of(backend, qpay)
+        assert fresh.token() == shared
+        assert fresh.renew() != shared
+        assert fresh.token() != shared
+    finally:
+        store.config_set("maxmemory", "0")
+    assert qpay.logins == 2
+
+
+def test_a_read_only_replica_serves_what_it_holds(qpay: FakeQPay, backend: RedisBackend, store: Redis) -> None:
+    """INV-4, INV-5: a master that became a replica refuses writes; tokens are served, and shared again later."""
+    shared = source_of(backend, qpay).token()
+    store.execute_command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        assert source_of(backend, qpay).token() == shared
+    finally:
+        store.execute_command("REPLICAOF", "NO", "ONE")
+
+
+def test_a_wrong_password_is_said_and_survived(qpay: FakeQPay, redis_url: str, store: Redis) -> None:
+    """INV-5, INV-9: the event names the mistake and not the password."""
+    store.config_set("requirepass", "right")
+    try:
+        seen = Recorder()
+        url = redis_url.replace("//", "//:planted-wrong@")
+        with TokenCache(url, observers=[seen]) as cache:
+            assert cache.source(QPayProvider(USER, PASSWORD, base_url=qpay.url)).token()
+        (event,) = seen.of(BackendFailed)
+        assert "password" in event.error  # type: ignore[attr-defined]
+        assert "planted-wrong" not in event.error  # type: ignore[attr-defined]
+    finally:
+        Redis.from_url(redis_url.replace("//", "//:right@")).config_set("requirepass", "")
+
+
+def test_a_thousand_waiters_lose_no_wake_up(backend: RedisBackend) -> None:
+    """No waiter is left behind, with more of them than waiting connections, however close commit and lease are."""
+    provider = FakeProvider()
+    caches = [TokenCache(backend) for _ in range(50)]
+    sources = [cache.source(provider) for cache in caches]
+    got: list[Token] = []
+    threads = [threading.Thread(target=lambda source=source: got.append(source.token())) for source in sources * 4]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(got) == 200
+    assert len(set(got)) == 1
+    assert provider.calls == 1
+
+
+def test_an_interrupted_call_leaves_no_connection_out_of_step(redis_url: str, store: Redis) -> None:
+    """1,000 interruptions at random moments, and each next answer belongs to the next question."""
+    for number in range(10):
+        store.set(f"k{number}", str(number))
+    command = [sys.executable, "-c", INTERRUPTED, redis_url]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE * 2, check=False)
+    assert ran.stdout.split() == ["1000", "0"], ran.stderr[-2000:]
+
+
+def test_a_cancelled_call_leaves_no_connection_out_of_step(redis_url: str, store: Redis) -> None:
+    """The same on an event loop: 1,000 cancellations, no wrong answer."""
+    for number in range(10):
+        store.set(f"k{number}", str(number))
+
+    async def main() -> int:
+        backend = from_url(BackendURL.parse(redis_url))
+        half = backend.aio()
+        draw = random.Random(7)
+        cancelled = 0
+        for turn in range(100_000):
+            number = turn % 10
+            task = asyncio.create_task(half.load(f"k{number}"))
+            for _ in range(draw.randrange(6)):
+                await asyncio.sleep(0)
+            if turn % 2:
+                task.cancel()
+            try:
+                stored = await task
+            except asyncio.CancelledError:
+                cancelled += 1
+                if cancelled == 1000:
+                    break
+            else:
+                assert stored is not None
+                assert stored.data == str(number).encode()
+        await half.close()
+        return cancelled
+
+    assert asyncio.run(main()) == 1000
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_shares_no_connection(qpay: FakeQPay, backend: RedisBackend) -> None:
+    """INV-8: parent and child ask at once after a fork, and each gets its own answers."""
+    source = source_of(backend, qpay)
+    first = source.token()
+    child = os.fork()
+    if child == 0:
+        good = False
+        try:
+            good = all(source.status().stored == "ours" for _ in range(100)) and source.token() == first
+        finally:
+            os._exit(0 if good else 1)
+    for _ in range(100):
+        assert source.status().stored == "ours"
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_a_client_of_ones_own_serves_threads_and_loops(qpay: FakeQPay, redis_url: str, store: Redis) -> None:
+    """A given client is used and left open; event loops are lifted to threads."""
+    own = Redis.from_url(redis_url)
+    with TokenCache(RedisBackend(client=own)) as cache:
+        source = cache.source(QPayProvider(USER, PASSWORD, base_url=qpay.url))
+        token = source.token()
+        assert asyncio.run(_fresh(source)) == token
+    assert own.ping()
+    own.close()
+
+
+async def _fresh(source: TokenSource) -> Token:
+    """Return the token of another cache on the same backend."""
+    cache = TokenCache(source._world.backend)
+    return await cache.source(source._world.provider).atoken()
+
+
+def test_a_commit_under_an_ended_lease_tells_its_holder(backend: RedisBackend) -> None:
+    """INV-3: the event of a refused commit reaches the observers, and the newer token is served."""
+    seen = Recorder()
+    slow, quick = FakeProvider(), FakeProvider()
+    quick.value = "newer"
+    slow.gate.clear()
+    source = TokenCache(backend, observers=[seen], policy=RefreshPolicy(lease=60)).source(slow, key="k")
+    got: list[Token] = []
+    thread = threading.Thread(target=lambda: got.append(source.token()))
+    thread.start()
+    assert slow.started.wait(PATIENCE)
+    backend._execute("k", ["DEL", "k:lock"])
+    newer = TokenCache(backend).source(quick, key="k").token()
+    slow.gate.set()
+    thread.join(PATIENCE)
+    assert got == [newer]
+    assert len(seen.of(CommitRefused)) == 1
+    reply = backend.lease("k", "x", "me", None, 3.0)
+    assert isinstance(reply, Found)
