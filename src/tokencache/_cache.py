@@ -169,7 +169,9 @@ class TokenCache:
         return CallableProvider(provider, key=key)
 
     def _make(self, provider: TokenProvider, key: str | None, policy: RefreshPolicy) -> TokenSource:
-        """Make a source."""
+        """Make a source, and load the engine now rather than while its first callers wait."""
+        from tokencache import _drivers, _flights, _flow  # noqa: F401
+
         world = World(
             provider=provider,
             backend=self._backend,
