@@ -1,0 +1,171 @@
+"""What the memcached backend writes: the names of record and lock, their expiry, and what a lock says. No I/O.
+
+A lock is JSON: a lease ``{"fence": …, "owner": "…", "endsAt": …, "ttl": …}``, or the cooldown that a failure left in
+its place, ``{"cooldown": {…}, "endsAt": …, "ttl": …}``. Any other value is the lock of a program that knows only
+``add K:lock``; it is respected. ``endsAt`` is by the wall clock of whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
+
+from tokencache.ports import Cooldown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LARGEST: Final = (1 << 20) - 1024
+"""Bytes of the largest value that fits into an item of the usual 1 MB together with its key."""
+LONGEST: Final = 30 * 86400
+"""Seconds of the longest expiry; a larger number would be taken for an absolute time."""
+DELETED: Final = -1
+"""The expiry with which ``cas`` makes an item vanish."""
+
+_LONGEST_KEY: Final = 250
+_LOCK: Final = ":lock"
+_HASHED: Final = "tokencache:sha256:"
+_PLAIN: Final = re.compile(r"[!-~]+")
+_UNKNOWN: Final = 1.0  # seconds to say of a lock that does not tell its end
+_SHORTEST: Final = 0.1  # seconds to say of a lease that is there beyond its end: it may have ended by our clock alone
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lease as a lock says it; ``ends_at`` and ``ttl`` only tell others what to expect, the server ends it."""
+
+    fence: int
+    owner: str
+    ends_at: float
+    ttl: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A cooldown as a lock says it."""
+
+    cooldown: Cooldown
+    ends_at: float
+    ttl: float
+
+
+class Foreign:
+    """The lock of a program that does not say how long it needs."""
+
+
+Lock: TypeAlias = Lease | Pause | Foreign
+
+
+def names_of(key: str, prefix: int = 0) -> tuple[str, str]:
+    """Return the names of record and lock; ``prefix`` is the length of what the client puts before each.
+
+    A key that memcached cannot hold as it stands, or whose name might be another's, is hashed, so that distinct keys
+    have distinct names and none of them can end a command.
+    """
+    fits = len(key) <= _LONGEST_KEY - len(_LOCK) - prefix and _PLAIN.fullmatch(key)
+    if not fits or key.endswith(_LOCK) or key.startswith(_HASHED):
+        key = _HASHED + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+    return key, key + _LOCK
+
+
+def record_expiry(ttl: float) -> int:
+    """Return the expiry of a record: whole seconds, rounded up, at least two.
+
+    An expiry of n lives between n - 1 and n seconds, because the server's clock ticks once a second: one of 1 might be
+    over at once. The record's own instants end it exactly for whoever reads it (INV-1).
+    """
+    return min(max(math.ceil(ttl), 2), LONGEST)
+
+
+def lock_expiry(ttl: float) -> int:
+    """Return the expiry of a lock that must live for at least ``ttl`` seconds: up to two seconds longer."""
+    return min(max(math.ceil(ttl), 0) + 1, LONGEST)
+
+
+def lease_value(lease: Lease) -> bytes:
+    """Return what a lock says of a lease."""
+    return _dump({"fence": lease.fence, "owner": lease.owner, "endsAt": lease.ends_at, "ttl": lease.ttl})
+
+
+def pause_value(cooldown: Cooldown, now: float) -> bytes:
+    """Return what a lock says of a cooldown that begins now."""
+    told = {
+        "identity": cooldown.identity,
+        "permanent": cooldown.permanent,
+        "attempt": cooldown.attempt,
+        "message": cooldown.message,
+        "error": cooldown.error,
+        "status": cooldown.status,
+    }
+    return _dump({"cooldown": told, "endsAt": now + cooldown.remaining, "ttl": cooldown.remaining})
+
+
+def lock_of(data: bytes) -> Lock:
+    """Return what a lock says. Never raises: what is not ours is a foreign lock."""
+    table = _table(_parse(data))
+    ends_at, ttl = _number(table.get("endsAt")), _number(table.get("ttl"))
+    if ends_at is None or ttl is None:
+        return Foreign()
+    if "cooldown" in table:
+        cooldown = _cooldown(_table(table["cooldown"]))
+        return Foreign() if cooldown is None else Pause(cooldown, ends_at, ttl)
+    fence, owner = _typed(table.get("fence"), int), _typed(table.get("owner"), str)
+    return Foreign() if fence is None or owner is None else Lease(fence, owner, ends_at, ttl)
+
+
+def remaining_of(lock: Lock, now: float) -> float:
+    """Return for how many seconds a lock is still there; zero only for a cooldown that has ended.
+
+    A cooldown ends by the wall clock, to the fraction of a second. A lease that is still there is held, whatever the
+    clocks say: two clocks that differ must not make two holders (INV-2).
+    """
+    if isinstance(lock, Foreign):
+        return _UNKNOWN
+    left = min(lock.ends_at - now, lock.ttl)
+    return max(left, _SHORTEST if isinstance(lock, Lease) else 0.0)
+
+
+def _cooldown(table: Mapping[str, object]) -> Cooldown | None:
+    """Return a cooldown, ``None`` where a field of it is missing or of the wrong kind."""
+    identity, message = _typed(table.get("identity"), str), _typed(table.get("message"), str)
+    permanent, attempt = table.get("permanent"), _typed(table.get("attempt"), int)
+    if identity is None or message is None or attempt is None or not isinstance(permanent, bool):
+        return None
+    error, status = _typed(table.get("error"), str), _typed(table.get("status"), int)
+    return Cooldown(identity, 0.0, permanent, attempt, message, error, status)
+
+
+def _typed(value: object, kind: type[T]) -> T | None:
+    """Return a value of one kind, ``None`` for any other; a truth value is no number."""
+    return value if isinstance(value, kind) and not isinstance(value, bool) else None
+
+
+def _number(value: object) -> float | None:
+    """Return a finite number, ``None`` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e12:  # noqa: PLR2004
+        return None
+    return float(value)
+
+
+def _table(value: object) -> dict[str, object]:
+    """Return a JSON object, an empty one for anything else."""
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
+
+
+def _dump(table: Mapping[str, object]) -> bytes:
+    """Return JSON in ASCII, which holds any text, half characters too."""
+    return json.dumps(table).encode()
+
+
+def _parse(data: bytes) -> object:
+    """Return what JSON says, ``None`` for what is none."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
