@@ -139,7 +139,7 @@ def connect(target: Target, library: str, *, waiting: bool) -> Any:
         return sentinels.master_for(target.service)
     if target.cluster:
         nodes = [kinds["cluster"].ClusterNode(host, port) for host, port in target.hosts]
-        return kinds["cluster"].RedisCluster(startup_nodes=nodes, cluster_error_retry_attempts=0, **arguments)
+        return kinds["cluster"].RedisCluster(startup_nodes=nodes, **arguments)
     if target.path:
         return kinds["client"].Redis(unix_socket_path=target.path, **arguments)
     ((host, port),) = target.hosts

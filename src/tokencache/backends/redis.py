@@ -117,13 +117,8 @@ class RedisBackend:
     def close(self) -> None:
         """Close the connections that were made here."""
         self._closed = True
-        with self._lock:
-            clients = [self._waiting, self._client]
-            self._client = self._waiting = None
         self._idle.close()
-        for client in clients:
-            if client is not None:
-                client.close()
+        self._forget()
 
     def aio(self) -> AsyncRedisBackend | Any:
         """Return the half for the running event loop, with connections of its own."""
@@ -168,11 +163,18 @@ class RedisBackend:
                 raise
             self._idle.put(pool, connection)
             return checked(replies)
-        except MovedError as error:
-            self._connected(waiting=waiting).nodes_manager.initialize()
-            raise translated(error, self._where) from None
         except (RedisError, OSError) as error:
+            if self._cluster and _is_of_topology(error):
+                self._forget()
             raise translated(error, self._where) from None
+
+    def _forget(self) -> None:
+        """Let go of the clients of a cluster whose nodes or slots have changed; the next call asks where they are."""
+        with self._lock:
+            clients, self._client, self._waiting = (self._client, self._waiting), None, None
+        for client in clients:
+            if client is not None:
+                client.close()
 
     def _pool(self, key: str, *, waiting: bool) -> Any:
         """Return the pool of the server that has ``key``."""
@@ -319,29 +321,32 @@ class AsyncRedisBackend:
             self._waiting = connect(self._target, "redis.asyncio", waiting=True)
         client = self._waiting if waiting else self._client
         try:
-            if self._target.cluster:
-                return checked([await self._on_cluster(client, key, command) for command in commands])
-            pool = client.connection_pool
-            connection = await pool.get_connection()
+            lender, connection = await self._borrowed(client, key)
             try:
+                await connection.connect()
                 await connection.send_packed_command(connection.pack_commands(commands))
                 replies = [await _areply(connection) for _ in commands]
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise
             finally:
-                await pool.release(connection)
+                returned = lender.release(connection)
+                if returned is not None:
+                    await returned
             return checked(replies)
         except (RedisError, OSError) as error:
+            if self._target.cluster and _is_of_topology(error):
+                await client.aclose()  # the next call asks where nodes and slots are
             raise translated(error, self._target.where) from None
 
-    async def _on_cluster(self, client: Any, key: str, command: Command) -> Any:
-        """Send one command to the node that has ``key``."""
-        await client.initialize()
-        try:
-            return await client.execute_command(*command, target_nodes=client.get_node_from_key(key))
-        except ResponseError as error:
-            return error
+    async def _borrowed(self, client: Any, key: str) -> tuple[Any, Any]:
+        """Return a connection to the server that has ``key``, and who takes it back."""
+        if self._target.cluster:
+            await client.initialize()
+            node = client.get_node_from_key(key)
+            return node, node.acquire_connection()
+        pool = client.connection_pool
+        return pool, await pool.get_connection()
 
 
 class _Unknown(Exception):
@@ -362,6 +367,11 @@ async def _areply(connection: Any) -> Any:
         return await connection.read_response()
     except ResponseError as error:
         return error
+
+
+def _is_of_topology(error: Exception) -> bool:
+    """Return whether a failure may mean that nodes or slots of a cluster have moved."""
+    return isinstance(error, MovedError) or not isinstance(error, ResponseError)
 
 
 def checked(replies: list[Any]) -> list[Any]:
