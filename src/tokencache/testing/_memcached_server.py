@@ -1,0 +1,66 @@
+"""memcached for live tests."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import ClassVar, Final
+
+from tokencache.testing._server_process import HOST, ServerProcess
+
+_TIMEOUT: Final = 5.0
+_LISTS: Final = ("STAT ", "VALUE ")  # an answer that begins so goes on until END
+_COUNTED: Final = ("cmd_get", "cmd_set", "cmd_touch", "cmd_flush", "cmd_meta", "delete_", "incr_", "decr_")
+
+
+class MemcachedServer(ServerProcess):
+    """memcached on a free port of loopback: ``MemcachedServer("-m", "16")``."""
+
+    program: ClassVar[str] = "memcached"
+
+    @property
+    def url(self) -> str:
+        """The URL for a backend."""
+        return f"memcached://{HOST}:{self.port}"
+
+    def restart(self) -> None:
+        """End the server, if it runs, and start it again on its port, empty."""
+        self.kill()
+        self._launch()
+
+    def command(self, line: str) -> list[str]:
+        """Send one line and return the lines of the answer up to its end; for ``stats``, ``get``, ``flush_all``."""
+        with socket.create_connection((HOST, self.port), _TIMEOUT) as connection:
+            connection.sendall(f"{line}\r\n".encode())
+            with connection.makefile("r", newline="\r\n", encoding="utf-8", errors="replace") as stream:
+                lines: list[str] = []
+                for answer in stream:
+                    lines.append(answer.removesuffix("\r\n"))
+                    if lines[-1] == "END" or not lines[0].startswith(_LISTS):
+                        return lines
+        message = "memcached closed the connection"
+        raise ConnectionError(message)
+
+    def stats(self) -> dict[str, str]:
+        """Return the general statistics."""
+        lines = self.command("stats")
+        return {name: value for _, name, value in (line.split(" ", 2) for line in lines if line.startswith("STAT "))}
+
+    def commands(self) -> int:
+        """Return how many commands on keys the server has had since it started. Take the difference of two figures."""
+        return sum(int(value) for name, value in self.stats().items() if _is_count(name))
+
+    def command_line(self) -> list[str]:
+        """Return the port, the settings for tests, then what the caller gave."""
+        user = ["-u", "root"] if os.geteuid() == 0 else []  # it would not start as root without being told to
+        return ["-l", HOST, "-p", str(self.port), "-U", "0", *user, *self.arguments]
+
+    def answering(self) -> int | None:
+        """Return the process id from the statistics."""
+        return int(self.stats().get("pid", 0))
+
+
+def _is_count(name: str) -> bool:
+    """Return whether the figure counts commands, each command once."""
+    kind = next((kind for kind in _COUNTED if name.startswith(kind)), "")
+    return bool(kind) and (name == kind or name in {f"{kind}hits", f"{kind}misses"})

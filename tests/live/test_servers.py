@@ -1,0 +1,712 @@
+"""The servers and the proxy of the test kit: they start, harm and end as they say, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+
+from tokencache.testing import _server_process
+from tokencache.testing.servers import (
+    Certificates,
+    CommandRefused,
+    MemcachedServer,
+    Proxy,
+    RedisCluster,
+    RedisSentinels,
+    RedisServer,
+    ServerFailed,
+    ServerProcess,
+    require,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.live
+
+HOST = "127.0.0.1"
+PATIENCE = 20.0
+PING, PONG = b"*1\r\n$4\r\nPING\r\n", b"+PONG\r\n"
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """Give a Redis server."""
+    require("redis-server")
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def memcached() -> Iterator[MemcachedServer]:
+    """Give a memcached."""
+    require("memcached")
+    with MemcachedServer("-m", "8") as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
+    """Give a proxy before a Redis server."""
+    with Proxy(redis_server.port) as proxy:
+        yield proxy
+
+
+@contextmanager
+def connected(port: int) -> Iterator[socket.socket]:
+    """Give a connection to loopback."""
+    with socket.create_connection((HOST, port), PATIENCE) as connection:
+        yield connection
+
+
+def packed(*parts: str) -> bytes:
+    """Return a Redis command as it is sent."""
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part.encode()) for part in parts)
+
+
+def received(connection: socket.socket, size: int) -> bytes:
+    """Return what comes, up to so many bytes or the end."""
+    data = b""
+    while len(data) < size and (piece := connection.recv(size - len(data))):
+        data += piece
+    return data
+
+
+def is_cut(connection: socket.socket) -> bool:
+    """Return whether the other side has closed; wait for it."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def until(reached: Callable[[], bool]) -> None:
+    """Wait until it is so."""
+    deadline = time.monotonic() + PATIENCE
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def is_linked(replica: RedisServer) -> bool:
+    """Return whether a replica has its master's data; a server that becomes one closes its connections."""
+    try:
+        return replica.info("replication").get("master_link_status") == "up"
+    except ConnectionError:
+        return False
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether there is such a process that has not ended."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "program"), [(RedisServer, "redis-server"), (MemcachedServer, "memcached")])
+def test_nothing_is_left_behind(kind: type[ServerProcess], program: str) -> None:
+    """After the block the process is gone, its folder too, and nobody listens on the port."""
+    require(program)
+    with kind() as server:
+        pid, folder, port = server.pid, server.folder, server.port
+        assert is_alive(pid)
+        assert folder.is_dir()
+    assert not is_alive(pid)
+    assert not folder.exists()
+    with pytest.raises(ConnectionRefusedError), connected(port):
+        pass
+    server.stop()
+    assert not server.running
+
+
+def test_servers_go_with_a_process_that_is_killed() -> None:
+    """A server and its folder do not outlive the process that started it, even if that is killed."""
+    require("redis-server")
+    code = (
+        "import sys\nfrom tokencache.testing.servers import RedisServer\n"
+        "server = RedisServer().start(); server.restart()\n"
+        "print(server.pid, server.folder, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as starter:
+        assert starter.stdout is not None
+        pid, folder = starter.stdout.readline().decode().split()
+        assert is_alive(int(pid))
+        starter.kill()
+        starter.wait()
+        until(lambda: not is_alive(int(pid)))
+        until(lambda: not Path(folder).exists())
+
+
+def test_a_server_that_does_not_start_says_why() -> None:
+    """A server that ends at once raises with what it wrote, and leaves no folder."""
+    require("redis-server")
+    server = RedisServer("--no-such-option", "1")
+    with pytest.raises(ServerFailed, match="no-such-option"):
+        server.start()
+    assert not server.running
+    assert not server.folder.exists()
+
+
+def test_a_program_that_is_not_there_fails_the_start() -> None:
+    """Without its program a server fails to start, by name."""
+
+    class Missing(MemcachedServer):
+        program = "no-such-program"
+
+    with pytest.raises(ServerFailed, match="no-such-program is not installed"):
+        Missing().start()
+
+
+def test_another_server_on_the_port_is_not_taken_for_ours(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A port that is taken is given up for a free one, and the server that was there is left alone."""
+    ports = iter([redis_server.port, _server_process.free_port()])
+    monkeypatch.setattr(_server_process, "free_port", lambda: next(ports))
+    with RedisServer() as second:
+        assert second.port != redis_server.port
+        assert redis_server.info("server")["process_id"] == str(redis_server.pid)
+        assert second.info("server")["process_id"] == str(second.pid)
+
+
+def test_ports_are_none_that_the_system_gives_to_clients() -> None:
+    """Ports are below those of clients, free, and with their cluster port never those of installed servers."""
+    ports = {_server_process.free_port() for _ in range(50)}
+    assert len(ports) > 1
+    assert all(12_000 <= port < 22_000 for port in ports)
+    with socket.socket() as holder:
+        port = ports.pop()
+        holder.bind((HOST, port))
+        holder.listen()
+        assert not _server_process._is_free(port)
+
+
+def test_what_does_not_happen_in_time_is_said() -> None:
+    """Waiting for a server has an end, which names what was waited for."""
+    with pytest.raises(ServerFailed, match="the moon: not within 0"):
+        _server_process.wait_until(lambda: False, "the moon", 0)
+
+
+@pytest.mark.parametrize(("promised", "outcome"), [("true", "failed"), ("1", "failed"), ("", "skipped")])
+def test_a_missing_program_skips_unless_promised(promised: str, outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a program the test is skipped; where `CI` is set, it fails."""
+    monkeypatch.setenv("CI", promised)
+    expected = pytest.fail.Exception if outcome == "failed" else pytest.skip.Exception
+    with pytest.raises(expected, match="no-such-program is not installed"):
+        require("no-such-program")
+
+
+def test_a_program_that_is_there_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that is there is returned by its path, promised or not."""
+    monkeypatch.setenv("CI", "true")
+    assert Path(require("sh")).is_file()
+
+
+# --- Redis ----------------------------------------------------------------------------------------------------------
+
+
+def test_redis_answers_commands(redis_server: RedisServer) -> None:
+    """Commands come back as bytes, numbers, lists and nothing; an error reply is raised."""
+    server = redis_server
+    assert server.command("SET", "k", b"\x00\r\n") == b"OK"
+    assert server.command("GET", "k") == b"\x00\r\n"
+    assert server.command("GET", "none") is None
+    assert server.command("MGET", "k", "none") == [b"\x00\r\n", None]
+    assert server.command("INCRBY", "n", 7) == 7
+    with pytest.raises(CommandRefused, match="WRONGTYPE"):
+        server.command("LPUSH", "k", "v")
+
+
+def test_redis_counts_the_commands_of_others(redis_server: RedisServer) -> None:
+    """`commands` counts what came from elsewhere, in scripts too; starting and asking leave it alone."""
+    assert redis_server.commands() == 0
+    redis_server.command("SET", "k", "v")
+    assert redis_server.commands() == 0
+    with connected(redis_server.port) as connection:
+        connection.sendall(PING + packed("EVAL", "return redis.call('GET', KEYS[1])", "1", "k"))
+        assert received(connection, 14) == PONG + b"$1\r\nv\r\n"
+    assert redis_server.commands() == 3
+    assert redis_server.calls()["get"] == 1
+
+
+def test_redis_with_a_password() -> None:
+    """With a password, the server wants it, the URL holds it, the repr does not, and the count stays right."""
+    require("redis-server")
+    with RedisServer(password="s3:cr/t@") as server:
+        assert server.url == f"redis://:s3%3Acr%2Ft%40@{HOST}:{server.port}/0"
+        assert "s3" not in repr(server)
+        assert server.command("PING") == b"PONG"
+        assert server.commands() == 0
+        with connected(server.port) as connection:
+            connection.sendall(PING)
+            assert received(connection, 7) == b"-NOAUTH"
+        with RedisServer(password="s3:cr/t@", replicaof=server) as replica:
+            assert replica.info("replication")["master_link_status"] == "up"
+
+
+def test_redis_on_a_socket_file() -> None:
+    """With `unix`, the URL leads to a socket in the server's folder that answers."""
+    require("redis-server")
+    with RedisServer(unix=True) as server, socket.socket(socket.AF_UNIX) as connection:
+        path = server.folder / "redis.sock"
+        assert server.url == f"unix://{path}?db=0"
+        connection.connect(str(path))
+        connection.sendall(PING)
+        assert received(connection, len(PONG)) == PONG
+
+
+def test_redis_over_tls(tmp_path: Path) -> None:
+    """With certificates, the server speaks TLS alone, and the URL names the authority."""
+    require("redis-server")
+    authority = trustme.CA()
+    server_side = authority.issue_cert(HOST)
+    files = Certificates(tmp_path / "ca.pem", tmp_path / "server.pem", tmp_path / "server.key")
+    authority.cert_pem.write_to_path(str(files.authority))
+    server_side.private_key_pem.write_to_path(str(files.key))
+    server_side.cert_chain_pems[0].write_to_path(str(files.certificate))
+    with RedisServer(tls=files) as server:
+        assert server.url == f"rediss://{HOST}:{server.port}/0?ssl_ca_certs={files.authority}"
+        assert server.command("PING") == b"PONG"
+        with connected(server.port) as connection:
+            connection.sendall(PING)
+            assert is_cut(connection)
+
+
+def test_arguments_reach_redis() -> None:
+    """What is given to the program comes after our settings, so it wins."""
+    require("redis-server")
+    with RedisServer("--maxmemory", "3mb", "--save", "900 1") as server:
+        assert server.command("CONFIG", "GET", "maxmemory") == [b"maxmemory", b"3145728"]
+        assert server.command("CONFIG", "GET", "save") == [b"save", b"900 1"]
+
+
+def test_redis_restarts_on_its_port(redis_server: RedisServer) -> None:
+    """A restart keeps the port; it keeps the data only when told to, and starts a killed server too."""
+    server, port, first = redis_server, redis_server.port, redis_server.pid
+    server.command("SET", "k", "v")
+    server.restart(keep=True)
+    assert (server.port, server.command("GET", "k")) == (port, b"v")
+    assert server.pid != first
+    server.command("SET", "unsaved", "v")
+    server.kill()
+    assert not server.running
+    with pytest.raises(ServerFailed, match="not running"):
+        _ = server.pid
+    with pytest.raises(ConnectionRefusedError):
+        server.command("PING")
+    server.restart(keep=True)
+    assert server.command("MGET", "k", "unsaved") == [b"v", None]
+    server.restart()
+    assert server.command("DBSIZE") == 0
+
+
+def test_a_restart_forgets_the_append_only_file() -> None:
+    """Data in an append-only file survives a kill with `keep`, and no restart without."""
+    require("redis-server")
+    with RedisServer("--appendonly", "yes", "--appendfsync", "always") as server:
+        server.command("SET", "k", "v")
+        server.kill()
+        server.restart(keep=True)
+        assert server.command("GET", "k") == b"v"
+        server.restart()
+        assert server.command("GET", "k") is None
+
+
+def test_redis_pauses_and_resumes(redis_server: RedisServer) -> None:
+    """A paused server takes connections and answers nothing; resumed, it answers what came meanwhile."""
+    redis_server.pause()
+    with connected(redis_server.port) as connection:
+        connection.sendall(PING)
+        with pytest.raises(TimeoutError):
+            redis_server.command("PING", timeout=0.05)
+        connection.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            connection.recv(1)
+        connection.settimeout(PATIENCE)
+        redis_server.resume()
+        assert received(connection, len(PONG)) == PONG
+
+
+def test_a_paused_server_can_be_ended(redis_server: RedisServer) -> None:
+    """A paused server is killed and restarted like any other."""
+    redis_server.pause()
+    redis_server.restart()
+    assert redis_server.command("PING") == b"PONG"
+    redis_server.pause()
+    redis_server.stop()
+    assert not redis_server.running
+
+
+def test_a_server_that_ends_by_itself_is_noticed(redis_server: RedisServer) -> None:
+    """A server that somebody else ended does not count as running, and comes back by a restart."""
+    os.kill(redis_server.pid, signal.SIGKILL)
+    until(lambda: not redis_server.running)
+    redis_server.restart()
+    assert redis_server.command("PING") == b"PONG"
+
+
+def test_a_user_without_rights_does_not_keep_the_server_from_starting() -> None:
+    """A server whose default user may do nothing counts as started, for it answers."""
+    require("redis-server")
+    with RedisServer("--user", "default", "off") as server, pytest.raises(CommandRefused, match="NOAUTH"):
+        server.command("PING")
+
+
+# --- Redis fleets ---------------------------------------------------------------------------------------------------
+
+
+def test_sentinels_fail_over() -> None:
+    """Three sentinels name the master; an order promotes the replica, and a killed master does so too."""
+    require("redis-server")
+    with RedisSentinels(password="pw") as fleet:
+        ports = ",".join(f"{HOST}:{sentinel.port}" for sentinel in fleet.sentinels)
+        assert fleet.url == f"redis+sentinel://:pw@{ports}/mymaster"
+        first, (second,) = fleet.master, fleet.replicas
+        assert (first, len(fleet.sentinels)) == (fleet.servers[0], 3)
+        first.command("SET", "k", "v")
+        assert fleet.failover() is second
+        assert second.command("SET", "k", "w") == b"OK"
+        fleet.wait()
+        assert fleet.replicas == [first]
+        until(lambda: is_linked(first))
+        assert fleet.failover(kill=True) is first
+        assert not second.running
+        second.restart()
+        until(lambda: is_linked(second))
+        assert fleet.master is first
+
+
+def test_sentinels_stop_with_everything() -> None:
+    """Nothing of the sentinels, the master and two replicas outlives the block; restarted sentinels neither."""
+    require("redis-server")
+    with RedisSentinels(replicas=2) as fleet:
+        known = fleet.sentinels[1].state()
+        fleet.sentinels[1].restart()
+        assert fleet.sentinels[1].state()["num-slaves"] == known["num-slaves"] == "2"
+        fleet.sentinels[2].restart(keep=False)
+        assert fleet.sentinels[2].address() == (HOST, fleet.master.port)
+        pids = [server.pid for server in (*fleet.servers, *fleet.sentinels)]
+    assert len(pids) == 6
+    assert not [pid for pid in pids if is_alive(pid)]
+
+
+def test_a_cluster_of_three() -> None:
+    """Each key has its node, another refuses it; a node comes back by a restart with its slots."""
+    require("redis-server")
+    with RedisCluster() as cluster:
+        assert cluster.url == "redis+cluster://" + ",".join(f"{HOST}:{node.port}" for node in cluster.nodes)
+        owners = {key: cluster.node_of(key) for key in "abcdef"}
+        assert set(owners.values()) == set(cluster.nodes)
+        for key, owner in owners.items():
+            assert owner.command("SET", key, "v") == b"OK"
+            other = next(node for node in cluster.nodes if node is not owner)
+            with pytest.raises(CommandRefused, match=f"MOVED .*:{owner.port}"):
+                other.command("GET", key)
+        owners["a"].restart()
+        cluster.wait()
+        assert owners["a"].command("GET", "a") is None
+        pids = [node.pid for node in cluster.nodes]
+    assert not [pid for pid in pids if is_alive(pid)]
+
+
+# --- memcached ------------------------------------------------------------------------------------------------------
+
+
+def test_memcached_answers_and_counts(memcached: MemcachedServer) -> None:
+    """Settings reach memcached, which tells its statistics and the number of commands on keys, each once."""
+    assert memcached.url == f"memcached://{HOST}:{memcached.port}"
+    assert memcached.stats()["limit_maxbytes"] == str(8 * 1024 * 1024)
+    assert memcached.commands() == 0
+    with connected(memcached.port) as connection:
+        connection.sendall(b"set k 0 0 1\r\nv\r\nget k\r\ndelete k\r\ndelete k\r\n")
+        expected = b"STORED\r\nVALUE k 0 1\r\nv\r\nEND\r\nDELETED\r\nNOT_FOUND\r\n"
+        assert received(connection, len(expected)) == expected
+    assert memcached.commands() == 4
+    assert memcached.command("flush_all") == ["OK"]
+    assert memcached.command("get k") == ["END"]
+
+
+def test_memcached_restarts_empty_on_its_port(memcached: MemcachedServer) -> None:
+    """A restart keeps the port and nothing else; a killed one is started again by it."""
+    port = memcached.port
+    with connected(port) as connection:
+        connection.sendall(b"set k 0 0 1\r\nv\r\n")
+        assert received(connection, 8) == b"STORED\r\n"
+    assert memcached.command("get k") == ["VALUE k 0 1", "v", "END"]
+    memcached.kill()
+    with pytest.raises(ConnectionRefusedError):
+        memcached.stats()
+    memcached.restart()
+    assert memcached.port == port
+    assert memcached.command("get k") == ["END"]
+    memcached.pause()
+    with connected(port) as connection:
+        connection.sendall(b"get k\r\n")
+        connection.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            connection.recv(1)
+        memcached.resume()
+        connection.settimeout(PATIENCE)
+        assert received(connection, 5) == b"END\r\n"
+
+
+# --- the proxy ------------------------------------------------------------------------------------------------------
+
+
+def test_the_proxy_passes_everything_on(proxy: Proxy) -> None:
+    """Without a fault, what goes in comes out, large values too, and connections are counted."""
+    value = "v" * 300_000
+    with connected(proxy.port) as connection, connected(proxy.port) as other:
+        connection.sendall(packed("SET", "k", value) + packed("GET", "k"))
+        expected = f"+OK\r\n$300000\r\n{value}\r\n".encode()
+        assert received(connection, len(expected)) == expected
+        other.sendall(PING)
+        assert received(other, len(PONG)) == PONG
+        assert (proxy.connections, proxy.accepted) == (2, 2)
+    until(lambda: proxy.connections == 0)
+    assert proxy.accepted == 2
+
+
+def test_the_proxy_passes_on_the_end(proxy: Proxy, redis_server: RedisServer) -> None:
+    """When the server closes, the client gets what came before and then the end; when the client closes, so does it."""
+    proxy.delay(0.02)
+    with connected(proxy.port) as connection:
+        connection.sendall(PING + packed("QUIT"))
+        assert received(connection, 100) == PONG + b"+OK\r\n"
+    with connected(proxy.port) as connection:
+        connection.sendall(PING)
+        assert received(connection, len(PONG)) == PONG
+        assert int(redis_server.info("clients")["connected_clients"]) == 2
+    until(lambda: redis_server.info("clients")["connected_clients"] == "1")
+
+
+def test_the_proxy_delays_replies(proxy: Proxy) -> None:
+    """A reply comes later by the delay, not before; pieces keep their order; healed, it comes at once."""
+    with connected(proxy.port) as connection:
+        proxy.delay(0.15)
+        begun = time.monotonic()
+        connection.sendall(PING + packed("ECHO", "x"))
+        assert received(connection, 14) == PONG + b"$1\r\nx\r\n"
+        assert time.monotonic() - begun >= 0.15
+        proxy.delay(3_600)
+        connection.sendall(PING)
+        connection.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+    proxy.heal()
+    with connected(proxy.port) as connection:
+        connection.sendall(PING)
+        assert received(connection, len(PONG)) == PONG
+
+
+def test_the_proxy_cuts(proxy: Proxy) -> None:
+    """A cut closes all connections at once, and lets new ones through."""
+    with connected(proxy.port) as connection, connected(proxy.port) as other:
+        for each in (connection, other):
+            each.sendall(PING)
+            assert received(each, len(PONG)) == PONG
+        proxy.cut()
+        assert proxy.connections == 0
+        assert is_cut(connection)
+        assert is_cut(other)
+    with connected(proxy.port) as connection:
+        connection.sendall(PING)
+        assert received(connection, len(PONG)) == PONG
+
+
+def test_a_cut_reaches_through_a_fork(proxy: Proxy) -> None:
+    """A cut and a refusal work although a child process has inherited the proxy's sockets."""
+    with connected(proxy.port) as connection:
+        connection.sendall(PING)
+        assert received(connection, len(PONG)) == PONG
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(writing)
+            os.read(reading, 1)
+            os._exit(0)
+        try:
+            proxy.refuse()
+            assert is_cut(connection)
+            with pytest.raises(ConnectionRefusedError), connected(proxy.port):
+                pass
+            proxy.heal()
+        finally:
+            os.close(reading)
+            os.close(writing)
+            os.waitpid(child, 0)
+
+
+def test_the_proxy_refuses(proxy: Proxy) -> None:
+    """Refusing closes what there is and refuses the rest, until healed, on the same port."""
+    port = proxy.port
+    with connected(port) as connection:
+        connection.sendall(PING)
+        assert received(connection, len(PONG)) == PONG
+        proxy.refuse()
+        assert is_cut(connection)
+    with pytest.raises(ConnectionRefusedError), connected(port):
+        pass
+    proxy.heal()
+    with connected(port) as connection:
+        connection.sendall(PING)
+        assert received(connection, len(PONG)) == PONG
+
+
+def test_the_proxy_is_a_black_hole(proxy: Proxy, redis_server: RedisServer) -> None:
+    """A black hole takes connections and requests, tells the server nothing, and cuts what it swallowed when healed."""
+    with connected(proxy.port) as idle, connected(proxy.port) as known:
+        for each in (idle, known):
+            each.sendall(PING)
+            assert received(each, len(PONG)) == PONG
+        proxy.black_hole()
+        with connected(proxy.port) as new:
+            for each in (known, new):
+                each.sendall(packed("SET", "k", "v"))
+                each.settimeout(0.1)
+                with pytest.raises(TimeoutError):
+                    each.recv(1)
+                each.settimeout(PATIENCE)
+            assert redis_server.command("GET", "k") is None
+            proxy.heal()
+            assert is_cut(known)
+            assert is_cut(new)
+        idle.sendall(PING)
+        assert received(idle, len(PONG)) == PONG
+
+
+def test_a_black_hole_swallows_a_reply_under_way(proxy: Proxy, redis_server: RedisServer) -> None:
+    """A reply to an earlier request is swallowed too, and its connection is cut when healed."""
+    with connected(proxy.port) as connection:
+        connection.sendall(packed("BLPOP", "list", "0"))
+        until(lambda: redis_server.info("clients")["blocked_clients"] == "1")
+        proxy.black_hole()
+        redis_server.command("RPUSH", "list", "v")
+        connection.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(PATIENCE)
+        proxy.heal()
+        assert is_cut(connection)
+
+
+def test_a_black_hole_opens_where_all_was_refused(proxy: Proxy) -> None:
+    """A black hole after a refusal accepts connections again, and swallows."""
+    proxy.refuse()
+    proxy.black_hole()
+    with connected(proxy.port) as connection:
+        connection.sendall(PING)
+        connection.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+
+
+def test_the_proxy_loses_one_reply(proxy: Proxy, redis_server: RedisServer) -> None:
+    """The next request is performed and its reply lost with the connection; the one after that is answered."""
+    with connected(proxy.port) as connection, connected(proxy.port) as other:
+        for each in (connection, other):
+            each.sendall(PING)
+            assert received(each, len(PONG)) == PONG
+        lost = proxy.drop_next_reply()
+        assert not lost.is_set()
+        connection.sendall(packed("SET", "k", "v"))
+        assert is_cut(connection)
+        assert lost.wait(PATIENCE)
+        assert redis_server.command("GET", "k") == b"v"
+        other.sendall(PING)
+        assert received(other, len(PONG)) == PONG
+
+
+def test_the_proxy_loses_the_reply_to_a_named_request(proxy: Proxy, redis_server: RedisServer) -> None:
+    """With bytes to look for, other requests are answered, and the one that has them loses its reply."""
+    lost = proxy.drop_next_reply(to=b"SET")
+    with connected(proxy.port) as connection:
+        connection.sendall(PING)
+        assert received(connection, len(PONG)) == PONG
+        connection.sendall(packed("SET", "k", "v"))
+        assert is_cut(connection)
+    assert lost.wait(PATIENCE)
+    assert redis_server.command("GET", "k") == b"v"
+
+
+@pytest.mark.parametrize("after", [1, 6])
+def test_the_proxy_cuts_a_reply_in_two(proxy: Proxy, after: int) -> None:
+    """Of the next reply so many bytes come through and then the end, also when it comes in pieces."""
+    done = proxy.cut_next_reply(after)
+    with connected(proxy.port) as connection:
+        connection.sendall(PING)
+        assert received(connection, 100) == PONG[:after]
+        assert done.wait(PATIENCE)
+    cut_later = proxy.cut_next_reply(len(PONG) + 1)
+    with connected(proxy.port) as connection:
+        connection.sendall(PING)
+        assert received(connection, len(PONG)) == PONG
+        assert not cut_later.is_set()
+        connection.sendall(PING)
+        assert received(connection, 100) == PONG[:1]
+
+
+def test_healing_forgets_planned_cuts(proxy: Proxy) -> None:
+    """A cut that was planned and met no request does not outlive `heal`."""
+    planned = proxy.drop_next_reply()
+    proxy.heal()
+    with connected(proxy.port) as connection:
+        connection.sendall(PING)
+        assert received(connection, len(PONG)) == PONG
+    assert not planned.is_set()
+
+
+def test_the_proxy_trickles(proxy: Proxy) -> None:
+    """Trickling, a reply comes one byte at a time, and whole."""
+    proxy.trickle(0.02)
+    with connected(proxy.port) as connection:
+        connection.sendall(PING)
+        pieces = [connection.recv(100)]
+        while sum(map(len, pieces)) < len(PONG):
+            pieces.append(connection.recv(100))
+    assert b"".join(pieces) == PONG
+    assert len(pieces) > 2
+
+
+def test_a_proxy_before_nothing_cuts(redis_server: RedisServer) -> None:
+    """Where no server listens behind it, the proxy closes the connection; when one does again, it passes on."""
+    with Proxy(redis_server.port) as proxy:
+        redis_server.kill()
+        with connected(proxy.port) as connection:
+            assert is_cut(connection)
+        redis_server.restart()
+        with connected(proxy.port) as connection:
+            connection.sendall(PING)
+            assert received(connection, len(PONG)) == PONG
+
+
+def test_a_proxy_starts_anew_after_its_end() -> None:
+    """A stopped proxy listens no more and takes no orders; started again it is a plain proxy."""
+    proxy = Proxy(1).start()
+    proxy.black_hole()
+    with connected(proxy.port) as connection:
+        connection.sendall(PING)
+        proxy.stop()
+        assert is_cut(connection)
+    proxy.stop()
+    with pytest.raises(ConnectionRefusedError), connected(proxy.port):
+        pass
+    with pytest.raises(RuntimeError, match="not running"):
+        proxy.cut()
+    with proxy, connected(proxy.port) as connection:
+        assert is_cut(connection)
