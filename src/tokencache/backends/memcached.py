@@ -30,7 +30,7 @@ from tokencache.backends._memcached_form import (
     remaining_of,
 )
 from tokencache.backends._memcached_servers import Servers, read_servers, settings_of
-from tokencache.errors import BackendClosed, ConfigurationError
+from tokencache.errors import BackendClosed, BackendUnavailable, ConfigurationError
 from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot, Stored
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ _CONNECT_TIMEOUT: Final = 0.5
 _TIMEOUT: Final = 1.0
 _SHORTEST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.05
+_GONE: Final = 1.0  # seconds for which a waiter does without an answer
 _TRIES: Final = 8
 _PORT: Final = 11211
 
@@ -152,21 +153,31 @@ class MemcachedBackend:
             return False
 
     def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:
-        """Look every 5 to 50 ms until the record is another one, the lease is free, or time is up."""
+        """Look every 5 to 50 ms until the record is another one, the lease is free, or time is up.
+
+        A server that is gone for less than a second is waited for as well: whoever holds the lease is fetching, and a
+        restart must not send every waiter to the provider.
+        """
         record, lock = self._names(key)
-        give_up = time.monotonic() + timeout
+        now = time.monotonic()
+        give_up, answered_at = now + timeout, now
         while True:
-            with self._server(record).session() as session:
-                items = session.read(record, lock)
-            stored = _stored(items.get(record))
-            if stored is not None and is_another(stored.data, seen):
-                return stored
-            held = self._seen(key, items.get(lock))
+            try:
+                with self._server(record).session() as session:
+                    items = session.read(record, lock)
+            except BackendUnavailable:
+                if time.monotonic() >= min(give_up, answered_at + _GONE):
+                    raise
+            else:
+                answered_at = time.monotonic()
+                stored, held = _stored(items.get(record)), self._seen(key, items.get(lock))
+                if stored is not None and is_another(stored.data, seen):
+                    return stored
+                if held is None or isinstance(held, Pause):
+                    return None
             left = give_up - time.monotonic()
-            if held is None or isinstance(held, Pause) or left <= 0:
-                return None
             pause = random.uniform(_SHORTEST_PAUSE, _LONGEST_PAUSE)  # noqa: S311 - nobody gains by guessing a pause
-            if self._closing.wait(min(pause, left)):
+            if left <= 0 or self._closing.wait(min(pause, left)):
                 return None
 
     def discard(self, key: str, seen: bytes) -> bool:

@@ -1,0 +1,809 @@
+"""The memcached backend on real servers: every trap of the protocol, of the client, of servers that come and go."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+from pymemcache.client.base import Client, PooledClient
+from pymemcache.client.hash import HashClient
+
+from tokencache import TokenCache
+from tokencache.backends._memcached_form import LARGEST, LONGEST
+from tokencache.backends.memcached import MemcachedBackend
+from tokencache.errors import BackendUnavailable
+from tokencache.ports import Held
+from tokencache.testing.probes import HOSTILE_KEYS, KEY, cooldown, found, granted, held, record
+from tokencache.testing.servers import MemcachedServer, require
+from tokencache_qpay.testing import FakeQPay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tokencache.ports import LeaseGrant, LeaseReply
+
+pytestmark = pytest.mark.live
+
+T = TypeVar("T")
+PATIENCE = 30.0
+LONG = 60.0
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[MemcachedServer]:
+    """Start the server of the tests that do no harm to it."""
+    require("memcached")
+    with MemcachedServer() as running:
+        yield running
+
+
+@pytest.fixture
+def server(shared: MemcachedServer) -> MemcachedServer:
+    """Give the server, empty."""
+    assert shared.command("flush_all") == ["OK"]
+    return shared
+
+
+@pytest.fixture
+def fragile() -> Iterator[MemcachedServer]:
+    """Start a server for a test that stops or restarts it."""
+    require("memcached")
+    with MemcachedServer() as running:
+        yield running
+
+
+def connect(*servers: MemcachedServer, timeout: float = 1.0) -> MemcachedBackend:
+    """Return a backend of these servers."""
+    return MemcachedBackend([f"127.0.0.1:{server.port}" for server in servers], timeout=timeout)
+
+
+@pytest.fixture
+def backend(server: MemcachedServer) -> Iterator[MemcachedBackend]:
+    """Connect to the server."""
+    made = connect(server)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def other(server: MemcachedServer) -> Iterator[Client]:
+    """Connect another program to the server, one that knows no more than the protocol."""
+    client = Client(("127.0.0.1", server.port), timeout=5.0)
+    yield client
+    client.close()
+
+
+def ask(backend: MemcachedBackend, owner: str = "a", seen: bytes | None = None, *, ttl: float = LONG) -> LeaseReply:
+    """Ask for the lease of the one key."""
+    return backend.lease(KEY, owner, "identity", seen, ttl)
+
+
+def eventually(look: Callable[[], T | None]) -> T:
+    """Look until there is something to see."""
+    give_up = time.monotonic() + PATIENCE
+    while (sight := look()) is None:
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    return sight
+
+
+def countdown(server: MemcachedServer, name: str) -> int:
+    """Return what the server itself says remains of an item, in whole seconds; -1 stands for no end."""
+    (answer,) = server.command(f"mg {name} t")
+    assert answer.startswith("HD t"), answer
+    return int(answer[4:])
+
+
+# --- expiry
+
+
+@pytest.mark.parametrize(("ttl", "least", "most"), [(0.5, 0, 2), (3540.0, 3538, 3540), (86_400.0 - 60, 86_338, 86_340)])
+def test_the_server_counts_a_record_down(
+    server: MemcachedServer, backend: MemcachedBackend, ttl: float, least: int, most: int
+) -> None:
+    """An hour's token lies there for 3540 seconds; a tiny life is two seconds, not nought, which would be for ever."""
+    lease = granted(ask(backend))
+    assert backend.commit(lease, record(lease.fence), ttl)
+    assert least <= countdown(server, KEY) <= most
+
+
+def test_more_than_thirty_days_is_no_instant_of_the_past(server: MemcachedServer, backend: MemcachedBackend) -> None:
+    """An expiry above 30 days would be taken for a date in 1970: stored, and gone at once."""
+    lease = granted(ask(backend, ttl=1e9))
+    assert LONGEST - 5 <= countdown(server, f"{KEY}:lock") <= LONGEST
+    assert backend.commit(lease, record(lease.fence), 40 * 86_400.0)
+    assert LONGEST - 5 <= countdown(server, KEY) <= LONGEST
+
+
+def test_a_lease_lives_at_least_as_long_as_asked(server: MemcachedServer, backend: MemcachedBackend) -> None:
+    """INV-2: an item may live almost a second less than its expiry, so a lease takes a second more."""
+    lease = granted(ask(backend, ttl=3.0))
+    assert countdown(server, f"{KEY}:lock") in {3, 4}
+    assert backend.extend(lease, 20.0)
+    assert countdown(server, f"{KEY}:lock") in {20, 21}
+    started = time.monotonic()
+    backend.release(lease)
+    granted(ask(backend, ttl=1.0))
+    while time.monotonic() - started < 0.9:
+        reply = ask(backend, "b")
+        assert isinstance(reply, Held) or time.monotonic() - started >= 1.0
+        time.sleep(0.02)
+
+
+def test_a_clock_that_is_ahead_ends_no_lease(server: MemcachedServer) -> None:
+    """INV-2, INV-3: a process whose clock is an hour ahead, or behind, neither takes a held lease nor falls back."""
+    now, ahead, behind = (MemcachedBackend(f"127.0.0.1:{server.port}", wall=wall) for wall in CLOCKS)
+    lease = granted(ask(now))
+    for backend in (ahead, behind):
+        assert 0 < held(ask(backend, "b")).remaining <= LONG
+    now.release(lease)
+    late = granted(ask(behind, "b"))
+    assert late.fence > lease.fence
+    granted(ask(behind, "b"))
+    behind.release(late)
+    first = granted(ask(ahead, "c"))
+    assert ahead.commit(first, record(first.fence), LONG)
+    second = granted(ask(behind, "b", record(first.fence)))
+    assert second.fence > first.fence
+    for backend in (now, ahead, behind):
+        backend.close()
+
+
+CLOCKS = (time.time, lambda: time.time() + 3600, lambda: time.time() - 3600)
+
+
+def test_a_cooldown_of_a_fraction_of_a_second_is_no_longer(backend: MemcachedBackend) -> None:
+    """INV-7: the server counts whole seconds, but a short backoff ends when it was meant to."""
+    backend.release(granted(ask(backend)), cooldown(0.2))
+    reply = held(ask(backend, "b"))
+    assert reply.cooldown is not None
+    assert reply.cooldown.remaining <= 0.2
+    lease = eventually(lambda: None if isinstance(reply := ask(backend, "b"), Held) else reply)
+    granted(lease)
+
+
+# --- keys and values
+
+
+def test_no_key_can_end_a_command(fragile: MemcachedServer) -> None:
+    """Keys with line breaks, spaces, nulls, commands and 10,000 characters leave one item each and run nothing."""
+    backend = connect(fragile)
+    leases = [granted(backend.lease(key, "a", "identity", None, LONG)) for key in HOSTILE_KEYS]
+    for number, lease in enumerate(leases):
+        assert backend.commit(lease, record(lease.fence, f"token-{number}"), LONG)
+    evil = [f"x{mark}flush_all{mark}" for mark in ("\r\n", "\n", "\r", "\0", " ", "\x85", "\u2028")]
+    for key in evil:
+        assert backend.load(key) is None
+        assert backend.discard(key, b"x") is False
+        assert backend.inspect(key).stored is None
+    for number, key in enumerate(HOSTILE_KEYS):
+        stored = backend.load(key)
+        assert stored is not None
+        assert json.loads(stored.data)["accessToken"] == f"token-{number}"
+    stats = fragile.stats()
+    assert stats["cmd_flush"] == "0"
+    assert stats["curr_items"] == str(len(HOSTILE_KEYS))
+    backend.close()
+
+
+def test_the_longest_plain_key_fits(backend: MemcachedBackend, other: Client) -> None:
+    """245 characters and `:lock` are the 250 that memcached takes; one more is hashed."""
+    for length in (245, 246, 250, 251):
+        lease = granted(backend.lease("k" * length, "a", "identity", None, LONG))
+        assert backend.commit(lease, record(lease.fence), LONG)
+    assert other.get("k" * 245) is not None
+    assert other.get("k" * 246) is None
+
+
+def test_the_largest_value_fits_with_the_longest_key(backend: MemcachedBackend) -> None:
+    """Nothing below our limit is refused by the server."""
+    lease = granted(backend.lease("k" * 245, "a", "identity", None, LONG))
+    assert backend.commit(lease, b"x" * LARGEST, LONG)
+    stored = backend.load("k" * 245)
+    assert stored is not None
+    assert len(stored.data) == LARGEST
+
+
+def test_a_value_that_is_too_large_leaves_the_record(backend: MemcachedBackend) -> None:
+    """INV-4: what would not fit is refused before it is sent, and the record and the lease stay."""
+    first = granted(ask(backend))
+    assert backend.commit(first, record(first.fence), LONG)
+    second = granted(ask(backend, seen=record(first.fence)))
+    with pytest.raises(BackendUnavailable, match="is not sent"):
+        backend.commit(second, b"x" * (1 << 20), LONG)
+    stored = backend.load(KEY)
+    assert stored is not None
+    assert stored.data == record(first.fence)
+    held(ask(backend, "b", record(first.fence)))
+
+
+def test_a_server_with_small_items_refuses_and_keeps_the_record() -> None:
+    """INV-4: where the server itself finds a value too large, the record before it stays."""
+    require("memcached")
+    with MemcachedServer("-I", "64k", "-o", "slab_chunk_max=32768") as small:
+        backend = connect(small)
+        first = granted(ask(backend))
+        assert backend.commit(first, record(first.fence), LONG)
+        second = granted(ask(backend, seen=record(first.fence)))
+        with pytest.raises(BackendUnavailable, match="-I"):
+            backend.commit(second, b"x" * 100_000, LONG)
+        assert backend.load(KEY) is not None
+        backend.close()
+
+
+# --- other programs
+
+
+def test_a_lock_of_another_program_is_respected(backend: MemcachedBackend, other: Client) -> None:
+    """A plain `add` of the lock holds us off, and our lease holds it off; the record that it writes is found."""
+    assert other.add(f"{KEY}:lock", b"1", expire=20, noreply=False)
+    assert held(ask(backend)).cooldown is None
+    slot = backend.inspect(KEY)
+    assert (slot.owner, slot.cooldown) == ("another program", None)
+    backend.wait(KEY, None, 0.05)
+    other.set(KEY, b'{"accessToken":"theirs","expiresAt":4102444800}', expire=60, noreply=False)
+    theirs = found(ask(backend)).data
+    held(ask(backend, seen=theirs))
+    other.delete(f"{KEY}:lock", noreply=False)
+    lease = granted(ask(backend, seen=theirs))
+    assert other.add(f"{KEY}:lock", b"1", expire=20, noreply=False) is False
+    assert backend.commit(lease, record(lease.fence), LONG)
+    assert other.get(f"{KEY}:lock") is None
+    assert other.get(KEY) == record(lease.fence)
+
+
+def test_a_prefix_and_a_client_of_the_users_are_honoured(server: MemcachedServer, other: Client) -> None:
+    """The settings of a client are used, the client itself is not."""
+    for client in (
+        PooledClient(("127.0.0.1", server.port), key_prefix=b"app:"),
+        HashClient([("127.0.0.1", server.port)], key_prefix=b"app:", use_pooling=True),
+    ):
+        backend = MemcachedBackend(client=client)
+        lease = granted(ask(backend))
+        assert backend.commit(lease, record(lease.fence), LONG)
+        assert other.get(f"app:{KEY}") == record(lease.fence)
+        assert backend.discard(KEY, record(lease.fence))
+        backend.close()
+
+
+# --- losses
+
+
+def lose_by_eviction(server: MemcachedServer) -> None:
+    """Fill the server with items of the lease's size until it is gone."""
+    for batch in range(50):
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as filler:
+            keys = (b"%013d%06d" % (number, batch) for number in range(2000))
+            filler.sendall(b"".join(b"set %b 0 0 110 noreply\r\n%0110d\r\n" % (key, 0) for key in keys))
+        if server.command(f"mg {KEY}:lock") == ["EN"]:
+            return
+    pytest.fail("nothing was evicted")
+
+
+def lose_by_flush(server: MemcachedServer) -> None:
+    """Empty the server."""
+    assert server.command("flush_all") == ["OK"]
+
+
+@pytest.mark.parametrize("lose", [lose_by_eviction, lose_by_flush, MemcachedServer.restart])
+def test_a_lost_lease_costs_one_fetch_and_no_newer_record(lose: Callable[[MemcachedServer], None]) -> None:
+    """INV-2, INV-3: a second holder gets a larger fence, and whichever of the two is late, the newer record stays."""
+    require("memcached")
+    with MemcachedServer("-m", "2", "-o", "no_modern") as small:
+        one, two = connect(small), connect(small)
+        first = granted(ask(one, "one"))
+        lose(small)
+        second = granted(ask(two, "two"))
+        assert second.fence > first.fence
+        assert one.extend(first, LONG) is False
+        one.release(first)
+        held(ask(one, "three"))
+        assert two.commit(second, record(second.fence), LONG)
+        assert one.commit(first, record(first.fence), LONG) is False
+        stored = one.load(KEY)
+        assert stored is not None
+        assert stored.data == record(second.fence)
+        one.close()
+        two.close()
+
+
+def test_a_restart_costs_no_call_an_error(fragile: MemcachedServer) -> None:
+    """A connection to the server that was is noticed before it is used."""
+    backend = connect(fragile)
+    assert backend.load(KEY) is None
+    fragile.restart()
+    assert backend.load(KEY) is None
+    backend.close()
+
+
+def test_an_old_cas_never_meets_a_restarted_server(fragile: MemcachedServer) -> None:
+    """INV-3: the counter starts anew, so an old cas may match a new item; the call ends with its connection instead."""
+    backend = connect(fragile)
+    lease = granted(ask(backend))
+    assert backend.commit(lease, record(lease.fence), LONG)
+    server = backend._servers.of(KEY)
+
+    def meet() -> None:
+        with server.session() as session:
+            before = session.read(KEY)[KEY]
+            fragile.restart()
+            with server.session() as fresh:
+                assert fresh.add(KEY, b"newer", 60)
+                while (after := fresh.read(KEY)[KEY]).cas != before.cas:
+                    assert fresh.replace(KEY, b"newer", after, 60)
+            session.replace(KEY, b"older", before, 60)
+
+    with pytest.raises(BackendUnavailable):
+        meet()
+    stored = backend.load(KEY)
+    assert stored is not None
+    assert stored.data == b"newer"
+    backend.close()
+
+
+def test_a_server_that_stops_is_an_outage_and_comes_back(fragile: MemcachedServer) -> None:
+    """INV-5: paused it costs a short time-out, never the answer that the lease is held; resumed, all goes on."""
+    backend = connect(fragile, timeout=0.1)
+    lease = granted(ask(backend))
+    fragile.pause()
+    for call in (lambda: ask(backend, "b"), lambda: backend.load(KEY), lambda: backend.extend(lease, LONG)):
+        with pytest.raises(BackendUnavailable, match="did not answer in time"):
+            call()
+    fragile.resume()
+    held(ask(backend, "b"))
+    assert backend.extend(lease, LONG)
+    backend.close()
+
+
+def test_a_server_without_cas_gives_no_lease_twice() -> None:
+    """INV-2: with `-C` nothing can be compared, which is said and not overlooked."""
+    require("memcached")
+    with MemcachedServer("-C") as blind:
+        backend = connect(blind)
+        for owner in "ab":
+            with pytest.raises(BackendUnavailable, match="-C"):
+                ask(backend, owner)
+        backend.close()
+
+
+# --- several servers
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[MemcachedServer, MemcachedServer]]:
+    """Start two servers."""
+    require("memcached")
+    with MemcachedServer() as one, MemcachedServer() as two:
+        yield one, two
+
+
+def keys_of(backend: MemcachedBackend, server: MemcachedServer, count: int) -> list[str]:
+    """Return keys that this server has."""
+    keys = (f"token:{number}" for number in range(10_000))
+    mine = (key for key in keys if backend._servers.of(key).name.endswith(f":{server.port}"))
+    return [next(mine) for _ in range(count)]
+
+
+def test_record_and_lease_are_on_one_server(pair: tuple[MemcachedServer, MemcachedServer]) -> None:
+    """Both are chosen by the record's name, and the keys are spread over the servers."""
+    backend = connect(*pair)
+    for server in pair:
+        for key in keys_of(backend, server, 8):
+            lease = granted(backend.lease(key, "a", "identity", None, LONG))
+            assert backend.commit(lease, record(lease.fence), LONG)
+            granted(backend.lease(key, "a", "identity", record(lease.fence), LONG))
+        assert server.stats()["curr_items"] == "16"
+    backend.close()
+
+
+@pytest.mark.parametrize("stop", ["kill", "pause"])
+def test_the_keys_of_a_dead_server_move_nowhere(pair: tuple[MemcachedServer, MemcachedServer], stop: str) -> None:
+    """INV-2: no second lease is granted elsewhere; its keys are out of reach until it is back, the others are not."""
+    backend = connect(*pair, timeout=0.1)
+    dead, alive = pair
+    (lost,), (kept,) = keys_of(backend, dead, 1), keys_of(backend, alive, 1)
+    granted(backend.lease(lost, "a", "identity", None, LONG))
+    getattr(dead, stop)()
+    for _ in range(20):
+        with pytest.raises(BackendUnavailable):
+            backend.lease(lost, "b", "identity", None, LONG)
+    granted(backend.lease(kept, "b", "identity", None, LONG))
+    assert alive.stats()["curr_items"] == "1"
+    if stop == "pause":
+        dead.resume()
+        held(backend.lease(lost, "b", "identity", None, LONG))
+    else:
+        dead.restart()
+        granted(backend.lease(lost, "b", "identity", None, LONG))
+    backend.close()
+
+
+# --- interruptions, forks, crowds
+
+
+INTERRUPTED = """
+import gc, os, random, signal, sys
+from tokencache.backends.memcached import MemcachedBackend
+from tokencache.ports import Found, Granted, Held
+
+backend = MemcachedBackend("127.0.0.1:" + sys.argv[1], timeout=5.0)
+KEYS = ["key-%d" % number for number in range(16)]
+RECORDS = {key: b'{"accessToken": "%s", "fence": 1}' % key.encode() * 40 for key in KEYS}
+for key in KEYS:
+    lease = backend.lease(key, "setter", "identity", None, 600.0).lease
+    assert backend.commit(lease, RECORDS[key], 600.0)
+assert isinstance(backend.lease("held", "holder", "identity", None, 600.0), Granted)
+armed = False
+
+def interrupt(number, frame):
+    if armed:
+        raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+
+def load():
+    key = random.choice(KEYS)
+    assert backend.load(key).data == RECORDS[key]
+
+def missing():
+    assert backend.load("missing") is None
+
+def find():
+    key = random.choice(KEYS)
+    assert backend.lease(key, "somebody", "identity", None, 600.0) == Found(backend.load(key))
+
+def ask():
+    assert isinstance(backend.lease("held", "somebody", "identity", None, 600.0), Held)
+
+def take():
+    reply = backend.lease("free", "somebody", "identity", None, 600.0)
+    assert isinstance(reply, Granted), reply
+    assert isinstance(backend.lease("free", "else", "identity", None, 600.0), Held)
+    backend.release(reply.lease)
+
+def keep():
+    assert backend.discard(random.choice(KEYS), b"another") is False
+
+interruptions = commands = 0
+while interruptions < 1000:
+    question = random.choice([load, missing, find, ask, take, keep])
+    try:
+        armed = True
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00001, 0.001))
+        question()
+        armed = False
+    except KeyboardInterrupt:
+        interruptions += 1
+    armed = False
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    commands += 1
+    load(), missing(), ask()
+gc.collect()
+print(interruptions, len(os.listdir("/proc/self/fd")) < 40)
+"""
+
+
+def test_a_thousand_interruptions_give_nobody_anothers_answer(server: MemcachedServer) -> None:
+    """INV-10: Ctrl-C in mid-command costs the connection; the next answer belongs to the next question."""
+    command = [sys.executable, "-c", INTERRUPTED, str(server.port)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "1000 True\n"), ran.stderr[-2000:]
+
+
+class Interrupt(BaseException):
+    """Something that is no Exception, as the time-outs of some libraries are."""
+
+
+def test_an_interrupted_command_costs_its_connection_alone(
+    backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INV-2: with its answer unread, the next `add` of a held lock would look like the lease, ten times of ten."""
+    lease = granted(ask(backend))
+    genuine = socket.socket.sendall
+
+    def cut(self: socket.socket, data: bytes) -> None:
+        genuine(self, data)
+        raise Interrupt
+
+    for _ in range(10):
+        monkeypatch.setattr(socket.socket, "sendall", cut, raising=False)
+        with pytest.raises(Interrupt):
+            backend.lease("another", "b", "identity", None, LONG)
+        monkeypatch.setattr(socket.socket, "sendall", genuine, raising=False)
+        held(ask(backend, "b"))
+        assert backend.load(KEY) is None
+    assert backend.extend(lease, LONG)
+
+
+FORKED = """
+import os, sys
+from tokencache.backends.memcached import MemcachedBackend
+
+backend = MemcachedBackend("127.0.0.1:" + sys.argv[1], timeout=5.0)
+
+def sockets():
+    paths = ["/proc/self/fd/" + fd for fd in os.listdir("/proc/self/fd")]
+    return {link for path in paths if os.path.lexists(path) and (link := os.readlink(path)).startswith("socket:")}
+
+def work(key):
+    data = b'{"accessToken": "%s"}' % key.encode()
+    lease = backend.lease(key, key, "identity", None, 60.0).lease
+    assert backend.commit(lease, data, 60.0)
+    for _ in range(300):
+        assert backend.load(key).data == data
+
+assert backend.load("parent") is None
+inherited = sockets()
+assert len(inherited) == 1
+child = os.fork()
+if child == 0:
+    backend.after_fork()
+    fresh = not sockets()
+    work("child")
+    os._exit(0 if fresh and not inherited & sockets() else 1)
+work("parent")
+assert sockets() == inherited
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_fork_shares_no_connection(server: MemcachedServer) -> None:
+    """The child lets go of what it inherited, at once, and the parent's connection goes on."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, str(server.port)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "0\n"), ran.stderr[-2000:]
+
+
+def test_a_closed_backend_stays_closed_after_a_fork(backend: MemcachedBackend) -> None:
+    """The fork hook opens nothing that was closed."""
+    backend.close()
+    backend.after_fork()
+    assert backend._closing.is_set()
+
+
+def test_closing_ends_a_wait(backend: MemcachedBackend) -> None:
+    """INV-8: nobody waits on in a backend that was closed."""
+    granted(ask(backend))
+    waiting = threading.Thread(target=backend.wait, args=(KEY, None, 1000.0))
+    waiting.start()
+    backend.close()
+    waiting.join(PATIENCE)
+    assert not waiting.is_alive()
+
+
+def test_a_wait_brings_the_record(backend: MemcachedBackend) -> None:
+    """Whoever waits gets the new record with the look that found it."""
+    lease = granted(ask(backend))
+    assert backend.wait(KEY, None, 0.01) is None
+    assert backend.commit(lease, record(lease.fence), LONG)
+    stored = backend.wait(KEY, None, 0.0)
+    assert stored is not None
+    assert stored.data == record(lease.fence)
+    assert backend.wait(KEY, record(lease.fence), 1000.0) is None
+
+
+def test_a_record_stored_just_before_the_lease_is_found(
+    server: MemcachedServer, backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INV-2: between our look and our `add` another may have fetched, stored and gone; nobody fetches again."""
+    rival = connect(server)
+    from tokencache.backends._memcached_servers import Session
+
+    genuine = Session.add
+
+    def overtaken(self: Session, name: str, data: bytes, expiry: int) -> bool:
+        monkeypatch.setattr(Session, "add", genuine)
+        lease = granted(ask(rival, "rival"))
+        assert rival.commit(lease, record(lease.fence), LONG)
+        return genuine(self, name, data, expiry)
+
+    monkeypatch.setattr(Session, "add", overtaken)
+    stored = found(ask(backend))
+    assert json.loads(stored.data)["accessToken"] == "token"
+    assert backend.inspect(KEY).owner is None
+    rival.close()
+
+
+def test_a_heartbeat_between_does_not_keep_a_release_from_freeing(
+    backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease that is extended while it is being freed, by commit or release, is free afterwards."""
+    from tokencache.backends._memcached_servers import Session
+
+    genuine = Session.delete
+
+    def late(lease: LeaseGrant) -> None:
+        def beaten(self: Session, name: str, item: object) -> bool:
+            monkeypatch.setattr(Session, "delete", genuine)
+            assert backend.extend(lease, LONG)
+            return genuine(self, name, item)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Session, "delete", beaten)
+
+    first = granted(ask(backend))
+    late(first)
+    backend.release(first)
+    second = granted(ask(backend, "b"))
+    late(second)
+    assert backend.commit(second, record(second.fence), LONG)
+    granted(ask(backend, "c", record(second.fence)))
+
+
+def test_two_that_commit_at_once_leave_the_newer_record(
+    server: MemcachedServer, backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INV-3: a record that is stored between the look and the write of a late holder stays."""
+    from tokencache.backends._memcached_servers import Session
+
+    late = granted(ask(backend))
+    backend.release(late)
+    newer = granted(ask(backend, "b"))
+    rival, genuine = connect(server), Session.add
+
+    def overtaken(self: Session, name: str, data: bytes, expiry: int) -> bool:
+        monkeypatch.setattr(Session, "add", genuine)
+        assert rival.commit(newer, record(newer.fence), LONG)
+        return genuine(self, name, data, expiry)
+
+    monkeypatch.setattr(Session, "add", overtaken)
+    assert backend.commit(late, record(late.fence), LONG) is False
+    stored = backend.load(KEY)
+    assert stored is not None
+    assert stored.data == record(newer.fence)
+    rival.close()
+
+
+# --- the fleet
+
+
+AGENT = """
+import sys, threading
+from tokencache import TokenCache
+from tokencache_qpay import QPayProvider
+
+url, backend, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+source = TokenCache(backend).source(QPayProvider("TEST_MERCHANT", "123456", base_url=url))
+print("ready", flush=True)
+sys.stdin.readline()
+got, errors = [], []
+
+def ask():
+    try:
+        got.append(source.token().value)
+    except Exception as error:
+        errors.append(repr(error))
+
+crowd = [threading.Thread(target=ask) for _ in range(threads)]
+for thread in crowd:
+    thread.start()
+for thread in crowd:
+    thread.join()
+print(len(got), len(set(got)), hash(got[0]) if got else 0, *errors, flush=True)
+"""
+
+
+@pytest.fixture
+def qpay() -> Iterator[FakeQPay]:
+    """Start a QPay whose logins take a quarter of a second."""
+    with FakeQPay(latency=0.25) as fake:
+        yield fake
+
+
+def start(qpay: FakeQPay, server: MemcachedServer, threads: int) -> subprocess.Popen[str]:
+    """Start a process that asks for the token when it is told to."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", AGENT, qpay.url, server.url, str(threads)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def go(processes: list[subprocess.Popen[str]]) -> None:
+    """Let all of them ask."""
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+
+
+def answers(processes: list[subprocess.Popen[str]]) -> list[list[str]]:
+    """Return what each of them got."""
+    return [process.communicate(timeout=PATIENCE)[0].split() for process in processes]
+
+
+def test_eight_processes_of_sixteen_threads_log_in_once(qpay: FakeQPay, server: MemcachedServer) -> None:
+    """INV-2: a cold fleet of 128 callers makes one login, and all hold the same token."""
+    fleet = [start(qpay, server, 16) for _ in range(8)]
+    go(fleet)
+    rows = answers(fleet)
+    assert [row[:2] for row in rows] == [["16", "1"]] * 8, rows
+    assert len({row[2] for row in rows}) == 1
+    assert qpay.logins == 1
+
+
+def test_a_holder_killed_in_mid_fetch_costs_one_more_login(qpay: FakeQPay, server: MemcachedServer) -> None:
+    """INV-2, INV-8: when the short lease has ended the others make one more login, not one each."""
+    with qpay.hold():
+        holder = start(qpay, server, 1)
+        go([holder])
+        qpay.wait_for_logins(1)
+        fleet = [start(qpay, server, 8) for _ in range(3)]
+        go(fleet)
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate(timeout=PATIENCE)
+        qpay.wait_for_logins(2)
+    rows = answers(fleet)
+    assert [row[:2] for row in rows] == [["8", "1"]] * 3, rows
+    assert qpay.logins == 2
+
+
+@pytest.mark.parametrize("loss", ["restart", "flush"])
+def test_a_server_that_loses_all_in_mid_fetch_costs_one_more_login(
+    qpay: FakeQPay, fragile: MemcachedServer, loss: str
+) -> None:
+    """INV-2, INV-5: a restart or a flush during the fetch: at most one extra call, and no error to anybody."""
+    with qpay.hold():
+        fleet = [start(qpay, fragile, 4) for _ in range(3)]
+        go(fleet)
+        qpay.wait_for_logins(1)
+        if loss == "restart":
+            fragile.restart()
+        else:
+            assert fragile.command("flush_all") == ["OK"]
+        qpay.wait_for_logins(2)
+    rows = answers(fleet)
+    assert [row[:2] for row in rows] == [["4", "1"]] * 3, rows
+    assert qpay.logins == 2
+
+
+@pytest.mark.parametrize("lifetime", [1, 86_400, 2_592_000])
+def test_tokens_of_a_second_a_day_and_a_month_are_shared(server: MemcachedServer, lifetime: int) -> None:
+    """INV-1, INV-2: two processes' worth of caches make one call for a token of any lifetime, and none is late."""
+    calls: list[int] = []
+
+    def fetch() -> dict[str, object]:
+        calls.append(len(calls))
+        return {"access_token": f"token-{len(calls)}", "expires_in": lifetime}
+
+    with TokenCache(server.url) as one, TokenCache(server.url) as two:
+        first = one.source(fetch, key=f"life:{lifetime}").token()
+        second = two.source(fetch, key=f"life:{lifetime}").token()
+        assert first.value == second.value == "token-1"
+        assert len(calls) == 1
+        assert abs(first.expires_at - second.expires_at) < 1.0
+        if lifetime == 1:
+
+            def renewed() -> bool | None:
+                asked_at = time.time()
+                token = two.source(fetch, key="life:1").token()
+                assert token.expires_at > asked_at
+                return token.value != second.value or None
+
+            assert eventually(renewed)
+
+
+def test_without_its_server_a_process_fetches_for_itself(qpay: FakeQPay, fragile: MemcachedServer) -> None:
+    """INV-5: a server that is down delays nobody's token; when it is back the token is shared again."""
+    fragile.kill()
+    fleet = [start(qpay, fragile, 4)]
+    go(fleet)
+    ((got, distinct, *_),) = answers(fleet)
+    assert (got, distinct, qpay.logins) == ("4", "1", 1)
+    fragile.restart()
+    fleet = [start(qpay, fragile, 4) for _ in range(2)]
+    go(fleet)
+    assert [row[:2] for row in answers(fleet)] == [["4", "1"]] * 2
+    assert qpay.logins == 2
