@@ -1,0 +1,267 @@
+"""Redis when it fails: refused, frozen, black-holed, slow, cut; a failover; a cluster that loses a node."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tokencache import BackendUnavailable, Token, TokenCache
+from tokencache.backends.redis import from_url
+from tokencache.events import BackendFailed, BackendRecovered
+from tokencache.ports import Granted
+from tokencache.testing.contract import BackendContract
+from tokencache.testing.fakes import FakeProvider, Recorder
+from tokencache.testing.servers import Proxy, RedisCluster, RedisSentinels, RedisServer
+from tokencache.url import BackendURL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tokencache.backends.redis import RedisBackend
+
+pytestmark = pytest.mark.live
+
+PATIENCE = 30.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    """A Redis of this module's own."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(server: RedisServer) -> Iterator[Proxy]:
+    """A way to the emptied server that can fail."""
+    server.command("FLUSHALL")
+    with Proxy(server.port) as proxy:
+        yield proxy
+
+
+def through(proxy: Proxy, **options: str) -> RedisBackend:
+    """Return a backend that goes through the proxy."""
+    query = "&".join(f"{name}={value}" for name, value in options.items())
+    return from_url(BackendURL.parse(f"redis://127.0.0.1:{proxy.port}/0?{query}"))
+
+
+@pytest.mark.parametrize("fault", ["refuse", "black_hole"])
+def test_a_server_that_is_gone_from_the_start_costs_little(proxy: Proxy, fault: str) -> None:
+    """INV-5: the first call succeeds; a hundred more cost no call to the provider; the token is shared afterwards."""
+    getattr(proxy, fault)()
+    seen, provider = Recorder(), FakeProvider()
+    source = TokenCache(through(proxy, timeout="100ms", connect_timeout="100ms"), observers=[seen]).source(provider)
+    token = source.token()
+    reached = proxy.accepted
+    for _ in range(100):
+        assert source.token() == token
+    assert provider.calls == 1
+    assert proxy.accepted - reached <= 2
+    assert len(seen.of(BackendFailed)) == 1
+    proxy.heal()
+    deadline = time.monotonic() + PATIENCE
+    while not seen.of(BackendRecovered) and time.monotonic() < deadline:
+        assert source.token() == token
+        time.sleep(0.01)  # the probe comes once a second
+    other = TokenCache(through(proxy)).source(provider)
+    while other.status().stored != "ours" and time.monotonic() < deadline:
+        source.token()
+        time.sleep(0.01)
+    assert other.token() == token
+    assert provider.calls == 1
+
+
+def test_a_frozen_server_is_one_short_time_out(server: RedisServer) -> None:
+    """INV-4: what is usable is served throughout; what is not is fetched alone."""
+    server.command("FLUSHALL")
+    backend = from_url(BackendURL.parse(f"{server.url}?timeout=100ms&connect_timeout=100ms"))
+    provider = FakeProvider()
+    source = TokenCache(backend).source(provider)
+    token = source.token()
+    server.pause()
+    try:
+        assert source.token() == token
+        assert TokenCache(backend).source(FakeProvider("other")).token().value == "other-token-1"
+        with pytest.raises(BackendUnavailable, match="in time"):
+            backend.load("k")
+    finally:
+        server.resume()
+    assert backend.load(source.key) is not None
+
+
+def test_a_slow_server_is_right_all_the_same(proxy: Proxy) -> None:
+    """INV-2: 50 ms more on every way, and still one call."""
+    proxy.delay(0.05)
+    provider = FakeProvider()
+    sources = [TokenCache(through(proxy)).source(provider) for _ in range(4)]
+    got: list[Token] = []
+    threads = [threading.Thread(target=lambda source=source: got.append(source.token())) for source in sources]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert len(got) == 4
+    assert provider.calls == 1
+
+
+def test_a_reply_that_comes_byte_by_byte_is_read_whole(proxy: Proxy) -> None:
+    """A trickle is no protocol error."""
+    proxy.trickle(0.0)
+    provider = FakeProvider()
+    assert TokenCache(through(proxy, timeout="5s")).source(provider).token().value == "fake-token-1"
+    assert TokenCache(through(proxy, timeout="5s")).source(provider).token().value == "fake-token-1"
+
+
+@pytest.mark.parametrize("half", ["sync", "async"])
+def test_a_lost_reply_to_a_lease_gives_the_same_lease_back(proxy: Proxy, half: str) -> None:
+    """INV-2: performed, and the reply lost: asking again with the same owner is harmless, and so is a second commit."""
+    backend = through(proxy)
+    lost = proxy.drop_next_reply(b"EVAL")
+
+    async def ask() -> tuple[int, bool]:
+        other = backend.aio()
+        try:
+            with pytest.raises(BackendUnavailable):
+                await other.lease("k", "me", "me", None, 3.0)
+            granted = await other.lease("k", "me", "me", None, 3.0)
+            assert isinstance(granted, Granted)
+            proxy.drop_next_reply(b"EVAL")
+            with pytest.raises(BackendUnavailable):
+                await other.commit(granted.lease, b"{}", 10.0)
+            return granted.lease.fence, await other.commit(granted.lease, b"{}", 10.0)
+        finally:
+            await other.close()
+
+    if half == "async":
+        _, stored = asyncio.run(ask())
+    else:
+        with pytest.raises(BackendUnavailable):
+            backend.lease("k", "me", "me", None, 3.0)
+        granted = backend.lease("k", "me", "me", None, 3.0)
+        assert isinstance(granted, Granted)
+        proxy.drop_next_reply(b"EVAL")
+        with pytest.raises(BackendUnavailable):
+            backend.commit(granted.lease, b"{}", 10.0)
+        stored = backend.commit(granted.lease, b"{}", 10.0)
+    assert stored
+    assert lost.is_set()
+
+
+def test_a_reply_cut_in_the_middle_costs_the_connection_only(proxy: Proxy) -> None:
+    """The next answer belongs to the next question."""
+    backend = through(proxy)
+    source = TokenCache(backend).source(FakeProvider())
+    source.token()
+    proxy.cut_next_reply(10)
+    with pytest.raises(BackendUnavailable):
+        backend.load(source.key)
+    stored = backend.load(source.key)
+    assert stored is not None
+    proxy.cut()
+    assert backend.load(source.key) is not None
+
+
+def test_a_restarted_empty_server_costs_one_fetch_at_most(server: RedisServer) -> None:
+    """INV-2: idle connections to the old server are noticed; the newest token is shared again at the next renewal."""
+    server.command("FLUSHALL")
+    backend = from_url(BackendURL.parse(server.url))
+    provider = FakeProvider()
+    source = TokenCache(backend).source(provider)
+    token = source.token()
+    server.restart()
+    assert source.token() == token
+    assert TokenCache(backend).source(provider).token() != token
+    assert provider.calls == 2
+
+
+def test_no_wake_up_needs_the_safety_poll(server: RedisServer) -> None:
+    """A waiter is woken by the commit, not by the end of its wait."""
+    server.command("FLUSHALL")
+    backend = from_url(BackendURL.parse(server.url))
+    provider = FakeProvider()
+    for number in range(20):
+        holder, waiter = (TokenCache(backend).source(provider, key=f"k{number}") for _ in range(2))
+        provider.gate.clear()
+        provider.started.clear()
+        threads = [threading.Thread(target=source.token) for source in (holder, waiter)]
+        for thread in threads:
+            thread.start()
+        assert provider.started.wait(PATIENCE)
+        provider.gate.set()
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert holder.token() == waiter.token()
+    assert provider.calls == 20
+    assert server.calls().get("xread", 0) <= 40
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RedisCluster]:
+    """Three masters."""
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+class TestOnCluster(BackendContract):
+    """Every law, on a cluster."""
+
+    @pytest.fixture(autouse=True)
+    def _cluster(self, cluster: RedisCluster) -> None:
+        """Tell where the cluster is."""
+        self.cluster = cluster
+
+    def make_backend(self, tmp_path: Path) -> RedisBackend:
+        """Return a backend on an emptied cluster."""
+        backend = from_url(BackendURL.parse(self.cluster.url))
+        backend._connected(waiting=False).flushall(target_nodes="primaries")
+        return backend
+
+
+def test_a_cluster_node_that_restarts_is_bridged(cluster: RedisCluster) -> None:
+    """INV-4, INV-5: nobody with a usable token notices; once it is back the fleet shares again."""
+    backend = from_url(BackendURL.parse(f"{cluster.url}?timeout=200ms&connect_timeout=200ms"))
+    provider = FakeProvider()
+    source = TokenCache(backend).source(provider, key="bridged")
+    token = source.token()
+    node = cluster.node_of("bridged")
+    node.kill()
+    assert source.token() == token
+    with pytest.raises(BackendUnavailable):
+        backend.load("bridged")
+    node.restart()
+    cluster.wait()
+    fresh = TokenCache(from_url(BackendURL.parse(cluster.url))).source(provider, key="bridged")
+    assert fresh.token().value
+    assert provider.calls == 2
+    backend.close()
+
+
+def test_a_failover_during_a_fetch_is_bridged() -> None:
+    """INV-3, INV-4: Sentinel promotes a replica in mid-fetch: at most one more call per lost lease, and no error."""
+    with RedisSentinels() as fleet:
+        backend = from_url(BackendURL.parse(fleet.url))
+        provider = FakeProvider()
+        source = TokenCache(backend).source(provider, key="k")
+        first = source.token()
+        provider.gate.clear()
+        provider.started.clear()
+        got: list[Token] = []
+        thread = threading.Thread(target=lambda: got.append(source.renew()))
+        thread.start()
+        assert provider.started.wait(PATIENCE)
+        fleet.failover()
+        assert source.token() == first
+        provider.gate.set()
+        thread.join(PATIENCE)
+        assert len(got) == 1
+        assert got[0] != first
+        assert provider.calls == 2
+        other = TokenCache(from_url(BackendURL.parse(fleet.url))).source(provider, key="k")
+        assert other.token().value
+        assert provider.calls <= 3
+        backend.close()
