@@ -19,8 +19,10 @@ _SENTINELS: Final = 3
 _NODES: Final = 3
 _SLOTS: Final = 16_384
 _SERVICE: Final = "mymaster"
-_HURRY: Final = ("info-period", "100", "ping-period", "100", "ask-period", "100", "publish-period", "100")
-_EASE: Final = ("publish-period", "2000")  # four of these after a promotion, a sentinel not told yet would undo it
+_HURRY: Final = ("info-period", "100", "publish-period", "100")
+# A replica seen less recently than three times the one is not promoted; a promotion not heard of for four times the
+# other is undone.
+_EASE: Final = ("info-period", "1000", "publish-period", "500")
 
 
 class _Fleet:

@@ -198,7 +198,7 @@ class RedisSentinel(RedisServer):
                 f"dir {self.folder}",
                 f"sentinel monitor {name} {HOST} {watched.port} 2",
                 f"sentinel down-after-milliseconds {name} {round(self._down_after * 1000)}",
-                f"sentinel failover-timeout {name} 3000",
+                f"sentinel failover-timeout {name} 5000",
             ]
             if watched.password:
                 lines.append(f"sentinel auth-pass {name} {watched.password}")
