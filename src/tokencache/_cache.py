@@ -170,8 +170,8 @@ class TokenCache:
 
     def _make(self, provider: TokenProvider, key: str | None, policy: RefreshPolicy) -> TokenSource:
         """Make a source, and load the engine now rather than while its first callers wait."""
-        from tokencache import _drivers, _flights, _flow  # noqa: F401
-
+        for module in ("_drivers", "_flights", "_flow"):
+            import_module(f"tokencache.{module}")
         world = World(
             provider=provider,
             backend=self._backend,
