@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import weakref
+from importlib import import_module
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from cachetools import LRUCache
