@@ -52,7 +52,7 @@ class _Leases:
         """Follow what was granted and what was given back."""
         if isinstance(effect, Lease) and isinstance(reply, Granted):
             self.held[effect.key] = reply.lease
-        elif isinstance(effect, Commit | Release):
+        elif isinstance(effect, Release) or (isinstance(effect, Commit) and reply is True):
             self.held.pop(effect.key, None)
 
 
@@ -143,7 +143,11 @@ def _fetch(effect: Fetch, world: World, key: str) -> Token | ProviderError:
     """Make the call to the provider on this thread while the heartbeat keeps the lease alive."""
     context = world.context(effect, key)
     lease = effect.lease
-    beat = None if lease is None else _heartbeat.beat(lease.ttl / 3, functools.partial(_extend, world, lease))
+    beat = (
+        None
+        if lease is None
+        else _heartbeat.beat(lease.ttl / 3, functools.partial(_extend, world, lease, context.deadline))
+    )
     try:
         return _checked(_sync_half(world.provider)(context), world.provider)
     except Exception as error:  # noqa: BLE001  (INV-4: whatever a provider raises is an answer, not a crash)
@@ -153,8 +157,10 @@ def _fetch(effect: Fetch, world: World, key: str) -> Token | ProviderError:
             beat.stop()
 
 
-def _extend(world: World, lease: LeaseGrant, beat: _heartbeat.Beat) -> bool:
-    """Prolong a lease; return whether to go on with that."""
+def _extend(world: World, lease: LeaseGrant, deadline: float, beat: _heartbeat.Beat) -> bool:
+    """Prolong a lease; return whether to go on: a fetch that hangs loses its lease at its deadline (INV-8)."""
+    if world.clock() >= deadline:
+        return False
     try:
         kept = world.backend.extend(lease, lease.ttl)
     except TokenCacheError:
@@ -236,12 +242,41 @@ def _async_half(provider: TokenProvider) -> Callable[[FetchContext], Coroutine[A
         return own.afetch
     other: SyncProvider = provider  # type: ignore[assignment]
 
-    async def lifted(context: FetchContext) -> Token:
-        import asyncio
+    return lambda context: on_thread(lambda: other.fetch(context))
 
-        return await asyncio.to_thread(other.fetch, context)
 
-    return lifted
+async def on_thread(call: Callable[[], T]) -> T:
+    """Run a call on a thread of its own, and await it.
+
+    A call that hangs then holds up neither the loop's own pool of threads, nor the end of the loop or the interpreter.
+    """
+    import asyncio
+    import contextvars
+
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if not future.done():
+            if error is None:
+                future.set_result(result)  # type: ignore[arg-type]
+            else:
+                future.set_exception(error)
+
+    def target() -> None:
+        result, error = None, None
+        try:
+            result = call()
+        except BaseException as caught:  # noqa: BLE001  (carried to the loop)
+            error = caught if isinstance(caught, Exception) else RuntimeError(type(caught).__name__)
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(settle, result, error)
+
+    thread = threading.Thread(
+        target=contextvars.copy_context().run, args=(target,), name="tokencache-call", daemon=True
+    )
+    thread.start()
+    return await future
 
 
 def run_coroutine(start: Callable[[], Coroutine[Any, Any, T]]) -> T:

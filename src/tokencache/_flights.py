@@ -5,43 +5,55 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tokencache.errors import TokenCacheError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from tokencache._flow import Outcome
+
+_LOOK: Final = 0.25
+"""How often, in seconds, a waiter looks whether the event loop of a flight still runs."""
 
 
 class Flight:
     """One run of the flow. It lands with an outcome or an error, or is vacated when whoever ran it died (INV-8)."""
 
-    __slots__ = ("_future", "lost_at")
+    __slots__ = ("_future", "loop", "lost_at")
 
     def __init__(self, lost_at: float) -> None:
         self.lost_at = lost_at
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._future: Future[Outcome | None] = Future()
         self._future.set_running_or_notify_cancel()  # so that a cancelled waiter cannot cancel it for the others
 
     def join(self, timeout: float) -> Outcome | None:
-        """Wait on this thread; ``None`` when it was vacated or ``timeout`` passed."""
+        """Wait on this thread; ``None`` when it was vacated, stalled, or ``timeout`` passed."""
         try:
-            return self._future.result(timeout)
+            return self._future.result(min(timeout, _LOOK) if self.loop is not None else timeout)
         except FutureTimeout:
             return None
         except TokenCacheError as error:
             raise error.replica() from error.__cause__
 
     async def ajoin(self, timeout: float) -> Outcome | None:  # noqa: ASYNC109  (the waiter's own, not the flight's)
-        """Wait on this event loop; ``None`` when it was vacated or ``timeout`` passed."""
+        """Wait on this event loop; ``None`` when it was vacated, stalled, or ``timeout`` passed."""
         import asyncio
 
+        limit = timeout if self.loop in {None, asyncio.get_running_loop()} else min(timeout, _LOOK)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(self._future), timeout)
+            return await asyncio.wait_for(asyncio.wrap_future(self._future), limit)
         except TimeoutError:
             return None
         except TokenCacheError as error:
             raise error.replica() from error.__cause__
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it is a task of an event loop that does not run: nobody knows when it will, if ever."""
+        return self.loop is not None and not self.loop.is_running()
 
     def land(self, outcome: Outcome) -> None:
         """Give everybody the outcome."""
@@ -76,11 +88,11 @@ class Flights:
     def board(self, now: float, lost_at: float) -> tuple[Flight, bool]:
         """Return the open flight, or a new one and ``True``: then the caller must see that it lands.
 
-        A flight that is still open at its ``lost_at`` is given up: its leader hangs, or died where it could not vacate.
+        A flight that is still open at its ``lost_at``, or whose event loop has stopped, is given up.
         """
         with self._lock:
             lost = self._open
-            if lost is not None and now < lost.lost_at:
+            if lost is not None and now < lost.lost_at and not lost.stalled:
                 return lost, False
             self._open = Flight(lost_at)
             if lost is not None:

@@ -120,9 +120,10 @@ Outcome: TypeAlias = Obtained | Kept | Failed
 class Job:
     """What one run of the flow is to do, and for whom.
 
-    ``current`` is the local copy, usable or not. ``refused`` holds the values of tokens that a resource server
-    refused. ``deadline`` is when the flow gives up, ``alone_at`` the earliest moment to ask the provider without a
-    lease, ``attempt`` how many failures in a row are known, ``spread`` this process's place in the jitter.
+    ``current`` is the local copy, usable or not. ``refused`` holds the values of tokens that a resource server refused.
+    ``deadline`` is when the flow gives up, ``alone_at`` the earliest moment to ask the provider without a lease,
+    ``attempt`` how many failures in a row are known, ``failure`` the last of them, which binds until its ``next_at``,
+    ``spread`` this process's place in the jitter.
     """
 
     provider: str
@@ -136,6 +137,7 @@ class Job:
     spread: float
     refused: frozenset[str] = field(default=frozenset(), repr=False)
     attempt: int = 0
+    failure: Failed | None = None
     alone_at: float = -math.inf
     sealing: Sealing | None = None
 
@@ -216,6 +218,11 @@ def _fetch(job: Job, grant: LeaseGrant) -> Flow[Outcome]:
     at = yield from now()
     if current is not None and current.data is None and job.reason == "refresh" and at.clock < current.refresh_at:
         return (yield from _commit(job, grant, current, at, took=None))  # INV-5: got without the backend, shared now
+    failure = job.failure
+    if failure is not None and at.clock < failure.next_at and isinstance(failure.error, ProviderError):
+        # INV-7: the cooldown is gone from the backend, displaced or lost, but it is known here.
+        yield from release(grant, _cooldown(job, failure.error, failure.next_at - at.clock, failure.attempt))
+        return failure
     before = at
     got = yield from _ask(job, grant)
     at = yield from now()
@@ -317,16 +324,7 @@ def _failed(job: Job, error: ProviderError, grant: LeaseGrant | None) -> Flow[Ou
     else:
         pause = backoff(job.policy, attempt, (yield from draw()))
     if grant is not None:
-        cooldown = Cooldown(
-            identity=job.identity,
-            remaining=pause,
-            permanent=permanent,
-            attempt=attempt,
-            message=str(error),
-            error=getattr(error, "error", None),
-            status=getattr(error, "status", None),
-        )
-        yield from release(grant, cooldown if pause > 0 else None)
+        yield from release(grant, _cooldown(job, error, pause, attempt) if pause > 0 else None)
     yield from emit(
         FetchFailed(
             provider=job.provider,
@@ -340,6 +338,19 @@ def _failed(job: Job, error: ProviderError, grant: LeaseGrant | None) -> Flow[Ou
         )
     )
     return Failed(error, at.clock + pause, attempt, alone=grant is None)
+
+
+def _cooldown(job: Job, error: ProviderError, remaining: float, attempt: int) -> Cooldown:
+    """Return what a failure leaves behind for the fleet."""
+    return Cooldown(
+        identity=job.identity,
+        remaining=remaining,
+        permanent=isinstance(error, ProviderRejected),
+        attempt=attempt,
+        message=str(error),
+        error=getattr(error, "error", None),
+        status=getattr(error, "status", None),
+    )
 
 
 def _cooled(job: Job, cooldown: Cooldown) -> Flow[Outcome]:

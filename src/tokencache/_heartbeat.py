@@ -46,8 +46,8 @@ class Heartbeat:
         with self._changed:
             heapq.heappush(self._due, (time.monotonic() + every, next(self._order), beat))
             if not self._running:
-                self._running = True
                 threading.Thread(target=self._run, name="tokencache-heartbeat", daemon=True).start()
+                self._running = True
             elif self._due[0][2] is beat:
                 self._changed.notify()
         return beat

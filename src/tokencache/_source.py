@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from tokencache import _keys
 from tokencache._local import LocalCopy
-from tokencache.errors import DeadlineExceeded, TokenCacheError
+from tokencache.errors import ConfigurationError, DeadlineExceeded, TokenCacheError
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tokencache.status import Status
     from tokencache.token import Token
 
+_LONGEST: Final = 1e8
 _GRACE: Final = 5.0
 """How long past its deadline a flight may hang before it is given up for lost and another may start."""
 
@@ -70,7 +71,7 @@ class TokenSource(LocalCopy):
         """
         if self._clock() < self._until:
             return self._token
-        return self._attend(self._launch_thread) or self._drive(self._acquire(self._deadline(timeout)), timeout)
+        return self._attend(self._launch_thread) or self._drive(self._acquire(self._deadline(timeout)))
 
     async def atoken(self, timeout: float | None = None) -> Token:  # noqa: ASYNC109  (waiters come and go, the flight stays)
         """Return a usable token, from an event loop; otherwise as :meth:`token`."""
@@ -83,7 +84,7 @@ class TokenSource(LocalCopy):
 
         Where the provider has no newer one, the current token comes back.
         """
-        return self._drive(self._acquire(self._deadline(timeout), "renew", self._value()), timeout)
+        return self._drive(self._acquire(self._deadline(timeout), "renew", self._value()))
 
     async def arenew(self, timeout: float | None = None) -> Token:  # noqa: ASYNC109
         """Return a newer token, from an event loop; otherwise as :meth:`renew`."""
@@ -122,7 +123,7 @@ class TokenSource(LocalCopy):
         if self._value() == token.value:
             self.invalidate(token)
         try:
-            other = self._drive(self._acquire(self._deadline(None), "rejected", token.value), None)
+            other = self._drive(self._acquire(self._deadline(None), "rejected", token.value))
         except TokenCacheError:
             return None
         return other if other.value != token.value else None
@@ -209,15 +210,12 @@ class TokenSource(LocalCopy):
                 case _:
                     continue
 
-    def _drive(self, steps: _Acquire, timeout: float | None) -> Token:
-        """Take the steps on this thread. A caller with a time of its own does not lead, so as to be free to leave."""
+    def _drive(self, steps: _Acquire) -> Token:
+        """Take the steps on this thread; a flight has a thread of its own, so a caller can leave at its deadline."""
         outcome: Outcome | None = None
         try:
             while True:
                 ride = steps.send(outcome)
-                if ride.reason is not None and timeout is None:
-                    outcome = self._fly(ride.flight, ride.reason)
-                    continue
                 if ride.reason is not None:
                     self._launch_thread(ride.flight, ride.reason)
                 outcome = ride.flight.join(max(0.0, ride.deadline - self._clock()))
@@ -252,7 +250,10 @@ class TokenSource(LocalCopy):
                     if due:
                         self._until = copy.usable_at  # the fast path for everybody else, until the flight lands
                 if due:
-                    launch(flight, "refresh")
+                    try:
+                        launch(flight, "refresh")
+                    except Exception:  # noqa: BLE001  (INV-4: no thread to be had is no reason to lose a usable token)
+                        self._until = min(now + self._policy.probe, copy.usable_at)
                 else:  # another flight landed just before this one was boarded
                     self._vacate(flight)
         return copy.token
@@ -341,15 +342,17 @@ class TokenSource(LocalCopy):
 
     def _launch_thread(self, flight: Flight, reason: Reason) -> None:
         """Run the flight on a thread of its own."""
+        import contextlib
+        import contextvars
 
         def target() -> None:
-            import contextlib
-
-            with contextlib.suppress(Exception):  # those who joined have it
+            with contextlib.suppress(BaseException):  # those who joined have it, or were sent to look again
                 self._fly(flight, reason)
 
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(target,), name=f"tokencache-{self.provider}", daemon=True)
         try:
-            threading.Thread(target=target, name=f"tokencache-{self.provider}", daemon=True).start()
+            thread.start()
         except BaseException:
             self._vacate(flight)
             raise
@@ -360,7 +363,8 @@ class TokenSource(LocalCopy):
 
         try:
             coroutine: Coroutine[Any, Any, None] = self._afly(flight, reason)
-            task = asyncio.get_running_loop().create_task(coroutine, name=f"tokencache-{self.provider}")
+            flight.loop = asyncio.get_running_loop()
+            task = flight.loop.create_task(coroutine, name=f"tokencache-{self.provider}")
         except BaseException:
             self._vacate(flight)
             raise
@@ -384,7 +388,12 @@ class TokenSource(LocalCopy):
 
     def _deadline(self, timeout: float | None) -> float:
         """Return the absolute end of a call that may take ``timeout`` seconds."""
-        return self._clock() + (self._policy.timeout if timeout is None else timeout)
+        if timeout is None:
+            return self._clock() + self._policy.timeout
+        if not timeout >= 0:  # NaN too
+            message = f"timeout={timeout!r}: give seconds, 0 or more, or None for the policy's"
+            raise ConfigurationError(message)
+        return self._clock() + min(timeout, _LONGEST)
 
     def _job(self, reason: Reason) -> Job:
         """Return the orders for a flow."""
@@ -403,12 +412,13 @@ class TokenSource(LocalCopy):
             spread=self._spread,
             refused=frozenset(self._refused),
             attempt=self._attempt,
+            failure=self._failure,
             alone_at=self._alone_at,
         )
 
     async def _prepare(self) -> None:
         """Work out the key off the event loop: a slow fingerprint takes a while."""
         if self._key is None:
-            import asyncio
+            from tokencache._drivers import on_thread
 
-            await asyncio.to_thread(lambda: self.key)
+            await on_thread(lambda: self.key)

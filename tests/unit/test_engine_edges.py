@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tokencache import BackendUnavailable, ProviderUnavailable, RefreshPolicy, Token, TokenCache, TokenSource
+from tokencache import (
+    BackendUnavailable,
+    DeadlineExceeded,
+    ProviderUnavailable,
+    RefreshPolicy,
+    Token,
+    TokenCache,
+    TokenSource,
+)
 from tokencache import _cache as cache_module
 from tokencache._breaker import Breaker
 from tokencache._flights import Flights
@@ -326,3 +335,36 @@ def test_a_crash_in_the_backend_reaches_everybody_and_is_not_kept() -> None:
         asyncio.run(source.atoken())
     backend.fault = None
     assert source.token()
+
+
+def test_a_hung_fetch_loses_its_lease_at_its_deadline() -> None:
+    """INV-8, INV-2: the heartbeat ends with the fetch's deadline, so that another process can fetch."""
+    backend, hung = MemoryBackend(), FakeProvider()
+    hung.gate.clear()
+    policy = RefreshPolicy(lease=0.1, fetch_timeout=0.2, timeout=0.2)
+    stuck = TokenCache(backend, policy=policy).source(hung, key="k")
+    release = threading.Event()
+    hung.gate.wait = lambda timeout=None: release.wait(PATIENCE)  # type: ignore[method-assign]
+    with pytest.raises(DeadlineExceeded):
+        stuck.token()
+    quick = FakeProvider()
+    quick.value = "quick"
+    assert TokenCache(backend).source(quick, key="k").token(PATIENCE).value == "quick"
+    release.set()
+
+
+def test_a_hung_call_keeps_neither_the_loop_nor_its_pool() -> None:
+    """INV-8: a provider that hangs on its thread lets asyncio.run end, and other calls to threads go on."""
+    release = threading.Event()
+    source = TokenCache("memory://", policy=RefreshPolicy(timeout=0.05, fetch_timeout=0.05)).source(
+        lambda: release.wait(PATIENCE) and {}, key="k"
+    )
+
+    async def main() -> int:
+        for _ in range(8):
+            with contextlib.suppress(DeadlineExceeded, ProviderUnavailable):
+                await source.atoken()
+        return await asyncio.to_thread(lambda: 1)
+
+    assert asyncio.run(main()) == 1
+    release.set()
