@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,7 +41,6 @@ from tokencache_qpay.testing import FakeQPay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SECRET = "planted-client-secret-7f3a"
 run = CliRunner()
@@ -476,3 +476,26 @@ def test_ctrl_c_ends_the_demo_and_its_processes(tmp_path: Path) -> None:
     with pytest.raises(ProcessLookupError):
         os.killpg(demo.pid, 0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_token_that_could_not_be_shared_is_said(fake: FakeQPay, tmp_path: Path) -> None:
+    """An unusable folder costs a login at every run, and QPay forbids those: the token comes, and a word with it."""
+    (tmp_path / "file").write_text("not a folder")
+    ran = run.invoke(app, ["token", "qpay", "--backend", (tmp_path / "file" / "tokens").as_uri()])
+    assert ran.exit_code == 0
+    assert len(ran.stdout.split()) == 1
+    assert "not shared" in ran.stderr
+
+
+def test_a_result_that_cannot_be_written_is_said(fake: FakeQPay) -> None:
+    """A full disk behind stdout: exit 1 and the reason, no report of a bug."""
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "tokencache", "token", "qpay"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ran.returncode == 1
+    assert "could not be written: No space left on device" in ran.stderr

@@ -115,6 +115,9 @@ def token(
             _print_json(_public(source, got) | {"token": got.value})
         else:
             _print(f"Authorization: {got.authorization}" if header else got.value)
+        problem = source.status().problem
+        if problem is not None:
+            complain(f"this token is not shared, and the next run logs in again, because the backend failed: {problem}")
 
 
 @app.command(epilog="\n\n".join(_QPAY))

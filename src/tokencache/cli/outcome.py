@@ -77,6 +77,9 @@ def reported(*, verbose: bool) -> Generator[None]:
     except BrokenPipeError:
         _silence_stdout()
         raise typer.Exit(Exit.BROKEN_PIPE) from None
+    except OSError as error:
+        complain(f"the result could not be written: {error.strerror or type(error).__name__}")
+        raise typer.Exit(Exit.FAILED) from None
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise
     except Exception as error:  # noqa: BLE001 - a person gets no traceback
