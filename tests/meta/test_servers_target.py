@@ -103,11 +103,14 @@ def test_a_policy_that_is_there_is_left_alone(system: System, answer: int, insta
 def test_a_plain_user_installs_through_sudo(system: System) -> None:
     """Without root, sudo that asks for no password is used."""
     system.put("id", "#!/bin/sh\necho 1000\n")
-    system.put("sudo", f'#!/bin/sh\necho "$@" >> "{system.bin}/sudo-asked"\nshift\nexec "$@"\n')
+    system.put("sudo", f'#!/bin/sh\nprintf "%s\\n" "$*" >> "{system.bin}/sudo-asked"\nshift\nexec "$@"\n')
     ran = system.make()
     assert (ran.returncode, ran.stderr) == (0, "")
     assert (system.bin / "memcached").exists()
-    assert all(line.startswith("-n ") for line in (system.bin / "sudo-asked").read_text().splitlines())
+    asked = (system.bin / "sudo-asked").read_text().splitlines()
+    assert asked[0] == "-n true"
+    assert all(line.startswith("-n ") for line in asked)
+    assert asked[-1] == f"-n env rm -f {system.policy}"
 
 
 @pytest.mark.parametrize("lacking", ["root", "apt-get", "package"])

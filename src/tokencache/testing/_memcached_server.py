@@ -48,7 +48,7 @@ class MemcachedServer(ServerProcess):
 
     def commands(self) -> int:
         """Return how many commands on keys the server has had since it started. Take the difference of two figures."""
-        return sum(int(value) for name, value in self.stats().items() if _is_count(name))
+        return sum(int(value) for name, value in self.stats().items() if name.startswith(_COUNTED))
 
     def command_line(self) -> list[str]:
         """Return the port, the settings for tests, then what the caller gave."""
@@ -58,9 +58,3 @@ class MemcachedServer(ServerProcess):
     def answering(self) -> int | None:
         """Return the process id from the statistics."""
         return int(self.stats().get("pid", 0))
-
-
-def _is_count(name: str) -> bool:
-    """Return whether the figure counts commands, each command once."""
-    kind = next((kind for kind in _COUNTED if name.startswith(kind)), "")
-    return bool(kind) and (name == kind or name in {f"{kind}hits", f"{kind}misses"})

@@ -286,8 +286,7 @@ class _Connection:
                 else:
                     await self._pass_on(reader, writer)
             finally:
-                _shut(self._client)
-                writer.transport.abort()
+                writer.transport.abort()  # the socket itself is closed below
         except OSError:
             pass  # either side went away in its own way
         finally:
