@@ -17,7 +17,9 @@ from pymemcache.client.base import Client, PooledClient
 from pymemcache.client.hash import HashClient
 
 from tokencache import TokenCache
+from tokencache.backends import memcached
 from tokencache.backends._memcached_form import LARGEST, LONGEST
+from tokencache.backends._memcached_servers import Session
 from tokencache.backends.memcached import MemcachedBackend
 from tokencache.errors import BackendUnavailable
 from tokencache.ports import Held
@@ -28,6 +30,7 @@ from tokencache_qpay.testing import FakeQPay
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tokencache.backends._memcached_servers import Item
     from tokencache.ports import LeaseGrant, LeaseReply
 
 pytestmark = pytest.mark.live
@@ -160,14 +163,44 @@ def test_a_clock_that_is_ahead_ends_no_lease(server: MemcachedServer) -> None:
 CLOCKS = (time.time, lambda: time.time() + 3600, lambda: time.time() - 3600)
 
 
-def test_a_cooldown_of_a_fraction_of_a_second_is_no_longer(backend: MemcachedBackend) -> None:
+def test_the_fence_is_above_that_of_a_record_that_only_the_caller_knows(backend: MemcachedBackend) -> None:
+    """INV-3: whoever saw a record with a far higher fence, gone since, does not fall behind it."""
+    ahead = granted(ask(backend, ttl=1.0)).fence + 10**10
+    backend.release(granted(ask(backend)))
+    assert granted(ask(backend, seen=record(ahead))).fence > ahead
+
+
+def test_a_cooldown_of_a_fraction_of_a_second_is_no_longer(server: MemcachedServer) -> None:
     """INV-7: the server counts whole seconds, but a short backoff ends when it was meant to."""
-    backend.release(granted(ask(backend)), cooldown(0.2))
+    now = [1_700_000_000.0]
+    backend = MemcachedBackend(f"127.0.0.1:{server.port}", wall=lambda: now[0])
+    backend.release(granted(ask(backend)), cooldown(0.25))
     reply = held(ask(backend, "b"))
-    assert reply.cooldown is not None
-    assert reply.cooldown.remaining <= 0.2
-    lease = eventually(lambda: None if isinstance(reply := ask(backend, "b"), Held) else reply)
-    granted(lease)
+    assert (reply.remaining, reply.cooldown) == (0.25, cooldown(0.25))
+    now[0] += 0.125
+    assert held(ask(backend, "b")).remaining == 0.125
+    assert backend.inspect(KEY).remaining == 0.125
+    now[0] += 0.125
+    assert backend.inspect(KEY).cooldown is None
+    granted(ask(backend, "b"))
+    backend.close()
+
+
+def test_a_cooldown_is_not_forgotten_early(server: MemcachedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-7: the server keeps it for at least as long as it lasts."""
+    backend = connect(server)
+    expiries: list[int] = []
+    genuine = Session.replace
+
+    def noted(self: Session, name: str, data: bytes, item: Item, expiry: int) -> bool:
+        expiries.append(expiry)
+        return genuine(self, name, data, item, expiry)
+
+    lease = granted(ask(backend))
+    monkeypatch.setattr(Session, "replace", noted)
+    backend.release(lease, cooldown(20.0))
+    assert expiries == [21]
+    backend.close()
 
 
 # --- keys and values
@@ -372,6 +405,17 @@ def test_a_server_without_cas_gives_no_lease_twice() -> None:
             with pytest.raises(BackendUnavailable, match="-C"):
                 ask(backend, owner)
         backend.close()
+
+
+def test_what_has_gone_is_neither_replaced_nor_deleted(backend: MemcachedBackend) -> None:
+    """INV-2: a lease that vanished between look and write was not extended, nor freed by us."""
+    with backend._servers.of(KEY).session() as session:
+        assert session.add(KEY, b"x", 60)
+        item = session.read(KEY)[KEY]
+        assert session.delete(KEY, item) is True
+        assert session.delete(KEY, item) is False
+        assert session.replace(KEY, b"y", item, 60) is False
+        assert session.read(KEY) == {}
 
 
 # --- several servers
@@ -590,13 +634,32 @@ def test_a_wait_brings_the_record(backend: MemcachedBackend) -> None:
     assert backend.wait(KEY, record(lease.fence), 1000.0) is None
 
 
+def test_a_short_outage_does_not_end_a_wait(backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-2: a restart of the server does not send every waiter to the provider; one that stays away does."""
+    granted(ask(backend))
+    genuine, failures = Session.read, [BackendUnavailable("gone")] * 3
+
+    def failing(self: Session, *names: str) -> dict[str, Item]:
+        if failures:
+            raise failures.pop()
+        return genuine(self, *names)
+
+    monkeypatch.setattr(Session, "read", failing)
+    assert backend.wait(KEY, None, 0.3) is None
+    assert not failures
+    monkeypatch.setattr(memcached, "_GONE", 0.05)
+    failures[:] = [BackendUnavailable("gone")] * 1000
+    with pytest.raises(BackendUnavailable):
+        backend.wait(KEY, None, PATIENCE)
+    with pytest.raises(BackendUnavailable):
+        backend.wait(KEY, None, 0.0)
+
+
 def test_a_record_stored_just_before_the_lease_is_found(
     server: MemcachedServer, backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """INV-2: between our look and our `add` another may have fetched, stored and gone; nobody fetches again."""
     rival = connect(server)
-    from tokencache.backends._memcached_servers import Session
-
     genuine = Session.add
 
     def overtaken(self: Session, name: str, data: bytes, expiry: int) -> bool:
@@ -616,8 +679,6 @@ def test_a_heartbeat_between_does_not_keep_a_release_from_freeing(
     backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lease that is extended while it is being freed, by commit or release, is free afterwards."""
-    from tokencache.backends._memcached_servers import Session
-
     genuine = Session.delete
 
     def late(lease: LeaseGrant) -> None:
@@ -641,8 +702,6 @@ def test_two_that_commit_at_once_leave_the_newer_record(
     server: MemcachedServer, backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """INV-3: a record that is stored between the look and the write of a late holder stays."""
-    from tokencache.backends._memcached_servers import Session
-
     late = granted(ask(backend))
     backend.release(late)
     newer = granted(ask(backend, "b"))
@@ -667,6 +726,7 @@ def test_two_that_commit_at_once_leave_the_newer_record(
 AGENT = """
 import sys, threading
 from tokencache import TokenCache
+from tokencache.backends import memcached
 from tokencache_qpay import QPayProvider
 
 url, backend, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])

@@ -232,17 +232,35 @@ def test_a_name_that_nobody_knows_is_an_outage() -> None:
         MemcachedBackend("nowhere.invalid").load("key")
 
 
+def resolve(monkeypatch: pytest.MonkeyPatch, *places: tuple[str, int]) -> None:
+    """Let every name have these addresses."""
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in places]
+    genuine = socket.getaddrinfo
+
+    def lookup(host: str, *rest: object, **named: object) -> list[object]:
+        return list(found if host == "name" else genuine(host, *rest, **named))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+
+
 def test_every_address_of_a_name_is_tried(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that listens on only one of a name's addresses is found: `localhost` is `::1` as well."""
     port = fake.server_address[1]
-    both = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
-    genuine = socket.getaddrinfo
-    monkeypatch.setattr(
-        socket, "getaddrinfo", lambda host, *rest, **named: both if host == "two" else genuine(host, *rest, **named)
-    )
-    backend = MemcachedBackend(("two", port))
+    resolve(monkeypatch, ("127.0.0.2", port), ("127.0.0.1", port))
+    backend = MemcachedBackend(("name", port))
     assert backend.load("key") is None
     backend.close()
+
+
+def test_time_outs_are_not_added_up(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-5: an address that swallows all is the end of the attempt, however many more a name has."""
+    port = fake.server_address[1]
+    resolve(monkeypatch, ("127.0.0.2", port), ("127.0.0.1", port))
+    with socket.create_server(("127.0.0.2", port)):
+        backend = MemcachedBackend(("name", port), timeout=0.05)
+        with pytest.raises(BackendUnavailable, match="did not answer in time"):
+            backend.load("key")
+    assert fake.connections == 0
 
 
 def test_after_close_everything_says_so(fake: Fake, backend: MemcachedBackend) -> None:
