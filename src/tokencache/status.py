@@ -22,8 +22,8 @@ class Status:
 
     ``identity`` is a fingerprint. ``stored`` tells what lies in the backend: ``ours``, ``foreign`` (another
     identity's, or unreadable), ``none`` or ``unknown`` (no answer). ``local`` tells whether this process holds a
-    usable copy.
-    ``expires_at``, ``refresh_at`` and ``usable_until`` are of the local copy if there is one, else of the record.
+    usable copy. ``round_trip`` is how long the backend took to answer this. ``expires_at``, ``refresh_at`` and
+    ``usable_until`` are of the local copy if there is one, else of the record.
     """
 
     provider: str
@@ -32,6 +32,7 @@ class Status:
     backend: str
     healthy: bool
     problem: str | None
+    round_trip: float | None
     local: bool
     stored: Literal["ours", "foreign", "none", "unknown"]
     expires_at: float | None
@@ -51,8 +52,10 @@ def report(job: Job, copy: Copy | None, until: float, world: World) -> Flow[Stat
     """Look at the backend and put together what may be shown."""
     from tokencache._flow import read, usable
 
+    before = yield from now()
     slot = yield from inspect(job.key)
     at = yield from now()
+    round_trip = None if isinstance(slot, Unreachable) else at.clock - before.clock
     problem = world.reads.error or world.writes.error
     stored: Literal["ours", "foreign", "none", "unknown"] = "none"
     shown = copy if usable(copy, at.clock) else None
@@ -77,6 +80,7 @@ def report(job: Job, copy: Copy | None, until: float, world: World) -> Flow[Stat
         backend=getattr(world.backend, "name", type(world.backend).__name__),
         healthy=problem is None,
         problem=None if problem is None else str(problem),
+        round_trip=round_trip,
         local=local,
         stored=stored,
         expires_at=None if shown is None else shown.token.expires_at,

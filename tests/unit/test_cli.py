@@ -341,6 +341,7 @@ def test_a_status_reads_well_whatever_it_holds() -> None:
         backend="file",
         healthy=False,
         problem="gone",
+        round_trip=None,
         local=False,
         stored="unknown",
         expires_at=1.0,

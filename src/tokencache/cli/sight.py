@@ -23,7 +23,7 @@ def lines(status: Status) -> Iterator[str]:
         "provider": status.provider,
         "key": status.key,
         "identity": status.identity,
-        "backend": f"{status.backend}, {'answers' if status.healthy else 'does not answer'}",
+        "backend": f"{status.backend}, {_health(status)}",
         "record": _RECORD[status.stored],
         "expires": _instant(status.expires_at, now),
         "usable until": _instant(status.usable_until, now),
@@ -34,6 +34,12 @@ def lines(status: Status) -> Iterator[str]:
     width = max(map(len, facts))
     for name, fact in facts.items():
         yield f"{name:<{width}}  {fact}"
+
+
+def _health(status: Status) -> str:
+    """Return how the backend does, and how long it took to answer."""
+    took = "" if status.round_trip is None else f" within {status.round_trip * 1000:.1f} ms"
+    return f"answers{took}" if status.healthy else f"does not answer: {status.problem}"
 
 
 def installed() -> list[dict[str, object]]:
