@@ -303,10 +303,10 @@ class _Connection:
             # The server's end of file is delivered after what came before it; a client's ends everything.
             await asyncio.wait([tasks[0], tasks[2]], return_when=asyncio.FIRST_COMPLETED)
         finally:
+            to_server.transport.abort()  # before the next await, which a cut may cancel
             for task in tasks:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-            to_server.transport.abort()
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
