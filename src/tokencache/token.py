@@ -133,7 +133,7 @@ class Token:
 
 def _require_visible(name: str, text: object) -> None:
     """Raise ``ValueError`` unless ``text`` is a non-empty string of visible ASCII characters."""
-    if not isinstance(text, str) or not text or not all("!" <= char <= "~" for char in text):
+    if not isinstance(text, str) or not text or not text.isascii() or not text.isprintable() or " " in text:
         message = f"a token's {name} must be a non-empty string of visible ASCII characters without spaces"
         raise ValueError(message)
 
