@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -22,6 +20,8 @@ if TYPE_CHECKING:
 
     from pytest_benchmark.fixture import BenchmarkFixture
 
+    from tokencache.testing.servers import RedisServer
+
 PROCESSES, THREADS, LOGIN, ROUNDS = 8, 16, 0.25, 5
 LIMIT = 1.3
 COMMANDS = 80
@@ -29,24 +29,10 @@ WORKER = Path(__file__).with_name("_stampede_worker.py")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Redis]:
-    """Start a Redis of our own."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("redis-server is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    arguments = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "Ready to accept connections" in line:
-            break
-    with Redis(port=port) as client:
+def store(server: RedisServer) -> Iterator[Redis]:
+    """Connect to the Redis of our own."""
+    with Redis(port=server.port) as client:
         yield client
-    process.terminate()
-    process.communicate(timeout=20)
 
 
 def stampede(way: str, store: Redis) -> tuple[list[float], int, int]:

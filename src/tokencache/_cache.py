@@ -15,7 +15,6 @@ from tokencache import _keys
 from tokencache._breaker import Breaker
 from tokencache._clock import steady_clock
 from tokencache._source import TokenSource
-from tokencache._world import World
 from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.policy import RefreshPolicy
 
@@ -171,6 +170,8 @@ class TokenCache:
 
     def _make(self, provider: TokenProvider, key: str | None, policy: RefreshPolicy) -> TokenSource:
         """Make a source, and load the engine now rather than while its first callers wait."""
+        from tokencache._world import World
+
         for module in ("_drivers", "_flights", "_flow"):
             import_module(f"tokencache.{module}")
         world = World(

@@ -6,13 +6,15 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tokencache._effects import Draw, Emit, Instants, Now, Unreachable
+from tokencache.events import BackendFailed, BackendRecovered, LeaseLost, ProviderWarning, observe
 from tokencache.ports import FetchContext
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tokencache._breaker import Breaker
-    from tokencache._effects import BackendEffect, Effect, Fetch, Unreachable
+    from tokencache._effects import BackendEffect, Effect, Fetch
     from tokencache.errors import BackendUnavailable
     from tokencache.events import Event, Observer
     from tokencache.ports import AsyncBackend, Backend, Clock, LeaseGrant, TokenProvider
@@ -38,8 +40,6 @@ class World:
 
     def simple(self, effect: Effect) -> object:
         """Perform an effect that needs neither backend nor provider nor time."""
-        from tokencache._effects import Draw, Emit, Instants, Now
-
         match effect:
             case Now():
                 return Instants(self.clock(), self.wall())
@@ -54,9 +54,6 @@ class World:
 
     def failed(self, effect: BackendEffect, error: BackendUnavailable) -> Unreachable:
         """Take note that the backend did not answer."""
-        from tokencache._effects import Unreachable
-        from tokencache.events import BackendFailed
-
         if self.breaker(effect).failed(error):
             operation = type(effect).__name__.lower()
             self.tell(BackendFailed(provider=self.provider.name, key=effect.key, operation=operation, error=str(error)))
@@ -68,19 +65,14 @@ class World:
         if effect.writes:
             ended = self.writes.answered() or ended
         if ended:
-            from tokencache.events import BackendRecovered
-
             self.tell(BackendRecovered(provider=self.provider.name, key=effect.key))
 
     def tell(self, event: Event) -> None:
         """Give an event to the observers."""
-        from tokencache.events import observe
-
         observe(self.observers, event)
 
     def context(self, effect: Fetch, key: str) -> FetchContext:
         """Return what the provider is told."""
-        from tokencache.events import ProviderWarning
 
         def warn(text: str) -> None:
             self.tell(ProviderWarning(provider=self.provider.name, key=key, message=text))
@@ -89,6 +81,4 @@ class World:
 
     def lost(self, lease: LeaseGrant) -> None:
         """Tell that a lease could not be prolonged."""
-        from tokencache.events import LeaseLost
-
         self.tell(LeaseLost(provider=self.provider.name, key=lease.key, fence=lease.fence))

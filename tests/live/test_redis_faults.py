@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 
 from tokencache import BackendUnavailable, Token, TokenCache
 from tokencache.backends.redis import from_url
@@ -15,8 +18,9 @@ from tokencache.events import BackendFailed, BackendRecovered
 from tokencache.ports import Granted
 from tokencache.testing.contract import BackendContract
 from tokencache.testing.fakes import FakeProvider, Recorder
-from tokencache.testing.servers import Proxy, RedisCluster, RedisSentinels, RedisServer
+from tokencache.testing.servers import Certificates, Proxy, RedisCluster, RedisSentinels, RedisServer
 from tokencache.url import BackendURL
+from tokencache_qpay.testing import FakeQPay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -265,3 +269,74 @@ def test_a_failover_during_a_fetch_is_bridged() -> None:
         assert other.token().value
         assert provider.calls <= 3
         backend.close()
+
+
+ASKING = """
+import sys, threading
+from tokencache import TokenCache
+from tokencache_qpay import QPayProvider
+
+source = TokenCache(sys.argv[2]).source(QPayProvider("TEST_MERCHANT", "123456", base_url=sys.argv[1]))
+source.key
+print("ready", flush=True)
+sys.stdin.readline()
+got = []
+crowd = [threading.Thread(target=lambda: got.append(source.token().value)) for _ in range(16)]
+for thread in crowd:
+    thread.start()
+for thread in crowd:
+    thread.join()
+print(len(got), *set(got), flush=True)
+"""
+
+
+@pytest.mark.parametrize("kind", [RedisCluster, RedisSentinels])
+def test_a_cold_fleet_logs_in_once(kind: type[RedisCluster | RedisSentinels]) -> None:
+    """INV-2: 8 processes of 16 threads make one login, on a cluster and behind Sentinel as on one server."""
+    with kind() as fleet, FakeQPay(latency=0.25) as qpay:
+        crowd = [
+            subprocess.Popen(
+                [sys.executable, "-c", ASKING, qpay.url, fleet.url],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(8)
+        ]
+        for process in crowd:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+        for process in crowd:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        rows = {process.communicate(timeout=PATIENCE)[0] for process in crowd}
+        assert len(rows) == 1
+        assert rows.pop().startswith("16 ")
+        assert qpay.logins == 1
+
+
+def test_tls_and_an_acl_user_are_enough(tmp_path: Path) -> None:
+    """A server with TLS and a user of few rights: one login, and a certificate of another authority is refused."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    paths = [tmp_path / name for name in ("ca.pem", "cert.pem", "key.pem")]
+    authority.cert_pem.write_to_path(str(paths[0]))
+    issued.cert_chain_pems[0].write_to_path(str(paths[1]))
+    issued.private_key_pem.write_to_path(str(paths[2]))
+    rights = "+get +pttl +set +del +pexpire +time +eval +evalsha +xadd +xread"
+    with RedisServer(tls=Certificates(*paths)) as server:
+        server.command("ACL", "SETUSER", "app", "on", ">pw", "~tokens:*", *rights.split())
+        url = f"rediss://app:pw@localhost:{server.port}/0"
+        provider = FakeProvider()
+        seen = Recorder()
+        for _ in range(2):
+            with TokenCache(f"{url}?ssl_ca_certs={paths[0]}", observers=[seen], namespace="tokens:") as cache:
+                source = cache.source(provider)
+                assert source.token().value == "fake-token-1"
+                assert source.invalidate(Token("other", expires_at=1, issued_at=0)) is False
+        assert not seen.of(BackendFailed)
+        with TokenCache(url, observers=[seen], namespace="tokens:") as cache:
+            assert cache.source(FakeProvider()).token()
+        (event,) = seen.of(BackendFailed)
+        assert "pw" not in event.error  # type: ignore[attr-defined]
