@@ -15,16 +15,17 @@ if TYPE_CHECKING:
     from tokencache._flow import Outcome
 
 _LOOK: Final = 0.25
-"""How often, in seconds, a waiter looks whether the event loop of a flight still runs."""
+"""How often, in seconds, a waiter looks whether a flight has anybody who runs it."""
 
 
 class Flight:
     """One run of the flow. It lands with an outcome or an error, or is vacated when whoever ran it died (INV-8)."""
 
-    __slots__ = ("_future", "loop", "lost_at")
+    __slots__ = ("_future", "loop", "lost_at", "started")
 
     def __init__(self, lost_at: float) -> None:
         self.lost_at = lost_at
+        self.started = False
         self.loop: asyncio.AbstractEventLoop | None = None
         self._future: Future[Outcome | None] = Future()
         self._future.set_running_or_notify_cancel()  # so that a cancelled waiter cannot cancel it for the others
@@ -32,7 +33,7 @@ class Flight:
     def join(self, timeout: float) -> Outcome | None:
         """Wait on this thread; ``None`` when it was vacated, stalled, or ``timeout`` passed."""
         try:
-            return self._future.result(min(timeout, _LOOK) if self.loop is not None else timeout)
+            return self._future.result(timeout if self.started and self.loop is None else min(timeout, _LOOK))
         except FutureTimeout:
             return None
         except TokenCacheError as error:
@@ -42,7 +43,8 @@ class Flight:
         """Wait on this event loop; ``None`` when it was vacated, stalled, or ``timeout`` passed."""
         import asyncio
 
-        limit = timeout if self.loop in {None, asyncio.get_running_loop()} else min(timeout, _LOOK)
+        trusted = self.started and self.loop in {None, asyncio.get_running_loop()}
+        limit = timeout if trusted else min(timeout, _LOOK)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(self._future), limit)
         except TimeoutError:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tokencache.token import Token
 
 _LONGEST: Final = 1e8
+_LAUNCH: Final = 2.0
+"""How long after boarding a flight may go without anybody who runs it: whoever was to may have been interrupted."""
 _GRACE: Final = 5.0
 """How long past its deadline a flight may hang before it is given up for lost and another may start."""
 
@@ -269,13 +271,14 @@ class TokenSource(LocalCopy):
                 if self._flights is None:
                     self._flights = Flights()
         now = self._clock()
-        return self._flights.board(now, now + self._policy.timeout + _GRACE)
+        return self._flights.board(now, now + _LAUNCH)
 
     def _fly(self, flight: Flight, reason: Reason) -> Outcome | None:
         """Run the flow on this thread and land the flight; vacate it if this thread is torn out of it."""
         from tokencache._drivers import run
         from tokencache._flow import obtain
 
+        self._took_off(flight)
         try:
             return self._landed(flight, run(obtain(self._job(reason)), self._world, self.key))
         except Exception as error:
@@ -289,6 +292,7 @@ class TokenSource(LocalCopy):
         from tokencache._drivers import arun
         from tokencache._flow import obtain
 
+        self._took_off(flight)
         try:
             await self._prepare()
             self._landed(flight, await arun(obtain(self._job(reason)), self._world, self.key))
@@ -296,6 +300,11 @@ class TokenSource(LocalCopy):
             self._crashed(flight, error)
         finally:
             self._vacate(flight)
+
+    def _took_off(self, flight: Flight) -> None:
+        """Give the flight its time, now that somebody runs it."""
+        flight.started = True
+        flight.lost_at = self._clock() + self._policy.timeout + _GRACE
 
     def _landed(self, flight: Flight, outcome: Outcome) -> Outcome:
         """Settle the outcome here first, then give it to everybody."""

@@ -891,3 +891,17 @@ def test_the_backend_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch,
     assert TokenCache()._backend.name == "redis"
     monkeypatch.setenv("TOKENCACHE_BACKEND", (tmp_path / "tokens").as_uri())
     assert TokenCache()._backend.name == "file"
+
+
+def test_a_caller_interrupted_before_its_flight_takes_off_strands_nobody(world: World) -> None:
+    """INV-8: between boarding and launching an interrupt leaves a flight that nobody runs; it is soon given up."""
+    stranded, leads = world.source._board()
+    assert leads
+    got: list[Token] = []
+    caller = threading.Thread(target=lambda: got.append(world.source.token()))
+    caller.start()
+    while not got:
+        world.clock.advance(0.5)
+        caller.join(0.01)
+    assert stranded.over
+    assert world.provider.calls == 1
