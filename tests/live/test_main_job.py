@@ -18,7 +18,7 @@ import pytest
 from tokencache import ProviderUnavailable, RefreshPolicy, Token, TokenCache, TokenSource
 from tokencache.integrations.httpx import TokenAuth
 from tokencache_qpay import QPayProvider
-from tokencache_qpay.testing import FakeQPay
+from tokencache_qpay.testing import FakeQPay, fleet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,31 +28,6 @@ pytestmark = pytest.mark.live
 
 PATIENCE = 30.0
 USER, PASSWORD = "TEST_MERCHANT", "123456"
-
-AGENT = """
-import sys, threading
-from tokencache import TokenCache
-from tokencache_qpay import QPayProvider
-
-url, folder, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
-source = TokenCache("file://" + folder).source(QPayProvider("TEST_MERCHANT", "123456", base_url=url))
-print("ready", flush=True)
-sys.stdin.readline()
-got, errors = [], []
-
-def ask():
-    try:
-        got.append(source.token().value)
-    except Exception as error:
-        errors.append(repr(error))
-
-crowd = [threading.Thread(target=ask) for _ in range(threads)]
-for thread in crowd:
-    thread.start()
-for thread in crowd:
-    thread.join()
-print(len(got), len(set(got)), hash(got[0]) if got else 0, *errors, flush=True)
-"""
 
 SERVER = """
 import sys
@@ -72,33 +47,6 @@ def qpay() -> Iterator[FakeQPay]:
         yield fake
 
 
-def start(qpay: FakeQPay, folder: Path, threads: int) -> subprocess.Popen[str]:
-    """Start a process that asks for the token when it is told to."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", AGENT, qpay.url, str(folder), str(threads)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONHASHSEED": "1"},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def go(processes: list[subprocess.Popen[str]]) -> None:
-    """Let all of them ask."""
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-
-
-def answers(processes: list[subprocess.Popen[str]]) -> list[list[str]]:
-    """Return what each of them got."""
-    return [process.communicate(timeout=PATIENCE)[0].split() for process in processes]
-
-
 def source_for(qpay: FakeQPay, backend: str = "memory://", **policy: float) -> TokenSource:
     """Return a source for the fake."""
     chosen = RefreshPolicy(**policy) if policy else None
@@ -107,9 +55,9 @@ def source_for(qpay: FakeQPay, backend: str = "memory://", **policy: float) -> T
 
 def test_eight_processes_of_sixteen_threads_log_in_once(qpay: FakeQPay, tmp_path: Path) -> None:
     """INV-2: a cold fleet of 128 callers on file:// makes one login, and all hold the same token."""
-    fleet = [start(qpay, tmp_path / "cache", 16) for _ in range(8)]
-    go(fleet)
-    rows = answers(fleet)
+    crowd = [fleet.start(qpay, (tmp_path / "cache").as_uri(), 16) for _ in range(8)]
+    fleet.go(crowd)
+    rows = fleet.answers(crowd)
     assert [row[:2] for row in rows] == [["16", "1"]] * 8, rows
     assert len({row[2] for row in rows}) == 1
     assert qpay.logins == 1
@@ -119,15 +67,15 @@ def test_a_holder_killed_in_mid_fetch_costs_one_more_login(qpay: FakeQPay, tmp_p
     """INV-2, INV-8: the others notice at once and make one more login, not one each."""
     folder = tmp_path / "cache"
     with qpay.hold():
-        holder = start(qpay, folder, 1)
-        go([holder])
+        holder = fleet.start(qpay, folder.as_uri(), 1)
+        fleet.go([holder])
         qpay.wait_for_logins(1)
-        fleet = [start(qpay, folder, 16) for _ in range(3)]
-        go(fleet)
+        crowd = [fleet.start(qpay, folder.as_uri(), 16) for _ in range(3)]
+        fleet.go(crowd)
         holder.send_signal(signal.SIGKILL)
         holder.communicate(timeout=PATIENCE)
         qpay.wait_for_logins(2)
-    rows = answers(fleet)
+    rows = fleet.answers(crowd)
     assert [row[:2] for row in rows] == [["16", "1"]] * 3, rows
     assert qpay.logins == 2
 

@@ -25,7 +25,7 @@ from tokencache.errors import BackendUnavailable
 from tokencache.ports import Held
 from tokencache.testing.probes import HOSTILE_KEYS, KEY, cooldown, found, granted, held, record
 from tokencache.testing.servers import MemcachedServer, require
-from tokencache_qpay.testing import FakeQPay
+from tokencache_qpay.testing import FakeQPay, fleet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -724,33 +724,6 @@ def test_two_that_commit_at_once_leave_the_newer_record(
 # --- the fleet
 
 
-AGENT = """
-import sys, threading
-from tokencache import TokenCache
-from tokencache.backends import memcached
-from tokencache_qpay import QPayProvider
-
-url, backend, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
-source = TokenCache(backend).source(QPayProvider("TEST_MERCHANT", "123456", base_url=url))
-print("ready", flush=True)
-sys.stdin.readline()
-got, errors = [], []
-
-def ask():
-    try:
-        got.append(source.token().value)
-    except Exception as error:
-        errors.append(repr(error))
-
-crowd = [threading.Thread(target=ask) for _ in range(threads)]
-for thread in crowd:
-    thread.start()
-for thread in crowd:
-    thread.join()
-print(len(got), len(set(got)), hash(got[0]) if got else 0, *errors, flush=True)
-"""
-
-
 @pytest.fixture
 def qpay() -> Iterator[FakeQPay]:
     """Start a QPay whose logins take a quarter of a second."""
@@ -758,38 +731,11 @@ def qpay() -> Iterator[FakeQPay]:
         yield fake
 
 
-def start(qpay: FakeQPay, server: MemcachedServer, threads: int) -> subprocess.Popen[str]:
-    """Start a process that asks for the token when it is told to."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", AGENT, qpay.url, server.url, str(threads)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONHASHSEED": "1"},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def go(processes: list[subprocess.Popen[str]]) -> None:
-    """Let all of them ask."""
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-
-
-def answers(processes: list[subprocess.Popen[str]]) -> list[list[str]]:
-    """Return what each of them got."""
-    return [process.communicate(timeout=PATIENCE)[0].split() for process in processes]
-
-
 def test_eight_processes_of_sixteen_threads_log_in_once(qpay: FakeQPay, server: MemcachedServer) -> None:
     """INV-2: a cold fleet of 128 callers makes one login, and all hold the same token."""
-    fleet = [start(qpay, server, 16) for _ in range(8)]
-    go(fleet)
-    rows = answers(fleet)
+    crowd = [fleet.start(qpay, server.url, 16) for _ in range(8)]
+    fleet.go(crowd)
+    rows = fleet.answers(crowd)
     assert [row[:2] for row in rows] == [["16", "1"]] * 8, rows
     assert len({row[2] for row in rows}) == 1
     assert qpay.logins == 1
@@ -798,15 +744,15 @@ def test_eight_processes_of_sixteen_threads_log_in_once(qpay: FakeQPay, server: 
 def test_a_holder_killed_in_mid_fetch_costs_one_more_login(qpay: FakeQPay, server: MemcachedServer) -> None:
     """INV-2, INV-8: when the short lease has ended the others make one more login, not one each."""
     with qpay.hold():
-        holder = start(qpay, server, 1)
-        go([holder])
+        holder = fleet.start(qpay, server.url, 1)
+        fleet.go([holder])
         qpay.wait_for_logins(1)
-        fleet = [start(qpay, server, 8) for _ in range(3)]
-        go(fleet)
+        crowd = [fleet.start(qpay, server.url, 8) for _ in range(3)]
+        fleet.go(crowd)
         holder.send_signal(signal.SIGKILL)
         holder.communicate(timeout=PATIENCE)
         qpay.wait_for_logins(2)
-    rows = answers(fleet)
+    rows = fleet.answers(crowd)
     assert [row[:2] for row in rows] == [["8", "1"]] * 3, rows
     assert qpay.logins == 2
 
@@ -817,15 +763,15 @@ def test_a_server_that_loses_all_in_mid_fetch_costs_one_more_login(
 ) -> None:
     """INV-2, INV-5: a restart or a flush during the fetch: at most one extra call, and no error to anybody."""
     with qpay.hold():
-        fleet = [start(qpay, fragile, 4) for _ in range(3)]
-        go(fleet)
+        crowd = [fleet.start(qpay, fragile.url, 4) for _ in range(3)]
+        fleet.go(crowd)
         qpay.wait_for_logins(1)
         if loss == "restart":
             fragile.restart()
         else:
             assert fragile.command("flush_all") == ["OK"]
         qpay.wait_for_logins(2)
-    rows = answers(fleet)
+    rows = fleet.answers(crowd)
     assert [row[:2] for row in rows] == [["4", "1"]] * 3, rows
     assert qpay.logins == 2
 
@@ -859,12 +805,12 @@ def test_tokens_of_a_second_a_day_and_a_month_are_shared(server: MemcachedServer
 def test_without_its_server_a_process_fetches_for_itself(qpay: FakeQPay, fragile: MemcachedServer) -> None:
     """INV-5: a server that is down delays nobody's token; when it is back the token is shared again."""
     fragile.kill()
-    fleet = [start(qpay, fragile, 4)]
-    go(fleet)
-    ((got, distinct, *_),) = answers(fleet)
+    crowd = [fleet.start(qpay, fragile.url, 4)]
+    fleet.go(crowd)
+    ((got, distinct, *_),) = fleet.answers(crowd)
     assert (got, distinct, qpay.logins) == ("4", "1", 1)
     fragile.restart()
-    fleet = [start(qpay, fragile, 4) for _ in range(2)]
-    go(fleet)
-    assert [row[:2] for row in answers(fleet)] == [["4", "1"]] * 2
+    crowd = [fleet.start(qpay, fragile.url, 4) for _ in range(2)]
+    fleet.go(crowd)
+    assert [row[:2] for row in fleet.answers(crowd)] == [["4", "1"]] * 2
     assert qpay.logins == 2

@@ -23,7 +23,7 @@ from tokencache.ports import Found, Granted, Held
 from tokencache.testing.fakes import FakeProvider, Recorder
 from tokencache.url import BackendURL
 from tokencache_qpay import QPayProvider
-from tokencache_qpay.testing import FakeQPay
+from tokencache_qpay.testing import FakeQPay, fleet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,32 +33,6 @@ pytestmark = pytest.mark.live
 PATIENCE = 30.0
 KEY = "qpay:access_token"
 USER, PASSWORD = "TEST_MERCHANT", "123456"
-
-AGENT = """
-import sys, threading
-from tokencache import TokenCache
-from tokencache_qpay import QPayProvider
-
-provider = QPayProvider("TEST_MERCHANT", "123456", base_url=sys.argv[1], key="qpay:access_token")
-source = TokenCache(sys.argv[2]).source(provider)
-source.key
-print("ready", flush=True)
-sys.stdin.readline()
-got, errors = [], []
-
-def ask():
-    try:
-        got.append(source.token().value)
-    except Exception as error:
-        errors.append(repr(error))
-
-crowd = [threading.Thread(target=ask) for _ in range(int(sys.argv[3]))]
-for thread in crowd:
-    thread.start()
-for thread in crowd:
-    thread.join()
-print(len(got), len(set(got)), hash(got[0]) if got else 0, *errors, flush=True)
-"""
 
 INTERRUPTED = """
 import random, signal, sys
@@ -117,39 +91,12 @@ def source_of(backend: RedisBackend, qpay: FakeQPay, *observers: Recorder, secre
     return TokenCache(backend, observers=observers).source(provider)
 
 
-def start(qpay: FakeQPay, url: str, threads: int) -> subprocess.Popen[str]:
-    """Start a process that asks when it is told to."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", AGENT, qpay.url, url, str(threads)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONHASHSEED": "1"},
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
-def go(*processes: subprocess.Popen[str]) -> None:
-    """Let them ask."""
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
-
-
-def answers(processes: list[subprocess.Popen[str]]) -> list[list[str]]:
-    """Return what each of them got."""
-    return [process.communicate(timeout=PATIENCE)[0].split() for process in processes]
-
-
 def test_a_cold_fleet_logs_in_once_in_few_commands(qpay: FakeQPay, redis_url: str, store: Redis) -> None:
     """INV-2: 8 processes of 16 threads make one login, and all their commands are at most 80."""
-    fleet = [start(qpay, redis_url, 16) for _ in range(8)]
+    crowd = [fleet.start(qpay, redis_url, 16, key=KEY) for _ in range(8)]
     store.config_resetstat()
-    go(*fleet)
-    rows = answers(fleet)
+    fleet.go(crowd)
+    rows = fleet.answers(crowd)
     calls = sum(row["calls"] for row in store.info("commandstats").values()) - 1  # without the reset itself
     assert [row[:2] for row in rows] == [["16", "1"]] * 8, rows
     assert len({row[2] for row in rows}) == 1
@@ -160,16 +107,16 @@ def test_a_cold_fleet_logs_in_once_in_few_commands(qpay: FakeQPay, redis_url: st
 def test_a_killed_holder_costs_one_more_login(qpay: FakeQPay, redis_url: str, store: Redis) -> None:
     """INV-2, INV-8: its lease ends by itself; one of the others logs in, not each."""
     with qpay.hold():
-        holder = start(qpay, redis_url, 1)
-        go(holder)
+        holder = fleet.start(qpay, redis_url, 1, key=KEY)
+        fleet.go([holder])
         qpay.wait_for_logins(1)
-        fleet = [start(qpay, redis_url, 16) for _ in range(3)]
-        go(*fleet)
+        crowd = [fleet.start(qpay, redis_url, 16, key=KEY) for _ in range(3)]
+        fleet.go(crowd)
         holder.send_signal(signal.SIGKILL)
         holder.communicate(timeout=PATIENCE)
         assert 0 < store.pttl(f"{KEY}:lock") <= 3000
         qpay.wait_for_logins(2)
-    rows = answers(fleet)
+    rows = fleet.answers(crowd)
     assert [row[:2] for row in rows] == [["16", "1"]] * 3, rows
     assert qpay.logins == 2
 
@@ -179,8 +126,8 @@ def test_a_stopped_holders_late_commit_is_refused(
 ) -> None:
     """INV-3: a holder that was stopped past its lease comes back too late: everybody keeps the newer token."""
     with qpay.hold():
-        holder = start(qpay, redis_url, 1)
-        go(holder)
+        holder = fleet.start(qpay, redis_url, 1, key=KEY)
+        fleet.go([holder])
         qpay.wait_for_logins(1)
         holder.send_signal(signal.SIGSTOP)
         got: list[Token] = []
@@ -191,7 +138,7 @@ def test_a_stopped_holders_late_commit_is_refused(
     thread.join(PATIENCE)
     before = json.loads(store.get(KEY))
     holder.send_signal(signal.SIGCONT)
-    ((count, _, hashed, *errors),) = answers([holder])
+    ((count, _, hashed, *errors),) = fleet.answers([holder])
     assert (count, errors) == ("1", [])
     assert json.loads(store.get(KEY)) == before
     assert before["accessToken"] == got[0].value
@@ -202,20 +149,20 @@ def test_a_stopped_holders_late_commit_is_refused(
 
 def test_a_slow_login_keeps_its_lease(qpay: FakeQPay, backend: RedisBackend, redis_url: str, store: Redis) -> None:
     """INV-2: a login of 8 s under the default lease of 3 s is one login; whoever waits waits on."""
-    waiter = start(qpay, redis_url, 4)
+    waiter = fleet.start(qpay, redis_url, 4, key=KEY)
     source = source_of(backend, qpay)
     got: list[Token] = []
     with qpay.hold():
         thread = threading.Thread(target=lambda: got.append(source.token()))
         thread.start()
         qpay.wait_for_logins(1)
-        go(waiter)
+        fleet.go([waiter])
         began = store.time()[0]
         while store.time()[0] - began < 9:
             assert store.get(f"{KEY}:lock") is not None
             time.sleep(0.05)  # the store's clock is what is waited for
     thread.join(PATIENCE)
-    assert answers([waiter])[0][:2] == ["4", "1"]
+    assert fleet.answers([waiter])[0][:2] == ["4", "1"]
     assert qpay.logins == 1
 
 

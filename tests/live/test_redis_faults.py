@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -20,7 +18,7 @@ from tokencache.testing.contract import BackendContract
 from tokencache.testing.fakes import FakeProvider, Recorder
 from tokencache.testing.servers import Certificates, Proxy, RedisCluster, RedisSentinels, RedisServer
 from tokencache.url import BackendURL
-from tokencache_qpay.testing import FakeQPay
+from tokencache_qpay.testing import FakeQPay, fleet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -247,8 +245,8 @@ def test_a_cluster_node_that_restarts_is_bridged(cluster: RedisCluster) -> None:
 
 def test_a_failover_during_a_fetch_is_bridged() -> None:
     """INV-3, INV-4: Sentinel promotes a replica in mid-fetch: at most one more call per lost lease, and no error."""
-    with RedisSentinels() as fleet:
-        backend = from_url(BackendURL.parse(fleet.url))
+    with RedisSentinels() as servers:
+        backend = from_url(BackendURL.parse(servers.url))
         provider = FakeProvider()
         source = TokenCache(backend).source(provider, key="k")
         first = source.token()
@@ -258,61 +256,28 @@ def test_a_failover_during_a_fetch_is_bridged() -> None:
         thread = threading.Thread(target=lambda: got.append(source.renew()))
         thread.start()
         assert provider.started.wait(PATIENCE)
-        fleet.failover()
+        servers.failover()
         assert source.token() == first
         provider.gate.set()
         thread.join(PATIENCE)
         assert len(got) == 1
         assert got[0] != first
         assert provider.calls == 2
-        other = TokenCache(from_url(BackendURL.parse(fleet.url))).source(provider, key="k")
+        other = TokenCache(from_url(BackendURL.parse(servers.url))).source(provider, key="k")
         assert other.token().value
         assert provider.calls <= 3
         backend.close()
 
 
-ASKING = """
-import sys, threading
-from tokencache import TokenCache
-from tokencache_qpay import QPayProvider
-
-source = TokenCache(sys.argv[2]).source(QPayProvider("TEST_MERCHANT", "123456", base_url=sys.argv[1]))
-source.key
-print("ready", flush=True)
-sys.stdin.readline()
-got = []
-crowd = [threading.Thread(target=lambda: got.append(source.token().value)) for _ in range(16)]
-for thread in crowd:
-    thread.start()
-for thread in crowd:
-    thread.join()
-print(len(got), *set(got), flush=True)
-"""
-
-
 @pytest.mark.parametrize("kind", [RedisCluster, RedisSentinels])
 def test_a_cold_fleet_logs_in_once(kind: type[RedisCluster | RedisSentinels]) -> None:
     """INV-2: 8 processes of 16 threads make one login, on a cluster and behind Sentinel as on one server."""
-    with kind() as fleet, FakeQPay(latency=0.25) as qpay:
-        crowd = [
-            subprocess.Popen(
-                [sys.executable, "-c", ASKING, qpay.url, fleet.url],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for _ in range(8)
-        ]
-        for process in crowd:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-        for process in crowd:
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
-        rows = {process.communicate(timeout=PATIENCE)[0] for process in crowd}
-        assert len(rows) == 1
-        assert rows.pop().startswith("16 ")
+    with kind() as servers, FakeQPay(latency=0.25) as qpay:
+        crowd = [fleet.start(qpay, servers.url, 16) for _ in range(8)]
+        fleet.go(crowd)
+        rows = fleet.answers(crowd)
+        assert [row[:2] for row in rows] == [["16", "1"]] * 8, rows
+        assert len({row[2] for row in rows}) == 1
         assert qpay.logins == 1
 
 
