@@ -23,10 +23,10 @@ DEMO_STAMP := $(VENV)/.installed-demo$(addprefix -,$(CLIENT))
 TEST_STAMP := $(VENV)/.installed-test
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo test test-all lint typecheck format bench clean servers
+.PHONY: help demo test test-all lint typecheck format bench reliability clean servers
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(DEMO_STAMP) ## See it work: fetch, share, renew, heal. No server, no credentials. BACKEND=URL for another backend.
 	@$(BIN)/tokencache demo $(if $(BACKEND),--backend "$(BACKEND)") $(ARGS)
@@ -55,6 +55,9 @@ format: $(DEV_STAMP) ## Put the form right.
 
 bench: $(TEST_STAMP) ## Measure: cached get beside the bare limit.
 	@$(BIN)/python -m pytest benchmarks --benchmark-only -p no:randomly $(ARGS)
+
+reliability: $(TEST_STAMP) servers ## Run the fault matrix and write docs/reliability.md.
+	@$(BIN)/python -m pytest tests/faults --reliability $(ARGS)
 
 clean: ## Remove everything that was made here, .venv too.
 	@rm -rf $(VENV) .nox dist build htmlcov .coverage .coverage.* coverage.xml

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--reliability`: the fault matrix writes docs/reliability.md instead of being held against it."""
+    parser.addoption("--reliability", action="store_true", help="write docs/reliability.md from the fault matrix")
+
+
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """The URL of a Redis of our own; skipped where there is none, unless CI promises one."""
