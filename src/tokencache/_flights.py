@@ -11,6 +11,7 @@ from tokencache.errors import TokenCacheError
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from tokencache._flow import Outcome
 
@@ -33,7 +34,7 @@ class Flight:
     def join(self, timeout: float) -> Outcome | None:
         """Wait on this thread; ``None`` when it was vacated, stalled, or ``timeout`` passed."""
         try:
-            return self._future.result(timeout if self.started and self.loop is None else min(timeout, _LOOK))
+            return self._future.result(self.patience(timeout))
         except FutureTimeout:
             return None
         except TokenCacheError as error:
@@ -43,14 +44,22 @@ class Flight:
         """Wait on this event loop; ``None`` when it was vacated, stalled, or ``timeout`` passed."""
         import asyncio
 
-        trusted = self.started and self.loop in {None, asyncio.get_running_loop()}
-        limit = timeout if trusted else min(timeout, _LOOK)
+        limit = self.patience(timeout, asyncio.get_running_loop())
         try:
             return await asyncio.wait_for(asyncio.wrap_future(self._future), limit)
         except TimeoutError:
             return None
         except TokenCacheError as error:
             raise error.replica() from error.__cause__
+
+    def patience(self, timeout: float, mine: asyncio.AbstractEventLoop | None = None) -> float:
+        """Return how long to wait at once: to the end only for a flight that runs, on a thread or on ``mine``."""
+        trusted = self.started and (self.loop is None or self.loop is mine)
+        return timeout if trusted else min(timeout, _LOOK)
+
+    def when_over(self, call: Callable[[], None]) -> None:
+        """Call back, once, when it has landed or was vacated."""
+        self._future.add_done_callback(lambda _: call())
 
     @property
     def stalled(self) -> bool:

@@ -157,7 +157,7 @@ def obtain(job: Job) -> Flow[Outcome]:
         if isinstance(stored, Unreachable):
             return (yield from _alone(job))
         if stored is not None:
-            copy = yield from _read(job, stored)
+            copy = yield from _read(job, stored, at)
             if copy is not None and (yield from _acceptable(job, copy)):
                 return (yield from _take(job, copy))
             seen = stored.data
@@ -191,7 +191,7 @@ def _lease(job: Job, seen: bytes | None) -> Flow[Outcome]:
             case Unreachable():
                 return (yield from _alone(job))
             case Found(stored=stored):
-                copy = yield from _read(job, stored)
+                copy = yield from _read(job, stored, at)
                 if copy is not None and (yield from _acceptable(job, copy)):
                     return (yield from _take(job, copy))
                 # Not for us, or at its end: say that we know it, and the lease is next.
@@ -203,7 +203,7 @@ def _lease(job: Job, seen: bytes | None) -> Flow[Outcome]:
                 pause = min(max(remaining, SHORTEST_WAIT), max(job.deadline - at.clock, 0.0))
                 woken = yield from wait(job.key, seen, pause)
                 if isinstance(woken, Stored):
-                    copy = yield from _read(job, woken)
+                    copy = yield from _read(job, woken, (yield from now()))
                     if copy is not None and (yield from _acceptable(job, copy)):
                         return (yield from _take(job, copy))
             case Granted(lease=grant):
@@ -287,10 +287,11 @@ def _commit(job: Job, grant: LeaseGrant, copy: Copy, at: Instants, took: float |
 
 def _newer(job: Job) -> Flow[Copy | None]:
     """Return the record that refused ours, if it is usable."""
+    before = yield from now()
     stored = yield from load(job.key)
     if stored is None or isinstance(stored, Unreachable):
         return None
-    copy = yield from _read(job, stored)
+    copy = yield from _read(job, stored, before)
     if copy is None or copy.token.value in job.refused:
         return None
     at = yield from now()
@@ -429,9 +430,11 @@ def read(job: Job, stored: Stored, at: Instants) -> Copy:
     )
 
 
-def _read(job: Job, stored: Stored) -> Flow[Copy | None]:
-    """Decode a record into a copy; tell of one that cannot be used, and go on as if it were missing."""
-    at = yield from now()
+def _read(job: Job, stored: Stored, at: Instants) -> Flow[Copy | None]:
+    """Decode a record into a copy; tell of one that cannot be used, and go on as if it were missing.
+
+    ``at`` is from before the record was asked for, so that a slow answer makes the countdown end early, not late (INV-1).
+    """
     try:
         return read(job, stored, at)
     except _record.UnreadableRecord as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from tokencache import _keys
 from tokencache._local import LocalCopy
@@ -13,8 +13,8 @@ from tokencache.errors import ConfigurationError, DeadlineExceeded, TokenCacheEr
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine, Generator
-    from typing import Any
 
+    from tokencache._effects import Flow
     from tokencache._flights import Flight, Flights
     from tokencache._flow import Job, Outcome
     from tokencache._world import World
@@ -30,15 +30,22 @@ _GRACE: Final = 5.0
 """How long past its deadline a flight may hang before it is given up for lost and another may start."""
 
 
-class _Ride(NamedTuple):
-    """A step of :meth:`TokenSource._acquire`: lead or join a flight, until ``deadline``."""
+class Ride(NamedTuple):
+    """A step of a call: lead a flight, for ``reason``, or join it, until ``deadline``; the reply is its outcome."""
 
     flight: Flight
     reason: Reason | None
     deadline: float
 
 
-_Acquire: TypeAlias = "Generator[_Ride, Outcome | None, Token]"
+class Errand(NamedTuple):
+    """A step of a call: run a flow beside the flights; the reply is its result."""
+
+    start: Callable[[], Flow[Any]]
+
+
+T = TypeVar("T")
+Steps: TypeAlias = "Generator[Ride | Errand, Any, T]"
 
 
 class TokenSource(LocalCopy):
@@ -73,13 +80,15 @@ class TokenSource(LocalCopy):
         """
         if self._clock() < self._until:
             return self._token
-        return self._attend(self._launch_thread) or self._drive(self._acquire(self._deadline(timeout)))
+        token = self._attend(self._launch_thread)
+        return token if token is not None else self._drive(self._acquire(self._deadline(timeout)))
 
     async def atoken(self, timeout: float | None = None) -> Token:  # noqa: ASYNC109  (waiters come and go, the flight stays)
         """Return a usable token, from an event loop; otherwise as :meth:`token`."""
         if self._clock() < self._until:
             return self._token
-        return self._attend(self._launch_task) or await self._adrive(self._acquire(self._deadline(timeout)))
+        token = self._attend(self._launch_task)
+        return token if token is not None else await self._adrive(self._acquire(self._deadline(timeout)))
 
     def renew(self, timeout: float | None = None) -> Token:
         """Return a newer token than the current one; still one fetch for the fleet.
@@ -97,22 +106,11 @@ class TokenSource(LocalCopy):
 
         Nothing happens to another token, so it is safe to report late (compare-and-discard).
         """
-        from tokencache._drivers import run
-        from tokencache._flow import drop
-
-        here = self._refuse(token)
-        stored = run(drop(self._job("rejected"), token.value), self._world, self.key)
-        return self._told(here, stored)
+        return self._drive(self._drop(token))
 
     async def ainvalidate(self, token: Token) -> bool:
         """Drop ``token`` if it is still kept, from an event loop; otherwise as :meth:`invalidate`."""
-        from tokencache._drivers import arun
-        from tokencache._flow import drop
-
-        here = self._refuse(token)
-        await self._prepare()
-        stored = await arun(drop(self._job("rejected"), token.value), self._world, self.key)
-        return self._told(here, stored)
+        return await self._adrive(self._drop(token))
 
     def replace(self, token: Token) -> Token | None:
         """Return another token after a resource server refused ``token`` with a 401, or ``None``: then the 401 stands.
@@ -120,42 +118,19 @@ class TokenSource(LocalCopy):
         One renewal serves all who report the same token (INV-6). ``None`` comes when ``token`` itself has just
         replaced a refused one, or when the provider has no other: replacing again would be a loop.
         """
-        if self._settling(token):
-            return None
-        if self._value() == token.value:
-            self.invalidate(token)
-        try:
-            other = self._drive(self._acquire(self._deadline(None), "rejected", token.value))
-        except TokenCacheError:
-            return None
-        return other if other.value != token.value else None
+        return self._drive(self._replace(token))
 
     async def areplace(self, token: Token) -> Token | None:
         """Return another token after a 401, from an event loop; otherwise as :meth:`replace`."""
-        if self._settling(token):
-            return None
-        if self._value() == token.value:
-            await self.ainvalidate(token)
-        try:
-            other = await self._adrive(self._acquire(self._deadline(None), "rejected", token.value))
-        except TokenCacheError:
-            return None
-        return other if other.value != token.value else None
+        return await self._adrive(self._replace(token))
 
     def status(self) -> Status:
         """Return what is known of the token, the lease, the cooldown and the backend, without secrets."""
-        from tokencache import status
-        from tokencache._drivers import run
-
-        return run(status.report(self._job("cold"), self._copy, self._until, self._world), self._world, self.key)
+        return self._drive(self._report())
 
     async def astatus(self) -> Status:
         """Return the status, from an event loop; otherwise as :meth:`status`."""
-        from tokencache import status
-        from tokencache._drivers import arun
-
-        await self._prepare()
-        return await arun(status.report(self._job("cold"), self._copy, self._until, self._world), self._world, self.key)
+        return await self._adrive(self._report())
 
     @property
     def provider(self) -> str:
@@ -180,7 +155,7 @@ class TokenSource(LocalCopy):
 
     # --- the way to a token, once for threads and loops ---------------------------------------------------------
 
-    def _acquire(self, deadline: float, reason: Reason | None = None, unlike: str | None = None) -> _Acquire:
+    def _acquire(self, deadline: float, reason: Reason | None = None, unlike: str | None = None) -> Steps[Token]:
         """Ride flights until there is a usable token, another one than ``unlike`` if that is named."""
         from tokencache._flow import Failed, Kept
 
@@ -200,7 +175,7 @@ class TokenSource(LocalCopy):
             if leads and copy is not None and copy.token.value != unlike:
                 self._vacate(flight)  # another flight landed just before this one was boarded
                 return copy.token
-            outcome = yield _Ride(flight, (reason or "cold") if leads else None, deadline)
+            outcome: Outcome | None = yield Ride(flight, (reason or "cold") if leads else None, deadline)
             copy = self._usable(self._clock())
             match outcome:
                 case Kept() if copy is not None:
@@ -212,31 +187,75 @@ class TokenSource(LocalCopy):
                 case _:
                     continue
 
-    def _drive(self, steps: _Acquire) -> Token:
-        """Take the steps on this thread; a flight has a thread of its own, so a caller can leave at its deadline."""
-        outcome: Outcome | None = None
-        try:
-            while True:
-                ride = steps.send(outcome)
-                if ride.reason is not None:
-                    self._launch_thread(ride.flight, ride.reason)
-                outcome = ride.flight.join(max(0.0, ride.deadline - self._clock()))
-        except StopIteration as end:
-            token: Token = end.value
-            return token
+    def _drop(self, token: Token) -> Steps[bool]:
+        """Forget ``token``, here and in the backend."""
+        here = self._refuse(token)
+        from tokencache._flow import drop
 
-    async def _adrive(self, steps: _Acquire) -> Token:
-        """Take the steps on this event loop. The flight is a task of its own: a cancelled caller leaves it be."""
-        outcome: Outcome | None = None
+        stored: bool = yield Errand(lambda: drop(self._job("rejected"), token.value))
+        if here or stored:
+            from tokencache.events import TokenInvalidated, observe
+
+            observe(self._world.observers, TokenInvalidated(provider=self.provider, key=self.key, stored=stored))
+        return here or stored
+
+    def _replace(self, token: Token) -> Steps[Token | None]:
+        """Get another token than the refused ``token`` (INV-6)."""
+        if self._settling(token):
+            return None
+        if self._value() == token.value:
+            yield from self._drop(token)
+        try:
+            other = yield from self._acquire(self._deadline(None), "rejected", token.value)
+        except TokenCacheError:
+            return None
+        return other if other.value != token.value else None
+
+    def _report(self) -> Steps[Status]:
+        """Look at everything and change nothing."""
+        from tokencache import status
+
+        report: Status = yield Errand(
+            lambda: status.report(self._job("cold"), self._copy, self._until, self._world),
+        )
+        return report
+
+    def _drive(self, steps: Steps[T]) -> T:
+        """Take the steps on this thread; a flight has a thread of its own, so a caller can leave at its deadline."""
+        reply: object = None
         try:
             while True:
-                ride = steps.send(outcome)
-                if ride.reason is not None:
-                    self._launch_task(ride.flight, ride.reason)
-                outcome = await ride.flight.ajoin(max(0.0, ride.deadline - self._clock()))
+                step = steps.send(reply)
+                if isinstance(step, Errand):
+                    from tokencache._drivers import run
+
+                    reply = run(step.start(), self._world, self.key)
+                    continue
+                if step.reason is not None:
+                    self._launch_thread(step.flight, step.reason)
+                reply = step.flight.join(max(0.0, step.deadline - self._clock()))
         except StopIteration as end:
-            token: Token = end.value
-            return token
+            result: T = end.value
+            return result
+
+    async def _adrive(self, steps: Steps[T]) -> T:
+        """Take the steps on this event loop. The flight is a task of its own: a cancelled caller leaves it be."""
+        reply: object = None
+        try:
+            while True:
+                step = steps.send(reply)
+                if isinstance(step, Errand):
+                    from tokencache._drivers import arun
+
+                    await self._prepare()
+                    reply = await arun(step.start(), self._world, self.key)
+                    continue
+                if step.reason is not None:
+                    self._launch_task(step.flight, step.reason)
+                reply = await step.flight.ajoin(max(0.0, step.deadline - self._clock()))
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
     def _attend(self, launch: Callable[[Flight, Reason], None]) -> Token | None:
         """Return the current token if it is usable, starting its renewal when that is due and nobody has."""
@@ -386,14 +405,6 @@ class TokenSource(LocalCopy):
         task.add_done_callback(ended)
 
     # --- orders -----------------------------------------------------------------------------------------
-
-    def _told(self, here: bool, stored: bool) -> bool:
-        """Tell the observers of a token that was dropped."""
-        if here or stored:
-            from tokencache.events import TokenInvalidated, observe
-
-            observe(self._world.observers, TokenInvalidated(provider=self.provider, key=self.key, stored=stored))
-        return here or stored
 
     def _deadline(self, timeout: float | None) -> float:
         """Return the absolute end of a call that may take ``timeout`` seconds."""
