@@ -433,7 +433,7 @@ def read(job: Job, stored: Stored, at: Instants) -> Copy:
 def _read(job: Job, stored: Stored, at: Instants) -> Flow[Copy | None]:
     """Decode a record into a copy; tell of one that cannot be used, and go on as if it were missing.
 
-    ``at`` is from before the record was asked for, so that a slow answer makes the countdown end early, not late (INV-1).
+    ``at`` is from before the record was asked for, so that a slow answer ends the countdown early, not late (INV-1).
     """
     try:
         return read(job, stored, at)
