@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tokencache._cache import _open
+from tokencache._record import fence_of
+from tokencache.testing.servers import MemcachedServer, RedisServer
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tokencache.ports import Backend
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
 HEAD = "| # | fault | backend | what callers saw | provider calls | healed after | test |"
@@ -108,6 +116,89 @@ def outcome(request: pytest.FixtureRequest) -> Iterator[Outcome]:
         return
     known = DOCUMENT.read_text(encoding="utf-8") if DOCUMENT.exists() else ""
     assert seen.line in known, f"docs/reliability.md does not say this; `make reliability` writes it:\n{seen.line}"
+
+
+@dataclass
+class Store:
+    """An empty store of one kind: `memory`, `file`, `redis` or `memcached`; ``open`` gives backends on it."""
+
+    kind: str
+    url: str
+    _opened: list[Backend] = field(default_factory=list)
+
+    def open(self) -> Backend:
+        """Return a backend of its own, as another process has it; in memory there is only one."""
+        if self.kind != "memory" or not self._opened:
+            self._opened.append(_open(self.url))
+        return self._opened[-1]
+
+    def fence(self, key: str) -> int:
+        """Return the fence of the stored record, 0 where there is none."""
+        stored = self.open().load(key)
+        return 0 if stored is None else fence_of(stored.data) or 0
+
+    def close(self) -> None:
+        """Close what was opened."""
+        while self._opened:
+            self._opened.pop().close()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis that every test finds empty and leaves running."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def memcached_server() -> Iterator[MemcachedServer]:
+    """A memcached that every test finds empty and leaves running."""
+    with MemcachedServer() as server:
+        yield server
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest, outcome: Outcome, tmp_path: Path) -> Iterator[Store]:
+    """An empty store of the kind that the test is parametrized with: `parametrize("store", […], indirect=True)`."""
+    outcome.backend = kind = request.param
+    match kind:
+        case "redis":
+            server: RedisServer = request.getfixturevalue("redis_server")
+            server.command("FLUSHALL")
+            store = Store(kind, server.url)
+        case "memcached":
+            cache: MemcachedServer = request.getfixturevalue("memcached_server")
+            cache.command("flush_all")
+            store = Store(kind, cache.url)
+        case _:
+            store = Store(kind, "memory://" if kind == "memory" else (tmp_path / "tokens").as_uri())
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def tidy() -> Iterator[None]:
+    """Nothing is left behind: when the test is over, so are its threads, but the heartbeat, and its sockets."""
+    gc.collect()
+    threads, sockets = set(threading.enumerate()), _sockets()
+    yield
+    patience = time.monotonic() + 30
+    while True:
+        left = [each for each in threading.enumerate() if each not in threads and each.name != "tokencache-heartbeat"]
+        if not left and _sockets() <= sockets:
+            return
+        assert time.monotonic() < patience, f"left behind: {left}, {_sockets() - sockets} sockets"
+        gc.collect()
+        time.sleep(0.005)
+
+
+def _sockets() -> int:
+    """Return how many sockets this process has, as far as the system tells."""
+    count = 0
+    for descriptor in Path("/proc/self/fd").glob("*"):
+        with suppress(OSError):  # the one that lists them
+            count += str(descriptor.readlink()).startswith("socket:")
+    return count
 
 
 @pytest.hookimpl(trylast=True)
