@@ -175,7 +175,9 @@ class TokenSource(LocalCopy):
             if leads and copy is not None and copy.token.value != unlike:
                 self._vacate(flight)  # another flight landed just before this one was boarded
                 return copy.token
-            outcome: Outcome | None = yield Ride(flight, (reason or "cold") if leads else None, deadline)
+            # INV-6: whoever leads while a refused token is missing brings its replacement, reporter or not.
+            why: Reason = reason or ("rejected" if self._copy is None and self._refused else "cold")
+            outcome: Outcome | None = yield Ride(flight, why if leads else None, deadline)
             copy = self._usable(self._clock())
             match outcome:
                 case Kept() if copy is not None:

@@ -325,6 +325,14 @@ def test_a_replacement_that_is_refused_too_is_not_replaced_again(world: World) -
     assert world.source.replace(second) is not None
 
 
+def test_a_replacement_that_a_bystander_fetched_is_not_replaced_in_turn(world: World) -> None:
+    """INV-6: when another caller asks first after a report, what it brings counts as the replacement all the same."""
+    world.source.invalidate(world.source.token())
+    young = world.source.token()
+    assert world.source.replace(young) is None
+    assert world.provider.calls == 2
+
+
 def test_the_refused_token_given_again_is_an_error_not_a_loop(world: World) -> None:
     """INV-6: a provider that repeats the refused token leaves the 401 to the caller."""
     world.provider.value = "same"
@@ -769,6 +777,8 @@ def test_the_async_half_does_what_the_sync_half_does(world: World) -> None:
             assert not await source.ainvalidate(first)
             assert await source.ainvalidate(second)
             third = await source.atoken()
+            assert await source.areplace(third) is None
+            world.clock.advance(world.policy.settle)
             fourth = await source.areplace(third)
             assert fourth is not None
             assert await source.areplace(fourth) is None
