@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from redis import Redis
 from redis.crc import key_slot
@@ -91,19 +91,31 @@ def test_in_a_cluster_the_keys_of_a_record_share_a_slot(key: str) -> None:
     assert len(slots) == 1
 
 
-@given(st.lists(st.text(min_size=1), min_size=2, max_size=2, unique=True), st.booleans())
-def test_distinct_keys_have_distinct_names(keys: list[str], cluster: bool) -> None:
-    """INV-10: no two keys share record or lock."""
-    one, other = (keys_of(key, cluster=cluster) for key in keys)
-    assert one[0] != other[0]
-    assert one[1] != other[1]
+PARTS = st.sampled_from(
+    ["a", "b", "{", "}", "%", "%7B", "%7D", "%25", ":lock", ":ready", "\ud800", "\\ud800", "tokencache:sha256:"]
+)
+
+
+@given(st.lists(st.lists(PARTS | st.text(), min_size=1).map("".join), min_size=2, max_size=2, unique=True))
+@example(["a", "a:lock"])
+@example(["a", "a:ready"])
+@example(["a", "{a}"])
+@example(["a", "{a}:lock"])
+@example(["{a", "%7Ba"])
+@example(["\ud800", "\\ud800"])
+def test_distinct_keys_have_distinct_names(keys: list[str]) -> None:
+    """INV-10: no two keys share record, lock or stream, and none has the name of another's."""
+    for cluster in (False, True):
+        names = [name for key in filter(None, keys) for name in keys_of(key, cluster=cluster)]
+        assert len(set(names)) == len(names)
 
 
 def test_the_names_that_another_service_knows() -> None:
     """Plain keys: the record as it stands, the lock beside it."""
     assert keys_of("qpay:access_token", cluster=False)[:2] == ("qpay:access_token", "qpay:access_token:lock")
     assert keys_of("a", cluster=True) == ("a", "{a}:lock", "{a}:ready")
-    assert keys_of("{t}a", cluster=True) == ("{t}a", "{t}a:lock", "{t}a:ready")
+    for key in ("{t}a", "a{t}"):
+        assert keys_of(key, cluster=True) == (key, f"{key}:lock", f"{key}:ready")
 
 
 @pytest.mark.parametrize(

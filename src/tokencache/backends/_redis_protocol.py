@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
@@ -27,6 +28,9 @@ LONGEST_BLOCK: Final = 1.0
 """How long one blocking read lasts at most, in seconds: the slow safety poll."""
 
 _COOLDOWN: Final = b"cooldown:"
+_HASHED: Final = "tokencache:sha256:"
+_AMBIGUOUS: Final = re.compile(r"\Atokencache:sha256:|:(?:lock|ready)\Z|[\ud800-\udfff]")
+_TAG: Final = re.compile(r"[^{]*\{[^}]+\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +71,16 @@ class Call:
 
 
 def keys_of(key: str, *, cluster: bool) -> tuple[str, str, str]:
-    """Return the names of record, lock and stream; in a cluster all three hash to one slot."""
-    key = key.encode("utf-8", "surrogatepass").decode("utf-8", "backslashreplace")
-    if not cluster:
-        return key, f"{key}:lock", f"{key}:ready"
-    opening = key.find("{")
-    if opening >= 0 and key.find("}", opening) > opening + 1:
-        return key, f"{key}:lock", f"{key}:ready"  # a hash tag of its own serves all three
-    if "{" in key or "}" in key:
-        key = key.replace("%", "%25").replace("{", "%7B").replace("}", "%7D")
-    return key, f"{{{key}}}:lock", f"{{{key}}}:ready"
+    """Return the names of record, lock and stream; in a cluster all three hash to one slot.
+
+    A key whose names might be another's, or are no UTF-8, is hashed, so that distinct keys have distinct names.
+    """
+    tag = _TAG.match(key) if cluster else None
+    unsafe = _AMBIGUOUS.search(key) or (cluster and tag is None and ("{" in key or "}" in key))
+    if unsafe or (tag and key[0] == "{" and tag.end() == len(key)):  # "{a}:lock" is that of "a"
+        key, tag = _HASHED + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest(), None
+    slot = key if tag or not cluster else f"{{{key}}}"  # a hash tag of its own serves all three
+    return key, f"{slot}:lock", f"{slot}:ready"
 
 
 def milliseconds(duration: float) -> str:
