@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import inspect
 import threading
 import time
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tokencache import _heartbeat
@@ -57,7 +59,33 @@ class _Leases:
 
 
 def run(flow: Flow[T], world: World, key: str) -> T:
-    """Run a flow on this thread."""
+    """Run a flow on this thread; beside it, where it is the main thread.
+
+    Signals interrupt the main thread alone, and an interrupt in the middle of a call would leave a backend with a lock
+    that nobody gives back, or with half a change.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return _run(flow, world, key)
+    done: Future[T] = Future()
+    turn = threading.Lock()  # taken by whoever runs the flow
+
+    def target() -> None:
+        if turn.acquire(blocking=False):
+            try:
+                done.set_result(_run(flow, world, key))
+            except BaseException as error:  # noqa: BLE001  (carried to the caller's thread)
+                done.set_exception(error)
+
+    context = contextvars.copy_context()
+    try:
+        threading.Thread(target=context.run, args=(target,), name="tokencache-errand", daemon=True).start()
+    except RuntimeError:  # no thread is to be had
+        target()
+    return done.result()
+
+
+def _run(flow: Flow[T], world: World, key: str) -> T:
+    """Run a flow on this very thread."""
     leases = _Leases()
     reply: object = None
     try:
@@ -251,7 +279,6 @@ async def on_thread(call: Callable[[], T]) -> T:
     A call that hangs then holds up neither the loop's own pool of threads, nor the end of the loop or the interpreter.
     """
     import asyncio
-    import contextvars
 
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()

@@ -31,7 +31,7 @@ from tokencache.testing.fakes import FakeClock, FakeProvider, Recorder
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokencache.ports import LeaseGrant
+    from tokencache.ports import LeaseGrant, Slot
 
 PATIENCE = 20.0
 SHORT = RefreshPolicy(lease=0.15)
@@ -368,3 +368,43 @@ def test_a_hung_call_keeps_neither_the_loop_nor_its_pool() -> None:
 
     assert asyncio.run(main()) == 1
     release.set()
+
+
+class Placed(MemoryBackend):
+    """A memory backend that tells on which threads it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: list[threading.Thread] = []
+
+    def inspect(self, key: str) -> Slot:
+        """Take note of the thread, then report."""
+        self.places.append(threading.current_thread())
+        return super().inspect(key)
+
+
+def test_no_interrupt_meets_a_call_of_the_backend() -> None:
+    """INV-8: signals interrupt the main thread, so no backend is called there; another thread makes its own calls."""
+    backend = Placed()
+    source = TokenCache(backend).source(FakeProvider())
+    source.status()
+    other = threading.Thread(target=source.status)
+    other.start()
+    other.join(PATIENCE)
+    assert len(backend.places) == 2
+    assert backend.places[0] is not threading.main_thread()
+    assert backend.places[1] is other
+
+
+def test_without_a_thread_to_be_had_the_main_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-4: a process that has no thread left may still ask and drop."""
+    backend = Placed()
+    source = TokenCache(backend).source(FakeProvider())
+
+    def none(_: threading.Thread) -> None:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    source.status()
+    assert backend.places == [threading.main_thread()]
