@@ -40,6 +40,7 @@ if data then
   local news
   if ARGV[6] == '0' then news = true
   elseif fence and seen_fence then news = fence > seen_fence
+  elseif seen_fence then news = true
   else news = data ~= seen end
   if news then return {'found', data, redis.call('PTTL', KEYS[1])} end
 end

@@ -180,6 +180,12 @@ class LeaseLaws(Laws):
         lease = granted(self.ask(probe, "a", b"\x00\xff{not json"))
         assert probe.commit(lease, record(lease.fence), LONG) is True
 
+    def test_an_empty_record_is_another_than_one_with_a_fence(self, probe: Probe) -> None:
+        """A record of no bytes, which another program left, is handed out like any other unreadable one."""
+        self.plant(probe, b"")
+        assert found(self.ask(probe, "a", record(1))).data == b""
+        granted(self.ask(probe, "a", b""))
+
     # --- cooldown
 
     def test_a_cooldown_tells_its_identity_why(self, probe: Probe) -> None:
