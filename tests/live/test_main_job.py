@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tokencache import ProviderUnavailable, RefreshPolicy, Token, TokenCache, TokenSource
+from tokencache import ProviderUnavailable, RefreshPolicy, TokenCache, TokenSource
 from tokencache.integrations.httpx import TokenAuth
 from tokencache_qpay import QPayProvider
 from tokencache_qpay.testing import FakeQPay, fleet
@@ -61,23 +59,6 @@ def test_eight_processes_of_sixteen_threads_log_in_once(qpay: FakeQPay, tmp_path
     assert [row[:2] for row in rows] == [["16", "1"]] * 8, rows
     assert len({row[2] for row in rows}) == 1
     assert qpay.logins == 1
-
-
-def test_a_holder_killed_in_mid_fetch_costs_one_more_login(qpay: FakeQPay, tmp_path: Path) -> None:
-    """INV-2, INV-8: the others notice at once and make one more login, not one each."""
-    folder = tmp_path / "cache"
-    with qpay.hold():
-        holder = fleet.start(qpay, folder.as_uri(), 1)
-        fleet.go([holder])
-        qpay.wait_for_logins(1)
-        crowd = [fleet.start(qpay, folder.as_uri(), 16) for _ in range(3)]
-        fleet.go(crowd)
-        holder.send_signal(signal.SIGKILL)
-        holder.communicate(timeout=PATIENCE)
-        qpay.wait_for_logins(2)
-    rows = fleet.answers(crowd)
-    assert [row[:2] for row in rows] == [["16", "1"]] * 3, rows
-    assert qpay.logins == 2
 
 
 def test_short_tokens_under_load_make_nobody_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,56 +177,3 @@ def test_an_outage_of_the_provider_is_not_noticed_until_the_usable_end(qpay: Fak
         with contextlib.suppress(ProviderUnavailable):
             again = source.token()
     assert again is not first
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_parent_and_child_both_work_after_a_fork(qpay: FakeQPay, tmp_path: Path) -> None:
-    """INV-8: after use, with a flight under way, a forked child can renew, and so can the parent."""
-    source = source_for(qpay, f"file://{tmp_path / 'cache'}")
-    first = source.token()
-    with qpay.hold():
-        renewal = threading.Thread(target=source.renew)
-        renewal.start()
-        qpay.wait_for_logins(2)
-        child = os.fork()
-        if child == 0:
-            good = False
-            try:
-                good = source.token() == first and source.renew(20) != first
-            finally:
-                os._exit(0 if good else 1)
-    renewal.join(PATIENCE)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
-    token: Token = source.token()
-    assert token != first
-    assert source.renew() != token
-
-
-def test_two_hundred_threads_and_tasks_on_three_loops_fetch_once(qpay: FakeQPay) -> None:
-    """INV-2: 200 threads and 200 tasks on 3 event loops, one cold source, one login."""
-    source = source_for(qpay)
-    got: list[Token] = []
-    barrier = threading.Barrier(203)
-
-    def ask() -> None:
-        barrier.wait(PATIENCE)
-        got.append(source.token())
-
-    def loop(tasks: int) -> None:
-        async def main() -> None:
-            barrier.wait(PATIENCE)
-            got.extend(await asyncio.gather(*(source.atoken() for _ in range(tasks))))
-
-        asyncio.run(main())
-
-    threads = [threading.Thread(target=ask) for _ in range(200)]
-    threads += [threading.Thread(target=loop, args=(tasks,)) for tasks in (67, 67, 66)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert len(got) == 400
-    assert len(set(got)) == 1
-    assert qpay.logins == 1

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -106,49 +105,6 @@ def test_a_cold_fleet_logs_in_once_in_few_commands(qpay: FakeQPay, redis_url: st
     assert len({row[2] for row in rows}) == 1
     assert qpay.logins == 1
     assert calls <= 80
-
-
-def test_a_killed_holder_costs_one_more_login(qpay: FakeQPay, redis_url: str, store: Redis) -> None:
-    """INV-2, INV-8: its lease ends by itself; one of the others logs in, not each."""
-    with qpay.hold():
-        holder = fleet.start(qpay, redis_url, 1, key=KEY)
-        fleet.go([holder])
-        qpay.wait_for_logins(1)
-        crowd = [fleet.start(qpay, redis_url, 16, key=KEY) for _ in range(3)]
-        fleet.go(crowd)
-        holder.send_signal(signal.SIGKILL)
-        holder.communicate(timeout=PATIENCE)
-        assert 0 < store.pttl(f"{KEY}:lock") <= 3000
-        qpay.wait_for_logins(2)
-    rows = fleet.answers(crowd)
-    assert [row[:2] for row in rows] == [["16", "1"]] * 3, rows
-    assert qpay.logins == 2
-
-
-def test_a_stopped_holders_late_commit_is_refused(
-    qpay: FakeQPay, redis_url: str, store: Redis, backend: RedisBackend
-) -> None:
-    """INV-3: a holder that was stopped past its lease comes back too late: everybody keeps the newer token."""
-    with qpay.hold():
-        holder = fleet.start(qpay, redis_url, 1, key=KEY)
-        fleet.go([holder])
-        qpay.wait_for_logins(1)
-        holder.send_signal(signal.SIGSTOP)
-        got: list[Token] = []
-        source = source_of(backend, qpay)
-        thread = threading.Thread(target=lambda: got.append(source.token()))
-        thread.start()
-        qpay.wait_for_logins(2)
-    thread.join(PATIENCE)
-    before = json.loads(store.get(KEY))
-    holder.send_signal(signal.SIGCONT)
-    ((count, _, hashed, *errors),) = fleet.answers([holder])
-    assert (count, errors) == ("1", [])
-    assert json.loads(store.get(KEY)) == before
-    assert before["accessToken"] == got[0].value
-    assert store.get(f"{KEY}:lock") is None
-    assert qpay.logins == 2
-    assert hashed
 
 
 def test_a_slow_login_keeps_its_lease(qpay: FakeQPay, backend: RedisBackend, redis_url: str, store: Redis) -> None:
@@ -358,24 +314,6 @@ def test_a_cancelled_call_leaves_no_connection_out_of_step(redis_url: str, store
         return cancelled
 
     assert asyncio.run(main()) == 1000
-
-
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_fork_shares_no_connection(qpay: FakeQPay, backend: RedisBackend) -> None:
-    """INV-8: parent and child ask at once after a fork, and each gets its own answers."""
-    source = source_of(backend, qpay)
-    first = source.token()
-    child = os.fork()
-    if child == 0:
-        good = False
-        try:
-            good = all(source.status().stored == "ours" for _ in range(100)) and source.token() == first
-        finally:
-            os._exit(0 if good else 1)
-    for _ in range(100):
-        assert source.status().stored == "ours"
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_a_client_of_ones_own_serves_threads_and_loops(qpay: FakeQPay, redis_url: str, store: Redis) -> None:
