@@ -94,10 +94,11 @@ class Obtained:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The current token stays; look again at ``next_at``."""
+    """The current token stays; look again at ``next_at``. ``alone`` tells that it was asked for without a lease."""
 
     copy: Copy
     next_at: float
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class Job:
     ``current`` is the local copy, usable or not. ``refused`` holds the values of tokens that a resource server refused.
     ``deadline`` is when the flow gives up, ``alone_at`` the earliest moment to ask the provider without a lease,
     ``attempt`` how many failures in a row are known, ``failure`` the last of them, which binds until its ``next_at``,
-    ``spread`` this process's place in the jitter.
+    ``spread`` this process's place in the jitter, ``latest`` the token of a newer record that was found but not taken.
     """
 
     provider: str
@@ -140,6 +141,7 @@ class Job:
     failure: Failed | None = None
     alone_at: float = -math.inf
     sealing: Sealing | None = None
+    latest: Token | None = None
 
 
 def usable(copy: Copy | None, clock: float) -> bool:
@@ -161,6 +163,7 @@ def obtain(job: Job) -> Flow[Outcome]:
             if copy is not None and (yield from _acceptable(job, copy)):
                 return (yield from _take(job, copy))
             seen = stored.data
+            job = _knowing(job, copy)
     return (yield from _lease(job, seen))
 
 
@@ -196,6 +199,7 @@ def _lease(job: Job, seen: bytes | None) -> Flow[Outcome]:
                     return (yield from _take(job, copy))
                 # Not for us, or at its end: say that we know it, and the lease is next.
                 seen = stored.data
+                job = _knowing(job, copy)
             case Held(cooldown=Cooldown() as cooldown):
                 return (yield from _cooled(job, cooldown))
             case Held(remaining=remaining):
@@ -203,13 +207,18 @@ def _lease(job: Job, seen: bytes | None) -> Flow[Outcome]:
                 pause = min(max(remaining, SHORTEST_WAIT), max(job.deadline - at.clock, 0.0))
                 woken = yield from wait(job.key, seen, pause)
                 if isinstance(woken, Stored):
-                    copy = yield from _read(job, woken, (yield from now()))
+                    copy = yield from _read(job, woken, at)
                     if copy is not None and (yield from _acceptable(job, copy)):
                         return (yield from _take(job, copy))
             case Granted(lease=grant):
                 return (yield from _fetch(job, grant))
             case _:
                 assert_never(reply)
+
+
+def _knowing(job: Job, copy: Copy | None) -> Job:
+    """Return the orders with a newer record in mind: its refresh token is the one that is still good."""
+    return job if copy is None or copy.token.refresh_token is None else replace(job, latest=copy.token)
 
 
 def _fetch(job: Job, grant: LeaseGrant) -> Flow[Outcome]:
@@ -238,7 +247,7 @@ def _ask(job: Job, grant: LeaseGrant | None) -> Flow[Token | ProviderError]:
     """Make the one call to the provider; a token that is useless on arrival is an error."""
     before = yield from now()
     limit = min(job.policy.fetch_timeout, job.deadline - before.clock)
-    previous = job.current.token if job.current is not None else None
+    previous = job.latest or (job.current.token if job.current is not None else None)
     got = yield from fetch(previous, limit, job.reason, grant)
     if isinstance(got, ProviderError):
         return got
@@ -265,7 +274,7 @@ def _commit(job: Job, grant: LeaseGrant, copy: Copy, at: Instants, took: float |
     )
     reply = yield from commit(grant, data, copy.usable_at - at.clock)
     if reply is True:
-        copy = replace(copy, data=data, fence=grant.fence)
+        copy = replace(copy, data=data, fence=_record.fence_of(data))
     elif reply is False:  # INV-3
         yield from emit(CommitRefused(provider=job.provider, key=job.key, fence=grant.fence))
         newer = yield from _newer(job)
@@ -305,11 +314,12 @@ def _unchanged(job: Job, grant: LeaseGrant, current: Copy, at: Instants) -> Flow
     return (yield from _keep(job, copy, at))
 
 
-def _keep(job: Job, copy: Copy, at: Instants) -> Flow[Outcome]:
-    """Keep a copy that the provider had nothing better than."""
+def _keep(job: Job, copy: Copy, at: Instants) -> Flow[Kept]:
+    """Keep a copy that the provider had nothing better than, and put its renewal off."""
     pause = unchanged_pause(copy.usable_at - at.clock)
     yield from emit(TokenUnchanged(provider=job.provider, key=job.key, pause=pause))
-    return Kept(copy, at.clock + pause)
+    next_at = at.clock + pause
+    return Kept(replace(copy, refresh_at=min(next_at, copy.usable_at)), next_at)
 
 
 def _failed(job: Job, error: ProviderError, grant: LeaseGrant | None) -> Flow[Outcome]:
@@ -385,7 +395,7 @@ def _alone(job: Job) -> Flow[Outcome]:
     at = yield from now()
     copy = _copy_of(job, got, before)
     if current is not None and usable(current, at.clock) and not _better(job, copy, current):
-        return (yield from _keep(job, current, at))
+        return replace((yield from _keep(job, current, at)), alone=True)
     yield from emit(
         TokenFetched(
             provider=job.provider,
@@ -453,6 +463,8 @@ def _acceptable(job: Job, copy: Copy) -> Flow[bool]:
         return True
     if copy.fence is not None and current.fence is not None:
         return copy.fence > current.fence  # INV-3
+    if current.fence is None and copy.token.value == current.token.value:
+        return job.reason == "refresh"  # got without the backend, shared by another since: no news, but no need to ask
     return _better(job, copy, current)
 
 

@@ -7,6 +7,7 @@ import itertools
 import os
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ class Heartbeat:
         with self._changed:
             heapq.heappush(self._due, (time.monotonic() + every, next(self._order), beat))
             if not self._running:
-                threading.Thread(target=self._run, name="tokencache-heartbeat", daemon=True).start()
-                self._running = True
+                with suppress(RuntimeError):  # no thread to be had: a fetch without a heartbeat is better than none
+                    threading.Thread(target=self._run, name="tokencache-heartbeat", daemon=True).start()
+                    self._running = True
             elif self._due[0][2] is beat:
                 self._changed.notify()
         return beat

@@ -58,7 +58,7 @@ class LocalCopy:
         self._recheck_at = -math.inf
         self._alone_at = -math.inf
         if self._copy is not None:
-            self._until = min(self._until, self._copy.refresh_at)
+            self._until = min(self._until, self._due(self._copy, self._clock()))
 
     def _settle(self, outcome: Outcome) -> None:
         """Take an outcome into the local state."""
@@ -74,15 +74,14 @@ class LocalCopy:
                     if copy.data is None:
                         self._alone_at = now + self._policy.probe
                     if copy.token.value not in self._refused and not self._outranked(copy, now):
-                        due = (
-                            copy.refresh_at if copy.data is not None else min(copy.refresh_at, now + self._policy.probe)
-                        )
-                        self._keep(copy, due, now)
-                case Kept(copy=copy, next_at=next_at):
+                        self._keep(copy, self._due(copy, now), now)
+                case Kept(copy=copy, next_at=next_at, alone=alone):
                     self._failure = None
                     self._attempt = 0
-                    if copy.token.value not in self._refused:
-                        self._keep(copy, next_at, now)
+                    if alone:
+                        self._alone_at = now + self._policy.probe
+                    if copy.token.value not in self._refused and not self._outranked(copy, now):
+                        self._keep(copy, min(next_at, self._due(copy, now)), now)
                 case Failed(error=DeadlineExceeded()):
                     if self._copy is not None:
                         self._until = min(now + self._policy.probe, self._copy.usable_at)
@@ -95,11 +94,17 @@ class LocalCopy:
                     if self._copy is not None:
                         self._until = min(next_at, self._copy.usable_at)
 
+    def _due(self, copy: Copy, now: float) -> float:
+        """Return when to look after a copy: when it is to be renewed, or soon if the fleet has it not (INV-5)."""
+        return copy.refresh_at if copy.data is not None else min(copy.refresh_at, now + self._policy.probe)
+
     def _outranked(self, copy: Copy, now: float) -> bool:
-        """Return whether the copy that is here is usable and newer by its fence (INV-3)."""
+        """Return whether the copy that is here is usable and newer, by its fence if both have one (INV-3)."""
         mine = self._copy
-        if mine is None or now >= mine.usable_at or mine.fence is None or copy.fence is None:
+        if mine is None or now >= mine.usable_at:
             return False
+        if mine.fence is None or copy.fence is None:
+            return mine.fetched_at > copy.fetched_at
         return mine.fence > copy.fence
 
     def _keep(self, copy: Copy, due: float, now: float) -> None:

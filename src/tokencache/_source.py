@@ -361,7 +361,7 @@ class TokenSource(LocalCopy):
         if not flight.over:
             with self._lock:
                 if self._copy is not None:
-                    self._until = min(self._until, self._copy.refresh_at)
+                    self._until = min(self._until, self._due(self._copy, self._clock()))
             self._leave(flight)
             flight.vacate()
 
@@ -371,7 +371,7 @@ class TokenSource(LocalCopy):
             self._flights.leave(flight)
 
     def _launch_thread(self, flight: Flight, reason: Reason) -> None:
-        """Run the flight on a thread of its own."""
+        """Run the flight on a thread of its own; where none is to be had, on that of the caller who needs the token."""
         import contextlib
         import contextvars
 
@@ -383,6 +383,12 @@ class TokenSource(LocalCopy):
         thread = threading.Thread(target=context.run, args=(target,), name=f"tokencache-{self.provider}", daemon=True)
         try:
             thread.start()
+        except RuntimeError:  # too many threads, or the interpreter is ending
+            if reason == "refresh":
+                self._vacate(flight)
+                raise
+            with contextlib.suppress(Exception):
+                self._fly(flight, reason)
         except BaseException:
             self._vacate(flight)
             raise
@@ -426,7 +432,7 @@ class TokenSource(LocalCopy):
             provider=self.provider,
             key=self.key,
             identity=self._fingerprint,
-            owner=os.urandom(12).hex(),
+            owner=self._owner(),
             policy=self._policy,
             reason=reason,
             current=copy,
@@ -437,6 +443,10 @@ class TokenSource(LocalCopy):
             failure=self._failure,
             alone_at=self._alone_at,
         )
+
+    def _owner(self) -> str:
+        """Return a name for the holder of a lease that nobody else has."""
+        return os.urandom(12).hex()
 
     async def _prepare(self) -> None:
         """Work out the key off the event loop: a slow fingerprint takes a while."""

@@ -20,6 +20,7 @@ from tokencache import (
     Token,
     TokenCache,
     TokenSource,
+    _heartbeat,
 )
 from tokencache._flow import Obtained
 from tokencache.backends.memory import MemoryBackend
@@ -645,6 +646,25 @@ def test_no_thread_to_be_had_takes_no_usable_token_away(world: World, monkeypatc
     assert world.source.token() is first
     world.settle()
     assert world.source.token() is not first
+
+
+def test_no_thread_to_be_had_takes_no_token_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-8: at a limit of threads, or while the interpreter ends, a caller who needs a token lends its own thread."""
+
+    def refuse(thread: threading.Thread) -> None:
+        message = "can't start new thread"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(_heartbeat, "_heartbeat", _heartbeat.Heartbeat())
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        first = world.source.token()
+        assert world.source.token() is first
+        world.provider.failure = ProviderUnavailable("busy")
+        with pytest.raises(ProviderUnavailable, match="busy"):
+            world.source.renew()
+    assert world.provider.calls == 2
+    assert world.backend.inspect(world.source.key).owner is None
 
 
 def test_a_process_keeps_its_own_cooldown_when_the_store_has_lost_it(world: World) -> None:

@@ -1,0 +1,60 @@
+"""The simulation's command line: one schedule with its trace, many with their sum, or a mutant until it is caught."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+
+from tokencache.testing.simulation import simulate
+from tokencache.testing.simulation.mutants import MUTANTS, broken
+
+_TEXT = "Run the real flow on a virtual world. Exits with 1 when an invariant was violated."
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the arguments say; return 1 when an invariant was violated."""
+    parser = argparse.ArgumentParser("python -m tokencache.testing.simulation", description=_TEXT)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--seed", type=int, help="run this schedule and print its trace")
+    what.add_argument("--schedules", type=int, metavar="N", help="run N schedules and print their sum")
+    what.add_argument("--mutants", action="store_true", help="list the mutants and what each of them breaks")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="the first of the N seeds; 0 by default")
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), metavar="NAME", help="break this rule, stop when caught")
+    given = parser.parse_args(arguments)
+    if given.mutants:
+        width = max(map(len, MUTANTS))
+        for mutant in MUTANTS.values():
+            print(f"{mutant.name:<{width}}  {mutant.breaks}")
+        return 0
+    with broken(MUTANTS[given.mutant]) if given.mutant else contextlib.nullcontext():
+        if given.seed is not None:
+            return _one(given.seed)
+        return _many(given.first_seed, given.schedules, stop=given.mutant is not None)
+
+
+def _one(seed: int) -> int:
+    """Run one schedule and print its trace."""
+    result = simulate(seed, tracing=True)
+    print("\n".join([f"seed {seed}, {result.effects} effects", *result.trace]))
+    return int(result.violation is not None)
+
+
+def _many(first: int, count: int, *, stop: bool) -> int:
+    """Run many schedules; tell of each violation, and of all in the last line."""
+    effects = violations = ran = 0
+    for seed in range(first, first + count):
+        result = simulate(seed)
+        ran += 1
+        effects += result.effects
+        if result.violation is not None:
+            violations += 1
+            print(f"seed {seed}: {result.violation}", flush=True)
+            if stop:
+                break
+    print(f"schedules {ran}, effects {effects}, violations {violations}")
+    return int(violations > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,404 @@
+"""The referee: knows the truth and holds every step against the invariants, with the design's exact bounds.
+
+INV-1 a token is handed out until its usable end by true time, plus what the best evidence erred by: a holder who
+fetched it counts from before the request; one who shares it has the store's countdown, the wall clock and the token's
+whole life to go by, and is allowed the smallest of their three errors, and the drift of its clock.
+INV-2 two fetches at once need a lost lease, each extra fetch one loss of its own; a fetch without a lease needs a
+store that did not answer; nobody fetches who was shown a record that would have done.
+INV-3 no older record over a newer one, in the store or in a process. INV-4 no error while a usable token is held.
+INV-5 without the store a process fetches one at a time and once per ``probe``; what it fetched is shared in the end.
+INV-6 a refused token is not given again to whoever refused it, nobody drops another one, a young replacement stands.
+INV-7 the pauses that a provider's failure asks for are kept by all. INV-8 every call ends by its deadline, and all is
+well in the end. INV-10 nobody gets another identity's token.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+
+from tokencache._effects import Commit
+from tokencache._flow import Kept, Obtained
+from tokencache.errors import DeadlineExceeded, ProviderError, ProviderRejected, ProviderUnavailable, TokenCacheError
+from tokencache.policy import LONGEST_COOLDOWN, settle_of
+from tokencache.ports import Found, Stored
+from tokencache.testing.simulation._process import fingerprint
+from tokencache.token import Token
+
+if TYPE_CHECKING:
+    from tokencache._effects import BackendEffect, Fetch
+    from tokencache._flow import Outcome
+    from tokencache.ports import Cooldown, LeaseGrant
+    from tokencache.testing.simulation._process import Call, Process, Run
+    from tokencache.testing.simulation._store import Entry
+    from tokencache.testing.simulation._world import Surroundings
+
+_DRIFT: Final = 4.1e-4
+"""How far two clocks may drift apart, in seconds per second: twice the hosts' 200 ppm and what a slew adds."""
+_TINY: Final = 0.002
+_WINDOWS: Final = ("refuse", "black hole", "read-only", "slow", "lose replies", "pause", "stall")
+
+
+class Violation(Exception):
+    """An invariant does not hold."""
+
+
+@dataclass(slots=True)
+class Fetching:
+    """A fetch under a lease, from its grant until its commit was performed."""
+
+    run: Run
+    grant: LeaseGrant
+    since: float
+    ends_at: float
+    extra: bool = False
+
+
+class Referee:
+    """Holds one schedule against the invariants."""
+
+    def __init__(self, around: Surroundings) -> None:
+        self.around = around
+        self.reports: set[str] = set()
+        self._losses = 0
+        self._lost_at = -1.0
+        self._lost_until = -1.0
+        self._extra = 0
+        self._granted: dict[int, tuple[float, Entry | None]] = {}
+        self._holding: dict[Run, LeaseGrant] = {}
+        self._fetching: dict[int, Fetching] = {}
+        self._alone: dict[int, tuple[int, float, float, Run]] = {}
+        self._quiet: dict[int, tuple[float, float, str]] = {}
+        self._repeated: dict[str, float] = {}
+        self._got: dict[tuple[int, str], float] = {}
+        self._lags: dict[bytes, float] = {}
+        self._errors: dict[tuple[int, str], float] = {}
+        self._held: dict[int, tuple[str, float, int]] = {}
+        self._fences: dict[int, tuple[int, float]] = {}
+        self._windows: dict[str, dict[int, float]] = {}
+        self._together = len({host.identity for host in around.plan.hosts}) == 1  # else they displace each other's
+        self._stalls = any(each.name == "stall" for each in around.plan.happenings)
+        self._skewed = any(abs(host.offset) > 1 for host in around.plan.hosts)
+        self._prints = {number: fingerprint(number) for number in {host.identity for host in around.plan.hosts}}
+
+    # --- what excuses an extra fetch ----------------------------------------------------------------------------
+
+    def loss(self, name: str, until: float) -> None:
+        """Take note of a misfortune that may cost a lease, a record or a cooldown."""
+        now = self.around.timeline.now
+        self._losses += len(self.around.plan.hosts) if name in _WINDOWS else 1
+        self._lost_at = now
+        if name in _WINDOWS:
+            self._lost_until = max(self._lost_until, until + self.around.network.timeout)
+        if name == "step":
+            self._skewed = True
+
+    def _excused(self, since: float) -> bool:
+        """Return whether something was lost since then."""
+        return self._lost_at >= since or self._lost_until >= since
+
+    def started(self, process: Process) -> None:
+        """Take note of a process that knows nothing."""
+        for place in [place for place in self._errors if place[0] == process.number]:
+            del self._errors[place]
+        self._held.pop(process.number, None)
+        self._fences.pop(process.number, None)
+
+    def crashed(self, process: Process) -> None:
+        """Take note of a death."""
+        self.loss("crash", 0.0)
+        for run in process.runs:
+            self.ended(run)
+        self._alone.pop(process.number, None)
+
+    def interrupted(self, run: Run) -> None:
+        """Take note of a flight torn down."""
+        del run
+        self.loss("interrupt", 0.0)
+
+    # --- the store ----------------------------------------------------------------------------------------------
+
+    def granted(self, grant: LeaseGrant, entry: Entry | None) -> None:
+        """Take note of a lease, and of the record that was there."""
+        self._granted[grant.fence] = (self.around.timeline.now, entry)
+
+    def holds(self, run: Run, grant: LeaseGrant) -> None:
+        """Take note of who learnt of its lease."""
+        self._holding[run] = grant
+
+    def performing(self, run: Run, effect: BackendEffect, sent_at: float) -> None:
+        """Take note of how much later than reckoned a record's countdown starts."""
+        del run
+        if isinstance(effect, Commit):
+            lag = self.around.timeline.now - sent_at
+            self._lags[effect.data] = max(self._lags.get(effect.data, 0.0), lag)
+
+    def reading(self, run: Run, reply: Any) -> Any:
+        """Take note of how far the evidence of a shared record may err; return the reply as it is."""
+        stored = reply.stored if isinstance(reply, Found) else reply
+        if isinstance(stored, Stored):
+            value = _fields(stored.data)["accessToken"]
+            issue = self.around.provider.issues[value]
+            process = run.process
+            now = self.around.timeline.now
+            countdown = self._lags.get(stored.data, 0.0)
+            wall = issue.offset - process.clocks.offset + 0.001
+            error = max(0.0, min(countdown, wall, now - issue.at))
+            place = (process.number, value)
+            self._errors[place] = max(self._errors.get(place, 0.0), error)
+        return reply
+
+    def _reach(self, process: Process) -> float:
+        """Return how long a reply may be on its way to a process."""
+        return process.host.distance * 1.5 + (0.7 if self._lost_until >= self.around.timeline.now else 0.0)
+
+    def committed(self, lease: LeaseGrant, data: bytes, before: Entry | None) -> None:
+        """Hold a change of the record against INV-3."""
+        fence, old = _fields(data)["fence"], None if before is None else _fields(before.data)["fence"]
+        if old is not None and fence < old:
+            self._violated("INV-3", f"the record of fence {fence} replaces that of fence {old}")
+        self._fetching.pop(lease.fence, None)
+
+    def released(self, lease: LeaseGrant, cooldown: Cooldown | None) -> None:
+        """Take note of a lease given back after a failure; one without a cooldown may still have a commit to come."""
+        if cooldown is not None:
+            self._fetching.pop(lease.fence, None)
+
+    def discarded(self, key: str, entry: Entry) -> None:
+        """Hold a deletion against INV-6: only what was reported goes."""
+        del key
+        if _fields(entry.data)["accessToken"] not in self.reports:
+            self._violated("INV-6", "a token that nobody reported was dropped from the store")
+
+    # --- the provider -------------------------------------------------------------------------------------------
+
+    def fetching(self, run: Run, effect: Fetch) -> None:
+        """Hold the start of a fetch against INV-2, INV-5, INV-6 and INV-7."""
+        now, process = self.around.timeline.now, run.process
+        if effect.lease is None:
+            self._alone_fetch(run)
+            return
+        since, entry = self._granted[effect.lease.fence]
+        for fence, other in tuple(self._fetching.items()):
+            if other.run.over or now >= other.ends_at:
+                del self._fetching[fence]
+            elif fence != effect.lease.fence and other.run.process.host.identity == process.host.identity:
+                self._extra += not other.extra
+                other.extra = True
+                if not self._excused(min(since, other.since)) or self._extra > self._losses:
+                    self._violated("INV-2", "two fetches at once, and no lease was lost")
+        ends_at = now + effect.timeout * (1 + _DRIFT)
+        self._fetching[effect.lease.fence] = Fetching(run, effect.lease, since, ends_at)
+        if entry is not None:
+            self._hold_against(run, entry, now)
+        issue = self.around.provider.latest.get(process.host.identity)
+        if effect.reason == "rejected" and issue is not None and issue.healed and not self._skewed:
+            settled = issue.sent_at + settle_of(self.around.plan.policy, self.around.plan.lifetime) * (1 - _DRIFT)
+            refused = run.job is not None and issue.value in run.job.refused
+            if refused and now < settled and not self._excused(issue.sent_at):
+                self._violated("INV-6", "a replacement that is refused at once is replaced in turn")
+        until, since, why = self._quiet.get(process.host.identity, (-1.0, -1.0, ""))
+        if now < until and not self._excused(since) and self._together:
+            self._violated("INV-7", f"the provider is asked {until - now:.3f}s too early after {why}")
+
+    def _hold_against(self, run: Run, entry: Entry, now: float) -> None:
+        """Hold a fetch against the record that lay there when its lease was granted."""
+        job, fields, process = run.job, _fields(entry.data), run.process
+        assert job is not None
+        issue = self.around.provider.issues[fields["accessToken"]]
+        if fields["identity"] != self._prints[process.host.identity]:
+            return
+        if issue.value in job.refused:
+            return
+        offset = process.clocks.offset
+        wrong = (
+            max(abs(offset - issue.offset), abs(offset - issue.least_offset))
+            + (now - issue.at) * _DRIFT
+            + 1.1 * self._reach(process)
+        )
+        if job.current is not None and job.current.data == entry.data:
+            wrong += self.around.plan.policy.lease  # a copy that came with a wake-up counts from before the wait
+        if now + wrong + 0.05 >= issue.surely_until or self._excused(run.began_at):
+            return
+        current = job.current
+        if current is None or process.clocks.steady() >= current.usable_at:
+            self._violated("INV-2", "a fetch although a usable record was there")
+        if current.fence is not None and fields["fence"] > current.fence:
+            self._violated("INV-2", "a fetch although a newer record was there")
+
+    def _alone_fetch(self, run: Run) -> None:
+        """Hold a fetch without a lease against INV-2 and INV-5."""
+        process, steady, policy = run.process, run.process.clocks.steady(), self.around.plan.policy
+        if not run.unreachable:
+            self._violated("INV-2", "a fetch without a lease although the store answered")
+        now = self.around.timeline.now
+        life, at, before, other = self._alone.get(process.number, (0, 0.0, 0.0, run))
+        pause = policy.backoff / 10 if run.job is not None and run.job.attempt else policy.probe
+        if life == process.life:
+            if not other.over and other is not run and steady - before < policy.timeout:
+                self._violated("INV-5", "two fetches without the store at once in one process")
+            if steady - before < pause * (1 - 1e-3) and self._lost_at < at:
+                self._violated("INV-5", f"a fetch without the store {steady - before:.3f}s after the last")
+        self._alone[process.number] = (process.life, now, steady, run)
+
+    def refreshing(self, effect: Fetch, *, spent: bool) -> None:
+        """Hold the use of a refresh token against INV-3: none is used twice while the store has its successor."""
+        if spent and effect.lease is not None and self._together:
+            since, entry = self._granted[effect.lease.fence]
+            latest = next(reversed(self.around.provider.issues))
+            if entry is not None and _fields(entry.data)["accessToken"] == latest and not self._excused(since):
+                self._violated("INV-3", "a refresh token is used a second time though the store has the next one")
+
+    def fetched(self, run: Run, reply: Token | ProviderError) -> None:
+        """Take note of an answer: what pause it asks for, whether it was the same token again."""
+        now, process, policy = self.around.timeline.now, run.process, self.around.plan.policy
+        grant = self._holding.get(run)
+        if run.over:
+            return
+        if isinstance(reply, Token):
+            previous = run.job.current if run.job is not None else None
+            if previous is not None and previous.token.value == reply.value and run.job is not None:
+                last = self._repeated.get(reply.value, -60.0)
+                got = self._got.get((process.number, reply.value), now)
+                since = now if grant is None else self._granted[grant.fence][0]
+                again = max(got, since - 29) < last < since and not self._excused(last)
+                if again and run.job.reason == "refresh" and previous.fence is not None and self._comparable(grant):
+                    self._violated("INV-2", "asked again soon after the provider had nothing better")
+                if run.job.reason == "refresh" and grant is not None:
+                    self._repeated[reply.value] = now
+            return
+        if grant is not None:
+            self._fetching.pop(grant.fence, None)
+        else:
+            return
+        if isinstance(reply, ProviderRejected):
+            pause, why = min(policy.rejected_cooldown, LONGEST_COOLDOWN), "it rejected the request for good"
+        elif isinstance(reply, ProviderUnavailable) and reply.retry_at is not None:
+            pause, why = min(reply.retry_at - process.clocks.wall(), LONGEST_COOLDOWN), "Retry-After"
+        else:
+            pause, why = policy.backoff / 10, "a failure"
+        self._quiet[process.host.identity] = (now + pause * (1 - _DRIFT) - _TINY, self._granted[grant.fence][0], why)
+
+    def _comparable(self, grant: LeaseGrant | None) -> bool:
+        """Return whether whoever holds this lease could know from the store what the others know."""
+        seen = grant is not None and self._granted[grant.fence][1] is not None
+        return seen and self._together and not self._skewed
+
+    def ended(self, run: Run) -> None:
+        """Take note of a flow's end."""
+        grant = self._holding.pop(run, None)
+        if grant is not None:
+            self._fetching.pop(grant.fence, None)
+
+    # --- processes and callers ----------------------------------------------------------------------------------
+
+    def landing(self, process: Process, outcome: Outcome) -> None:
+        """Take note of a token that a process now has."""
+        if not isinstance(outcome, Obtained | Kept):
+            return
+        copy = outcome.copy
+        if copy.token.value in process.source.refused:
+            return
+        if isinstance(outcome, Obtained):
+            self._got[process.number, copy.token.value] = self.around.timeline.now
+        _, usable_at, fence = self._held.get(process.number, ("", 0.0, 0))
+        if copy.fence is None or copy.fence >= fence or process.clocks.steady() >= usable_at:
+            self._held[process.number] = (copy.token.value, copy.usable_at, copy.fence or 0)
+        window = copy.usable_at - copy.refresh_at
+        if isinstance(outcome, Obtained) and window > 0 and self.around.plan.policy.jitter:
+            windows = self._windows.setdefault(copy.token.value, {})
+            windows[process.number] = window
+            if sum(abs(other - window) < 1e-6 for other in windows.values()) >= 3:
+                self._violated("INV-2", "three processes renew at the same instant, as a herd")
+
+    def settled(self, process: Process) -> None:
+        """Hold a process's own copy against INV-3."""
+        copy = process.source.copy
+        if copy is None or copy.fence is None:
+            self._fences.pop(process.number, None)
+            return
+        last, usable_at = self._fences.get(process.number, (0, 0.0))
+        if copy.fence < last and process.clocks.steady() < usable_at and not self._losses_of_records():
+            self._violated("INV-3", f"a process went back from fence {last} to {copy.fence}")
+        self._fences[process.number] = copy.fence, copy.usable_at
+
+    def _losses_of_records(self) -> bool:
+        """Return whether the store itself went back, so that fences may."""
+        return any(each.name in {"fail over", "flush"} for each in self.around.plan.happenings)
+
+    def reported(self, process: Process, token: Token) -> None:
+        """Take note of a refusal."""
+        self.reports.add(token.value)
+        if self._held.get(process.number, ("",))[0] == token.value:
+            del self._held[process.number]
+
+    def returned(self, call: Call, result: object) -> None:
+        """Hold what a caller got against INV-1, INV-6 and INV-10."""
+        process, now = call.process, self.around.timeline.now
+        self._in_time(call)
+        if not isinstance(result, Token):
+            return
+        if self.around.tracing:
+            self.around.trace(process, f"{call.what}() returns {result.value}")
+        issue = self.around.provider.issues.get(result.value)
+        if issue is None or issue.identity != process.host.identity:
+            self._violated("INV-10", "a token of another identity")
+        allowed = self._errors.get((process.number, result.value), 0.0) + (now - issue.at) * _DRIFT + 1e-6
+        if now >= issue.usable_end + allowed:
+            self._violated(
+                "INV-1", f"a token {now - issue.usable_end:.6f}s after its usable end, {allowed:.6f}s allowed"
+            )
+        if result.value in process.source.refused and call.what == "replace":
+            self._violated("INV-6", "a refused token was given again")
+
+    def raised(self, call: Call, error: Exception) -> None:
+        """Hold what a caller was told against INV-4 and INV-8."""
+        process = call.process
+        if self.around.tracing:
+            self.around.trace(process, f"{call.what}() raises {type(error).__name__}")
+        if not isinstance(error, TokenCacheError):
+            self._violated("INV-8", f"{call.what}() raises {type(error).__name__}: {error}")
+        self._in_time(call)
+        if (
+            isinstance(error, DeadlineExceeded)
+            and process.clocks.steady() < call.began_at + call.limit * (1 - _DRIFT) - _TINY
+        ):
+            self._violated("INV-8", "a call gives up before its deadline")
+        if call.what == "token":
+            steady = process.clocks.steady()
+            value, usable_at, _ = self._held.get(process.number, ("", 0.0, 0))
+            if steady < usable_at - _TINY and value not in process.source.refused:
+                self._violated("INV-4", f"{type(error).__name__} although {value} was usable")
+        if self.around.healed and self.around.timeline.now > self.around.plan.horizon + 400:
+            self._violated("INV-8", f"{type(error).__name__} although all is well")
+
+    def _in_time(self, call: Call) -> None:
+        """Hold the time that a call took against INV-8; a process that was paused could not do better."""
+        process = call.process
+        if call.what == "replace" and self._stalls:
+            return
+        took = process.clocks.steady() - call.began_at
+        if took > call.limit * (1 + _DRIFT) + _TINY and self.around.timeline.now - process.paused_until > took:
+            self._violated("INV-8", f"{call.what}() took {took:.3f}s of {call.limit:g}s")
+
+    def finish(self) -> None:
+        """Hold the end against INV-5 and INV-8: nobody waits, everybody has a token that the fleet shares."""
+        for process in self.around.processes:
+            if process.calls:
+                self._violated("INV-8", f"{len(process.calls)} calls of p{process.number} never end")
+            copy = process.source.copy
+            if copy is None or (copy.data is None and self.around.plan.lifetime > 60):
+                self._violated("INV-5", f"the token of p{process.number} is not shared though the store is back")
+
+    def _violated(self, invariant: str, text: str) -> NoReturn:
+        """End the schedule."""
+        message = f"{invariant}: {text}"
+        raise Violation(message)
+
+
+@lru_cache(maxsize=256)
+def _fields(data: bytes) -> dict[str, Any]:
+    """Return the fields of a record, read independently of the code under test."""
+    return cast("dict[str, Any]", json.loads(data))
