@@ -24,7 +24,7 @@ VERSION: Final = 1
 LARGEST: Final = 1 << 20
 """Bytes beyond which nothing is taken for a record."""
 
-_LARGEST_FENCE: Final = 2**53  # what a Lua number holds exactly
+_LARGEST_FENCE: Final = 2**53 - 1  # the next one is still exact in Lua, and there the one after it looks the same
 _ROUNDING: Final = 0.001
 _FAR: Final = 1e11  # from here on a number of our own cannot be epoch seconds
 
@@ -137,7 +137,7 @@ def decode(data: bytes, *, key: str = "", sealing: Sealing | None = None) -> Rec
 def fence_of(data: bytes) -> int | None:
     """Return the fence of a record, sealed or not; ``None`` where there is none. Never raises.
 
-    It is the integer, from 0 to 2**53, in the field ``fence`` of a JSON object.
+    It is the integer, from 0 to 2**53 - 1, in the field ``fence`` of a JSON object.
     """
     fields = _parse(data)
     return None if fields is None else _fence(fields)

@@ -1,7 +1,7 @@
 """The Lua scripts of the Redis backend: lease, commit, release, extend and discard, each one round trip.
 
 Keys of every script: the record, the lock, the stream of wake-ups. A record's fence is its top-level integer ``fence``
-from 0 to 2**53, as :func:`tokencache._record.fence_of` reads it. The lock holds ``<fence>:<owner>``, or
+from 0 to 2**53 - 1, as :func:`tokencache._record.fence_of` reads it. The lock holds ``<fence>:<owner>``, or
 ``cooldown:<identity>:<JSON>``, or whatever another program wrote with ``SET … NX PX``. Fences are formatted with
 ``%.0f``, as some servers' Lua writes large numbers otherwise. The wake-up carries the record to those who wait at that
 moment, and is gone two seconds later.
@@ -17,7 +17,7 @@ local function fence_of(data)
   local ok, table = pcall(cjson.decode, data)
   if not ok or type(table) ~= 'table' then return nil end
   local fence = table['fence']
-  if type(fence) ~= 'number' or fence < 0 or fence > 9007199254740992 or fence % 1 ~= 0 then return nil end
+  if type(fence) ~= 'number' or fence < 0 or fence > 9007199254740991 or fence % 1 ~= 0 then return nil end
   return fence
 end
 """
