@@ -198,16 +198,6 @@ def test_a_flush_in_mid_fetch_costs_one_more_login_at_most(qpay: FakeQPay, backe
     assert qpay.logins == 1
 
 
-@pytest.mark.parametrize("junk", [b"{", b"\xff", b'{"accessToken":"x"}', b'{"v":9,"accessToken":"x","expiresAt":1}'])
-def test_what_cannot_be_read_is_replaced(qpay: FakeQPay, backend: RedisBackend, store: Redis, junk: bytes) -> None:
-    """A truncated, foreign or future record is a miss with a warning."""
-    store.set(KEY, junk)
-    seen = Recorder()
-    token = source_of(backend, qpay, seen).token()
-    assert json.loads(store.get(KEY))["accessToken"] == token.value
-    assert seen.of(RecordIgnored)
-
-
 def test_a_key_of_another_type_degrades_and_says_so(qpay: FakeQPay, backend: RedisBackend, store: Redis) -> None:
     """WRONGTYPE: the token is served, nothing of the store is lost, the event says what to do."""
     store.lpush(KEY, "somebody's list")
