@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import logging
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tokencache import TokenCache, events
 from tokencache._cache import _open
 from tokencache._record import fence_of
-from tokencache.testing.servers import MemcachedServer, RedisServer
+from tokencache.testing.fakes import FakeProvider, Recorder
+from tokencache.testing.servers import MemcachedServer, Proxy, RedisServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
-    from tokencache.ports import Backend
+    from tokencache import RefreshPolicy, Token, TokenSource
+    from tokencache.ports import Backend, Clock
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
 HEAD = "| # | fault | backend | what callers saw | provider calls | healed after | test |"
@@ -174,6 +180,129 @@ def store(request: pytest.FixtureRequest, outcome: Outcome, tmp_path: Path) -> I
             store = Store(kind, "memory://" if kind == "memory" else (tmp_path / "tokens").as_uri())
     yield store
     store.close()
+
+
+PATIENCE = 30.0
+SECRET = "planted/secret"
+
+
+class Callers:
+    """The callers of a test: threads, or, where ``looped``, tasks of an event loop that has a thread of its own."""
+
+    def __init__(self, *, looped: bool) -> None:
+        self.looped = looped
+        self._pool = ThreadPoolExecutor(64)
+        if looped:
+            ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+            self._pool.submit(asyncio.run, self._serve(ready))
+            self._loop, self._over = ready.result(PATIENCE)
+
+    async def _serve(self, ready: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
+        over = asyncio.Event()
+        ready.set_result((asyncio.get_running_loop(), over))
+        await over.wait()
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
+        """Do it on the event loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def start(self, source: TokenSource, timeout: float | None = None) -> Future[Token]:
+        """Have one of them ask, while the test goes on."""
+        return self.do(source.atoken(timeout)) if self.looped else self._pool.submit(source.token, timeout)
+
+    def close(self) -> None:
+        """End them, and the loop with all that runs on it."""
+        if self.looped:
+            self._loop.call_soon_threadsafe(self._over.set)
+        self._pool.shutdown()
+
+
+class Remote:
+    """A store that a test harms, the proxy before it, and processes that ask for its tokens.
+
+    ``label`` is ``redis`` or ``memcached``, with ``, event loop`` behind it where callers are tasks. ``seen`` has the
+    events of all processes. The server evicts when it is full.
+    """
+
+    def __init__(self, label: str) -> None:
+        self.kind, _, loop = label.partition(", ")
+        self.provider = FakeProvider(secret=SECRET)
+        self.seen = Recorder()
+        self.server: RedisServer | MemcachedServer = (
+            RedisServer("--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru")
+            if self.kind == "redis"
+            else MemcachedServer("-m", "2", "-o", "no_modern")
+        ).start()
+        self.proxy = Proxy(self.server.port).start()
+        self.callers = Callers(looped=bool(loop))
+        self._caches: list[TokenCache] = []
+
+    def process(
+        self,
+        options: str = "",
+        *,
+        provider: FakeProvider | None = None,
+        policy: RefreshPolicy | None = None,
+        clock: Clock | None = None,
+    ) -> TokenSource:
+        """Return a source that has a cache and connections of its own, as another process has it."""
+        url = f"{self.kind}://127.0.0.1:{self.proxy.port}?{options}"
+        self._caches.append(TokenCache(url, policy=policy, observers=[self.seen, events.log], clock=clock))
+        return self._caches[-1].source(provider or self.provider)
+
+    def ask(self, *sources: TokenSource, timeout: float | None = None) -> Token:
+        """Have one caller for each source ask, all at once; return the token, which is the same for all of them."""
+        (token,) = {call.result(PATIENCE) for call in [self.callers.start(source, timeout) for source in sources]}
+        return token
+
+    def until(self, reached: Callable[[], bool]) -> None:
+        """Ask whether it is so until it is."""
+        patience = time.monotonic() + PATIENCE
+        while not reached():
+            assert time.monotonic() < patience
+            time.sleep(0.005)
+
+    @property
+    def store(self) -> Store:
+        """The store as somebody sees it who reaches the server without the proxy; to be closed."""
+        return Store(self.kind, self.server.url)
+
+    def fence(self) -> int:
+        """Return the fence of the one record."""
+        store = self.store
+        try:
+            return store.fence(self._caches[0].source(self.provider).key)
+        finally:
+            store.close()
+
+    def close(self) -> None:
+        """End the processes, the proxy and the server."""
+        try:
+            for cache in self._caches:
+                if self.callers.looped:
+                    self.callers.do(cache.aclose()).result(PATIENCE)
+                else:
+                    cache.close()
+        finally:
+            self.callers.close()
+            self.proxy.stop()
+            self.server.stop()
+
+
+@pytest.fixture
+def remote(request: pytest.FixtureRequest, outcome: Outcome, caplog: pytest.LogCaptureFixture) -> Iterator[Remote]:
+    """A store of the test's own to be harmed: `parametrize("remote", ["redis", …], indirect=True)`.
+
+    INV-9: in the end no event and no line of the log has told a token or a secret.
+    """
+    caplog.set_level(logging.DEBUG)
+    outcome.backend = request.param
+    remote = Remote(request.param)
+    yield remote
+    remote.close()
+    shown = "\n".join([*map(repr, remote.seen.events), *(each.getMessage() for each in caplog.get_records("call"))])
+    assert SECRET not in shown
+    assert "-token-" not in shown
 
 
 @pytest.fixture

@@ -360,20 +360,6 @@ def test_an_old_cas_never_meets_a_restarted_server(fragile: MemcachedServer) -> 
     backend.close()
 
 
-def test_a_server_that_stops_is_an_outage_and_comes_back(fragile: MemcachedServer) -> None:
-    """INV-5: paused it costs a short time-out, never the answer that the lease is held; resumed, all goes on."""
-    backend = connect(fragile, timeout=0.1)
-    lease = granted(ask(backend))
-    fragile.pause()
-    for call in (lambda: ask(backend, "b"), lambda: backend.load(KEY), lambda: backend.extend(lease, LONG)):
-        with pytest.raises(BackendUnavailable, match="did not answer in time"):
-            call()
-    fragile.resume()
-    held(ask(backend, "b"))
-    assert backend.extend(lease, LONG)
-    backend.close()
-
-
 def test_a_server_without_cas_gives_no_lease_twice() -> None:
     """INV-2: with `-C` nothing can be compared, which is said and not overlooked."""
     require("memcached")
@@ -762,17 +748,3 @@ def test_tokens_of_a_second_a_day_and_a_month_are_shared(server: MemcachedServer
                 return token.value != second.value or None
 
             assert eventually(renewed)
-
-
-def test_without_its_server_a_process_fetches_for_itself(qpay: FakeQPay, fragile: MemcachedServer) -> None:
-    """INV-5: a server that is down delays nobody's token; when it is back the token is shared again."""
-    fragile.kill()
-    crowd = [fleet.start(qpay, fragile.url, 4)]
-    fleet.go(crowd)
-    ((got, distinct, *_),) = fleet.answers(crowd)
-    assert (got, distinct, qpay.logins) == ("4", "1", 1)
-    fragile.restart()
-    crowd = [fleet.start(qpay, fragile.url, 4) for _ in range(2)]
-    fleet.go(crowd)
-    assert [row[:2] for row in fleet.answers(crowd)] == [["4", "1"]] * 2
-    assert qpay.logins == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +11,7 @@ import trustme
 
 from tokencache import BackendUnavailable, Token, TokenCache
 from tokencache.backends.redis import from_url
-from tokencache.events import BackendFailed, BackendRecovered
+from tokencache.events import BackendFailed
 from tokencache.ports import Granted
 from tokencache.testing.contract import BackendContract
 from tokencache.testing.fakes import FakeProvider, Recorder
@@ -50,65 +49,6 @@ def through(proxy: Proxy, **options: str) -> RedisBackend:
     """Return a backend that goes through the proxy."""
     query = "&".join(f"{name}={value}" for name, value in options.items())
     return from_url(BackendURL.parse(f"redis://127.0.0.1:{proxy.port}/0?{query}"))
-
-
-@pytest.mark.parametrize("fault", ["refuse", "black_hole"])
-def test_a_server_that_is_gone_from_the_start_costs_little(proxy: Proxy, fault: str) -> None:
-    """INV-5: the first call succeeds; a hundred more cost no call to the provider; the token is shared afterwards."""
-    getattr(proxy, fault)()
-    seen, provider = Recorder(), FakeProvider()
-    source = TokenCache(through(proxy, timeout="100ms", connect_timeout="100ms"), observers=[seen]).source(provider)
-    token = source.token()
-    reached = proxy.accepted
-    for _ in range(100):
-        assert source.token() == token
-    assert provider.calls == 1
-    assert proxy.accepted - reached <= 2
-    assert len(seen.of(BackendFailed)) == 1
-    proxy.heal()
-    deadline = time.monotonic() + PATIENCE
-    while not seen.of(BackendRecovered) and time.monotonic() < deadline:
-        assert source.token() == token
-        time.sleep(0.01)  # the probe comes once a second
-    other = TokenCache(through(proxy)).source(provider)
-    while other.status().stored != "ours" and time.monotonic() < deadline:
-        source.token()
-        time.sleep(0.01)
-    assert other.token() == token
-    assert provider.calls == 1
-
-
-def test_a_frozen_server_is_one_short_time_out(server: RedisServer) -> None:
-    """INV-4: what is usable is served throughout; what is not is fetched alone."""
-    server.command("FLUSHALL")
-    backend = from_url(BackendURL.parse(f"{server.url}?timeout=100ms&connect_timeout=100ms"))
-    provider = FakeProvider()
-    source = TokenCache(backend).source(provider)
-    token = source.token()
-    server.pause()
-    try:
-        assert source.token() == token
-        assert TokenCache(backend).source(FakeProvider("other")).token().value == "other-token-1"
-        with pytest.raises(BackendUnavailable, match="in time"):
-            backend.load("k")
-    finally:
-        server.resume()
-    assert backend.load(source.key) is not None
-
-
-def test_a_slow_server_is_right_all_the_same(proxy: Proxy) -> None:
-    """INV-2: 50 ms more on every way, and still one call."""
-    proxy.delay(0.05)
-    provider = FakeProvider()
-    sources = [TokenCache(through(proxy)).source(provider) for _ in range(4)]
-    got: list[Token] = []
-    threads = [threading.Thread(target=lambda source=source: got.append(source.token())) for source in sources]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE)
-    assert len(got) == 4
-    assert provider.calls == 1
 
 
 def test_a_reply_that_comes_byte_by_byte_is_read_whole(proxy: Proxy) -> None:

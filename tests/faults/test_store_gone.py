@@ -1,0 +1,159 @@
+"""Rows 5, 6 and 7: a store that is gone, stands still, or is slow."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tokencache import BackendUnavailable, DeadlineExceeded
+from tokencache.events import BackendFailed
+from tokencache.testing.servers import RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from conftest import Outcome, Remote
+
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("tidy")]
+
+STORES = ["redis", "redis, event loop", "memcached"]
+REMOTES = pytest.mark.parametrize("remote", STORES, indirect=True)
+IN_VAIN = 30.0
+"""How long, in seconds, a call of these tests may wait in vain: much longer than they allow their callers."""
+
+
+def refuse(remote: Remote) -> None:
+    """End the server, and with it all that it held."""
+    remote.proxy.refuse()
+    remote.server.kill()
+
+
+def come_back(remote: Remote) -> None:
+    """Start the server again, empty."""
+    remote.server.restart()
+    remote.proxy.heal()
+
+
+def freeze(remote: Remote) -> None:
+    """Stop the server's process."""
+    remote.server.pause()
+
+
+def thaw(remote: Remote) -> None:
+    """Let the server's process go on."""
+    remote.server.resume()
+
+
+def swallow(remote: Remote) -> None:
+    """Lose all that is sent, on the connections there are and on new ones."""
+    remote.proxy.black_hole()
+
+
+def pass_on(remote: Remote) -> None:
+    """Lose nothing any more."""
+    remote.proxy.heal()
+
+
+def is_waited_for(remote: Remote) -> bool:
+    """Return whether a process waits for another's fetch."""
+    if isinstance(remote.server, RedisServer):
+        return remote.server.info("clients")["blocked_clients"] != "0"
+    return int(remote.server.stats()["cmd_get"]) >= 10  # of which the two ask for 8 before one of them waits
+
+
+@pytest.mark.parametrize(
+    ("harm", "heal", "timeout"),
+    [
+        pytest.param(refuse, come_back, "30s", marks=pytest.mark.fault(5), id="killed"),
+        pytest.param(freeze, thaw, "100ms", marks=pytest.mark.fault(6, case="stopped"), id="stopped"),
+        pytest.param(swallow, pass_on, "100ms", marks=pytest.mark.fault(6, case="black hole"), id="black hole"),
+    ],
+)
+@REMOTES
+def test_a_store_that_does_not_answer(
+    remote: Remote,
+    harm: Callable[[Remote], None],
+    heal: Callable[[Remote], None],
+    timeout: str,
+    outcome: Outcome,
+) -> None:
+    """INV-4, INV-5: the local copy is served; a process without one fetches once; the newest is shared afterwards.
+
+    A store that refuses costs no time-out, one that says nothing costs one; then the breaker answers for a while.
+    """
+    provider = remote.provider
+    warm = remote.process()
+    cold = remote.process(f"timeout={timeout}&connect_timeout={timeout}")
+    first = remote.ask(warm)
+    fence = remote.fence()
+    harm(remote)
+    accepted, began = remote.proxy.accepted, time.monotonic()
+    for _ in range(20):
+        assert remote.ask(warm) == first
+    assert remote.proxy.accepted == accepted
+    second = remote.ask(*[cold] * 20, timeout=IN_VAIN / 3)
+    assert second != first
+    for _ in range(20):
+        assert remote.ask(cold) == second
+    probes = int(time.monotonic() - began) + 1
+    assert remote.proxy.accepted - accepted <= 2 * probes  # reads and writes have a breaker each
+    assert len(remote.seen.of(BackendFailed)) <= 2
+    with pytest.raises(BackendUnavailable):  # which is not the same as: it is held
+        cold._world.backend.lease(cold.key, "me", "me", None, 3.0)
+    assert provider.calls == 2
+    with outcome.healing():
+        heal(remote)
+        remote.until(lambda: remote.ask(cold) == second and remote.fence() > fence)
+        assert remote.ask(remote.process()) == second
+    assert remote.ask(warm) == first
+    assert (provider.calls, provider.together) == (2, 1)
+    saw = "the token that they have; without one a new one" + ("" if harm is refuse else ", after one time-out")
+    outcome.record(saw, calls="1, and 1 a process without a token")
+
+
+@pytest.mark.fault(5, case="in mid-fetch")
+@REMOTES
+def test_a_store_that_goes_while_a_token_is_fetched(remote: Remote, outcome: Outcome) -> None:
+    """INV-4, INV-5, INV-8: the holder serves what it gets, whoever waited for it fetches: one flight a process."""
+    provider = remote.provider
+    holder, waiter = remote.process(), remote.process()
+    provider.gate.clear()
+    calls = [remote.callers.start(holder) for _ in range(10)]
+    assert provider.started.wait(IN_VAIN)
+    calls += [remote.callers.start(waiter) for _ in range(10)]
+    remote.until(lambda: is_waited_for(remote))
+    refuse(remote)
+    remote.until(lambda: provider.calls == 2)
+    provider.gate.set()
+    tokens = [call.result(IN_VAIN) for call in calls]
+    assert set(tokens[:10]) == {remote.ask(holder)}
+    assert set(tokens[10:]) == {remote.ask(waiter)}
+    with outcome.healing():
+        come_back(remote)
+        remote.until(lambda: {remote.ask(holder), remote.ask(waiter)} <= set(tokens) and remote.fence() > 0)
+        assert remote.ask(remote.process()) in tokens
+    assert provider.calls == 2
+    outcome.record("the token", calls="1 a process")
+
+
+def slow() -> Iterator[object]:
+    """Give the stores that are slow by a little, and those by a lot."""
+    for store in STORES:
+        yield pytest.param(store, 0.05, 4, marks=pytest.mark.fault(7, case="by 50 ms"), id=f"{store}, 50 ms")
+    for store in STORES[::2]:
+        yield pytest.param(store, 0.5, 2, marks=pytest.mark.fault(7, case="by 500 ms"), id=f"{store}, 500 ms")
+
+
+@pytest.mark.parametrize(("remote", "delay", "processes"), list(slow()), indirect=["remote"])
+def test_a_slow_store_is_right_all_the_same(remote: Remote, delay: float, processes: int, outcome: Outcome) -> None:
+    """INV-2, INV-8: one call for all, however long a round trip is; whoever gives less time is told so in time."""
+    remote.proxy.delay(delay)
+    fleet = [remote.process() for _ in range(processes)]
+    hurried = remote.callers.start(fleet[0], timeout=delay / 2)
+    token = remote.ask(*fleet * 4)
+    with pytest.raises(DeadlineExceeded):
+        hurried.result(IN_VAIN)
+    assert (remote.provider.calls, token.value) == (1, "fake-token-1")
+    outcome.record("the token, some round trips later; DeadlineExceeded where the caller gives less time", calls=1)
