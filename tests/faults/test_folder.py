@@ -1,0 +1,313 @@
+"""Row 29: the folder of the file backend, full, read-only, removed, with planted links, or robbed of its lock files."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tokencache import ConfigurationError, DeadlineExceeded, RefreshPolicy, TokenCache
+from tokencache._record import fence_of
+from tokencache.backends.file import FileBackend
+from tokencache.events import BackendFailed, BackendRecovered, LeaseLost
+from tokencache.testing.fakes import FakeProvider, Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from conftest import Outcome
+    from tokencache import TokenSource
+
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("tidy")]
+
+PATIENCE = 30.0
+KEY = "orders:token"
+NOBODY = 65_534
+QUICK = RefreshPolicy(probe=0.2)
+
+
+class Fleet:
+    """Processes of one provider on one folder; each has a backend and a cache of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.provider = FakeProvider()
+        self.seen = Recorder()
+
+    def process(self) -> TokenSource:
+        """Return the source of another process."""
+        cache = TokenCache(FileBackend(self.folder), policy=QUICK, observers=[self.seen])
+        return cache.source(self.provider, key=KEY)
+
+    def path(self, kind: str) -> Path:
+        """Return where a file of the key is: ``json``, ``state``, ``mutex``, ``holder``, or one in the making."""
+        return FileBackend(self.folder).record_path(KEY).with_suffix(f".{kind}")
+
+    @property
+    def stored(self) -> str | None:
+        """The value of the token in the folder, ``None`` where there is no record."""
+        with suppress(FileNotFoundError):
+            value: str = json.loads(self.path("json").read_bytes())["accessToken"]
+            return value
+        return None
+
+    @property
+    def fence(self) -> int:
+        """The fence of the record in the folder."""
+        return fence_of(self.path("json").read_bytes()) or 0
+
+    @property
+    def failures(self) -> str:
+        """What the events say of the backend."""
+        return "\n".join(map(str, self.seen.of(BackendFailed)))
+
+
+def until(reached: Callable[[], bool]) -> None:
+    """Look again and again until something is so."""
+    give_up = time.monotonic() + PATIENCE
+    while not reached():
+        assert time.monotonic() < give_up
+        time.sleep(0.002)
+
+
+# --- folders that cannot be written to
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], None], Callable[[], None]]]:
+    """A small disk, and what fills and what empties it; where none can be mounted, files that may not grow."""
+    disk = tmp_path / "disk"
+    disk.mkdir(mode=0o700)
+    options = ["-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", str(disk)]
+    mount = shutil.which("mount")
+    mounted = mount is not None and subprocess.run([mount, *options], capture_output=True, check=False).returncode == 0
+    filler = disk / "filler"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill() -> None:
+        if not mounted:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+            return
+        with suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+
+    def free() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        filler.unlink(missing_ok=True)
+
+    yield disk / "tokens", fill, free
+    free()
+    if mounted:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.fixture
+def sealed() -> Iterator[tuple[Path, Callable[[], None], Callable[[], None]]]:
+    """A folder, and what makes it read-only and writable, for a user whom modes bind, as they do not bind root."""
+    path = Path(tempfile.mkdtemp(dir="/tmp", prefix="tokencache-test-"))
+    folder = path / "tokens"
+    was = os.geteuid()
+    if was == 0:
+        os.chown(path, NOBODY, NOBODY)
+        os.seteuid(NOBODY)
+    try:
+        yield folder, lambda: folder.chmod(0o500), lambda: folder.chmod(0o700)
+    finally:
+        os.seteuid(was)
+        if folder.exists():
+            folder.chmod(0o700)
+        shutil.rmtree(path)
+
+
+@pytest.mark.parametrize(
+    ("disk", "advice"),
+    [
+        pytest.param("full", "make room on the disk", marks=pytest.mark.fault(29, backend="file", case="disk full")),
+        pytest.param(
+            "sealed", "make the folder writable", marks=pytest.mark.fault(29, backend="file", case="read-only")
+        ),
+    ],
+)
+def test_a_folder_that_cannot_be_written_to(
+    disk: str, advice: str, outcome: Outcome, request: pytest.FixtureRequest
+) -> None:
+    """INV-4, INV-5: what is stored is read, a new token is served unshared, and is shared once there is room."""
+    folder, fail, mend = request.getfixturevalue(disk)
+    fleet = Fleet(folder)
+    mine, theirs = fleet.process(), fleet.process()
+    first = mine.token()
+    assert theirs.token() == first
+    fence = fleet.fence
+    fail()
+    second = mine.renew()
+    assert second != first
+    assert mine.token() == second
+    assert theirs.token().value == fleet.process().token().value == fleet.stored == first.value
+    assert fleet.fence == fence
+    assert advice in fleet.failures
+    assert not list(folder.glob("*.new"))
+    assert len(fleet.seen.of(BackendFailed)) == 1
+    mend()
+    with outcome.healing():
+        until(lambda: mine.token() == second and fleet.stored == second.value)
+        assert theirs.renew() == fleet.process().token() == second
+    assert fleet.fence > fence
+    assert fleet.seen.of(BackendRecovered)
+    assert fleet.provider.calls == 2
+    outcome.record("the stored token; a new one is served, and shared when that is possible again", calls=1)
+
+
+# --- a folder that is swept away
+
+
+@pytest.mark.fault(29, backend="file", case="folder removed")
+def test_a_removed_folder_is_made_again(tmp_path: Path, outcome: Outcome) -> None:
+    """INV-3, INV-4: who has a token keeps it; the next process fetches, and the rest of the fleet follows."""
+    fleet = Fleet(tmp_path / "tokens")
+    mine, theirs = fleet.process(), fleet.process()
+    first = mine.token()
+    assert theirs.token() == first
+    fence = fleet.fence
+    shutil.rmtree(fleet.folder)
+    assert mine.token() == theirs.token() == first
+    with outcome.healing():
+        second = fleet.process().token()
+        assert mine.renew() == theirs.renew() == second != first
+    assert fleet.folder.stat().st_mode & 0o777 == 0o700
+    assert fleet.fence > fence
+    assert fleet.provider.calls == 2
+    assert not fleet.seen.of(BackendFailed)
+    outcome.record("their token; a cold process a new one, which all share", calls=1)
+
+
+class Fetching:
+    """A process in the middle of its fetch, which goes on when it is told to."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.source = fleet.process()
+        self.got: list[str] = []
+        fleet.provider.gate.clear()
+        self._thread = threading.Thread(target=lambda: self.got.append(self.source.token().value))
+        self._thread.start()
+        assert fleet.provider.started.wait(PATIENCE)
+
+    def go_on(self) -> str:
+        """Let every fetch end and return the token that came."""
+        self.fleet.provider.gate.set()
+        self._thread.join(PATIENCE)
+        (value,) = self.got
+        return value
+
+
+@pytest.mark.fault(29, backend="file", case="folder removed in mid-fetch")
+def test_a_folder_removed_in_mid_fetch_is_one_more_fetch(tmp_path: Path, outcome: Outcome) -> None:
+    """INV-2, INV-3, INV-8: a lost lease is one extra call, all get a token, and the newer of the two stays."""
+    fleet = Fleet(tmp_path / "tokens")
+    fetching = Fetching(fleet)
+    shutil.rmtree(fleet.folder)
+    second = Fetching(fleet)
+    until(lambda: fleet.provider.calls == 2)
+    highest = json.loads(fleet.path("state").read_bytes())["fence"]
+    with outcome.healing():
+        values = {fetching.go_on(), second.go_on()}
+        late = fleet.process().token().value
+    assert late in values
+    assert late == fleet.stored == second.source.token().value
+    assert fleet.fence == highest
+    assert fleet.provider.calls == 2
+    outcome.record("a token", calls=2)
+
+
+# --- planted links
+
+
+@pytest.mark.fault(29, backend="file")
+@pytest.mark.parametrize("kind", ["json", "state", "holder", "json.new", "state.new", "holder.new", "mutex"])
+def test_a_planted_link_leads_nowhere(tmp_path: Path, outcome: Outcome, kind: str) -> None:
+    """INV-10: no link is read or written through, wherever it lies; one in place of the mutex is a told outage."""
+    fleet = Fleet(tmp_path / "tokens")
+    there = tmp_path / "elsewhere"
+    now = int(time.time())
+    planted = {"accessToken": "planted-token", "expiresAt": now + 3600, "fence": 1, "v": 1, "boot": ""}
+    there.write_text(json.dumps(planted))
+    before = there.read_bytes(), there.stat()
+    fleet.folder.mkdir(mode=0o700)
+    fleet.path(kind).symlink_to(there)
+    mine, theirs = fleet.process(), fleet.process()
+    shared = kind != "mutex"
+    values = [mine.token().value, theirs.token().value]
+    assert values == ["fake-token-1", "fake-token-1" if shared else "fake-token-2"]
+    assert ("symbolic link: delete it" in fleet.failures) is not shared
+    if not shared:
+        fleet.path(kind).unlink()
+        with outcome.healing():
+            until(lambda: mine.token().value == fleet.stored or theirs.token().value == fleet.stored)
+    assert fleet.process().token().value == fleet.stored
+    assert fleet.provider.calls == (1 if shared else 2)
+    assert (there.read_bytes(), there.stat().st_mtime_ns, there.stat().st_nlink) == (
+        before[0],
+        before[1].st_mtime_ns,
+        before[1].st_nlink,
+    )
+    assert not [each for each in fleet.folder.iterdir() if each.is_symlink()]
+    outcome.case = f"a link in place of `.{kind}`"
+    outcome.record("the token" if shared else "a token for each process, until it is deleted", calls=1 if shared else 2)
+
+
+@pytest.mark.fault(29, backend="file", case="another user's link in place of the folder")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a link that is another user's")
+def test_a_folder_that_is_anothers_link_is_refused(tmp_path: Path, outcome: Outcome) -> None:
+    """INV-10: the mistake is loud, nothing is fetched, and nothing is put where the link leads."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    fleet = Fleet(tmp_path / "tokens")
+    fleet.folder.symlink_to(elsewhere)
+    os.lchown(fleet.folder, NOBODY, NOBODY)
+    source = fleet.process()
+    with pytest.raises(ConfigurationError, match=r"symbolic link made by another user .*remove the link"):
+        source.token()
+    assert not list(elsewhere.iterdir())
+    fleet.folder.unlink()
+    with outcome.healing():
+        assert source.token().value == "fake-token-1"
+    assert fleet.provider.calls == 1
+    outcome.record("ConfigurationError that says what to do", calls=0)
+
+
+# --- lock files that are deleted
+
+
+@pytest.mark.fault(29, backend="file")
+@pytest.mark.parametrize("kinds", [("holder",), ("mutex",), ("holder", "mutex"), ("state",)], ids="+".join)
+def test_a_lock_file_deleted_under_the_holder(tmp_path: Path, outcome: Outcome, kinds: tuple[str, ...]) -> None:
+    """INV-2, INV-3: the lease stands in the state, so the fetch stays the only one; without that it is one more."""
+    fleet = Fleet(tmp_path / "tokens")
+    fetching = Fetching(fleet)
+    for kind in kinds:
+        fleet.path(kind).unlink()
+    other = fleet.process()
+    lost = "state" in kinds
+    with pytest.raises(DeadlineExceeded):
+        other.token(timeout=0.3)
+    assert fleet.provider.calls == 1 + lost
+    with outcome.healing():
+        values = {fetching.go_on(), other.token().value, fleet.process().token().value}
+    assert fleet.stored in values
+    assert len(values) <= 1 + lost
+    assert fleet.provider.calls == 1 + lost
+    assert fleet.provider.together == 1 + lost
+    assert bool(fleet.seen.of(LeaseLost)) <= lost
+    outcome.case = f"`.{'` and `.'.join(kinds)}` deleted under the holder"
+    outcome.record("a token" if lost else "the token", calls=1 + lost)
