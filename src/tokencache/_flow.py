@@ -94,10 +94,14 @@ class Obtained:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The current token stays; look again at ``next_at``. ``alone`` tells that it was asked for without a lease."""
+    """The current token stays; look again at ``next_at``.
+
+    ``asked`` tells that the provider has nothing better, ``alone`` that it was asked without a lease.
+    """
 
     copy: Copy
     next_at: float
+    asked: bool = True
     alone: bool = False
 
 
@@ -382,7 +386,7 @@ def _alone(job: Job) -> Flow[Outcome]:
     at = yield from now()
     current = job.current
     if current is not None and job.reason == "refresh" and at.clock < (current.refresh_at + current.usable_at) / 2:
-        return Kept(current, at.clock + job.policy.probe)
+        return Kept(current, at.clock + job.policy.probe, asked=False)
     if at.clock < job.alone_at:
         yield from sleep(min(job.alone_at, job.deadline) - at.clock)
     before = yield from now()

@@ -10,7 +10,7 @@ from tokencache._clock import COUNTS_SLEEP
 from tokencache.policy import settle_of
 
 if TYPE_CHECKING:
-    from tokencache._flow import Copy, Failed, Outcome
+    from tokencache._flow import Copy, Failed, Kept, Outcome
     from tokencache._world import World
     from tokencache.policy import RefreshPolicy
     from tokencache.token import Token
@@ -75,13 +75,8 @@ class LocalCopy:
                         self._alone_at = now + self._policy.probe
                     if copy.token.value not in self._refused and not self._outranked(copy, now):
                         self._keep(copy, self._due(copy, now), now)
-                case Kept(copy=copy, next_at=next_at, alone=alone):
-                    self._failure = None
-                    self._attempt = 0
-                    if alone:
-                        self._alone_at = now + self._policy.probe
-                    if copy.token.value not in self._refused and not self._outranked(copy, now):
-                        self._keep(copy, min(next_at, self._due(copy, now)), now)
+                case Kept():
+                    self._stay(outcome, now)
                 case Failed(error=DeadlineExceeded()):
                     if self._copy is not None:
                         self._until = min(now + self._policy.probe, self._copy.usable_at)
@@ -94,17 +89,27 @@ class LocalCopy:
                     if self._copy is not None:
                         self._until = min(next_at, self._copy.usable_at)
 
+    def _stay(self, outcome: Kept, now: float) -> None:
+        """Take note that there was nothing better than what was here when the flight began. The caller has the lock."""
+        copy, mine = outcome.copy, self._copy
+        if outcome.asked:
+            self._failure = None
+            self._attempt = 0
+        if outcome.alone:
+            self._alone_at = now + self._policy.probe
+        overtaken = mine is not None and now < mine.usable_at and mine.token.value != copy.token.value  # INV-3
+        if copy.token.value not in self._refused and not overtaken:
+            self._keep(copy, min(outcome.next_at, self._due(copy, now)), now)
+
     def _due(self, copy: Copy, now: float) -> float:
         """Return when to look after a copy: when it is to be renewed, or soon if the fleet has it not (INV-5)."""
         return copy.refresh_at if copy.data is not None else min(copy.refresh_at, now + self._policy.probe)
 
     def _outranked(self, copy: Copy, now: float) -> bool:
-        """Return whether the copy that is here is usable and newer, by its fence if both have one (INV-3)."""
+        """Return whether the copy that is here is usable and newer by its fence (INV-3)."""
         mine = self._copy
-        if mine is None or now >= mine.usable_at:
+        if mine is None or now >= mine.usable_at or mine.fence is None or copy.fence is None:
             return False
-        if mine.fence is None or copy.fence is None:
-            return mine.fetched_at > copy.fetched_at
         return mine.fence > copy.fence
 
     def _keep(self, copy: Copy, due: float, now: float) -> None:

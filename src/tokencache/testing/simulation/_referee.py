@@ -283,8 +283,13 @@ class Referee:
 
     def _comparable(self, grant: LeaseGrant | None) -> bool:
         """Return whether whoever holds this lease could know from the store what the others know."""
-        seen = grant is not None and self._granted[grant.fence][1] is not None
-        return seen and self._together and not self._skewed
+        if grant is None or not self._together or self._skewed:
+            return False
+        since, entry = self._granted[grant.fence]
+        if entry is None:
+            return False
+        issue = self.around.provider.issues[_fields(entry.data)["accessToken"]]
+        return since + self.around.plan.policy.lease < issue.surely_until
 
     def ended(self, run: Run) -> None:
         """Take note of a flow's end."""
@@ -333,6 +338,7 @@ class Referee:
         self.reports.add(token.value)
         if self._held.get(process.number, ("",))[0] == token.value:
             del self._held[process.number]
+        self._fences.pop(process.number, None)
 
     def returned(self, call: Call, result: object) -> None:
         """Hold what a caller got against INV-1, INV-6 and INV-10."""

@@ -117,19 +117,13 @@ MUTANTS: Mapping[str, Mutant] = {
             "late-result-kept",
             "INV-3: a flight that comes in late replaces a newer token of its process",
             "_local",
-            (
-                "_refused and not self._outranked(copy, now):\n                        self._keep(copy, self._due",
-                "_refused:\n                        self._keep(copy, self._due",
-            ),
+            (" and not self._outranked(copy, now):", ":"),
         ),
         _mutant(
             "late-failure-kept",
             "INV-3: a flight that comes in late with nothing brings an older token back",
             "_local",
-            (
-                "_refused and not self._outranked(copy, now):\n                        self._keep(copy, min",
-                "_refused:\n                        self._keep(copy, min",
-            ),
+            (" and not overtaken:", ":"),
         ),
         _mutant(
             "old-refresh-token",
@@ -281,13 +275,7 @@ MUTANTS: Mapping[str, Mutant] = {
             "kept-unpaced",
             "INV-5: without the store a provider that has nothing better is asked again at once",
             "_local",
-            (
-                (
-                    "                    if alone:\n                        self._alone_at = now + self._policy.probe\n"
-                    "                    if copy.token"
-                ),
-                "                    if copy.token",
-            ),
+            ("        if outcome.alone:\n            self._alone_at = now + self._policy.probe\n", ""),
         ),
         _mutant(
             "vacated-unshared",
@@ -299,7 +287,10 @@ MUTANTS: Mapping[str, Mutant] = {
             "kept-unshared",
             "INV-5: a token that was asked for in vain without the store is not shared when it is back",
             "_local",
-            ("self._keep(copy, min(next_at, self._due(copy, now)), now)", "self._keep(copy, next_at, now)"),
+            (
+                "self._keep(copy, min(outcome.next_at, self._due(copy, now)), now)",
+                "self._keep(copy, outcome.next_at, now)",
+            ),
         ),
         _mutant(
             "stale-refresh-token",
