@@ -134,6 +134,11 @@ async def arun(flow: Flow[T], world: World, key: str) -> T:
     except StopIteration as end:
         result: T = end.value
         return result
+    except (
+        GeneratorExit
+    ):  # collected with its closed loop: nothing can be awaited any more, and leases end by themselves
+        leases.held.clear()
+        raise
     finally:
         flow.close()
         for lease in leases.held.values():

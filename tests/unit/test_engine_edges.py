@@ -408,3 +408,24 @@ def test_without_a_thread_to_be_had_the_main_one_does(monkeypatch: pytest.Monkey
     monkeypatch.setattr(threading.Thread, "start", none)
     source.status()
     assert backend.places == [threading.main_thread()]
+
+
+def test_a_flight_that_is_collected_with_its_closed_loop_awaits_nothing() -> None:
+    """INV-8: a coroutine that is closed may not await, not even the release of its lease."""
+    backend, provider = MemoryBackend(), FakeProvider()
+    backend.aio = lambda: ThreadedBackend(backend)  # type: ignore[method-assign]
+    source = TokenCache(backend).source(provider)
+    provider.gate.clear()
+
+    async def main() -> None:
+        while not provider.started.is_set():
+            await asyncio.sleep(0)
+
+    loop = asyncio.new_event_loop()
+    caller = loop.create_task(source.atoken())
+    loop.run_until_complete(main())
+    loop.close()
+    (flight,) = source._tasks
+    flight.get_coro().close()
+    caller.get_coro().close()
+    assert backend.inspect(source.key).owner is not None
