@@ -9,7 +9,7 @@
     ├── BackendError                 the store of records and leases failed
     │   ├── BackendUnavailable       it does not answer, or refuses for now
     │   ├── BackendConflict          two distributions claim one name
-    │   ├── BackendNotInstalled      its client library is missing
+    │   ├── BackendNotInstalled      its client library is missing or too old
     │   └── BackendClosed            it was used after ``close()``
     ├── ConfigurationError           a setting is wrong; nothing was sent
     └── DeadlineExceeded             the caller's time ran out first
@@ -99,7 +99,7 @@ class BackendConflict(BackendError):
 
 
 class BackendNotInstalled(BackendError):
-    """The client library of a backend is missing; the message holds the ``pip install`` line."""
+    """The client library of a backend is missing or too old; the message holds the ``pip install`` line."""
 
 
 class BackendClosed(BackendError):

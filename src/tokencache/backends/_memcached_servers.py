@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
+from tokencache.backends._client_library import version_of
 from tokencache.backends._memcached_form import DELETED, LARGEST
 from tokencache.errors import BackendUnavailable, ConfigurationError
 
@@ -240,6 +241,11 @@ class Servers:
         """Let go of the parent's connections in the child of a fork."""
         for server in self._servers.values():
             server.after_fork()
+
+
+def check_library() -> None:
+    """Raise ``BackendNotInstalled`` for a pymemcache that is too old."""
+    version_of("pymemcache", extra="memcached")
 
 
 def read_servers(servers: Iterable[Spec] | Spec | None) -> list[Spec]:

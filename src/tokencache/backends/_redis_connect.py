@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from tokencache.backends._client_library import version_of
 from tokencache.backends._redis_protocol import LONGEST_BLOCK, misused
 
 if TYPE_CHECKING:
@@ -127,11 +128,22 @@ def _hosts(url: BackendURL) -> tuple[tuple[str, int], ...]:
     return tuple((host, port or usual) for host, port in url.hosts) or (("localhost", usual),)
 
 
+def check_library() -> None:
+    """Raise ``BackendNotInstalled`` for a redis-py that is too old."""
+    version_of("redis", extra="redis")
+
+
+def _silent() -> dict[str, None]:
+    """Return the arguments that keep a connection from introducing itself, which costs a round trip."""
+    named = version_of("redis", extra="redis") >= (7, 2)
+    return dict.fromkeys(["driver_info"] if named else ["lib_name", "lib_version"])
+
+
 def connect(target: Target, library: str, *, waiting: bool) -> Any:
     """Return a client that connects when it is first used; ``library`` is ``redis`` or ``redis.asyncio``."""
     kinds = {name: import_module(f"{library}.{name}") for name in ("client", "cluster", "retry", "sentinel")}
     once = kinds["retry"].Retry(import_module("redis.backoff").NoBackoff(), 0)
-    arguments = {**target.arguments(waiting=waiting), "retry": once, "driver_info": None}
+    arguments = {**target.arguments(waiting=waiting), "retry": once, **_silent()}
     if target.scheme == "redis+sentinel":
         first = {name: arguments[name] for name in ("socket_connect_timeout", "protocol", "retry")}
         first |= {"socket_timeout": target.timeout, **target.sentinel}

@@ -29,7 +29,7 @@ from tokencache.backends._memcached_form import (
     record_expiry,
     remaining_of,
 )
-from tokencache.backends._memcached_servers import Servers, read_servers, settings_of
+from tokencache.backends._memcached_servers import Servers, check_library, read_servers, settings_of
 from tokencache.errors import BackendClosed, BackendUnavailable, ConfigurationError
 from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot, Stored
 
@@ -70,6 +70,7 @@ class MemcachedBackend:
         timeout: float = _TIMEOUT,
         wall: Callable[[], float] = time.time,
     ) -> None:
+        check_library()
         if client is not None and servers is not None:
             message = "MemcachedBackend: give either servers or client=…"
             raise ConfigurationError(message)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
 
-from tokencache.backends._redis_connect import Target, connect, target_of
+from tokencache.backends._redis_connect import Target, check_library, connect, target_of
 from tokencache.backends._redis_protocol import Call, Command, Protocol, remaining_of, translated
 from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.ports import Stored
@@ -41,6 +41,7 @@ class RedisBackend:
     name = "redis"
 
     def __init__(self, target: Target | None = None, *, client: Any = None, waiters: int = 32) -> None:
+        check_library()
         if (target is None) == (client is None):
             message = "RedisBackend: give either a target or client=…"
             raise ConfigurationError(message)

@@ -1,0 +1,56 @@
+"""Client libraries that are too old for a backend are refused when the cache is made."""
+
+from __future__ import annotations
+
+import importlib
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tokencache import BackendNotInstalled, TokenCache
+from tokencache.backends import _client_library
+from tokencache.backends.redis import RedisBackend
+
+LIBRARIES = [("redis", "redis", (6, 2)), ("pymemcache", "memcached", (4, 0))]
+
+
+@pytest.mark.parametrize(("library", "scheme", "oldest"), LIBRARIES)
+def test_too_old_a_library_is_refused_with_the_reason(
+    library: str, scheme: str, oldest: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which version is there, which is needed, and the line that installs it: before anything is sent."""
+    older = f"{oldest[0] - 1}.99.1"
+    monkeypatch.setattr(importlib.import_module(library), "__version__", older)
+    with pytest.raises(BackendNotInstalled) as caught:
+        TokenCache(f"{scheme}://localhost")
+    least = ".".join(map(str, oldest))
+    reason = f"tokencache needs {library} {least} or newer, {older} is installed: pip install 'tokencache[{scheme}]'"
+    assert str(caught.value) == reason
+
+
+def test_a_client_of_ones_own_may_be_too_old_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version is looked at before the client is."""
+    monkeypatch.setattr("redis.__version__", "6.1.1")
+    with pytest.raises(BackendNotInstalled):
+        RedisBackend(client=object())
+
+
+@pytest.mark.parametrize(("library", "scheme", "oldest"), LIBRARIES)
+@pytest.mark.parametrize("rest", ["", ".0", ".0b1", ".0.post1"])
+def test_the_oldest_version_is_taken(
+    library: str, scheme: str, oldest: tuple[int, int], rest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However a release is called, it is its numbers that count."""
+    version = ".".join(map(str, oldest)) + rest
+    monkeypatch.setattr(importlib.import_module(library), "__version__", version)
+    TokenCache(f"{scheme}://localhost").close()
+
+
+def test_the_extras_ask_for_what_the_backends_need() -> None:
+    """Nobody who installs an extra is refused afterwards."""
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = project["project"]["optional-dependencies"]
+    for library, extra, oldest in LIBRARIES:
+        assert extras[extra] == [f"{library}>={oldest[0]}.{oldest[1]}"]
+        assert _client_library._OLDEST[library] == oldest
