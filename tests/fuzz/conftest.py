@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from tokencache.testing.probes import Probe
 
-PROFILES = {"short": (150, 50, 30), "long": (10_000, 1_500, 60)}
+PROFILES = {"short": (150, 50, 30), "long": (1_500, 300, 60)}
 """Inputs of a fuzzer, programs of a machine, and calls in each program."""
 
 for _name, (_inputs, _, _calls) in PROFILES.items():
@@ -53,6 +53,11 @@ def pytest_configure(config: pytest.Config) -> None:
     name = asked if asked in PROFILES else "short"
     settings.register_profile("fuzz", settings.get_profile(name))
     settings.register_profile("programs", settings.get_profile(name), max_examples=PROFILES[name][1])
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Allow each test the time that it takes to make a failing input as short as it gets."""
+    item.add_marker(pytest.mark.timeout(900))
 
 
 @dataclass

@@ -1,0 +1,241 @@
+"""Records that anybody may have written: decoding refuses or is right, and a damaged one is no other token."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import math
+
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from tokencache._record import Record, UnreadableRecord, decode, encode, fence_of, is_another
+from tokencache.expiry import classify
+from tokencache.token import Token
+
+FUZZ = settings.get_profile("fuzz")
+
+VISIBLE = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)
+TEXT = st.text(max_size=20)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+INSTANTS = st.floats(1e9, 4e9) | st.integers(10**9, 4 * 10**9)
+TOKENS = st.builds(
+    Token,
+    VISIBLE,
+    expires_at=INSTANTS,
+    issued_at=INSTANTS,
+    token_type=st.sampled_from(["Bearer", "DPoP"]) | VISIBLE,
+    scope=st.none() | TEXT,
+    refresh_token=st.none() | TEXT,
+    refresh_expires_at=st.none() | INSTANTS,
+    extra=st.dictionaries(TEXT, st.text(max_size=10) | st.integers(-99, 99) | st.lists(st.booleans()), max_size=3),
+)
+LARGEST_FENCE = 2**53 - 1
+FENCES = st.integers(0, LARGEST_FENCE)
+ODD = (
+    JSON | INSTANTS | INSTANTS.map(str) | FENCES | st.sampled_from([1, "1", 1.0, 2, 0, -1, 2**53 + 1, 10**400, "", "x"])
+)
+TABLES = st.fixed_dictionaries(
+    {},
+    optional={
+        "v": st.just(1) | ODD,
+        "fence": FENCES | ODD,
+        "accessToken": VISIBLE | ODD,
+        "expiresAt": INSTANTS | st.integers(10**9, 4 * 10**9) | ODD,
+        "tokenType": VISIBLE | ODD,
+        "scope": TEXT | ODD,
+        "issuedAt": INSTANTS | ODD,
+        "lifetime": st.floats(0, 1e6) | ODD,
+        "refreshToken": TEXT | ODD,
+        "refreshExpiresAt": INSTANTS | ODD,
+        "identity": TEXT | ODD,
+        "reason": TEXT | ODD,
+        "extra": st.dictionaries(TEXT, JSON, max_size=2) | ODD,
+        "sealed": TEXT | ODD,
+    },
+)
+
+
+class Sealed:
+    """Sealing that shows what was sealed and notices every change of it, which is all that matters here."""
+
+    def seal(self, key: str, plain: bytes) -> bytes:
+        """Put a keyed digest of key and text before the text."""
+        return self._digest(key, plain) + plain
+
+    def open(self, key: str, sealed: bytes) -> bytes:
+        """Return the text if the digest is right."""
+        if not hmac.compare_digest(sealed[:32], self._digest(key, sealed[32:])):
+            message = f"planted: {sealed!r}"
+            raise ValueError(message)
+        return sealed[32:]
+
+    def _digest(self, key: str, plain: bytes) -> bytes:
+        return hmac.digest(b"planted", b"%d:%s%s" % (len(key.encode()), key.encode(), plain), hashlib.sha256)
+
+
+SEALING = Sealed()
+
+
+def stored(token: Token, fence: int, *, sealed: bool) -> bytes:
+    """Return the record of a token."""
+    return encode(token, fence=fence, identity="somebody", key="K", sealing=SEALING if sealed else None)
+
+
+def read(data: bytes, *, sealed: bool = False) -> Record | None:
+    """Return what a record holds, ``None`` for one that is refused; nothing else than a refusal may be raised."""
+    try:
+        return decode(data, key="K", sealing=SEALING if sealed else None)
+    except UnreadableRecord as error:
+        refusal = error
+    assert "planted" not in str(refusal), "INV-9: a refusal repeats nothing of the content"
+    assert (refusal.__cause__, refusal.__context__) == (None, None)
+    return None
+
+
+def check(data: bytes) -> None:
+    """Say what must hold of whatever bytes a store may give."""
+    fence = fence_of(data)
+    assert fence is None or (type(fence) is int and 0 <= fence <= LARGEST_FENCE)
+    assert is_another(data, None) is True
+    assert is_another(data, data) is False
+    for sealed in (False, True):
+        found = read(data, sealed=sealed)
+        if found is None:
+            continue
+        fields = json.loads(data)
+        assert not sealed or "sealed" in fields, "a plain record might be anybody's"
+        assert found.fence == fence
+        assert found.token.value.isascii()
+        assert found.token.value.isprintable()
+        assert found.identity is None or type(found.identity) is str
+        assert found.reason is None or type(found.reason) is str
+        assert found.lifetime is None or 0 < found.lifetime < math.inf
+        assert found.token.lifetime == 0 or found.lifetime is not None
+        if not sealed:
+            check_expiry(found, fields)
+
+
+def check_expiry(found: Record, fields: dict[str, object]) -> None:
+    """Say that no field but `expiresAt` makes a token last longer: the fraction of its second is all it can win."""
+    said = fields["expiresAt"]
+    if "v" not in fields:
+        meant = classify(said)
+        assert meant is not None
+        assert meant.kind != "duration", "a stored duration has no beginning"
+        said = meant.amount
+    elif not isinstance(said, int | float):
+        meant = classify(said)
+        assert meant is not None
+        said = meant.amount
+    assert isinstance(said, int | float)
+    if abs(said) < 1e11:
+        assert said - 0.01 <= found.token.expires_at < said + 1
+
+
+@FUZZ
+@given(
+    data=st.binary(max_size=200)
+    | st.text(max_size=80).map(str.encode)
+    | JSON.map(lambda value: json.dumps(value).encode())
+)
+@example(data=b"[" * 100_000)
+@example(data=b'{"a":' * 100_000)
+@example(data=b'{"fence":' + b"9" * 5000 + b"}")
+@example(data=b'\xef\xbb\xbf{"accessToken":"x","expiresAt":2000000000}')
+def test_no_bytes_raise_anything_but_a_refusal(data: bytes) -> None:
+    """INV-9: any bytes are a usable record or refused, and the refusal repeats nothing of them."""
+    check(data)
+
+
+@FUZZ
+@given(
+    table=TABLES, ascii_only=st.booleans(), planted=st.sampled_from(["accessToken", "refreshToken", "extra", "sealed"])
+)
+def test_fields_of_any_kind_are_understood_or_refused(table: dict[str, object], ascii_only: bool, planted: str) -> None:
+    """INV-1, INV-9: whatever the fields hold, the result has the right types and does not outlive `expiresAt`."""
+    table.setdefault(planted, "planted")
+    check(json.dumps(table, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass"))
+
+
+@FUZZ
+@given(token=TOKENS, fence=FENCES, sealed=st.booleans())
+def test_what_was_encoded_is_decoded(token: Token, fence: int, sealed: bool) -> None:
+    """A token comes back with its value, its times to the fraction that matters, and the rest, sealed or not."""
+    data = stored(token, fence, sealed=sealed)
+    check(data)
+    found = read(data, sealed=sealed)
+    assert found is not None
+    assert (found.fence, found.identity) == (fence, "somebody")
+    for name in ("value", "token_type", "scope", "refresh_token", "refresh_expires_at", "extra"):
+        assert getattr(found.token, name) == getattr(token, name)
+    assert found.token.expires_at <= token.expires_at + 0.001, "INV-1"
+    assert found.token.expires_at > token.expires_at - 1
+    if token.lifetime > 0:
+        assert found.lifetime == token.lifetime
+    assert json.loads(data)["fence"] == fence
+
+
+@FUZZ
+@given(token=TOKENS, fence=FENCES, data=st.data())
+def test_a_piece_of_a_record_is_no_record(token: Token, fence: int, data: st.DataObject) -> None:
+    """INV-10: a plain record that is cut, or has anything before or behind it, is refused."""
+    whole = stored(token, fence, sealed=False)
+    start = data.draw(st.integers(0, 3))
+    end = data.draw(st.integers(0, len(whole) - 1))
+    assert read(whole[:end]) is None
+    assert start == 0 or read(whole[start:]) is None
+    rubbish = data.draw(st.binary(min_size=1, max_size=5))
+    assume(rubbish.strip(b" \t\r\n"))
+    assert read(whole + rubbish) is None
+    assert read(rubbish + whole) is None
+    assert read(whole + whole) is None
+
+
+@FUZZ
+@given(token=TOKENS, fence=FENCES, data=st.data())
+def test_a_damaged_sealed_record_is_never_another_token(token: Token, fence: int, data: st.DataObject) -> None:
+    """INV-10: a sealed record that was changed in any place holds the very same token or none."""
+    whole = bytearray(stored(token, fence, sealed=True))
+    intact = read(bytes(whole), sealed=True)
+    assert intact is not None
+    for _ in range(data.draw(st.integers(1, 3))):
+        place = data.draw(st.integers(0, len(whole) - 1))
+        width = data.draw(st.sampled_from([0, 1, 1, 4]))
+        whole[place : place + width] = data.draw(
+            st.binary(max_size=3) | st.sampled_from([b"0", b"A", b'"', b",", b"="])
+        )
+        assume(whole)
+    found = read(bytes(whole), sealed=True)
+    assert found is None or (found.token, found.fence) == (intact.token, intact.fence)
+
+
+@FUZZ
+@given(one=TOKENS, other=TOKENS, fences=st.tuples(FENCES, FENCES), key=TEXT, field=st.sampled_from(["fence", "sealed"]))
+def test_sealed_records_are_not_mixed(one: Token, other: Token, fences: tuple[int, int], key: str, field: str) -> None:
+    """INV-10: neither another key's record nor one put together from two is taken."""
+    tables = [json.loads(stored(token, fence, sealed=True)) for token, fence in zip((one, other), fences, strict=True)]
+    mixed = {**tables[0], field: tables[1][field]}
+    found = read(json.dumps(mixed).encode(), sealed=True)
+    assert found is None or (fences[0] == fences[1] and found.token.value in {one.value, other.value})
+    assume(key != "K")
+    elsewhere = encode(one, fence=fences[0], identity="somebody", key=key, sealing=SEALING)
+    assert read(elsewhere, sealed=True) is None
+
+
+@FUZZ
+@given(tables=st.lists(TABLES, min_size=2, max_size=2))
+def test_of_two_records_at_most_one_is_newer(tables: list[dict[str, object]]) -> None:
+    """INV-3, INV-6: with fences the higher one alone is another record; without one, all that differ are."""
+    one, other = (json.dumps(table).encode("utf-8", "surrogatepass") for table in tables)
+    mine, theirs = fence_of(one), fence_of(other)
+    if mine is None or theirs is None:
+        assert is_another(one, other) is is_another(other, one) is (one != other)
+    else:
+        assert is_another(one, other) is (mine > theirs)
+        assert not (is_another(one, other) and is_another(other, one))
