@@ -10,6 +10,8 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?=
 BACKEND ?=
 ARGS ?=
+SCHEDULES ?= 5000
+FIRST_SEED ?= 0
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,7 +25,7 @@ DEMO_STAMP := $(VENV)/.installed-demo$(addprefix -,$(CLIENT))
 TEST_STAMP := $(VENV)/.installed-test
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo test test-all lint typecheck format bench reliability clean servers
+.PHONY: help demo test test-all lint typecheck format bench reliability simulate simulate-nightly clean servers
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +57,12 @@ format: $(DEV_STAMP) ## Put the form right.
 
 bench: $(TEST_STAMP) ## Measure: cached get beside the bare limit.
 	@$(BIN)/python -m pytest benchmarks --benchmark-only -p no:randomly $(ARGS)
+
+simulate: $(TEST_STAMP) ## Run the real flow through 5,000 bad days on a virtual world. SCHEDULES=N; simulate-nightly: 200,000.
+	@$(BIN)/python -m tokencache.testing.simulation --schedules $(SCHEDULES) --first-seed $(FIRST_SEED)
+
+simulate-nightly: SCHEDULES := 200000
+simulate-nightly: simulate
 
 reliability: $(TEST_STAMP) servers ## Run the fault matrix and write docs/reliability.md.
 	@$(BIN)/python -m pytest tests/faults --reliability $(ARGS)
