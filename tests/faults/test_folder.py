@@ -19,7 +19,7 @@ import pytest
 from tokencache import ConfigurationError, DeadlineExceeded, RefreshPolicy, TokenCache
 from tokencache._record import fence_of
 from tokencache.backends.file import FileBackend
-from tokencache.events import BackendFailed, BackendRecovered, LeaseLost
+from tokencache.events import BackendFailed, BackendRecovered, CommitRefused, LeaseLost
 from tokencache.testing.fakes import FakeProvider, Recorder
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ class Fleet:
         self.provider = FakeProvider()
         self.seen = Recorder()
 
-    def process(self) -> TokenSource:
+    def process(self, provider: FakeProvider | None = None) -> TokenSource:
         """Return the source of another process."""
         cache = TokenCache(FileBackend(self.folder), policy=QUICK, observers=[self.seen])
-        return cache.source(self.provider, key=KEY)
+        return cache.source(provider or self.provider, key=KEY)
 
     def path(self, kind: str) -> Path:
         """Return where a file of the key is: ``json``, ``state``, ``mutex``, ``holder``, or one in the making."""
@@ -194,18 +194,18 @@ def test_a_removed_folder_is_made_again(tmp_path: Path, outcome: Outcome) -> Non
 class Fetching:
     """A process in the middle of its fetch, which goes on when it is told to."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self.fleet = fleet
-        self.source = fleet.process()
+    def __init__(self, fleet: Fleet, provider: FakeProvider | None = None) -> None:
+        self.provider = provider or fleet.provider
+        self.source = fleet.process(self.provider)
         self.got: list[str] = []
-        fleet.provider.gate.clear()
+        self.provider.gate.clear()
         self._thread = threading.Thread(target=lambda: self.got.append(self.source.token().value))
         self._thread.start()
-        assert fleet.provider.started.wait(PATIENCE)
+        assert self.provider.started.wait(PATIENCE)
 
     def go_on(self) -> str:
-        """Let every fetch end and return the token that came."""
-        self.fleet.provider.gate.set()
+        """Let the fetch end and return the token that came."""
+        self.provider.gate.set()
         self._thread.join(PATIENCE)
         (value,) = self.got
         return value
@@ -213,21 +213,22 @@ class Fetching:
 
 @pytest.mark.fault(29, backend="file", case="folder removed in mid-fetch")
 def test_a_folder_removed_in_mid_fetch_is_one_more_fetch(tmp_path: Path, outcome: Outcome) -> None:
-    """INV-2, INV-3, INV-8: a lost lease is one extra call, all get a token, and the newer of the two stays."""
+    """INV-2, INV-3, INV-8: a lost lease is one extra call, and the late commit of whoever lost it is refused."""
     fleet = Fleet(tmp_path / "tokens")
-    fetching = Fetching(fleet)
+    late, quick = FakeProvider(), FakeProvider()
+    late.value, quick.value = "late-token", "quick-token"
+    first = Fetching(fleet, late)
     shutil.rmtree(fleet.folder)
-    second = Fetching(fleet)
-    until(lambda: fleet.provider.calls == 2)
-    highest = json.loads(fleet.path("state").read_bytes())["fence"]
+    second = Fetching(fleet, quick)
     with outcome.healing():
-        values = {fetching.go_on(), second.go_on()}
-        late = fleet.process().token().value
-    assert late in values
-    assert late == fleet.stored == second.source.token().value
-    assert fleet.fence == highest
-    assert fleet.provider.calls == 2
-    outcome.record("a token", calls=2)
+        assert second.go_on() == "quick-token"
+    fence = fleet.fence
+    assert first.go_on() == "quick-token"
+    assert (fleet.stored, fleet.fence) == ("quick-token", fence)
+    assert fleet.process().token().value == "quick-token"
+    assert fleet.seen.of(CommitRefused)
+    assert (late.calls, quick.calls, fleet.provider.calls) == (1, 1, 0)
+    outcome.record("the token of the second fetch", calls=2)
 
 
 # --- planted links
