@@ -97,7 +97,8 @@ class LocalCopy:
             self._attempt = 0
         if outcome.alone:
             self._alone_at = now + self._policy.probe
-        overtaken = mine is not None and now < mine.usable_at and mine.token.value != copy.token.value  # INV-3
+        other = mine is not None and now < mine.usable_at and mine.token.value != copy.token.value
+        overtaken = other or self._outranked(copy, now)  # INV-3
         if copy.token.value not in self._refused and not overtaken:
             self._keep(copy, min(outcome.next_at, self._due(copy, now)), now)
 

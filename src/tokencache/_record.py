@@ -266,7 +266,7 @@ def _parse(data: bytes) -> dict[str, object] | None:
         return None
     parsed: object = None
     with suppress(ValueError, RecursionError):
-        parsed = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        parsed = _JSON.decode(data.decode())
     return cast("dict[str, object]", parsed) if isinstance(parsed, dict) else None
 
 
@@ -286,3 +286,6 @@ def _no_constant(_name: str) -> NoReturn:
 def _refuse(why: str) -> NoReturn:
     """Raise ``UnreadableRecord``. Never called while another exception is handled: that one's text holds content."""
     raise UnreadableRecord(why)
+
+
+_JSON: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
