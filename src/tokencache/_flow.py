@@ -477,7 +477,10 @@ def _take(job: Job, copy: Copy) -> Flow[Outcome]:
     at = yield from now()
     current = job.current
     if current is not None and usable(current, at.clock) and copy.token.value == current.token.value:
-        return (yield from _keep(job, replace(current, data=copy.data, fence=copy.fence), at))
+        shared = replace(current, data=copy.data, fence=copy.fence)
+        if current.data is None:  # shared since, or all along: the reply to our commit was lost
+            return Obtained(shared)
+        return (yield from _keep(job, shared, at))
     yield from emit(TokenLoaded(provider=job.provider, key=job.key, usable=copy.usable_at - at.clock))
     return Obtained(copy)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -239,6 +240,14 @@ def test_a_token_got_alone_is_shared_without_a_fetch() -> None:
     assert isinstance(outcome, Obtained)
     assert outcome.copy.fence == GRANT.fence
     assert kinds(effects) == ["Lease", "Commit"]
+
+
+def test_a_commit_whose_reply_was_lost_puts_no_renewal_off() -> None:
+    """INV-2: the own token, found stored, is shared and no sign that the provider has nothing newer."""
+    orders = job(reason="refresh", current=replace(copy("mine", refresh_at=500.0, data=None), fence=None))
+    outcome, _ = play(orders, {Lease: [Found(stored("mine", fence=7))]})
+    assert isinstance(outcome, Obtained)
+    assert (outcome.copy.token.value, outcome.copy.fence, outcome.copy.refresh_at) == ("mine", 7, 500.0)
 
 
 def test_the_foreign_record_of_nobody_knows_when_is_early_in_full() -> None:
