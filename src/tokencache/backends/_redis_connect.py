@@ -29,6 +29,8 @@ OPTIONS: Final[dict[str, Any]] = {
     "sentinel_password": str,
 }
 _LOGIN: Final = ("username", "password")
+MOST_CONNECTIONS: Final = 64
+"""How many commands an event loop sends at once; the others wait for their turn."""
 _PORT: Final = 6379
 _SENTINEL_PORT: Final = 26379
 
@@ -144,6 +146,7 @@ def connect(target: Target, library: str, *, waiting: bool) -> Any:
     kinds = {name: import_module(f"{library}.{name}") for name in ("client", "cluster", "retry", "sentinel")}
     once = kinds["retry"].Retry(import_module("redis.backoff").NoBackoff(), 0)
     arguments = {**target.arguments(waiting=waiting), "retry": once, **_silent()}
+    arguments["max_connections"] = target.waiters if waiting else MOST_CONNECTIONS
     if target.scheme == "redis+sentinel":
         first = {name: arguments[name] for name in ("socket_connect_timeout", "protocol", "retry")}
         first |= {"socket_timeout": target.timeout, **target.sentinel}

@@ -14,8 +14,9 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tokencache.backends._redis_connect import Target, check_library, connect, target_of
+from tokencache.backends._redis_connect import MOST_CONNECTIONS, Target, check_library, connect, target_of
 from tokencache.backends._redis_protocol import Call, Command, Protocol, remaining_of, translated
 from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.ports import Stored
@@ -242,12 +243,16 @@ class AsyncRedisBackend:
     """The half of the Redis backend for one event loop."""
 
     def __init__(self, target: Target, protocol: Protocol, parent: RedisBackend) -> None:
+        import asyncio
+
         self._target = target
         self._protocol = protocol
         self._parent = parent
         self._client: Any = None
         self._waiting: Any = None
         self._free = target.waiters
+        self._turns = asyncio.Semaphore(MOST_CONNECTIONS)
+        self._time_outs = 0
 
     async def load(self, key: str) -> Stored | None:
         """Return the record, or ``None``."""
@@ -320,7 +325,16 @@ class AsyncRedisBackend:
             self._client = connect(self._target, "redis.asyncio", waiting=False)
         if waiting and self._waiting is None:
             self._waiting = connect(self._target, "redis.asyncio", waiting=True)
-        client = self._waiting if waiting else self._client
+        if waiting:
+            return await self._exchange(self._waiting, key, commands)
+        before = self._time_outs
+        async with self._turns:  # more than its connections the client library refuses, and that looks like an outage
+            if self._time_outs != before:
+                raise translated(TimeoutError(), self._target.where)  # those before did not get an answer either
+            return await self._exchange(self._client, key, commands)
+
+    async def _exchange(self, client: Any, key: str, commands: tuple[Command, ...]) -> list[Any]:
+        """Send commands to the server that has ``key`` and return the replies."""
         try:
             lender, connection = await self._borrowed(client, key)
             try:
@@ -336,6 +350,7 @@ class AsyncRedisBackend:
                     await returned
             return checked(replies)
         except (RedisError, OSError) as error:
+            self._time_outs += isinstance(error, TimeoutError | RedisTimeoutError)
             if self._target.cluster and _is_of_topology(error):
                 await client.aclose()  # the next call asks where nodes and slots are
             raise translated(error, self._target.where) from None
