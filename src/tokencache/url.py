@@ -23,6 +23,7 @@ _SCHEME: Final = re.compile(r"[a-z][a-z0-9.+-]*")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _BAD_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
+_LOGIN: Final = re.compile(":.*@")
 _HOST: Final = re.compile(
     r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%25[\w.-]+)?)\]|(?P<name>[^\s:\[\]@%]+))(?::(?P<port>[0-9]{1,5}))?"
 )
@@ -68,7 +69,8 @@ class BackendURL:
             _refuse(f"it holds a '#'; {_ENCODE_HINT}")
         place, _, query = rest.partition("?")
         authority, slash, path = place.partition("/")
-        if authority and ("@" in path or "@" in query):  # a password cut in two, which must not be taken for a path
+        # a password that was cut in two, or follows a slash too many, must not be taken for a path or an option
+        if "@" in query or ("@" in path if authority else _LOGIN.search(path)):
             _refuse(f"there is an '@' behind the host; {_ENCODE_HINT}, everywhere else write %40 for '@'")
         userinfo, _, hosts = authority.rpartition("@")
         username, _, password = userinfo.partition(":")

@@ -105,6 +105,7 @@ def test_parts(text: str, expected: BackendURL) -> None:
         ("redis://a b", "host"),
         *(("redis://:hunter2/x@h", "%2F"), ("redis://:1/hunter2@h", "%2F"), ("redis://me:1?hunter2@h", "%3F")),
         *(("redis://me:1/hunter2@h", "%2F"), ("redis://me:1?a=hunter2@h", "%3F"), ("redis://:x#hunter2@h", "%23")),
+        *(("redis:///me:hunter2@h/0", "%40"), ("redis:///:1/hunter2@h", "%40"), ("redis://?me:a=hunter2@h", "%40")),
         *(("redis://:hunter2%@h", "%25"), ("redis://:hunter2%4@h", "%25"), ("redis://:hunter2%zz@h", "%25")),
         ("redis://:hunter2%ff@h", "UTF-8"),
         ("redis://:hunter2%c3@h", "UTF-8"),
