@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,7 +221,7 @@ class Remote:
     """A store that a test harms, the proxy before it, and processes that ask for its tokens.
 
     ``label`` is ``redis`` or ``memcached``, with ``, event loop`` behind it where callers are tasks. ``seen`` has the
-    events of all processes. The server evicts when it is full.
+    events of all processes, ``caches`` has what they hold, in their order. The server evicts when it is full.
     """
 
     def __init__(self, label: str) -> None:
@@ -235,7 +235,7 @@ class Remote:
         ).start()
         self.proxy = Proxy(self.server.port).start()
         self.callers = Callers(looped=bool(loop))
-        self._caches: list[TokenCache] = []
+        self.caches: list[TokenCache] = []
 
     def process(
         self,
@@ -247,8 +247,8 @@ class Remote:
     ) -> TokenSource:
         """Return a source that has a cache and connections of its own, as another process has it."""
         url = f"{self.kind}://127.0.0.1:{self.proxy.port}?{options}"
-        self._caches.append(TokenCache(url, policy=policy, observers=[self.seen, events.log], clock=clock))
-        return self._caches[-1].source(provider or self.provider)
+        self.caches.append(TokenCache(url, policy=policy, observers=[self.seen, events.log], clock=clock))
+        return self.caches[-1].source(provider or self.provider)
 
     def ask(self, *sources: TokenSource, timeout: float | None = None) -> Token:
         """Have one caller for each source ask, all at once; return the token, which is the same for all of them."""
@@ -269,16 +269,13 @@ class Remote:
 
     def fence(self) -> int:
         """Return the fence of the one record."""
-        store = self.store
-        try:
-            return store.fence(self._caches[0].source(self.provider).key)
-        finally:
-            store.close()
+        with closing(self.store) as store:
+            return store.fence(self.caches[0].source(self.provider).key)
 
     def close(self) -> None:
         """End the processes, the proxy and the server."""
         try:
-            for cache in self._caches:
+            for cache in self.caches:
                 if self.callers.looped:
                     self.callers.do(cache.aclose()).result(PATIENCE)
                 else:

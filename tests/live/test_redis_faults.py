@@ -1,8 +1,7 @@
-"""Redis when it fails: refused, frozen, black-holed, slow, cut; a failover; a cluster that loses a node."""
+"""Redis when it fails: a restart, a failover, a cluster that loses a node."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from typing import TYPE_CHECKING
 
@@ -12,10 +11,9 @@ import trustme
 from tokencache import BackendUnavailable, Token, TokenCache
 from tokencache.backends.redis import from_url
 from tokencache.events import BackendFailed
-from tokencache.ports import Granted
 from tokencache.testing.contract import BackendContract
 from tokencache.testing.fakes import FakeProvider, Recorder
-from tokencache.testing.servers import Certificates, Proxy, RedisCluster, RedisSentinels, RedisServer
+from tokencache.testing.servers import Certificates, RedisCluster, RedisSentinels, RedisServer
 from tokencache.url import BackendURL
 from tokencache_qpay.testing import FakeQPay, fleet
 
@@ -35,77 +33,6 @@ def server() -> Iterator[RedisServer]:
     """A Redis of this module's own."""
     with RedisServer() as server:
         yield server
-
-
-@pytest.fixture
-def proxy(server: RedisServer) -> Iterator[Proxy]:
-    """A way to the emptied server that can fail."""
-    server.command("FLUSHALL")
-    with Proxy(server.port) as proxy:
-        yield proxy
-
-
-def through(proxy: Proxy, **options: str) -> RedisBackend:
-    """Return a backend that goes through the proxy."""
-    query = "&".join(f"{name}={value}" for name, value in options.items())
-    return from_url(BackendURL.parse(f"redis://127.0.0.1:{proxy.port}/0?{query}"))
-
-
-def test_a_reply_that_comes_byte_by_byte_is_read_whole(proxy: Proxy) -> None:
-    """A trickle is no protocol error."""
-    proxy.trickle(0.0)
-    provider = FakeProvider()
-    assert TokenCache(through(proxy, timeout="5s")).source(provider).token().value == "fake-token-1"
-    assert TokenCache(through(proxy, timeout="5s")).source(provider).token().value == "fake-token-1"
-
-
-@pytest.mark.parametrize("half", ["sync", "async"])
-def test_a_lost_reply_to_a_lease_gives_the_same_lease_back(proxy: Proxy, half: str) -> None:
-    """INV-2: performed, and the reply lost: asking again with the same owner is harmless, and so is a second commit."""
-    backend = through(proxy)
-    lost = proxy.drop_next_reply(b"EVAL")
-
-    async def ask() -> tuple[int, bool]:
-        other = backend.aio()
-        try:
-            with pytest.raises(BackendUnavailable):
-                await other.lease("k", "me", "me", None, 3.0)
-            granted = await other.lease("k", "me", "me", None, 3.0)
-            assert isinstance(granted, Granted)
-            proxy.drop_next_reply(b"EVAL")
-            with pytest.raises(BackendUnavailable):
-                await other.commit(granted.lease, b"{}", 10.0)
-            return granted.lease.fence, await other.commit(granted.lease, b"{}", 10.0)
-        finally:
-            await other.close()
-
-    if half == "async":
-        _, stored = asyncio.run(ask())
-    else:
-        with pytest.raises(BackendUnavailable):
-            backend.lease("k", "me", "me", None, 3.0)
-        granted = backend.lease("k", "me", "me", None, 3.0)
-        assert isinstance(granted, Granted)
-        proxy.drop_next_reply(b"EVAL")
-        with pytest.raises(BackendUnavailable):
-            backend.commit(granted.lease, b"{}", 10.0)
-        stored = backend.commit(granted.lease, b"{}", 10.0)
-    assert stored
-    assert lost.is_set()
-
-
-def test_a_reply_cut_in_the_middle_costs_the_connection_only(proxy: Proxy) -> None:
-    """The next answer belongs to the next question."""
-    backend = through(proxy)
-    source = TokenCache(backend).source(FakeProvider())
-    source.token()
-    proxy.cut_next_reply(10)
-    with pytest.raises(BackendUnavailable):
-        backend.load(source.key)
-    stored = backend.load(source.key)
-    assert stored is not None
-    proxy.cut()
-    assert backend.load(source.key) is not None
 
 
 def test_a_restarted_empty_server_costs_one_fetch_at_most(server: RedisServer) -> None:
