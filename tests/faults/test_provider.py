@@ -312,6 +312,8 @@ def test_a_provider_that_fails(
     assert len(endpoint.came_at) == 4
     for asked_at, allowed_at in zip(endpoint.came_at[2:], failed_at, strict=True):
         assert asked_at > allowed_at - 0.02  # the stores count milliseconds
+    if case.startswith("429"):
+        assert all(allowed_at > at + 0.99 for at, allowed_at in zip(endpoint.came_at[1:3], failed_at, strict=True))
     shown = [*map(repr, seen.events), *map(str, crowd.errors), str(raised.value), caplog.text, str(mine.status())]
     for secret in (SECRET, BASIC, "planted-token"):
         assert secret not in "\n".join(shown)
