@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 from redis import __version__ as current
 
-from tokencache.testing.servers import MemcachedServer, RedisCluster, RedisSentinels, RedisServer
+from tokencache.testing.servers import MemcachedServer, Proxy, RedisCluster, RedisSentinels, RedisServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from conftest import Outcome
 
@@ -170,21 +170,27 @@ def test_too_old_a_client_library_is_refused(
     outcome.record("BackendNotInstalled with the reason, when the cache is made", calls=0)
 
 
+@pytest.fixture
+def slowed(redis_server: RedisServer) -> Iterator[str]:
+    """The URL of a Redis whose answers take a millisecond, so that they are under way when a call is cancelled."""
+    with Proxy(redis_server.port) as proxy:
+        proxy.delay(0.001)
+        yield f"redis://127.0.0.1:{proxy.port}"
+
+
 @pytest.mark.slow
 @pytest.mark.fault(30, backend="redis", case="calls cancelled at any moment, as with the newest")
-def test_a_cancelled_call_leaves_no_connection_out_of_step(
-    redis_server: RedisServer, libraries: Libraries, outcome: Outcome
-) -> None:
+def test_a_cancelled_call_leaves_no_connection_out_of_step(slowed: str, libraries: Libraries, outcome: Outcome) -> None:
     """INV-10: 1,000 cancellations on an event loop, with the newest redis-py and the oldest: no wrong answer."""
     for version, folder in ((current, ""), ("6.2.0", libraries("redis==6.2.0"))):
-        answer = run(folder, str(PROBE), redis_server.url, "ours", traced=False)
+        answer = run(folder, str(PROBE), slowed, "ours", traced=False)
         assert answer == f"{version} 1000 0"
     outcome.record("their own answers, none of another call's", calls=0)
 
 
-def test_the_probe_detects_connections_out_of_step(redis_server: RedisServer, libraries: Libraries) -> None:
+def test_the_probe_detects_connections_out_of_step(slowed: str, libraries: Libraries) -> None:
     """redis-py 4.5.2 leaves the reply of a cancelled call to whoever asks next, and the probe sees it."""
-    answer = run(libraries("redis==4.5.2"), str(PROBE), redis_server.url, "plain", traced=False)
+    answer = run(libraries("redis==4.5.2"), str(PROBE), slowed, "plain", traced=False)
     version, cancelled, wrong = answer.split()
     assert (version, cancelled) == ("4.5.2", "1000")
     assert int(wrong) > 0
