@@ -855,11 +855,22 @@ def test_error_objects_are_read_as_words() -> None:
         ("буруу байна", [""], "буруу байна"),  # noqa: RUF001  Mongolian
         ("a\tb", ["a\tb"], "<hidden>"),
         ("a\tb", ["a b"], "<hidden>"),
+        ("you sent s3%2fcr%203t", ["s3/cr 3t"], "<hidden>"),
+        ("you sent s3&lt;cr&#39;3t", ["s3<cr'3t"], "<hidden>"),
+        (r'{"sent": "s3\/cr\u00e9\n3t"}', ["s3/cr\u00e9\n3t"], "<hidden>"),
+        (r"s3\ud83d\ude003t", ["s3\U0001f6003t"], "<hidden>"),
     ],
 )
 def test_server_texts_are_scrubbed(text: str, secrets: list[str], expected: str) -> None:
     """No spelling of a credential, and nothing unprintable, gets from a server's text into a message (INV-9)."""
     assert scrub(text, secrets) == expected
+
+
+def test_a_content_type_is_scrubbed_before_it_is_cut() -> None:
+    """A secret in the content type is not quoted up to its first odd character (INV-9)."""
+    with pytest.raises(ProviderUnavailable) as caught:
+        raise_for_error(response(404, b"", content_type="s3cr3t/pa$$"), provider="plain", secrets=["s3cr3t/pa$$"])
+    assert "s3cr3t" not in str(caught.value)
 
 
 def test_server_texts_are_cut_after_scrubbing() -> None:

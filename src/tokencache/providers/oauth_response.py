@@ -11,14 +11,14 @@ import math
 import re
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 from tokencache.errors import ProviderRejected, ProviderUnavailable
 from tokencache.expiry import TEN_YEARS, parse_http_date, parse_retry_after, read_expiry
 from tokencache.token import Token
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     import httpx
 
@@ -50,6 +50,7 @@ _FIELDS_READ: Final = frozenset(
 )
 _MEDIA_TYPE: Final = re.compile(r"[\w.+-]{1,40}/[\w.+-]{1,60}", re.ASCII)
 _LONGEST_INTEGER: Final = 40
+_SHORT: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
 class ServerError(NamedTuple):
@@ -193,11 +194,16 @@ def date_of(response: httpx.Response) -> float | None:
 
 
 def scrub(text: str, secrets: Collection[str]) -> str:
-    """Return a server's text fit for a message: no secret, nothing unprintable, at most 300 characters."""
+    """Return a server's text fit for a message: no secret, nothing unprintable, at most 300 characters.
+
+    A text that holds a secret in the escapes of URLs, HTML or JSON is not quoted at all.
+    """
     # before and after, because either a control character inside the echo or one inside the secret could hide it
     text = _without(text, secrets)
-    text = "".join(char if char.isprintable() else " " for char in text)
-    text = " ".join(_without(text, secrets).split())
+    printable = _without("".join(char if char.isprintable() else " " for char in text), secrets)
+    if any(each in view for view in (*_unescaped(text), *_unescaped(printable)) for each in secrets if each):
+        return "<hidden>"
+    text = " ".join(printable.split())
     return text if len(text) <= _TEXT_LIMIT else text[: _TEXT_LIMIT - 1] + "…"
 
 
@@ -207,6 +213,22 @@ def _without(text: str, secrets: Collection[str]) -> str:
     for form in sorted(spellings - {""}, key=len, reverse=True):
         text = text.replace(form, "<hidden>")
     return text
+
+
+def _unescaped(text: str) -> Iterator[str]:
+    """Yield a text as one reads it who takes it for a part of a URL, of HTML, of JSON, or of one in the other."""
+    from html import unescape
+
+    inner = re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", _character, text).encode("utf-16", "surrogatepass")
+    views = [text, unescape(text), inner.decode("utf-16", "replace")]
+    views.append(unescape(views[-1]))
+    for view in views:
+        yield from (view, unquote(view), unquote_plus(view))
+
+
+def _character(escape: re.Match[str]) -> str:
+    """Return what a backslash in JSON stands for."""
+    return chr(int(escape[1], 16)) if escape[1] else _SHORT.get(escape[2], escape[2])
 
 
 def _parse(body: bytes) -> object:
@@ -323,8 +345,8 @@ def _storable(value: object, depth: int) -> bool:
 
 def _content_type(response: httpx.Response, secrets: Collection[str]) -> str:
     """Return the content type for a message."""
-    found = _MEDIA_TYPE.match(response.headers.get("content-type", ""))
-    return scrub(found.group(), secrets) if found else "no content type"
+    found = _MEDIA_TYPE.match(scrub(response.headers.get("content-type", ""), secrets))  # a part of a secret is one too
+    return found.group() if found else "no content type"
 
 
 def _host(response: httpx.Response) -> str:
