@@ -13,7 +13,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import MovedError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import MovedError, NoScriptError, RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tokencache.backends._redis_connect import MOST_CONNECTIONS, Target, check_library, connect, target_of
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tokencache.ports import Cooldown, LeaseGrant, LeaseReply, Slot
     from tokencache.url import BackendURL
 
+_FAILURES: Final = (RedisError, RedisClusterException, OSError)  # the second is none of the first
 _FOREIGN_POLL: Final = 0.05
 """How often, in seconds, a holder is asked about that announces nothing, or for whom no waiting connection is left."""
 
@@ -165,7 +166,7 @@ class RedisBackend:
                 raise
             self._idle.put(pool, connection)
             return checked(replies)
-        except (RedisError, OSError) as error:
+        except _FAILURES as error:
             if self._cluster and _is_of_topology(error):
                 self._forget()
             raise translated(error, self._where) from None
@@ -349,7 +350,7 @@ class AsyncRedisBackend:
                 if returned is not None:
                     await returned
             return checked(replies)
-        except (RedisError, OSError) as error:
+        except _FAILURES as error:
             self._time_outs += isinstance(error, TimeoutError | RedisTimeoutError)
             if self._target.cluster and _is_of_topology(error):
                 await client.aclose()  # the next call asks where nodes and slots are
