@@ -128,6 +128,7 @@ def test_the_names_that_another_service_knows() -> None:
         (ResponseError("NOAUTH Authentication required."), "password"),
         (ResponseError("CROSSSLOT Keys"), "redis\\+cluster"),
         (ResponseError("BUSY Redis is busy"), "busy"),
+        (AuthenticationError("Authentication required."), "put user and password into the URL"),
         (AuthenticationError("planted-secret"), "refused user or password"),
         (OutOfMemoryError("planted-secret"), "out of memory"),
         (BusyLoadingError("planted-secret"), "loading"),

@@ -245,6 +245,8 @@ def translated(error: Exception, where: str) -> BackendUnavailable:
         for code, meaning in table.items():
             if text.upper().startswith(code) or code in type(error).__name__.upper():
                 return BackendUnavailable(f"redis at {where}: {meaning}")
+    if text.upper().startswith("AUTHENTICATION REQUIRED"):  # the client library takes the code away
+        return BackendUnavailable(f"redis at {where}: {_LOUD['NOAUTH']}")
     name = type(error).__name__
     known = {
         "AuthenticationError": _LOUD["WRONGPASS"],
