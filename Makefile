@@ -25,7 +25,7 @@ DEMO_STAMP := $(VENV)/.installed-demo$(addprefix -,$(CLIENT))
 TEST_STAMP := $(VENV)/.installed-test
 DEV_STAMP := $(VENV)/.installed-dev
 
-.PHONY: help demo test test-all lint typecheck format bench reliability simulate simulate-nightly clean servers
+.PHONY: help demo test test-all lint typecheck format bench reliability simulate simulate-nightly fuzz clean servers
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -66,6 +66,9 @@ simulate-nightly: simulate
 
 reliability: $(TEST_STAMP) servers ## Run the fault matrix and write docs/reliability.md.
 	@$(BIN)/python -m pytest tests/faults --reliability $(ARGS)
+
+fuzz: $(TEST_STAMP) servers ## Try thousands of inputs and programs of calls, for some ten minutes. ARGS=… goes to pytest.
+	@$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long --durations=0 --durations-min=60 $(ARGS)
 
 clean: ## Remove everything that was made here, .venv too.
 	@rm -rf $(VENV) .nox dist build htmlcov .coverage .coverage.* coverage.xml
