@@ -262,6 +262,12 @@ class Remote:
             assert time.monotonic() < patience
             time.sleep(0.005)
 
+    def is_waited_for(self) -> bool:
+        """Return whether one of two cold processes waits for the other's fetch."""
+        if isinstance(self.server, RedisServer):
+            return self.server.info("clients")["blocked_clients"] != "0"
+        return int(self.server.stats()["cmd_get"]) >= 10  # of which the two ask for 8 before one of them waits
+
     @property
     def store(self) -> Store:
         """The store as somebody sees it who reaches the server without the proxy; to be closed."""

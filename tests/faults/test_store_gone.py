@@ -9,7 +9,6 @@ import pytest
 
 from tokencache import BackendUnavailable, DeadlineExceeded
 from tokencache.events import BackendFailed
-from tokencache.testing.servers import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,13 +53,6 @@ def swallow(remote: Remote) -> None:
 def pass_on(remote: Remote) -> None:
     """Lose nothing any more."""
     remote.proxy.heal()
-
-
-def is_waited_for(remote: Remote) -> bool:
-    """Return whether a process waits for another's fetch."""
-    if isinstance(remote.server, RedisServer):
-        return remote.server.info("clients")["blocked_clients"] != "0"
-    return int(remote.server.stats()["cmd_get"]) >= 10  # of which the two ask for 8 before one of them waits
 
 
 @pytest.mark.parametrize(
@@ -123,7 +115,7 @@ def test_a_store_that_goes_while_a_token_is_fetched(remote: Remote, outcome: Out
     calls = [remote.callers.start(holder) for _ in range(10)]
     assert provider.started.wait(IN_VAIN)
     calls += [remote.callers.start(waiter) for _ in range(10)]
-    remote.until(lambda: is_waited_for(remote))
+    remote.until(remote.is_waited_for)
     refuse(remote)
     remote.until(lambda: provider.calls == 2)
     provider.gate.set()

@@ -35,19 +35,6 @@ def server() -> Iterator[RedisServer]:
         yield server
 
 
-def test_a_restarted_empty_server_costs_one_fetch_at_most(server: RedisServer) -> None:
-    """INV-2: idle connections to the old server are noticed; the newest token is shared again at the next renewal."""
-    server.command("FLUSHALL")
-    backend = from_url(BackendURL.parse(server.url))
-    provider = FakeProvider()
-    source = TokenCache(backend).source(provider)
-    token = source.token()
-    server.restart()
-    assert source.token() == token
-    assert TokenCache(backend).source(provider).token() != token
-    assert provider.calls == 2
-
-
 def test_no_wake_up_needs_the_safety_poll(server: RedisServer) -> None:
     """A waiter is woken by the commit, not by the end of its wait."""
     server.command("FLUSHALL")
