@@ -478,7 +478,7 @@ def _take(job: Job, copy: Copy) -> Flow[Outcome]:
     current = job.current
     if current is not None and usable(current, at.clock) and copy.token.value == current.token.value:
         shared = replace(current, data=copy.data, fence=copy.fence)
-        if current.data is None:  # shared since, or all along: the reply to our commit was lost
+        if current.data is None and at.clock < current.refresh_at:  # shared all along: the reply to our commit was lost
             return Obtained(shared)
         return (yield from _keep(job, shared, at))
     yield from emit(TokenLoaded(provider=job.provider, key=job.key, usable=copy.usable_at - at.clock))

@@ -71,7 +71,7 @@ class Referee:
         self._fetching: dict[int, Fetching] = {}
         self._alone: dict[int, tuple[int, float, float, Run]] = {}
         self._quiet: dict[int, tuple[float, float, str]] = {}
-        self._repeated: dict[str, float] = {}
+        self._repeated: dict[str, tuple[float, float]] = {}
         self._got: dict[tuple[int, str], float] = {}
         self._lags: dict[bytes, float] = {}
         self._errors: dict[tuple[int, str], float] = {}
@@ -260,14 +260,14 @@ class Referee:
         if isinstance(reply, Token):
             previous = run.job.current if run.job is not None else None
             if previous is not None and previous.token.value == reply.value and run.job is not None:
-                last = self._repeated.get(reply.value, -60.0)
+                last, granted = self._repeated.get(reply.value, (-60.0, -60.0))
                 got = self._got.get((process.number, reply.value), now)
                 since = now if grant is None else self._granted[grant.fence][0]
-                again = max(got, since - 29) < last < since and not self._excused(last)
+                again = max(got, since - 29) < last < since and not self._excused(granted)
                 if again and run.job.reason == "refresh" and previous.fence is not None and self._comparable(grant):
                     self._violated("INV-2", "asked again soon after the provider had nothing better")
                 if run.job.reason == "refresh" and grant is not None:
-                    self._repeated[reply.value] = now
+                    self._repeated[reply.value] = now, since
             return
         if grant is not None:
             self._fetching.pop(grant.fence, None)
