@@ -195,7 +195,7 @@ class Referee:
             self._hold_against(run, entry, now)
         issue = self.around.provider.latest.get(process.host.identity)
         if effect.reason == "rejected" and issue is not None and issue.healed and not self._skewed:
-            # A tenth of a second is how far the wall clocks of ordinary hosts are apart, which is how others know its age.
+            # Others know its age by their wall clocks, which are up to a tenth of a second apart on ordinary hosts.
             settled = issue.sent_at - 0.1 + settle_of(self.around.plan.policy, self.around.plan.lifetime) * (1 - _DRIFT)
             refused = run.job is not None and issue.value in run.job.refused
             if refused and now < settled and not self._excused(issue.sent_at):
