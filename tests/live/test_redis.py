@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 from redis import Redis
 
-from tokencache import BackendUnavailable, RefreshPolicy, Token, TokenCache, TokenSource
+from tokencache import BackendClosed, BackendUnavailable, RefreshPolicy, Token, TokenCache, TokenSource
 from tokencache.backends._redis_connect import MOST_CONNECTIONS
 from tokencache.backends.redis import RedisBackend, from_url
 from tokencache.events import BackendFailed, CommitRefused, RecordIgnored
@@ -26,7 +27,7 @@ from tokencache_qpay import QPayProvider
 from tokencache_qpay.testing import FakeQPay, fleet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = pytest.mark.live
 
@@ -249,3 +250,38 @@ def test_a_commit_under_an_ended_lease_tells_its_holder(backend: RedisBackend) -
     assert len(seen.of(CommitRefused)) == 1
     reply = backend.lease("k", "x", "me", None, 3.0)
     assert isinstance(reply, Found)
+
+
+def eventually(reached: Callable[[], bool]) -> None:
+    """Look until it is so."""
+    patience = time.monotonic() + PATIENCE
+    while not reached():
+        assert time.monotonic() < patience
+        time.sleep(0.001)
+
+
+def test_closing_in_mid_call_leaves_no_connection(redis_url: str) -> None:
+    """INV-8: calls that are under way when the backend is closed end, and so do their connections."""
+    with Proxy(BackendURL.parse(redis_url).hosts[0][1] or 0) as proxy:
+        url = BackendURL.parse(f"redis://127.0.0.1:{proxy.port}/0")
+        proxy.delay(0.1)
+
+        async def close_amid_calls() -> None:
+            half = from_url(url).aio()
+            calls = [asyncio.ensure_future(half.load("k")) for _ in range(200)]
+            while proxy.connections == 0:
+                await asyncio.sleep(0.001)
+            await half.close()
+            for ended in await asyncio.gather(*calls, return_exceptions=True):
+                assert ended is None or isinstance(ended, BackendUnavailable | BackendClosed)
+
+        asyncio.run(close_amid_calls())
+        eventually(lambda: proxy.connections == 0)
+
+        backend = RedisBackend(client=Redis(port=proxy.port))
+        with ThreadPoolExecutor(8) as pool:
+            loads = [pool.submit(backend.load, "k") for _ in range(8)]
+            eventually(lambda: proxy.connections == 8)
+            backend.close()
+        assert [load.result() for load in loads] == [None] * 8
+        eventually(lambda: proxy.connections == 0)

@@ -11,6 +11,7 @@ import random
 import threading
 import time
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import MovedError, NoScriptError, RedisClusterException, RedisError, ResponseError
@@ -210,6 +211,7 @@ class _Idle:
 
     def __init__(self) -> None:
         self._stacks: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
+        self._closed = False
 
     def take(self, pool: Any) -> Any:
         """Return a connection that is ready to be asked."""
@@ -232,12 +234,16 @@ class _Idle:
     def put(self, pool: Any, connection: Any) -> None:
         """Take back a connection that has answered."""
         self._stacks.setdefault(pool, []).append(connection)
+        if self._closed:
+            self.close()
 
     def close(self) -> None:
-        """Close them all."""
+        """Close them all, and those that are still to come back."""
+        self._closed = True
         for stack in list(self._stacks.values()):
             while stack:
-                stack.pop().disconnect()
+                with suppress(IndexError):  # another thread was quicker
+                    stack.pop().disconnect()
 
 
 class AsyncRedisBackend:
@@ -305,11 +311,11 @@ class AsyncRedisBackend:
 
     async def close(self) -> None:
         """Close this loop's connections, and the backend for everybody."""
+        self._parent.close()  # first, so that no call opens anything anew meanwhile
         clients, self._client, self._waiting = (self._client, self._waiting), None, None
         for client in clients:
             if client is not None:
                 await client.aclose()
-        self._parent.close()
 
     async def _call(self, call: Call) -> Any:
         """Call a script by its name, or by its text where the server does not know it."""
@@ -320,8 +326,7 @@ class AsyncRedisBackend:
 
     async def _execute(self, key: str, *commands: Command, waiting: bool = False) -> list[Any]:
         """Send commands in one go and return the replies; a cancelled call costs the connection, not an answer."""
-        if self._parent._closed:  # noqa: SLF001  (its other half)
-            raise closed()
+        self._require_open()
         if self._client is None:
             self._client = connect(self._target, "redis.asyncio", waiting=False)
         if waiting and self._waiting is None:
@@ -332,6 +337,7 @@ class AsyncRedisBackend:
         async with self._turns:  # more than its connections the client library refuses, and that looks like an outage
             if self._time_outs != before:
                 raise translated(TimeoutError(), self._target.where)  # those before did not get an answer either
+            self._require_open()
             return await self._exchange(self._client, key, commands)
 
     async def _exchange(self, client: Any, key: str, commands: tuple[Command, ...]) -> list[Any]:
@@ -355,6 +361,14 @@ class AsyncRedisBackend:
             if self._target.cluster and _is_of_topology(error):
                 await client.aclose()  # the next call asks where nodes and slots are
             raise translated(error, self._target.where) from None
+        finally:
+            if self._parent._closed:  # noqa: SLF001  (its other half)
+                await client.aclose()  # once more, as this call may have connected meanwhile
+
+    def _require_open(self) -> None:
+        """Raise ``BackendClosed`` after ``close()``."""
+        if self._parent._closed:  # noqa: SLF001  (its other half)
+            raise closed()
 
     async def _borrowed(self, client: Any, key: str) -> tuple[Any, Any]:
         """Return a connection to the server that has ``key``, and who takes it back."""
