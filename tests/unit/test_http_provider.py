@@ -239,6 +239,7 @@ def test_cookies_of_the_login_do_not_stay(half: str) -> None:
             ("Set-Cookie", "sid=login; Path=/"),
             ("Set-Cookie", "new=login; Path=/"),
             ("Set-Cookie", "gone=; Path=/; Max-Age=0"),
+            ("Set-Cookie", "bare; Path=/"),
         ],
     )
     jar = httpx.Cookies()

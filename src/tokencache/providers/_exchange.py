@@ -189,7 +189,8 @@ def restore_cookies(jar: CookieJar, before: Mapping[tuple[str, str, str], Cookie
 
     A cookie of the login must neither reach other requests of that client nor replace a cookie of theirs.
     """
-    names = {line.partition("=")[0].strip() for line in response.headers.get_list("set-cookie")}
+    lines = response.headers.get_list("set-cookie")
+    names = {line.partition(";")[0].partition("=")[0].strip() for line in lines}  # one without a value is one too
     for place, cookie in cookies_of(jar).items():
         if cookie.name in names and before.get(place) is not cookie:
             with suppress(KeyError):
