@@ -134,10 +134,8 @@ async def arun(flow: Flow[T], world: World, key: str) -> T:
     except StopIteration as end:
         result: T = end.value
         return result
-    except (
-        GeneratorExit
-    ):  # collected with its closed loop: nothing can be awaited any more, and leases end by themselves
-        leases.held.clear()
+    except GeneratorExit:  # collected with its closed loop: nothing can be awaited any more
+        leases.held.clear()  # they end by themselves
         raise
     finally:
         flow.close()
