@@ -221,7 +221,8 @@ class Remote:
     """A store that a test harms, the proxy before it, and processes that ask for its tokens.
 
     ``label`` is ``redis`` or ``memcached``, with ``, event loop`` behind it where callers are tasks. ``seen`` has the
-    events of all processes, ``caches`` has what they hold, in their order. The server evicts when it is full.
+    events of all processes, ``caches`` has what they hold, in their order. The server evicts when it is full. A test
+    with several servers sets ``url``.
     """
 
     def __init__(self, label: str) -> None:
@@ -234,6 +235,7 @@ class Remote:
             else MemcachedServer("-m", "2", "-o", "no_modern")
         ).start()
         self.proxy = Proxy(self.server.port).start()
+        self.url = f"{self.kind}://127.0.0.1:{self.proxy.port}"
         self.callers = Callers(looped=bool(loop))
         self.caches: list[TokenCache] = []
 
@@ -246,8 +248,9 @@ class Remote:
         clock: Clock | None = None,
     ) -> TokenSource:
         """Return a source that has a cache and connections of its own, as another process has it."""
-        url = f"{self.kind}://127.0.0.1:{self.proxy.port}?{options}"
-        self.caches.append(TokenCache(url, policy=policy, observers=[self.seen, events.log], clock=clock))
+        self.caches.append(
+            TokenCache(f"{self.url}?{options}", policy=policy, observers=[self.seen, events.log], clock=clock)
+        )
         return self.caches[-1].source(provider or self.provider)
 
     def ask(self, *sources: TokenSource, timeout: float | None = None) -> Token:
