@@ -412,9 +412,9 @@ def test_without_a_thread_to_be_had_the_main_one_does(monkeypatch: pytest.Monkey
 
 def test_a_flight_that_is_collected_with_its_closed_loop_awaits_nothing() -> None:
     """INV-8: a coroutine that is closed may not await, not even the release of its lease."""
-    backend, provider = MemoryBackend(), FakeProvider()
+    backend, provider, seen = MemoryBackend(), FakeProvider(), Recorder()
     backend.aio = lambda: ThreadedBackend(backend)  # type: ignore[method-assign]
-    source = TokenCache(backend).source(provider)
+    source = TokenCache(backend, observers=[seen]).source(provider)
     provider.gate.clear()
 
     async def main() -> None:
@@ -428,4 +428,5 @@ def test_a_flight_that_is_collected_with_its_closed_loop_awaits_nothing() -> Non
     (flight,) = source._tasks
     flight.get_coro().close()
     caller.get_coro().close()
+    assert not seen.events
     assert backend.inspect(source.key).owner is not None
