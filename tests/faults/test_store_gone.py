@@ -9,6 +9,7 @@ import pytest
 
 from tokencache import BackendUnavailable, DeadlineExceeded
 from tokencache.events import BackendFailed
+from tokencache.testing.fakes import FakeProvider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,8 +88,9 @@ def test_a_store_that_does_not_answer(
     assert remote.proxy.accepted == accepted
     second = remote.ask(*[cold] * 20, timeout=IN_VAIN / 3)
     assert second != first
-    for _ in range(20):
+    for number in range(20):
         assert remote.ask(cold) == second
+        assert remote.ask(remote.caches[-1].source(FakeProvider(f"other-{number}"))).value == f"other-{number}-token-1"
     probes = int(time.monotonic() - began) + 1
     assert remote.proxy.accepted - accepted <= 2 * probes  # reads and writes have a breaker each
     assert len(remote.seen.of(BackendFailed)) <= 2
