@@ -198,7 +198,9 @@ def test_a_killed_holder_is_succeeded(
 ) -> None:
     """INV-2, INV-8: wherever the kill falls, one of those who wait takes over within the lease, and one alone."""
     outcome.case = f"killed {moment}"
-    (holder,), crowd = start(), [source_on(store.open(), qpay) for _ in range(2)]
+    # The system lets go of a dead holder's file lock at once, so there the lease may be long.
+    lease, when = (60.0, "at once") if store.kind == "file" else (SHORT.lease, "when the lease had ended")
+    (holder,), crowd = start(lease=lease), [source_on(store.open(), qpay) for _ in range(2)]
     if moment.startswith("in"):
         gate = qpay.hold()
     else:
@@ -216,7 +218,7 @@ def test_a_killed_holder_is_succeeded(
         assert slot.stored is None
         assert slot.owner is not None
         assert slot.remaining is not None
-        assert slot.remaining <= SHORT.lease
+        assert slot.remaining <= lease
         holder.kill()
         with outcome.healing(), asking(*(source.token for source in crowd for _ in range(8))) as got:
             qpay.wait_for_logins(before + 1)
@@ -228,8 +230,6 @@ def test_a_killed_holder_is_succeeded(
     fence = store.fence(crowd[0].key)
     crowd[0].renew()
     assert store.fence(crowd[0].key) > fence > 0
-    # The system lets go of a dead holder's file lock at once.
-    when = "at once" if store.kind == "file" else "when the lease had ended"
     outcome.record(f"the token, {when}", calls=before + 1)
 
 
@@ -346,6 +346,9 @@ def interrupt(*_):
         fired = True
         raise KeyboardInterrupt
 
+def right():
+    return source.token() and source.status().stored == "ours" and backend.load("other").data == planted
+
 signal.signal(signal.SIGALRM, interrupt)
 token = source.token()
 wrong = 0
@@ -359,16 +362,38 @@ for turn in range(50):
     except (KeyboardInterrupt, RuntimeError):  # Python's own locks make the latter of an interrupt that falls into them
         assert fired
     token = source.token()
-    wrong += not token.value.startswith("fake-token-") or source.status().stored != "ours"
-    wrong += backend.load("other").data != planted
-print(wrong, provider.together, provider.calls <= 51)
+    wrong += not right()
+
+left = 0
+
+def trace(frame, event, _):
+    # As if a signal came at one line of a backend, each time at another one.
+    global left
+    if "backends" in frame.f_code.co_filename or "cachetools" in frame.f_code.co_filename:
+        left -= event == "line"
+        if left < 0:
+            raise KeyboardInterrupt
+    return trace
+
+for lines in range(1000):
+    left = lines
+    try:
+        sys.settrace(trace)
+        source.invalidate(token)
+        break
+    except KeyboardInterrupt:
+        wrong += not right()
+    finally:
+        sys.settrace(None)
+    token = source.token()
+print(wrong, provider.together, provider.calls <= 52 + lines)
 """
 
 
 @EVERY
 @pytest.mark.fault(3, case="KeyboardInterrupt at any moment")
 def test_an_interrupted_caller_leaves_all_in_order(store: Store, outcome: Outcome) -> None:
-    """INV-8: after each of 50 interruptions the next answers, of source and backend, are right."""
+    """INV-8: after interruptions at random, and at each line of a backend, the next answers are right."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # tracing is too slow
     command = [sys.executable, "-c", INTERRUPTED, store.url]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE, check=False, env=plain)
@@ -436,8 +461,8 @@ def test_parent_and_child_both_work_after_a_fork(store: Store, outcome: Outcome,
         if child == 0:
             good = False
             try:
-                good = all(source.status().stored == "ours" for _ in range(50)) and source.token() == first
-                good = good and source.renew(20) != first
+                asked = all(source.status().stored == "ours" for _ in range(50)) and source.token() == first
+                good = asked and source.renew(20) != first
             finally:
                 os._exit(0 if good else 1)
         assert all(source.status().stored == "ours" for _ in range(50))
