@@ -316,6 +316,8 @@ class AsyncRedisBackend:
         for client in clients:
             if client is not None:
                 await client.aclose()
+                for sentinel in _sentinels(client):
+                    await sentinel.aclose()
 
     async def _call(self, call: Call) -> Any:
         """Call a script by its name, or by its text where the server does not know it."""
@@ -398,6 +400,12 @@ async def _areply(connection: Any) -> Any:
         return await connection.read_response()
     except ResponseError as error:
         return error
+
+
+def _sentinels(client: Any) -> list[Any]:
+    """Return the clients by which a client asks the sentinels for its master."""
+    pool = getattr(client, "connection_pool", None)  # a cluster's has none
+    return getattr(getattr(pool, "sentinel_manager", None), "sentinels", [])
 
 
 def _is_of_topology(error: Exception) -> bool:
