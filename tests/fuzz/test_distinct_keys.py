@@ -135,21 +135,24 @@ def shape(value: object) -> object:
             return (type(value).__name__, repr(value))
 
 
-@st.composite
-def sources(draw: st.DrawFn) -> tuple[str, str, dict[str, Any]]:
-    """Draw what a key is made of: namespace, provider, identity."""
-    return draw(st.text("ab:", max_size=3)), draw(st.text("ab:", min_size=1, max_size=3)), draw(IDENTITIES)
+SOURCES = st.tuples(st.text("ab:", max_size=2), st.text("ab:", min_size=1, max_size=2), IDENTITIES)
+LOOKALIKES = st.lists(VALUES | ATOMS, min_size=2, max_size=12)
 
 
 @FUZZ
-@given(one=sources(), other=sources(), same=st.integers(0, 7))
-def test_two_sources_share_a_key_only_if_all_is_equal(
-    one: tuple[str, str, dict[str, Any]], other: tuple[str, str, dict[str, Any]], same: int
+@given(sources=st.lists(SOURCES, max_size=4), values=LOOKALIKES)
+@example(sources=[], values=[True, 1, 1.0, "1", b"1", ["1"], ("1",), frozenset({"1"}), {"1": "1"}, ["1", "1"], "11"])
+@example(sources=[], values=[["a", "a"], ["asa"], ["sa", ""], [b"a", "a"], "aa", b"aa", {"a": "a"}, {"asa": ""}])
+@example(
+    sources=[], values=[["a", "b"], ["ab"], ["a", ["b"]], [["a"], "b"], {"a": "b"}, {"a": {"b": None}}, [], [[]], {}]
+)
+def test_sources_share_a_key_only_if_all_is_equal(
+    sources: list[tuple[str, str, dict[str, Any]]], values: list[object]
 ) -> None:
     """INV-10: namespace, provider and identity, each by type and content, decide the key, and nothing runs over."""
-    other = (one[0] if same & 1 else other[0], one[1] if same & 2 else other[1], one[2] if same & 4 else other[2])
-    keys = [record_key(namespace, name, fingerprint(name, identity)) for namespace, name, identity in (one, other)]
-    assert (keys[0] == keys[1]) is ((one[:2], shape(one[2])) == (other[:2], shape(other[2])))
+    sources = [*sources, *(("", "p", {"field": value}) for value in values), ("", "p", {"field": values})]
+    keys = {record_key(namespace, name, fingerprint(name, identity)) for namespace, name, identity in sources}
+    assert len(keys) == len({(namespace, name, shape(identity)) for namespace, name, identity in sources})
 
 
 @settings(FUZZ, max_examples=5)

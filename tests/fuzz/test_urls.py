@@ -18,6 +18,10 @@ FUZZ = settings.get_profile("fuzz")
 PLANTED = "pl4nted"
 SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "memcached", "file", "memory", "REDIS", "http")
 SPECIAL = ":/?#[]@!$&'()*+,;=%\\ ~^|\"<>{}\u00e9\U0001f511"
+PARTS = st.sampled_from(
+    [*"a/:@[]?&=,%", "h", "//", ":1", "[::1]", "%2F", "%0a", "%00", "%7f", "%c2%85", "%C3%A9", "%ff", "a=b"]
+)
+MESS = st.lists(PARTS, max_size=3).map("".join)
 PRINTABLE = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=8)
 
 
@@ -103,7 +107,8 @@ def test_a_password_is_in_no_text_of_a_url_or_its_refusal(text: str) -> None:
     text=st.one_of(
         st.text(st.characters(codec=None), max_size=60),
         st.text("redis:/@[]%2f?&=#,0123456789abc. \n\u0661", max_size=40).map("redis://".__add__),
-        st.text("a:/@[]%2F?&=,.", max_size=20).map("x+y://".__add__),
+        st.builds("x{}://{}h{}".format, st.sampled_from(["", "+y", "é", "%41"]), MESS, MESS),
+        st.builds("x://{}:{}@h/{}?a={}".format, MESS, MESS, MESS, MESS),
     )
 )
 @example(text="redis://" + "h," * 50_000)
