@@ -13,3 +13,8 @@ def test_every_line_names_a_test_that_exists() -> None:
     """No line outlives its test."""
     for _, file, name in LINES:
         assert f"def {name}(" in (ROOT / "tests/faults" / file).read_text()
+
+
+def test_every_row_of_the_matrix_is_there() -> None:
+    """All thirty faults have been made and survived."""
+    assert {int(number) for number, _, _ in LINES} == set(range(1, 31))
