@@ -1,8 +1,8 @@
 """Fuzzing: how long it goes on, and the stores that the model of the lease protocol is held against.
 
 ``short`` is for every run of the tests and tries the same inputs each time, so that a change is judged by the change;
-``long`` is for ``make fuzz`` and never repeats itself. A failure prints the smallest input, or the shortest program of calls, that fails, and a line
-``@reproduce_failure(…)``, which, put above the test or the machine, replays it.
+``long`` is for ``make fuzz`` and never repeats itself. A failure prints the smallest input, or the shortest program of
+calls, that fails, and a line ``@reproduce_failure(…)``, which, put above the test or the machine, replays it.
 """
 
 from __future__ import annotations
