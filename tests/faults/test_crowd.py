@@ -81,7 +81,7 @@ def test_a_thousand_tasks_lose_no_wake_up(store: Store, outcome: Outcome) -> Non
         store.url += "?waiters=2"
         outcome.case += ", 2 waiting connections"
     provider, backend = FakeProvider(), store.open()
-    flights = 100 if store.kind == "file" else 250  # each takes the file's lock in turn
+    flights = 25 if store.kind == "file" else 250  # each takes the file's lock in turn
     caches = [TokenCache(backend, policy=STUBBORN) for _ in range(flights)]
     provider.gate.clear()
 
