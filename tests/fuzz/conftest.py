@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from tokencache.testing.probes import Probe
 
-PROFILES = {"short": (60, 25, 35), "long": (1_500, 300, 60)}
+PROFILES = {"short": (45, 22, 35), "long": (1_500, 300, 60)}
 """Inputs of a fuzzer, programs of a machine, and calls in each program."""
 
 for _name, (_inputs, _, _calls) in PROFILES.items():

@@ -163,6 +163,12 @@ def test_no_bytes_raise_anything_but_a_refusal(data: bytes) -> None:
 @given(
     table=TABLES, ascii_only=st.booleans(), planted=st.sampled_from(["accessToken", "refreshToken", "extra", "sealed"])
 )
+@example(
+    table={"v": 1, "accessToken": "x", "expiresAt": 2e9, "issuedAt": 1.9e9, "lifetime": 2e8},
+    ascii_only=True,
+    planted="other",
+)
+@example(table={"v": 1, "accessToken": "x", "expiresAt": 2e9, "scope": ["x"]}, ascii_only=True, planted="other")
 def test_fields_of_any_kind_are_understood_or_refused(table: dict[str, object], ascii_only: bool, planted: str) -> None:
     """INV-1, INV-9: whatever the fields hold, the result has the right types and does not outlive `expiresAt`."""
     table.setdefault(planted, "planted")

@@ -111,6 +111,7 @@ def test_a_password_is_in_no_text_of_a_url_or_its_refusal(text: str) -> None:
         st.builds("x://{}:{}@h/{}?a={}".format, MESS, MESS, MESS, MESS),
     )
 )
+@example(text="redis://h/%0a")
 @example(text="redis://" + "h," * 50_000)
 @example(text="redis://" + "%" * 100_000)
 @example(text="redis://[" + ":" * 100_000)
