@@ -1,0 +1,459 @@
+"""A healthy fleet of any size on virtual time: what it costs the provider, the store, and those who wait.
+
+Each instance is a process that runs the real source and the real flow; each of its sources is asked for a token at a
+steady pace. Nothing breaks here. But the store is one Redis that serves one command after another, each of which takes
+its time (`COSTS`), and that answers in vain whoever has stopped waiting: so a fleet can be too large for it. What is
+simulated of a call is what can happen: while a source has a fresh token, its callers take it on the spot.
+
+Up to `JUDGED` sources in all, the referee of the simulation holds every step against the invariants. It looks at all
+that it remembers, so beyond that only the cheap rules are kept: no token past its usable end (INV-1), and a count of
+the fetches that one key had under a lease at once (INV-2).
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import random
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from tokencache._effects import BackendEffect, Wait
+from tokencache.backends._redis_protocol import LONGEST_BLOCK
+from tokencache.errors import BackendUnavailable
+from tokencache.policy import RefreshPolicy
+from tokencache.testing.simulation._plan import Arrival, Host, Plan
+from tokencache.testing.simulation._process import KEY, Process
+from tokencache.testing.simulation._referee import Referee, Violation
+from tokencache.testing.simulation._resp import weights
+from tokencache.testing.simulation._store import Store
+from tokencache.testing.simulation._world import Network, Surroundings
+from tokencache.token import Token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tokencache._effects import Fetch
+    from tokencache._flights import Flight
+    from tokencache._flow import Outcome
+    from tokencache.errors import ProviderError
+    from tokencache.ports import LeaseGrant, Stored
+    from tokencache.testing.simulation._process import Call, Run
+    from tokencache.testing.simulation._store import Entry
+
+JUDGED: Final = 100
+COSTS: Final[Mapping[str, float]] = {
+    "connect": 60e-6,
+    "load": 15e-6,
+    "lease": 35e-6,
+    "wait": 15e-6,
+    "wake": 16e-6,
+    "commit": 60e-6,
+    "release": 40e-6,
+    "extend": 25e-6,
+}
+"""How long the store is busy with each thing, in seconds."""
+
+_WAITERS: Final = 32  # as the Redis backend's
+_POLL: Final = (0.025, 0.05)
+_ASKED: Final = 30.0
+_STEPS: Final = 1 << 62
+_SLACK: Final = 0.5
+_COSTLY: Final = ("started", "granted", "holds", "performing", "released", "ended", "landing", "settled")
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """A fleet and the time for which it is watched. Durations are seconds.
+
+    ``instances`` processes with ``sources`` sources each start evenly within ``starts`` and live to the end. Each
+    source is asked for a token every ``period``. The provider takes some ``latency``; ``costs`` is how long the store
+    is busy with each thing, and ``timeout`` how long a process waits for its answer, as in the backend's URL.
+    """
+
+    instances: int
+    lifetime: float
+    lasts: float
+    starts: float
+    sources: int = 1
+    period: float = 5.0
+    latency: float = 0.25
+    timeout: float = 1.0
+    seed: int = 1
+    costs: Mapping[str, float] = field(default_factory=lambda: COSTS)
+    policy: RefreshPolicy = field(default_factory=RefreshPolicy)
+
+
+@dataclass(slots=True)
+class Figures:
+    """What a fleet did.
+
+    ``calls`` counts the calls to the provider, ``alone`` those of them without a lease, ``together`` the most under a
+    lease at once for one key, ``records`` the records that were stored. ``commands`` counts the commands to the store
+    by kind, second by second; a load is one, though it is two reads in one round trip. ``traffic`` is bytes in both
+    directions, second by second. ``waits`` is how long each call took that found no token on the spot, ``served_at``
+    when the last of them had it, ``errors`` what was raised instead. ``late`` counts the replies that nobody waited for
+    any more, ``connections`` those that are open in the end, ``busy`` the seconds that the store was at work.
+    """
+
+    seconds: int
+    calls: int = 0
+    alone: int = 0
+    together: int = 0
+    records: int = 0
+    late: int = 0
+    connections: int = 0
+    busy: float = 0.0
+    served_at: float = 0.0
+    fetched_at: list[float] = field(default_factory=list[float])
+    waits: array[float] = field(default_factory=lambda: array("d"))
+    errors: Counter[str] = field(default_factory=Counter[str])
+    commands: dict[str, array[int]] = field(default_factory=dict[str, "array[int]"])
+    traffic: list[int] = field(default_factory=list[int])
+
+    def by_second(self) -> list[int]:
+        """Return how many commands came in each second."""
+        return [sum(each) for each in zip(*self.commands.values(), strict=True)]
+
+    def total(self) -> int:
+        """Return how many commands came in all."""
+        return sum(map(sum, self.commands.values()))
+
+    def count(self, kind: str, second: int) -> None:
+        """Count a command."""
+        row = self.commands.get(kind)
+        if row is None:
+            row = self.commands[kind] = array("Q", bytes(8 * self.seconds))
+        row[second] += 1
+
+
+def run(fleet: Fleet) -> Figures:
+    """Let a fleet live; raises ``Violation`` where an invariant does not hold."""
+    enabled = gc.isenabled()
+    gc.disable()  # what lives here lives long, and to look through all of it again and again takes longer than the rest
+    try:
+        return _World(fleet).live()
+    finally:
+        if enabled:
+            gc.enable()
+
+
+class _World(Surroundings):
+    """The surroundings of a healthy fleet."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        plan = Plan(
+            seed=fleet.seed,
+            lifetime=fleet.lifetime,
+            policy=fleet.policy,
+            latency=fleet.latency,
+            spread=0.1,
+            shares=True,
+            unchanged=False,
+            kills_old=False,
+            rotates=False,
+            hosts=(),
+            arrivals=(),
+            happenings=(),
+            horizon=fleet.lasts,
+        )
+        super().__init__(plan, tracing=False)
+        dice = random.Random(fleet.seed)
+        hosts = [_host(dice, number % fleet.sources) for number in range(fleet.instances * fleet.sources)]
+        self.fleet = fleet
+        self.plan = replace(plan, hosts=tuple(hosts))
+        self.figures = Figures(int(fleet.lasts) + 1)
+        self.figures.traffic = [0] * self.figures.seconds
+        self.referee = self.ledger = _Ledger(self, judges=len(hosts) <= JUDGED)
+        self.store = Store(self.timeline, self.referee, shares=True)
+        self.network = _Server(self)
+
+    def live(self) -> Figures:
+        """Let everything happen, and return what came of it."""
+        fleet = self.fleet
+        for place in range(fleet.instances):
+            starts = fleet.starts * (place + self.dice.random()) / fleet.instances
+            self.timeline.at(starts, functools.partial(self._start, place, _Pool()))
+        self.timeline.run(fleet.lasts, steps=_STEPS)
+        if self.ledger.judges:
+            self.ledger.finish()
+        self.figures.calls = self.provider.calls
+        return self.figures
+
+    def _start(self, place: int, pool: _Pool) -> None:
+        """Start a process: one of its kind for each of its sources, which share the connections."""
+        first = place * self.fleet.sources
+        for number in range(first, first + self.fleet.sources):
+            self.processes.append(_Instance(number, self.plan.hosts[number], self, pool))
+
+
+class _Pool:
+    """The connections of one process: how many are idle, of either kind, and how many wait."""
+
+    __slots__ = ("idle", "idle_waiting", "waiting")
+
+    def __init__(self) -> None:
+        self.idle = 0
+        self.idle_waiting = 0
+        self.waiting = 0
+
+
+class _Instance(Process):
+    """One source of one process, which is asked for a token again and again."""
+
+    def __init__(self, number: int, host: Host, around: _World, pool: _Pool) -> None:
+        self.pool = pool
+        self._phase = around.timeline.now
+        self._period = around.fleet.period
+        self._turn = 0
+        super().__init__(number, host, around.plan, around)
+        if host.identity:  # another token, so another key
+            self.source._given_key, self.source._key = f"{KEY}-{host.identity}", None
+            _ = self.source.key
+        self._ask(self._turn)
+
+    def post(self, instant: float, action: Callable[[], None]) -> None:
+        """Let ``action`` happen: nobody is paused here, and nobody crashes."""
+        self.timeline.at(instant, action)
+
+    def _ask(self, turn: int) -> None:
+        """Take in a caller, unless something has happened since that makes another one the next to matter."""
+        if turn != self._turn:
+            return
+        self.call(Arrival(self.timeline.now, self.number, "token", _ASKED))
+        flights = self.source._flights
+        if self.source.copy is None or flights is None or not flights.flying:
+            self._expect()
+
+    def _expect(self) -> None:
+        """Await the next caller for whom the local copy may not do."""
+        self._turn += 1
+        due = self.timeline.now
+        if self.source.copy is not None:
+            due = max(due, self.clocks.after(self.source._until - self.clocks.steady()))
+        turns = int((due - self._phase) / self._period) + 1
+        self.timeline.at(self._phase + turns * self._period, functools.partial(self._ask, self._turn))
+
+    def _land(self, flight: Flight, outcome: Outcome) -> None:
+        """Settle what a flight brought, and await the next caller."""
+        super()._land(flight, outcome)
+        self._expect()
+
+
+class _Server(Network):
+    """One Redis: it serves one command after another, in the order in which they come in."""
+
+    def __init__(self, around: _World) -> None:
+        super().__init__(around)
+        self.timeout = around.fleet.timeout
+        self._figures = around.figures
+        self._costs = around.fleet.costs
+        self._weights = weights()
+        self._free_at = 0.0
+
+    def call(self, run: Run, effect: BackendEffect) -> None:
+        """Carry an effect to the store and its reply back."""
+        process = cast("_Instance", run.process)
+        timeline, pool = process.timeline, process.pool
+        if isinstance(effect, Wait):
+            if pool.waiting >= _WAITERS:
+                pause = min(effect.timeout, process.dice.uniform(*_POLL))
+                timeline.at(timeline.now + pause, lambda: run.answer(effect, None))
+                return
+            idle = pool.idle_waiting
+            pool.waiting += 1
+            pool.idle_waiting -= idle > 0
+        else:
+            idle = pool.idle
+            pool.idle -= idle > 0
+        command = _Command(self, run, effect, opens=idle == 0)
+        timeline.at(timeline.now + self._way(process) * (3 if idle == 0 else 1), command.arrive)
+
+    def extend(self, lease: LeaseGrant, ttl: float) -> bool:
+        """Prolong a lease, at once."""
+        self.take("extend")
+        return self.around.store.extend(lease, ttl)
+
+    def take(self, kind: str) -> float:
+        """Take in a command and return when it will have been served."""
+        self._figures.count(kind, int(self.around.timeline.now))
+        self.weigh(kind)
+        return self.serve(kind)
+
+    def serve(self, kind: str) -> float:
+        """Be busy with something, once everything before it is done; return when that is over."""
+        cost = self._costs[kind]
+        self._figures.busy += cost
+        self._free_at = max(self.around.timeline.now, self._free_at) + cost
+        return self._free_at
+
+    def weigh(self, message: str) -> None:
+        """Count the bytes of a message."""
+        self._figures.traffic[int(self.around.timeline.now)] += self._weights[message]
+
+    def opened(self) -> None:
+        """Open a connection, which takes its time too."""
+        self._figures.connections += 1
+        self.serve("connect")
+
+    def missed(self) -> None:
+        """Take note of a reply that nobody waits for, and of the connection that it costs."""
+        self._figures.late += 1
+        self._figures.connections -= 1
+
+    def back(self, process: Process) -> float:
+        """Draw how long a reply is on its way."""
+        return self._way(process)
+
+
+class _Command:
+    """One command on its way to the store, and its reply."""
+
+    __slots__ = ("_effect", "_kind", "_limit", "_opens", "_run", "_sent_at", "_server")
+
+    def __init__(self, server: _Server, run: Run, effect: BackendEffect, *, opens: bool) -> None:
+        self._server = server
+        self._run = run
+        self._effect = effect
+        self._opens = opens
+        self._kind = type(effect).__name__.lower()
+        self._sent_at = server.around.timeline.now
+        block = min(effect.timeout, LONGEST_BLOCK) if isinstance(effect, Wait) else 0.0
+        self._limit = self._sent_at + block + server.timeout
+
+    def arrive(self) -> None:
+        """Queue up."""
+        if self._opens:
+            self._server.opened()
+        done = self._server.take(self._kind)
+        self._server.around.timeline.at(done, self._wait if isinstance(self._effect, Wait) else self._perform)
+
+    def _perform(self) -> None:
+        """Have the effect, and answer."""
+        around = self._server.around
+        around.referee.performing(self._run, self._effect, self._sent_at)
+        reply = self._effect.on(around.store)
+        self._server.weigh(f"{self._kind} {type(reply).__name__}")
+        self._answer(around.timeline.now, reply)
+
+    def _wait(self) -> None:
+        """Wait at the store."""
+        around, effect = self._server.around, cast("Wait", self._effect)
+
+        def wake(stored: Stored | None) -> None:
+            self._server.weigh(f"wait {type(stored).__name__}")
+            self._answer(self._server.serve("wake"), stored)
+
+        watch = around.store.watch(effect.key, effect.seen, wake)
+
+        def time_out() -> None:
+            if not watch.over:
+                watch.over = True
+                wake(None)
+
+        around.timeline.at(around.timeline.now + min(effect.timeout, LONGEST_BLOCK), time_out)
+
+    def _answer(self, at: float, reply: object) -> None:
+        """Send the reply; who has waited for too long has left with the connection."""
+        run, effect, server = self._run, self._effect, self._server
+        process = cast("_Instance", run.process)
+        at += server.back(process)
+        in_time = at < self._limit
+        if in_time:
+            reply = server.around.referee.reading(run, reply)
+        else:
+            server.missed()
+            at, reply = self._limit, BackendUnavailable("[simulated] no answer in time")
+
+        def answer() -> None:
+            if isinstance(effect, Wait):
+                process.pool.waiting -= 1
+                process.pool.idle_waiting += in_time
+            else:
+                process.pool.idle += in_time
+            run.answer(effect, reply)
+
+        server.around.timeline.at(at, answer)
+
+
+class _Ledger(Referee):
+    """Counts. Where it does not judge, it keeps the cheap rules alone."""
+
+    def __init__(self, around: _World, *, judges: bool) -> None:
+        super().__init__(around)
+        self.judges = judges
+        self._figures = around.figures
+        self._asking: dict[Run, str | None] = {}
+        self._at_once: Counter[str] = Counter()
+        if not judges:
+            for rule in _COSTLY:
+                setattr(self, rule, _pass_over)
+
+    def reading(self, run: Run, reply: Any) -> Any:
+        """Return a reply as it is."""
+        return super().reading(run, reply) if self.judges else reply
+
+    def committed(self, lease: LeaseGrant, data: bytes, before: Entry | None) -> None:
+        """Count a record."""
+        self._figures.records += 1
+        if self.judges:
+            super().committed(lease, data, before)
+
+    def fetching(self, run: Run, effect: Fetch) -> None:
+        """Count a call to the provider."""
+        figures = self._figures
+        figures.fetched_at.append(self.around.timeline.now)
+        key = self._asking[run] = None if effect.lease is None else effect.lease.key
+        if key is None:
+            figures.alone += 1
+        else:
+            self._at_once[key] += 1
+            figures.together = max(figures.together, self._at_once[key])
+        if self.judges:
+            super().fetching(run, effect)
+
+    def fetched(self, run: Run, reply: Token | ProviderError) -> None:
+        """Take note that a call to the provider is over."""
+        key = self._asking.pop(run)
+        if key is not None:
+            self._at_once[key] -= 1
+        if self.judges:
+            super().fetched(run, reply)
+
+    def returned(self, call: Call, result: object) -> None:
+        """Measure how long a call took, and hold what it brought against INV-1."""
+        now = self.around.timeline.now
+        took = call.process.clocks.steady() - call.began_at
+        if took > 0:
+            self._figures.waits.append(took)
+            self._figures.served_at = now
+        if self.judges:
+            super().returned(call, result)
+        elif isinstance(result, Token):
+            issue = self.around.provider.issues[result.value]
+            if now >= issue.usable_end + _SLACK:
+                message = f"INV-1: a token {now - issue.usable_end:.3f}s after its usable end"
+                raise Violation(message)
+
+    def raised(self, call: Call, error: Exception) -> None:
+        """Count an error."""
+        self._figures.errors[type(error).__name__] += 1
+        if self.judges:
+            super().raised(call, error)
+
+
+def _pass_over(*_: object) -> None:
+    """Look at nothing."""
+
+
+def _host(dice: random.Random, identity: int) -> Host:
+    """Draw a host: clocks that are kept right, the store in the same data centre."""
+    return Host(
+        identity=identity,
+        rate=1.0 + dice.uniform(-5e-5, 5e-5),
+        offset=dice.uniform(-0.05, 0.05),
+        base=dice.uniform(0.0, 1e6),
+        distance=dice.uniform(0.0001, 0.0005),
+    )

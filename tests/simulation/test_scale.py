@@ -1,0 +1,74 @@
+"""Fleets of any size: one call to the provider a renewal, a command or two an instance, as docs/scale.md says."""
+
+from __future__ import annotations
+
+import pytest
+
+from tokencache.policy import RefreshPolicy, schedule
+from tokencache.testing.simulation.scale import Figures, Fleet, run
+
+DAY = 86400.0
+PERIOD = 5.0
+
+
+def renewals(lifetime: float, lasts: float) -> tuple[int, int]:
+    """Return the least and the most tokens that a fleet of any size can need in that time, the first one included."""
+    soonest = schedule(RefreshPolicy(), lifetime=lifetime, remaining=lifetime, spread=1.0).refresh
+    latest = schedule(RefreshPolicy(), lifetime=lifetime, remaining=lifetime, spread=-1.0).refresh + PERIOD + 1
+    return int((lasts - 600) / latest), 1 + int(lasts / soonest)
+
+
+@pytest.fixture(scope="module")
+def day() -> Figures:
+    """A day of fifty instances with tokens of an hour; the referee holds every step against the invariants."""
+    return run(Fleet(instances=50, lifetime=3600.0, lasts=DAY, starts=600.0, period=PERIOD))
+
+
+def test_a_fleet_makes_one_call_a_renewal(day: Figures) -> None:
+    """INV-2: the provider is asked once a stored record, by one at a time, and no more often than due."""
+    least, most = renewals(3600.0, DAY)
+    assert day.calls == day.records == len(day.fetched_at)
+    assert least <= day.calls <= most
+    assert (day.together, day.alone, day.errors, day.late) == (1, 0, {}, 0)
+
+
+def test_an_instance_costs_the_store_one_command_a_renewal(day: Figures) -> None:
+    """An instance asks for the lease once a renewal; there are its start, the commits, and a few who wait."""
+    asked = {kind: sum(row) for kind, row in day.commands.items()}
+    assert asked["load"] == 50
+    assert asked["commit"] == day.calls
+    assert day.total() <= 50 * day.calls * 1.2 + 2 * 50
+
+
+def test_those_who_come_first_wait_and_nobody_else(day: Figures) -> None:
+    """The first call of each instance waits, for a login at most; all others find their token on the spot."""
+    assert len(day.waits) == 50
+    assert max(day.waits) < 1
+
+
+def test_a_cold_herd_makes_one_call() -> None:
+    """INV-2: two thousand instances that start within a second cost one call; each waits for one login at most."""
+    herd = run(Fleet(instances=2000, lifetime=3600.0, lasts=30.0, starts=1.0))
+    assert (herd.calls, herd.alone, herd.errors) == (1, 0, {})
+    assert len(herd.waits) == 2000
+    assert herd.total() <= 4 * 2000
+    assert herd.connections <= 2 * 2000
+
+
+def test_each_source_has_its_own_renewals() -> None:
+    """INV-2: the calls of five processes with ten sources each are those of ten sources, whatever the processes."""
+    fleet = run(Fleet(instances=5, sources=10, lifetime=3600.0, lasts=6 * 3600.0, starts=60.0))
+    least, most = renewals(3600.0, 6 * 3600.0)
+    assert 10 * least <= fleet.calls <= 10 * most
+    assert (fleet.calls, fleet.together) == (fleet.records, 1)
+
+
+def test_a_store_that_is_asked_too_much_is_as_good_as_gone() -> None:
+    """INV-5: where the answers come later than the time-out, processes fetch alone; with more patience one does."""
+    slow = {"connect": 2e-3, "load": 2e-3, "lease": 2e-3, "wait": 2e-3, "wake": 2e-3, "commit": 2e-3}
+    slow |= {"release": 2e-3, "extend": 2e-3}
+    hasty = run(Fleet(instances=600, lifetime=3600.0, lasts=30.0, starts=0.5, costs=slow))
+    assert hasty.late > 0
+    assert hasty.alone > 100
+    patient = run(Fleet(instances=600, lifetime=3600.0, lasts=30.0, starts=0.5, costs=slow, timeout=10.0))
+    assert (patient.calls, patient.alone, patient.late) == (1, 0, 0)
