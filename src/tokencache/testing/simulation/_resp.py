@@ -64,4 +64,5 @@ def _weigh(message: object) -> int:
         case bytes() | str():
             return len(f"${len(message)}\r\n") + len(message) + 2
         case _:
-            return len(f"*{len(message)}\r\n") + sum(map(_weigh, cast("Sequence[object]", message)))
+            parts = cast("Sequence[object]", message)
+            return len(f"*{len(parts)}\r\n") + sum(map(_weigh, parts))
