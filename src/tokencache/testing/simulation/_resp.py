@@ -15,31 +15,31 @@ if TYPE_CHECKING:
 VALUE: Final = 1000
 """How long the token is, in characters: a JWT as QPay and others give it."""
 
-_KEY: Final = "simulated:" + 40 * "0"
+KEY: Final = "simulated:" + 40 * "0"
 _IDENTITY: Final = 40 * "0"
-_LEASE: Final = LeaseGrant(_KEY, 24 * "0", 1_800_000_000_000_000, 3.0)
+_LEASE: Final = LeaseGrant(KEY, 24 * "0", 1_800_000_000_000_000, 3.0)
 _LIFE: Final = 3_480_000
 
 
 def record() -> bytes:
     """Return a record of usual size."""
     token = Token(VALUE * "x", expires_at=1_800_003_600.25, issued_at=1_800_000_000.25)
-    return _record.encode(token, fence=_LEASE.fence, identity=_IDENTITY, reason="refresh", key=_KEY)
+    return _record.encode(token, fence=_LEASE.fence, identity=_IDENTITY, reason="refresh", key=KEY)
 
 
 def weights() -> dict[str, int]:
     """Return the bytes of each message: of a command by its name, of a reply by command and type of the reply."""
     protocol, data = Protocol(cluster=False), record()
-    protocol.leased(_KEY, _LEASE.owner, _LEASE.ttl, [b"held", 3000, str(_LEASE.fence).encode()])
-    wait = protocol.wait(_KEY, _LEASE.ttl)
+    protocol.leased(KEY, _LEASE.owner, _LEASE.ttl, [b"held", 3000, str(_LEASE.fence).encode()])
+    wait = protocol.wait(KEY, _LEASE.ttl)
     assert wait is not None
     fence = str(_LEASE.fence)
-    wakes = [[f"{_KEY}:ready", [[f"{fence}-1", ["record", data, "ttl", str(_LIFE)]]]]]
+    wakes = [[f"{KEY}:ready", [[f"{fence}-1", ["record", data, "ttl", str(_LIFE)]]]]]
     return {
-        "load": _weigh(["GET", _KEY]) + _weigh(["PTTL", _KEY]),
+        "load": _weigh(["GET", KEY]) + _weigh(["PTTL", KEY]),
         "load Stored": _weigh(data) + _weigh(_LIFE),
         "load NoneType": _weigh(None) + _weigh(-2),
-        "lease": _weigh(protocol.lease(_KEY, _LEASE.owner, _IDENTITY, data, _LEASE.ttl).evalsha()),
+        "lease": _weigh(protocol.lease(KEY, _LEASE.owner, _IDENTITY, data, _LEASE.ttl).evalsha()),
         "lease Found": _weigh(["found", data, _LIFE]),
         "lease Granted": _weigh(["granted", fence]),
         "lease Held": _weigh(["held", 3000, fence]),

@@ -45,12 +45,12 @@ if TYPE_CHECKING:
 
 JUDGED: Final = 100
 COSTS: Final[Mapping[str, float]] = {
-    "connect": 60e-6,
-    "load": 15e-6,
+    "connect": 40e-6,
+    "load": 18e-6,
     "lease": 35e-6,
     "wait": 15e-6,
-    "wake": 16e-6,
-    "commit": 60e-6,
+    "wake": 20e-6,
+    "commit": 100e-6,
     "release": 40e-6,
     "extend": 25e-6,
 }
@@ -69,7 +69,7 @@ class Fleet:
     """A fleet and the time for which it is watched. Durations are seconds.
 
     ``instances`` processes with ``sources`` sources each start evenly within ``starts`` and live to the end. Each
-    source is asked for a token every ``period``. The provider takes some ``latency``; ``costs`` is how long the store
+    source is asked for a token every ``period``, one after another. The provider takes some ``latency``; ``costs`` is how long the store
     is busy with each thing, and ``timeout`` how long a process waits for its answer, as in the backend's URL.
     """
 
@@ -184,9 +184,14 @@ class _World(Surroundings):
 
     def _start(self, place: int, pool: _Pool) -> None:
         """Start a process: one of its kind for each of its sources, which share the connections."""
-        first = place * self.fleet.sources
-        for number in range(first, first + self.fleet.sources):
-            self.processes.append(_Instance(number, self.plan.hosts[number], self, pool))
+        now, fleet = self.timeline.now, self.fleet
+        for nth in range(fleet.sources):
+            number = place * fleet.sources + nth
+            self.timeline.at(now + fleet.period * nth / fleet.sources, functools.partial(self._make, number, pool))
+
+    def _make(self, number: int, pool: _Pool) -> None:
+        """Make a source, which is asked for a token from now on."""
+        self.processes.append(_Instance(number, self.plan.hosts[number], self, pool))
 
 
 class _Pool:
