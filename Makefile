@@ -24,8 +24,9 @@ CLIENT := $(if $(findstring redis,$(BACKEND))$(findstring unix:,$(BACKEND)),redi
 DEMO_STAMP := $(VENV)/.installed-demo$(addprefix -,$(CLIENT))
 TEST_STAMP := $(VENV)/.installed-test
 DEV_STAMP := $(VENV)/.installed-dev
+DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: help demo test test-all lint typecheck format bench reliability simulate simulate-nightly fuzz clean servers
+.PHONY: help demo test test-all lint typecheck format bench reliability simulate simulate-nightly scale fuzz clean servers
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +64,9 @@ simulate: $(TEST_STAMP) ## Run the real flow through 5,000 bad days on a virtual
 
 simulate-nightly: SCHEDULES := 200000
 simulate-nightly: simulate
+
+scale: $(DOCS_STAMP) servers ## Simulate fleets of any size and write docs/scale.md with its plots, for some ten minutes.
+	@$(BIN)/python benchmarks/scale.py
 
 reliability: $(TEST_STAMP) servers ## Run the fault matrix and write docs/reliability.md.
 	@$(BIN)/python -m pytest tests/faults --reliability $(ARGS)
@@ -138,6 +142,11 @@ $(TEST_STAMP): $(INPUTS) | $(BIN)/python
 $(DEV_STAMP): $(INPUTS) | $(TEST_STAMP)
 	@echo "Installing the checkers (a minute the first time) …"
 	@$(PIP) install --constraint $(PINS) --group dev
+	@touch $@
+
+$(DOCS_STAMP): $(INPUTS) | $(TEST_STAMP)
+	@echo "Installing what draws the plots (half a minute the first time) …"
+	@$(PIP) install --constraint $(PINS) --group docs
 	@touch $@
 
 comma := ,
