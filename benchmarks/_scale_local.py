@@ -155,11 +155,11 @@ def burst(name: str, count: int, *, minute: bool, latency: float) -> Burst:
         "memory://", observers=(lambda event: events.append(type(event).__name__),), clock=clock, sources=count
     ) as cache:
         sources = [cache.source(_Late(number, pace)) for number in range(count)]
-        old = [source.token().value for source in sources]
         started = clock()
+        old = [source.token().value for source in sources]
         pace[0] = latency
         events.clear()
-        clock.ahead = (SOONEST if minute else LATEST + 1) - (clock() - started) / 2
+        clock.ahead = SOONEST - (clock() - started) if minute else LATEST + 1
         idle, begun = threading.active_count(), time.perf_counter()
         watch = _Watch(idle, begun)
         watch.start()

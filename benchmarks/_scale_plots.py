@@ -78,17 +78,22 @@ def herds(results: Results) -> list[tuple[int, Figures, Case]]:
     return sorted(found, key=lambda each: (bool(each[2].note), each[0], each[2].fleet.starts))
 
 
+def _explain(axes: Axes) -> None:
+    """Put the legend above, where it hides nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
+
+
 def _calls(axes: Axes, results: Results) -> None:
     """Draw the calls to the provider in a day, with and without a cache."""
     for lifetime, name, color in ((HOUR, "1 h", BLUE), (DAY, "24 h", ORANGE)):
         rows = days(results, lifetime)
         alone = rows[0][1].calls
         sizes = [size for size, _, _ in rows]
-        scaled = [figures.calls * DAY / case.fleet.lasts for _, figures, case in rows]
+        scaled = [1 + (figures.calls - 1) * DAY / case.fleet.lasts for _, figures, case in rows]
         axes.plot(sizes, [alone * size for size in sizes], "--", color=color, label=f"tokens of {name}, no cache")
         axes.plot(sizes, scaled, "o-", color=color, label=f"tokens of {name}, shared")
     axes.set(xscale="log", yscale="log", xlabel="instances", ylabel="provider calls a day")
-    axes.legend(loc="upper left")
+    _explain(axes)
 
 
 def _peak(axes: Axes, results: Results, capacity: float) -> None:
@@ -100,7 +105,7 @@ def _peak(axes: Axes, results: Results, capacity: float) -> None:
         axes.plot(*zip(*rows, strict=True), "o-", color=color, label=f"steady day, tokens of {name}")
     axes.axhline(capacity, color=GREY, linestyle="--", label="what one Redis does here")
     axes.set(xscale="log", yscale="log", xlabel="instances", ylabel="commands in the busiest second")
-    axes.legend(loc="upper left")
+    _explain(axes)
 
 
 def busiest(figures: Figures, after: int = 1000) -> int:
@@ -116,11 +121,11 @@ def _renewal(axes: Axes, results: Results) -> None:
     first = int(fetched) - 20
     shown = range(first, first + 220)
     axes.plot([second - fetched for second in shown], [commands[second] for second in shown], color=BLUE)
-    axes.axvline(0, color=ORANGE, linestyle="--", label="the first of them fetches")
-    name = f"{case.fleet.instances:,} instances".replace(",", " ")
-    axes.set(xlabel="seconds since the provider was asked", ylabel="commands in a second", title=name)
+    fleet = f"{case.fleet.instances:,} instances".replace(",", " ")
+    axes.axvline(0, color=ORANGE, linestyle="--", label=f"the first of {fleet} fetches")
+    axes.set(xlabel="seconds since the provider was asked", ylabel="commands in a second")
     axes.set_ylim(bottom=0)
-    axes.legend(loc="upper right")
+    _explain(axes)
 
 
 def _herd(axes: Axes, results: Results) -> None:
@@ -132,7 +137,7 @@ def _herd(axes: Axes, results: Results) -> None:
         axes.plot(sizes, waits, "o-", color=color, label=name)
     axes.axhline(250, color=GREY, linestyle="--", label="one login")
     axes.set(xscale="log", yscale="log", xlabel="instances that start within one second", ylabel="wait for a token, ms")
-    axes.legend(loc="upper left")
+    _explain(axes)
 
 
 def _collapse(axes: Axes, results: Results) -> None:
@@ -142,13 +147,15 @@ def _collapse(axes: Axes, results: Results) -> None:
     axes.plot(sizes, [figures.calls for _, figures in rows], "o-", color=BLUE, label="provider calls")
     axes.plot(sizes, sizes, "--", color=GREY, label="no cache")
     axes.set(xscale="log", yscale="log", xlabel="instances that start within one second", ylabel="provider calls")
-    axes.legend(loc="upper left")
+    _explain(axes)
 
 
 def _threads(axes: Axes, bursts: Sequence[Burst]) -> None:
     """Draw the threads of a process whose 10,000 sources renew."""
     for burst, color in zip(bursts, (BLUE, ORANGE, GREEN), strict=False):
-        times, threads = zip(*burst.samples, strict=True)
-        axes.plot(times, [max(count, 0.5) for count in threads], color=color, label=burst.name)
-    axes.set(yscale="log", xlabel="seconds", ylabel="threads of renewals")
-    axes.legend(loc="upper right")
+        most: dict[int, int] = {}
+        for at, threads in burst.samples:
+            most[int(at)] = max(most.get(int(at), 0), threads)
+        axes.plot(list(most), list(most.values()), color=color, label=burst.name)
+    axes.set(yscale="log", xlabel="seconds", ylabel="most threads in a second")
+    _explain(axes)

@@ -102,7 +102,7 @@ def _days(results: Sequence[tuple[Case, Figures]]) -> list[str]:
         alone, *others = days(results, lifetime)
         for size, figures, case in others:
             hours = case.fleet.lasts / HOUR
-            without = alone[1].calls * size * case.fleet.lasts / DAY
+            without = size * sum(at < case.fleet.lasts for at in alone[1].fetched_at)
             rows.append(
                 (
                     name,

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import time
+from pathlib import Path
+
 import pytest
 
+from tokencache import TokenCache
 from tokencache.policy import RefreshPolicy, schedule
+from tokencache.testing.fakes import FakeClock, FakeProvider
 from tokencache.testing.simulation.scale import Figures, Fleet, run
 
 DAY = 86400.0
 PERIOD = 5.0
+DOCUMENT = Path(__file__).parents[2] / "docs" / "scale.md"
+LIFETIMES = {"1 h": 3600.0, "24 h": DAY}
 
 
 def renewals(lifetime: float, lasts: float) -> tuple[int, int]:
@@ -38,6 +46,7 @@ def test_an_instance_costs_the_store_one_command_a_renewal(day: Figures) -> None
     assert asked["load"] == 50
     assert asked["commit"] == day.calls
     assert day.total() <= 50 * day.calls * 1.2 + 2 * 50
+    assert day.connections <= 2 * 50
 
 
 def test_those_who_come_first_wait_and_nobody_else(day: Figures) -> None:
@@ -72,3 +81,38 @@ def test_a_store_that_is_asked_too_much_is_as_good_as_gone() -> None:
     assert hasty.alone > 100
     patient = run(Fleet(instances=600, lifetime=3600.0, lasts=30.0, starts=0.5, costs=slow, timeout=10.0))
     assert (patient.calls, patient.alone, patient.late) == (1, 0, 0)
+
+
+def test_the_document_obeys_the_law() -> None:
+    """INV-2: each steady day of docs/scale.md has the calls that its tokens need, whatever the number of instances."""
+    table = DOCUMENT.read_text().partition("<!-- day -->")[2].partition("<!-- /day -->")[0]
+    rows = [[cell.strip().replace(" ", "") for cell in line.split("|")[1:-1]] for line in table.splitlines()[3:]]
+    assert [(row[0], int(row[1])) for row in rows] == [
+        (name, 10**power) for name in ("1h", "24h") for power in range(1, 6)
+    ]
+    for row in rows:
+        lifetime, instances, hours, calls, alone, commands = LIFETIMES[re.sub("h", " h", row[0])], *map(int, row[1:6])
+        least, most = renewals(lifetime, hours * 3600.0)
+        assert max(1, least) <= calls <= most
+        assert least * instances <= alone <= most * instances
+        assert instances <= commands <= instances * calls * 1.2 + 2 * instances + 10 * calls
+
+
+def test_a_source_behind_a_source_asks_once_a_host() -> None:
+    """The local agent of docs/scale.md: five hosts that ask the fleet's source cost one login a renewal."""
+    clock = FakeClock()
+    login = FakeProvider(wall=clock.wall)
+    fleet = TokenCache("memory://", clock=clock, wall=clock.wall, observers=()).source(login)
+    caches = [TokenCache("memory://", clock=clock, wall=clock.wall, observers=()) for _ in range(5)]
+    hosts = [cache.source(lambda: fleet.token(), key="agent") for cache in caches]  # noqa: PLW0108  (its own argument is a time-out)
+    first = {host.token().value for host in hosts}
+    assert (login.calls, len(first)) == (1, 1)
+    while clock.at < 1_000_000.0 + 3500:  # the usable end comes at 3540
+        clock.advance(20.0)
+        assert all(host.token() for host in hosts)
+        patience = time.monotonic() + 30
+        while any(source._flights is not None and source._flights.flying for source in (fleet, *hosts)):
+            assert time.monotonic() < patience
+            time.sleep(0.001)
+    assert first.isdisjoint({host.token().value for host in hosts})
+    assert login.calls == 2
