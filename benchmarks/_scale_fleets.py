@@ -27,7 +27,7 @@ def _steady(lifetime: float) -> list[Case]:
     """Return the steady days; the largest fleet of short tokens is watched for a part of the day."""
     watched = dict.fromkeys((1, *SIZES), DAY)
     if lifetime == HOUR:
-        watched[100_000] = 4 * HOUR
+        watched[100_000] = 2 * HOUR
     return [Case("day", Fleet(count, lifetime, lasts, STARTS)) for count, lasts in watched.items()]
 
 
