@@ -15,7 +15,7 @@ from tokencache.backends._redis_protocol import Protocol
 from tokencache.ports import LeaseGrant
 from tokencache.testing.servers import RedisServer
 from tokencache.testing.simulation._resp import KEY, record, weights
-from tokencache.testing.simulation.scale import COSTS
+from tokencache.testing.simulation._server import COSTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -18,18 +18,15 @@ import random
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
-from tokencache._effects import BackendEffect, Wait
-from tokencache.backends._redis_protocol import LONGEST_BLOCK
-from tokencache.errors import BackendUnavailable
 from tokencache.policy import RefreshPolicy
 from tokencache.testing.simulation._plan import Arrival, Host, Plan
-from tokencache.testing.simulation._process import KEY, Process
+from tokencache.testing.simulation._process import KEY
 from tokencache.testing.simulation._referee import Referee, Violation
-from tokencache.testing.simulation._resp import weights
+from tokencache.testing.simulation._server import COSTS, Client, Pool, Server
 from tokencache.testing.simulation._store import Store
-from tokencache.testing.simulation._world import Network, Surroundings
+from tokencache.testing.simulation._world import Surroundings
 from tokencache.token import Token
 
 if TYPE_CHECKING:
@@ -39,25 +36,11 @@ if TYPE_CHECKING:
     from tokencache._flights import Flight
     from tokencache._flow import Outcome
     from tokencache.errors import ProviderError
-    from tokencache.ports import LeaseGrant, Stored
+    from tokencache.ports import LeaseGrant
     from tokencache.testing.simulation._process import Call, Run
     from tokencache.testing.simulation._store import Entry
 
 JUDGED: Final = 100
-COSTS: Final[Mapping[str, float]] = {
-    "connect": 40e-6,
-    "load": 18e-6,
-    "lease": 35e-6,
-    "wait": 15e-6,
-    "wake": 20e-6,
-    "commit": 100e-6,
-    "release": 40e-6,
-    "extend": 25e-6,
-}
-"""How long the store is busy with each thing, in seconds."""
-
-_WAITERS: Final = 32  # as the Redis backend's
-_POLL: Final = (0.025, 0.05)
 _ASKED: Final = 30.0
 _STEPS: Final = 1 << 62
 _SLACK: Final = 0.5
@@ -69,8 +52,9 @@ class Fleet:
     """A fleet and the time for which it is watched. Durations are seconds.
 
     ``instances`` processes with ``sources`` sources each start evenly within ``starts`` and live to the end. Each
-    source is asked for a token every ``period``, one after another. The provider takes some ``latency``; ``costs`` is how long the store
-    is busy with each thing, and ``timeout`` how long a process waits for its answer, as in the backend's URL.
+    source is asked for a token every ``period``, one after another. The provider takes some ``latency``; ``costs`` is
+    how long the store is busy with each thing, and ``timeout`` how long a process waits for its answer, as in the
+    backend's URL.
     """
 
     instances: int
@@ -168,47 +152,36 @@ class _World(Surroundings):
         self.figures.traffic = [0] * self.figures.seconds
         self.referee = self.ledger = _Ledger(self, judges=len(hosts) <= JUDGED)
         self.store = Store(self.timeline, self.referee, shares=True)
-        self.network = _Server(self)
+        self.network = Server(self, self.figures, fleet.costs, fleet.timeout)
 
     def live(self) -> Figures:
         """Let everything happen, and return what came of it."""
         fleet = self.fleet
         for place in range(fleet.instances):
             starts = fleet.starts * (place + self.dice.random()) / fleet.instances
-            self.timeline.at(starts, functools.partial(self._start, place, _Pool()))
+            self.timeline.at(starts, functools.partial(self._start, place, Pool()))
         self.timeline.run(fleet.lasts, steps=_STEPS)
         if self.ledger.judges:
             self.ledger.finish()
         self.figures.calls = self.provider.calls
         return self.figures
 
-    def _start(self, place: int, pool: _Pool) -> None:
+    def _start(self, place: int, pool: Pool) -> None:
         """Start a process: one of its kind for each of its sources, which share the connections."""
         now, fleet = self.timeline.now, self.fleet
         for nth in range(fleet.sources):
             number = place * fleet.sources + nth
             self.timeline.at(now + fleet.period * nth / fleet.sources, functools.partial(self._make, number, pool))
 
-    def _make(self, number: int, pool: _Pool) -> None:
+    def _make(self, number: int, pool: Pool) -> None:
         """Make a source, which is asked for a token from now on."""
         self.processes.append(_Instance(number, self.plan.hosts[number], self, pool))
 
 
-class _Pool:
-    """The connections of one process: how many are idle, of either kind, and how many wait."""
-
-    __slots__ = ("idle", "idle_waiting", "waiting")
-
-    def __init__(self) -> None:
-        self.idle = 0
-        self.idle_waiting = 0
-        self.waiting = 0
-
-
-class _Instance(Process):
+class _Instance(Client):
     """One source of one process, which is asked for a token again and again."""
 
-    def __init__(self, number: int, host: Host, around: _World, pool: _Pool) -> None:
+    def __init__(self, number: int, host: Host, around: _World, pool: Pool) -> None:
         self.pool = pool
         self._phase = around.timeline.now
         self._period = around.fleet.period
@@ -245,142 +218,6 @@ class _Instance(Process):
         """Settle what a flight brought, and await the next caller."""
         super()._land(flight, outcome)
         self._expect()
-
-
-class _Server(Network):
-    """One Redis: it serves one command after another, in the order in which they come in."""
-
-    def __init__(self, around: _World) -> None:
-        super().__init__(around)
-        self.timeout = around.fleet.timeout
-        self._figures = around.figures
-        self._costs = around.fleet.costs
-        self._weights = weights()
-        self._free_at = 0.0
-
-    def call(self, run: Run, effect: BackendEffect) -> None:
-        """Carry an effect to the store and its reply back."""
-        process = cast("_Instance", run.process)
-        timeline, pool = process.timeline, process.pool
-        if isinstance(effect, Wait):
-            if pool.waiting >= _WAITERS:
-                pause = min(effect.timeout, process.dice.uniform(*_POLL))
-                timeline.at(timeline.now + pause, lambda: run.answer(effect, None))
-                return
-            idle = pool.idle_waiting
-            pool.waiting += 1
-            pool.idle_waiting -= idle > 0
-        else:
-            idle = pool.idle
-            pool.idle -= idle > 0
-        command = _Command(self, run, effect, opens=idle == 0)
-        timeline.at(timeline.now + self._way(process) * (3 if idle == 0 else 1), command.arrive)
-
-    def extend(self, lease: LeaseGrant, ttl: float) -> bool:
-        """Prolong a lease, at once."""
-        self.take("extend")
-        return self.around.store.extend(lease, ttl)
-
-    def take(self, kind: str) -> float:
-        """Take in a command and return when it will have been served."""
-        self._figures.count(kind, int(self.around.timeline.now))
-        self.weigh(kind)
-        return self.serve(kind)
-
-    def serve(self, kind: str) -> float:
-        """Be busy with something, once everything before it is done; return when that is over."""
-        cost = self._costs[kind]
-        self._figures.busy += cost
-        self._free_at = max(self.around.timeline.now, self._free_at) + cost
-        return self._free_at
-
-    def weigh(self, message: str) -> None:
-        """Count the bytes of a message."""
-        self._figures.traffic[int(self.around.timeline.now)] += self._weights[message]
-
-    def opened(self) -> None:
-        """Open a connection, which takes its time too."""
-        self._figures.connections += 1
-        self.serve("connect")
-
-    def missed(self) -> None:
-        """Take note of a reply that nobody waits for, and of the connection that it costs."""
-        self._figures.late += 1
-        self._figures.connections -= 1
-
-    def back(self, process: Process) -> float:
-        """Draw how long a reply is on its way."""
-        return self._way(process)
-
-
-class _Command:
-    """One command on its way to the store, and its reply."""
-
-    __slots__ = ("_effect", "_kind", "_limit", "_opens", "_run", "_sent_at", "_server")
-
-    def __init__(self, server: _Server, run: Run, effect: BackendEffect, *, opens: bool) -> None:
-        self._server = server
-        self._run = run
-        self._effect = effect
-        self._opens = opens
-        self._kind = type(effect).__name__.lower()
-        self._sent_at = server.around.timeline.now
-        block = min(effect.timeout, LONGEST_BLOCK) if isinstance(effect, Wait) else 0.0
-        self._limit = self._sent_at + block + server.timeout
-
-    def arrive(self) -> None:
-        """Queue up."""
-        if self._opens:
-            self._server.opened()
-        done = self._server.take(self._kind)
-        self._server.around.timeline.at(done, self._wait if isinstance(self._effect, Wait) else self._perform)
-
-    def _perform(self) -> None:
-        """Have the effect, and answer."""
-        around = self._server.around
-        around.referee.performing(self._run, self._effect, self._sent_at)
-        reply = self._effect.on(around.store)
-        self._server.weigh(f"{self._kind} {type(reply).__name__}")
-        self._answer(around.timeline.now, reply)
-
-    def _wait(self) -> None:
-        """Wait at the store."""
-        around, effect = self._server.around, cast("Wait", self._effect)
-
-        def wake(stored: Stored | None) -> None:
-            self._server.weigh(f"wait {type(stored).__name__}")
-            self._answer(self._server.serve("wake"), stored)
-
-        watch = around.store.watch(effect.key, effect.seen, wake)
-
-        def time_out() -> None:
-            if not watch.over:
-                watch.over = True
-                wake(None)
-
-        around.timeline.at(around.timeline.now + min(effect.timeout, LONGEST_BLOCK), time_out)
-
-    def _answer(self, at: float, reply: object) -> None:
-        """Send the reply; who has waited for too long has left with the connection."""
-        run, effect, server = self._run, self._effect, self._server
-        process = cast("_Instance", run.process)
-        at += server.back(process)
-        in_time = at < self._limit
-        if in_time:
-            reply = server.around.referee.reading(run, reply)
-        else:
-            server.missed()
-            at, reply = self._limit, BackendUnavailable("[simulated] no answer in time")
-
-        def answer() -> None:
-            if isinstance(effect, Wait):
-                process.pool.waiting -= 1
-                process.pool.idle_waiting += in_time
-            else:
-                process.pool.idle += in_time
-            run.answer(effect, reply)
-
-        server.around.timeline.at(at, answer)
 
 
 class _Ledger(Referee):

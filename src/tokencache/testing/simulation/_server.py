@@ -1,0 +1,191 @@
+"""A Redis that takes its time: what `scale` has for a store, behind as many connections as the processes open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, cast
+
+from tokencache._effects import BackendEffect, Wait
+from tokencache.backends._redis_protocol import LONGEST_BLOCK
+from tokencache.errors import BackendUnavailable
+from tokencache.testing.simulation._process import Process
+from tokencache.testing.simulation._resp import weights
+from tokencache.testing.simulation._world import Network
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tokencache.ports import LeaseGrant, Stored
+    from tokencache.testing.simulation._process import Run
+    from tokencache.testing.simulation._world import Surroundings
+    from tokencache.testing.simulation.scale import Figures
+
+COSTS: Final[Mapping[str, float]] = {
+    "connect": 40e-6,
+    "load": 18e-6,
+    "lease": 35e-6,
+    "wait": 15e-6,
+    "wake": 20e-6,
+    "commit": 100e-6,
+    "release": 40e-6,
+    "extend": 25e-6,
+}
+"""How long the store is busy with each thing, in seconds."""
+
+_WAITERS: Final = 32  # as the Redis backend's
+_POLL: Final = (0.025, 0.05)
+
+
+class Pool:
+    """The connections of one process: how many are idle, of either kind, and how many wait."""
+
+    __slots__ = ("idle", "idle_waiting", "waiting")
+
+    def __init__(self) -> None:
+        self.idle = 0
+        self.idle_waiting = 0
+        self.waiting = 0
+
+
+class Client(Process):
+    """A process that has connections."""
+
+    pool: Pool
+
+
+class Server(Network):
+    """One Redis: it serves one command after another, in the order in which they come in.
+
+    ``costs`` is how long it is busy with each thing, ``timeout`` how long a process waits for its answer, in seconds.
+    """
+
+    def __init__(self, around: Surroundings, figures: Figures, costs: Mapping[str, float], timeout: float) -> None:
+        super().__init__(around)
+        self.timeout = timeout
+        self._figures = figures
+        self._costs = costs
+        self._weights = weights()
+        self._free_at = 0.0
+
+    def call(self, run: Run, effect: BackendEffect) -> None:
+        """Carry an effect to the store and its reply back."""
+        process = cast("Client", run.process)
+        timeline, pool = process.timeline, process.pool
+        if isinstance(effect, Wait):
+            if pool.waiting >= _WAITERS:
+                pause = min(effect.timeout, process.dice.uniform(*_POLL))
+                timeline.at(timeline.now + pause, lambda: run.answer(effect, None))
+                return
+            idle = pool.idle_waiting
+            pool.waiting += 1
+            pool.idle_waiting -= idle > 0
+        else:
+            idle = pool.idle
+            pool.idle -= idle > 0
+        command = _Command(self, run, effect, opens=idle == 0)
+        timeline.at(timeline.now + self._way(process) * (3 if idle == 0 else 1), command.arrive)
+
+    def extend(self, lease: LeaseGrant, ttl: float) -> bool:
+        """Prolong a lease, at once."""
+        self.take("extend")
+        return self.around.store.extend(lease, ttl)
+
+    def take(self, kind: str) -> float:
+        """Take in a command and return when it will have been served."""
+        self._figures.count(kind, int(self.around.timeline.now))
+        self.weigh(kind)
+        return self.serve(kind)
+
+    def serve(self, kind: str) -> float:
+        """Be busy with something, once everything before it is done; return when that is over."""
+        cost = self._costs[kind]
+        self._figures.busy += cost
+        self._free_at = max(self.around.timeline.now, self._free_at) + cost
+        return self._free_at
+
+    def weigh(self, message: str) -> None:
+        """Count the bytes of a message."""
+        self._figures.traffic[int(self.around.timeline.now)] += self._weights[message]
+
+    def opened(self) -> None:
+        """Open a connection, which takes its time too."""
+        self._figures.connections += 1
+        self.serve("connect")
+
+    def missed(self) -> None:
+        """Take note of a reply that nobody waits for, and of the connection that it costs."""
+        self._figures.late += 1
+        self._figures.connections -= 1
+
+    def back(self, process: Process) -> float:
+        """Draw how long a reply is on its way."""
+        return self._way(process)
+
+
+class _Command:
+    """One command on its way to the store, and its reply."""
+
+    __slots__ = ("_effect", "_kind", "_limit", "_opens", "_run", "_sent_at", "_server")
+
+    def __init__(self, server: Server, run: Run, effect: BackendEffect, *, opens: bool) -> None:
+        self._server = server
+        self._run = run
+        self._effect = effect
+        self._opens = opens
+        self._kind = type(effect).__name__.lower()
+        self._sent_at = server.around.timeline.now
+        block = min(effect.timeout, LONGEST_BLOCK) if isinstance(effect, Wait) else 0.0
+        self._limit = self._sent_at + block + server.timeout
+
+    def arrive(self) -> None:
+        """Queue up."""
+        if self._opens:
+            self._server.opened()
+        done = self._server.take(self._kind)
+        self._server.around.timeline.at(done, self._wait if isinstance(self._effect, Wait) else self._perform)
+
+    def _perform(self) -> None:
+        """Have the effect, and answer."""
+        around = self._server.around
+        around.referee.performing(self._run, self._effect, self._sent_at)
+        reply = self._effect.on(around.store)
+        self._server.weigh(f"{self._kind} {type(reply).__name__}")
+        self._answer(around.timeline.now, reply)
+
+    def _wait(self) -> None:
+        """Wait at the store."""
+        around, effect = self._server.around, cast("Wait", self._effect)
+
+        def wake(stored: Stored | None) -> None:
+            self._server.weigh(f"wait {type(stored).__name__}")
+            self._answer(self._server.serve("wake"), stored)
+
+        watch = around.store.watch(effect.key, effect.seen, wake)
+
+        def time_out() -> None:
+            if not watch.over:
+                watch.over = True
+                wake(None)
+
+        around.timeline.at(around.timeline.now + min(effect.timeout, LONGEST_BLOCK), time_out)
+
+    def _answer(self, at: float, reply: object) -> None:
+        """Send the reply; who has waited for too long has left with the connection."""
+        run, effect, server = self._run, self._effect, self._server
+        process = cast("Client", run.process)
+        at += server.back(process)
+        in_time = at < self._limit
+        if in_time:
+            reply = server.around.referee.reading(run, reply)
+        else:
+            server.missed()
+            at, reply = self._limit, BackendUnavailable("[simulated] no answer in time")
+
+        def answer() -> None:
+            if isinstance(effect, Wait):
+                process.pool.waiting -= 1
+                process.pool.idle_waiting += in_time
+            else:
+                process.pool.idle += in_time
+            run.answer(effect, reply)
+
+        server.around.timeline.at(at, answer)
