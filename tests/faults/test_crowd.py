@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("tidy")]
 
-PATIENCE = 30.0
-STUBBORN = RefreshPolicy(lease=60.0, timeout=20.0)  # whoever misses the wake-up gets no token in time
+PATIENCE = 90.0
+STUBBORN = RefreshPolicy(lease=180.0, timeout=60.0)  # whoever misses the wake-up gets no token in time
 EVERY = pytest.mark.parametrize("store", ["memory", "file", "redis", "memcached"], indirect=True)
 
 

@@ -26,12 +26,13 @@ from tokencache.backends._lift import ThreadedBackend, async_half
 from tokencache.backends.memory import MemoryBackend
 from tokencache.errors import BackendClosed
 from tokencache.events import LeaseLost, ProviderWarning
+from tokencache.ports import Granted
 from tokencache.testing.fakes import FakeClock, FakeProvider, Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokencache.ports import LeaseGrant, Slot
+    from tokencache.ports import LeaseGrant, Slot, Stored
 
 PATIENCE = 20.0
 SHORT = RefreshPolicy(lease=0.15)
@@ -243,6 +244,39 @@ def test_a_lifted_backend_runs_on_threads_of_its_own() -> None:
     first, second = asyncio.run(main())
     assert first != second
     assert async_half(MemoryBackend()) is not None
+
+
+def test_waiting_threads_leave_room_for_the_commit() -> None:
+    """INV-8: on a lifted backend nobody who waits for a record stands in the way of whoever is to store it."""
+    waiting, committed, in_time = threading.Semaphore(0), threading.Event(), []
+
+    class Full(MemoryBackend):
+        """A backend whose waiters wait for nothing but the commit."""
+
+        def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:
+            waiting.release()
+            in_time.append(committed.wait(timeout))
+            return super().load(key)
+
+        def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
+            committed.set()
+            return super().commit(lease, data, ttl)
+
+    backend = Full()
+    half = ThreadedBackend(backend, threads=2)
+    lease = backend.lease("key", "owner", "identity", None, 180.0)
+    assert isinstance(lease, Granted)
+
+    async def main() -> list[Stored | None]:
+        waits = [asyncio.create_task(half.wait("key", None, PATIENCE)) for _ in range(8)]
+        for _ in range(2):
+            await asyncio.to_thread(waiting.acquire)
+        assert await half.commit(lease.lease, b"record", 60.0)
+        return await asyncio.gather(*waits)
+
+    woken = asyncio.run(main())
+    assert in_time == [True, True]
+    assert woken.count(None) == 6, "for whom no thread is left, a wait is a pause"
 
 
 def test_closing_on_a_loop_closes_the_backend() -> None:

@@ -2,45 +2,57 @@
 
 from __future__ import annotations
 
+import random
 import threading
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from tokencache.errors import BackendClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future, ThreadPoolExecutor
 
     from tokencache.ports import AsyncBackend, Backend, Cooldown, LeaseGrant, LeaseReply, Slot, Stored
 
 T = TypeVar("T")
 
+_POLL: Final = 0.2
+"""How often, in seconds, those look again for whom no waiting thread is left."""
+
 
 class ThreadedBackend:
-    """Runs each call of a backend on a thread of a pool of its own, so that waiting ones starve nobody else's pool."""
+    """Runs each call of a backend on a thread of a pool of its own, so that waiting ones starve nobody else's pool.
+
+    Those who wait have a pool of their own beside that of the others: a commit must never stand in line behind the very
+    waiters whom it is to wake. For whom no waiting thread is left, a wait is a short pause.
+    """
 
     def __init__(self, backend: Backend, threads: int = 32) -> None:
         self._backend = backend
         self._threads = threads
-        self._lock = threading.Lock()  # guards _pool
-        self._pool: ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()  # guards the pools
+        self._pools: dict[str, ThreadPoolExecutor] = {}
+        self._waiters = threading.Semaphore(threads)
+
+    def _submit(self, purpose: str, call: Callable[[], T]) -> Future[T]:
+        """Hand ``call`` to the pool for this purpose."""
+        with self._lock:
+            pool = self._pools.get(purpose)
+            if pool is None:
+                from concurrent.futures import ThreadPoolExecutor
+
+                pool = self._pools[purpose] = ThreadPoolExecutor(self._threads, thread_name_prefix=purpose)
+        try:
+            return pool.submit(call)
+        except RuntimeError as error:
+            message = "the interpreter is shutting down; no new calls to the backend are possible"
+            raise BackendClosed(message) from error
 
     async def _run(self, call: Callable[[], T]) -> T:
         """Run ``call`` on the pool."""
         import asyncio
 
-        with self._lock:
-            if self._pool is None:
-                from concurrent.futures import ThreadPoolExecutor
-
-                self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tokencache-backend")
-            pool = self._pool
-        try:
-            future = pool.submit(call)
-        except RuntimeError as error:
-            message = "the interpreter is shutting down; no new calls to the backend are possible"
-            raise BackendClosed(message) from error
-        return await asyncio.wrap_future(future)
+        return await asyncio.wrap_future(self._submit("tokencache-backend", call))
 
     async def load(self, key: str) -> Stored | None:
         """Return the record, or ``None``."""
@@ -64,7 +76,18 @@ class ThreadedBackend:
 
     async def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:  # noqa: ASYNC109
         """Wait for a change."""
-        return await self._run(lambda: self._backend.wait(key, seen, timeout))
+        import asyncio
+
+        if not self._waiters.acquire(blocking=False):
+            await asyncio.sleep(min(timeout, random.uniform(_POLL / 2, _POLL)))  # noqa: S311  (jitter)
+            return None
+        try:
+            future = self._submit("tokencache-waiter", lambda: self._backend.wait(key, seen, timeout))
+        except BaseException:
+            self._waiters.release()
+            raise
+        future.add_done_callback(lambda _: self._waiters.release())  # whoever is cancelled leaves the thread waiting
+        return await asyncio.wrap_future(future)
 
     async def discard(self, key: str, seen: bytes) -> bool:
         """Compare and delete."""
@@ -78,8 +101,8 @@ class ThreadedBackend:
         """Close the backend and let the threads end."""
         await self._run(self._backend.close)
         with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
+            pools, self._pools = self._pools, {}
+        for pool in pools.values():
             pool.shutdown(wait=False)
 
 
@@ -89,10 +112,6 @@ class InlineBackend(ThreadedBackend):
     async def _run(self, call: Callable[[], T]) -> T:
         """Run ``call`` here."""
         return call()
-
-    async def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:  # noqa: ASYNC109
-        """Wait for a change, on a thread."""
-        return await super()._run(lambda: self._backend.wait(key, seen, timeout))
 
 
 def async_half(backend: Backend) -> AsyncBackend:

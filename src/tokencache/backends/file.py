@@ -15,7 +15,6 @@ Reads take no lock and work in a folder that cannot be written to. Nothing is sy
 from __future__ import annotations
 
 import os
-import random
 import sys
 import threading
 import time
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 from tokencache._clock import steady_clock
 from tokencache._record import is_another
 from tokencache.backends import _flock
+from tokencache.backends._crowd import Crowd
 from tokencache.backends._file_state import Countdown, Lease, Pause, Term, digest
 from tokencache.backends._folder import LIMIT, Folder, unavailable
 from tokencache.backends._key_files import KeyFiles, stem_of
@@ -81,7 +81,7 @@ class FileBackend:
         self._folder = Folder(Path(folder).expanduser().absolute() if folder is not None else _cache_folder())
         self._clock = clock or steady_clock()
         self._wall = wall
-        self._poll = poll
+        self._crowd = Crowd(poll / 10, poll)
         self._held: dict[tuple[str, str], tuple[int, int]] = {}
         self._mutexes: set[int] = set()
         self._highest = 0
@@ -165,15 +165,15 @@ class FileBackend:
         """Look every few milliseconds until the record is another one, the lease is free or its holder dead."""
         give_up = time.monotonic() + timeout
         last: _Look | None = None
-        while True:
-            with self._reading("wait for the lease", key) as files:
-                last = self._look(files, seen, last) if files else None
-            left = give_up - time.monotonic()
-            if last is None or left <= 0:
-                return
-            pause = random.uniform(self._poll / 10, self._poll)  # noqa: S311 - nobody gains by guessing a pause
-            if self._closing.wait(min(pause, left, max(last.lease_left, 0.001))):
-                return
+        with self._crowd:
+            while True:
+                with self._reading("wait for the lease", key) as files:
+                    last = self._look(files, seen, last) if files else None
+                left = give_up - time.monotonic()
+                if last is None or left <= 0:
+                    return
+                if self._closing.wait(min(self._crowd.pause(), left, max(last.lease_left, 0.001))):
+                    return
 
     def discard(self, key: str, seen: bytes) -> bool:
         """Delete the record if its bytes are ``seen``."""
@@ -213,6 +213,7 @@ class FileBackend:
             os.close(fd)
         self._mutexes, self._held = set(), {}
         self._guard = threading.Lock()
+        self._crowd.after_fork()
         closed, self._closing = self._closing.is_set(), threading.Event()
         if closed:
             self._closing.set()

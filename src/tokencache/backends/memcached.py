@@ -9,7 +9,6 @@ An evicted lease, or a server that restarts empty, lets a second one fetch; the 
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from dataclasses import replace
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from cachetools import LRUCache
 
 from tokencache._record import fence_of, is_another
+from tokencache.backends._crowd import Crowd
 from tokencache.backends._memcached_form import (
     Lease,
     Pause,
@@ -84,6 +84,7 @@ class MemcachedBackend:
         self._prefix = len(prefix) if isinstance(prefix, bytes) else 0
         self._wall = wall
         self._closing = threading.Event()
+        self._crowd = Crowd(_SHORTEST_PAUSE, _LONGEST_PAUSE)
         self._guard = threading.Lock()  # guards _fences
         self._fences: LRUCache[str, int] = LRUCache(10_000)
 
@@ -160,26 +161,26 @@ class MemcachedBackend:
         restart must not send every waiter to the provider.
         """
         record, lock = self._names(key)
-        now = time.monotonic()
-        give_up, answered_at = now + timeout, now
-        while True:
-            try:
-                with self._server(record).session() as session:
-                    items = session.read(record, lock)
-            except BackendUnavailable:
-                if time.monotonic() >= min(give_up, answered_at + _GONE):
-                    raise
-            else:
-                answered_at = time.monotonic()
-                stored, held = _stored(items.get(record)), self._seen(key, items.get(lock))
-                if stored is not None and is_another(stored.data, seen):
-                    return stored
-                if held is None or isinstance(held, Pause):
+        give_up = time.monotonic() + timeout
+        with self._crowd:
+            answered_at = time.monotonic()
+            while True:
+                try:
+                    with self._server(record).session() as session:
+                        items = session.read(record, lock)
+                except BackendUnavailable:
+                    if time.monotonic() >= min(give_up, answered_at + _GONE):
+                        raise
+                else:
+                    answered_at = time.monotonic()
+                    stored, held = _stored(items.get(record)), self._seen(key, items.get(lock))
+                    if stored is not None and is_another(stored.data, seen):
+                        return stored
+                    if held is None or isinstance(held, Pause):
+                        return None
+                left = give_up - time.monotonic()
+                if left <= 0 or self._closing.wait(min(self._crowd.pause(), left)):
                     return None
-            left = give_up - time.monotonic()
-            pause = random.uniform(_SHORTEST_PAUSE, _LONGEST_PAUSE)  # noqa: S311 - nobody gains by guessing a pause
-            if left <= 0 or self._closing.wait(min(pause, left)):
-                return None
 
     def discard(self, key: str, seen: bytes) -> bool:
         """Delete the record if its bytes are ``seen``."""
@@ -214,6 +215,7 @@ class MemcachedBackend:
     def after_fork(self) -> None:
         """Start with fresh connections in the child of a fork."""
         self._guard = threading.Lock()
+        self._crowd.after_fork()
         closed, self._closing = self._closing.is_set(), threading.Event()
         if closed:
             self._closing.set()
