@@ -375,22 +375,29 @@ class TokenSource(LocalCopy):
         import contextlib
         import contextvars
 
+        turn = threading.Lock()  # taken once, by whoever flies; start() may fail though its thread runs
+
+        def fly() -> None:
+            if turn.acquire(blocking=False):
+                self._fly(flight, reason)
+
         def target() -> None:
             with contextlib.suppress(BaseException):  # those who joined have it, or were sent to look again
-                self._fly(flight, reason)
+                fly()
 
         context = contextvars.copy_context()
         thread = threading.Thread(target=context.run, args=(target,), name=f"tokencache-{self.provider}", daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # too many threads, or the interpreter is ending
-            if reason == "refresh":
+        except BaseException as error:
+            if (
+                isinstance(error, RuntimeError) and reason != "refresh"
+            ):  # too many threads, or the interpreter is ending
+                with contextlib.suppress(Exception):
+                    fly()
+                return
+            if turn.acquire(blocking=False):
                 self._vacate(flight)
-                raise
-            with contextlib.suppress(Exception):
-                self._fly(flight, reason)
-        except BaseException:
-            self._vacate(flight)
             raise
 
     def _launch_task(self, flight: Flight, reason: Reason) -> None:

@@ -6,13 +6,16 @@ logged and goes no further.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tokencache.ports import Reason
+
+_LOGGER: Final = logging.getLogger("tokencache")  # an interrupt in ``getLogger`` would leave its lock behind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,41 +127,36 @@ def observe(observers: Sequence[Observer], event: Event) -> None:
         try:
             observer(event)
         except Exception:
-            import logging
-
-            logging.getLogger("tokencache").exception("an observer raised on %s", type(event).__name__)
+            _LOGGER.exception("an observer raised on %s", type(event).__name__)
 
 
 def log(event: Event) -> None:
     """Write one line per event to the ``tokencache`` logger: the default observer. Hits are no events."""
-    import logging
-
-    logger = logging.getLogger("tokencache")
     match event:
         case TokenFetched(shared=True):
-            logger.info("[%s] token fetched and cached (expires in %ds)", event.provider, event.usable)
+            _LOGGER.info("[%s] token fetched and cached (expires in %ds)", event.provider, event.usable)
         case TokenFetched():
-            logger.info("[%s] token fetched, not shared (expires in %ds)", event.provider, event.usable)
+            _LOGGER.info("[%s] token fetched, not shared (expires in %ds)", event.provider, event.usable)
         case TokenLoaded():
-            logger.debug("[%s] token taken from the backend (expires in %ds)", event.provider, event.usable)
+            _LOGGER.debug("[%s] token taken from the backend (expires in %ds)", event.provider, event.usable)
         case TokenUnchanged():
-            logger.info("[%s] the provider gave no newer token; next attempt in %.0fs", event.provider, event.pause)
+            _LOGGER.info("[%s] the provider gave no newer token; next attempt in %.0fs", event.provider, event.pause)
         case TokenInvalidated():
-            logger.info("[%s] refused token dropped", event.provider)
+            _LOGGER.info("[%s] refused token dropped", event.provider)
         case FetchFailed():
             level = logging.WARNING if event.served else logging.ERROR
-            logger.log(level, "[%s] no token (%s); next attempt in %.1fs", event.provider, event.error, event.pause)
+            _LOGGER.log(level, "[%s] no token (%s); next attempt in %.1fs", event.provider, event.error, event.pause)
         case ProviderWarning() | RecordIgnored():
-            logger.warning("[%s] %s", event.provider, event.message)
+            _LOGGER.warning("[%s] %s", event.provider, event.message)
         case CommitRefused():
-            logger.warning("[%s] a newer token was stored meanwhile; ours was not", event.provider)
+            _LOGGER.warning("[%s] a newer token was stored meanwhile; ours was not", event.provider)
         case LeaseLost():
-            logger.warning("[%s] the lease ended during the fetch; somebody else may fetch too", event.provider)
+            _LOGGER.warning("[%s] the lease ended during the fetch; somebody else may fetch too", event.provider)
         case BackendFailed():
-            logger.warning(
+            _LOGGER.warning(
                 "[%s] backend failed on %s (%s); going on without it", event.provider, event.operation, event.error
             )
         case BackendRecovered():
-            logger.info("[%s] backend answers again", event.provider)
+            _LOGGER.info("[%s] backend answers again", event.provider)
         case _:
-            logger.debug("[%s] %r", event.provider, event)
+            _LOGGER.debug("[%s] %r", event.provider, event)

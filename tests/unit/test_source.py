@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tokencache._flights import Flight
+    from tokencache.ports import FetchContext, Reason
+
 HOUR = 3600.0
 
 
@@ -589,22 +592,32 @@ def test_everybody_gets_an_error_of_their_own(world: World) -> None:
 
 def test_a_caller_leaves_a_hung_provider_at_its_deadline(world: World) -> None:
     """INV-8: also one who names no time of its own, and whatever the provider does on its thread."""
-    world.provider.gate.clear()
-    source = world.cache.source(world.provider, policy=RefreshPolicy(timeout=0.05))
+
+    class Hung(FakeProvider):
+        """A provider that minds no time-out."""
+
+        def fetch(self, context: FetchContext) -> Token:
+            """Hang until the gate is open."""
+            self.gate.wait()
+            return super().fetch(context)
+
+    provider = Hung(wall=world.clock.wall)
+    provider.gate.clear()
+    source = world.cache.source(provider, policy=RefreshPolicy(timeout=0.05))
     left: list[BaseException] = []
 
     def ask() -> None:
-        try:
+        with pytest.raises(DeadlineExceeded) as caught:
             source.token()
-        except DeadlineExceeded as error:
-            left.append(error)
+        left.append(caught.value)
 
     caller = threading.Thread(target=ask)
     caller.start()
-    while not left:
+    while caller.is_alive():
         world.clock.advance(0.1)
         caller.join(0.01)
-    world.provider.gate.set()
+    provider.gate.set()
+    assert left
 
 
 def test_a_flight_whose_loop_has_stopped_is_taken_over(world: World) -> None:
@@ -665,6 +678,34 @@ def test_no_thread_to_be_had_takes_no_token_away(world: World, monkeypatch: pyte
             world.source.renew()
     assert world.provider.calls == 2
     assert world.backend.inspect(world.source.key).owner is None
+
+
+def test_a_thread_that_starts_and_says_that_it_did_not_flies_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INV-2: an interrupt in ``Thread.start()`` may surface as a RuntimeError; the flight is flown once."""
+    start, fly, flown = threading.Thread.start, TokenSource._fly, []
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name.startswith("tokencache-fake"):
+            assert world.provider.started.wait(30)
+            world.provider.gate.set()
+            message = "cannot release un-acquired lock"
+            raise RuntimeError(message)
+
+    def counted(source: TokenSource, flight: Flight, reason: Reason) -> None:
+        flown.append(reason)
+        fly(source, flight, reason)
+
+    world.provider.gate.clear()
+    monkeypatch.setattr(TokenSource, "_fly", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        first = world.source.token()
+    assert world.source.token() is first
+    assert flown == ["cold"]
+    assert world.provider.calls == 1
 
 
 def test_a_process_keeps_its_own_cooldown_when_the_store_has_lost_it(world: World) -> None:
