@@ -430,7 +430,11 @@ def test_a_compressed_answer_is_read(half: str) -> None:
 @HALVES
 @pytest.mark.parametrize(
     ("body", "encoding", "says"),
-    [(b"\x1f\x8bbroken", "gzip", "broken"), (gzip.compress(GOOD, mtime=0)[:-12], "gzip", "cut off"), (GOOD, "br", "encoding")],
+    [
+        (b"\x1f\x8bbroken", "gzip", "broken"),
+        (gzip.compress(GOOD, mtime=0)[:-12], "gzip", "cut off"),
+        (GOOD, "br", "encoding"),
+    ],
 )
 def test_broken_compression_is_reported(half: str, body: bytes, encoding: str, says: str) -> None:
     """Bytes that do not decode are the provider's failure, not a crash."""
