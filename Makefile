@@ -12,6 +12,7 @@ BACKEND ?=
 ARGS ?=
 SCHEDULES ?= 5000
 FIRST_SEED ?= 0
+JOBS ?= $(if $(ARGS),0,auto)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,9 +35,9 @@ help: ## Show this list.
 demo: $(DEMO_STAMP) ## See it work: fetch, share, renew, heal. No server, no credentials. BACKEND=URL for another backend.
 	@$(BIN)/tokencache demo $(if $(BACKEND),--backend "$(BACKEND)") $(ARGS)
 
-test: $(TEST_STAMP) servers ## Run the tests on this Python, with branch coverage. ARGS=… goes to pytest.
+test: $(TEST_STAMP) servers ## Run the tests on this Python, with branch coverage, JOBS at once. ARGS=… goes to pytest.
 	@$(BIN)/python -m coverage erase
-	@$(BIN)/python -m coverage run -m pytest $(ARGS)
+	@$(BIN)/python -m coverage run -m pytest -n $(JOBS) --maxprocesses 4 $(ARGS)
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report $(if $(ARGS),--fail-under=0,$$(for program in $(SERVERS); do \
 	  command -v $$program >/dev/null || { echo --fail-under=0; break; }; done))
