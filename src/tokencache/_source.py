@@ -138,6 +138,12 @@ class TokenSource(LocalCopy):
         return self._world.provider.name
 
     @property
+    def issuer(self) -> str | None:
+        """Where the provider's tokens come from, if its identity says so: ``"issuer"``, for QPay the base URL."""
+        issuer = self._world.provider.identity().get("issuer")
+        return issuer if isinstance(issuer, str) else None
+
+    @property
     def key(self) -> str:
         """The key of the record. The first reading may take some 50 ms, for the fingerprint of the credential."""
         if self._key is None:

@@ -73,7 +73,7 @@ class QPayProvider(HTTPTokenProvider):
         if ":" in client_id:
             message = f"[{self.name}] client_id must not hold a colon (RFC 7617)"
             raise ConfigurationError(message)
-        self.base_url = _base_url(base_url)
+        self.base_url = base_url_of(base_url)
         self.key = key
         self._client_id = client_id
         self._client_secret = client_secret
@@ -190,7 +190,7 @@ def _missing(client_id: str, client_secret: str) -> str:
     )
 
 
-def _base_url(text: str) -> str:
+def base_url_of(text: str) -> str:
     """Return host and path prefix without ``/v2``. Raises ``ConfigurationError`` for what cannot be a base URL."""
     if any(char in text for char in "@?#"):
         message = "[qpay] the base URL must be a plain address without user, password, query or fragment"

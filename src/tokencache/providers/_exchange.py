@@ -97,25 +97,7 @@ class Call:
             )
         if isinstance(error, httpx.UnsupportedProtocol):
             return ConfigurationError(f"{who} the token address must begin with https:// (or http:// on loopback)")
-        return ProviderUnavailable(f"{who} {self._what_failed(error)}")
-
-    def _what_failed(self, error: Exception) -> str:  # noqa: PLR0911  one line per kind of failure
-        detail = _system_words(error)
-        match error:
-            case httpx.PoolTimeout():
-                return "the client that was passed in had no free connection; give it a larger pool"
-            case httpx.ConnectTimeout():
-                return f"could not connect to {self.host} within {self.limit:.1f} s; check that it can be reached"
-            case httpx.TimeoutException() | TimeoutError():
-                return f"{self.host} gave no complete answer within {self.limit:.1f} s; give it a longer timeout"
-            case httpx.ProxyError():
-                return f"the proxy did not let the request to {self.host} through; check the proxy settings"
-            case httpx.ConnectError():
-                return f"could not connect to {self.host}{detail}; check the address and the network"
-            case httpx.TransportError() | OSError():
-                return f"the connection to {self.host} broke before the answer was complete{detail}; try again"
-            case _:
-                return f"the request to {self.host} failed with {type(error).__name__}; check the HTTP client"
+        return ProviderUnavailable(f"{who} {what_failed(error, self.host, self.limit)}")
 
 
 class Body:
@@ -160,6 +142,26 @@ def plain_response(response: httpx.Response, body: bytes) -> httpx.Response:
     """Return the response with its body in memory and the headers that described its transfer left out."""
     headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _FRAMING]
     return httpx.Response(response.status_code, headers=headers, content=body, request=response.request)
+
+
+def what_failed(error: Exception, host: str, limit: float) -> str:  # noqa: PLR0911  one line per kind of failure
+    """Return what kept an answer away, and what to do; nothing of a foreign error but the system's own words."""
+    detail = _system_words(error)
+    match error:
+        case httpx.PoolTimeout():
+            return "the client that was passed in had no free connection; give it a larger pool"
+        case httpx.ConnectTimeout():
+            return f"could not connect to {host} within {limit:.1f} s; check that it can be reached"
+        case httpx.TimeoutException() | TimeoutError():
+            return f"{host} gave no complete answer within {limit:.1f} s; give it a longer timeout"
+        case httpx.ProxyError():
+            return f"the proxy did not let the request to {host} through; check the proxy settings"
+        case httpx.ConnectError():
+            return f"could not connect to {host}{detail}; check the address and the network"
+        case httpx.TransportError() | OSError():
+            return f"the connection to {host} broke before the answer was complete{detail}; try again"
+        case _:
+            return f"the request to {host} failed with {type(error).__name__}; check the HTTP client"
 
 
 def host_of(url: httpx.URL) -> str:

@@ -162,7 +162,7 @@ def raise_for_error(
         return
     status = response.status_code
     parsed = _parse(response.content)
-    said = _server_error(cast("dict[str, object]", parsed), secrets) if isinstance(parsed, dict) else ServerError()
+    said = server_error(cast("dict[str, object]", parsed), secrets) if isinstance(parsed, dict) else ServerError()
     host = _host(response)
     busy = status >= 500 or status in {408, 425, 429} or said.error in _TRANSIENT  # noqa: PLR2004
     if not busy and (status in rejecting or (status >= 400 and said.error in _PERMANENT)):  # noqa: PLR2004
@@ -244,7 +244,7 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= _LONGEST_INTEGER else float(digits)
 
 
-def _server_error(fields: Mapping[str, object], secrets: Collection[str]) -> ServerError:
+def server_error(fields: Mapping[str, object], secrets: Collection[str]) -> ServerError:
     """Return the error that a body names; texts may be objects, and may go by other names than the RFC's."""
     description = fields.get("error_description") or fields.get("message") or fields.get("detail")
     error = fields.get("error")
@@ -280,7 +280,7 @@ def _readable(value: object, depth: int) -> str:
 
 def _raise_for_fields(fields: Mapping[str, object], provider: str, secrets: Collection[str]) -> NoReturn:
     """Raise for an error that came with a status of success, as some servers send it."""
-    said = _server_error(fields, secrets)
+    said = server_error(fields, secrets)
     if said.error in _PERMANENT:
         message = f"[{provider}] the provider refused the token request{said}; {_advice(said.error)}"
         raise ProviderRejected(message, error=said.error, error_description=said.description, error_uri=said.uri)

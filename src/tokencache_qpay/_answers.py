@@ -1,0 +1,112 @@
+"""What becomes of an operation, for both clients: whether it is sent again, and what its answer means."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
+
+import httpx
+import msgspec
+
+from tokencache.providers._exchange import host_of, what_failed
+from tokencache.providers.oauth_response import scrub, server_error
+from tokencache_qpay.errors import QPayError, QPayOutcomeUnknown, QPayUnavailable, refusal_class
+from tokencache_qpay.models import Document, read
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from tokencache_qpay._calls import Call
+
+D = TypeVar("D", bound=Document)
+Outcome: TypeAlias = "httpx.Response | httpx.HTTPError"
+
+_UNSENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_HICCUPS: Final = frozenset({502, 503, 504})
+_REFUSING: Final = range(400, 500)
+_NOT_YET: Final = frozenset({408, 425, 429})
+_ENCODER: Final = msgspec.json.Encoder(decimal_format="number", enc_hook=str)  # a Text is a str that it does not know
+_PERHAPS: Final = "it may have been done all the same, and doing it again may do it twice: look first"
+
+
+def exchange(call: Call[D], base_url: str, timeout: float) -> Generator[httpx.Request, Outcome, D]:
+    """Yield what to send, take what came of it, return the answer or raise what it means."""
+    outcome = yield _request(call, base_url, timeout)
+    if _is_worth_another(call, outcome):
+        outcome = yield _request(call, base_url, timeout)
+    if isinstance(outcome, httpx.Response):
+        return _answer(call, outcome)
+    raise _failure(call, outcome, timeout)
+
+
+def _is_worth_another(call: Call[Any], outcome: Outcome) -> bool:
+    """Return whether to send it once more: what never arrived, and what is repeatable after a hiccup."""
+    if isinstance(outcome, httpx.Response):
+        return call.repeatable and outcome.status_code in _HICCUPS
+    return call.repeatable or isinstance(outcome, _UNSENT)
+
+
+def _request(call: Call[Any], base_url: str, timeout: float) -> httpx.Request:
+    """Return a request; amounts are numbers without rounding."""
+    headers = {"Accept": "application/json", "User-Agent": "tokencache-qpay"}
+    content = None
+    if call.body is not None:
+        content = _ENCODER.encode(call.body)
+        headers["Content-Type"] = "application/json"
+    extensions = {"timeout": httpx.Timeout(timeout).as_dict()}
+    return httpx.Request(
+        call.method, f"{base_url}/v2{call.address}", headers=headers, content=content, extensions=extensions
+    )
+
+
+def _answer(call: Call[D], response: httpx.Response) -> D:
+    """Return what QPay answered, or raise what its answer means."""
+    try:
+        document: object = msgspec.json.decode(response.content)
+    except (msgspec.DecodeError, RecursionError):
+        document = None
+    if not response.is_success:
+        raise _refusal(call, response, document)
+    if call.answer.__struct_fields__ == ("raw",) and document in (None, "", []):
+        document = {}  # nothing was to be said
+    if isinstance(document, dict):
+        try:
+            return read(cast("dict[str, object]", document), call.answer)
+        except msgspec.ValidationError as error:
+            why = scrub(str(error), _sent(response))
+    else:
+        why = "it is no JSON object"
+    kind, advice = (QPayUnavailable, "try again later") if call.repeatable else (QPayOutcomeUnknown, _PERHAPS)
+    message = f"[qpay] {call.name}: the answer of {host_of(response.url)} makes no sense ({why}); {advice}"
+    raise kind(message, status=response.status_code)
+
+
+def _refusal(call: Call[Any], response: httpx.Response, document: object) -> QPayError:
+    """Return the error that an answer with an error's status is."""
+    fields = cast("dict[str, object]", document) if isinstance(document, dict) else {}
+    said = server_error(fields, _sent(response))
+    status = response.status_code
+    text = fields.get("message")
+    told = cast("dict[str, object]", text) if isinstance(text, dict) else said.description
+    what = f"[qpay] {call.name}: {host_of(response.url)} answered {status}{said}"
+    if status in _REFUSING and status not in _NOT_YET:
+        return refusal_class(status, said.error)(what, code=said.error, status=status, message=told)
+    undone = call.repeatable or status in _NOT_YET
+    kind, advice = (QPayUnavailable, "try again later") if undone else (QPayOutcomeUnknown, _PERHAPS)
+    return kind(f"{what}; {advice}", code=said.error, status=status, message=told)
+
+
+def _failure(call: Call[Any], error: httpx.HTTPError, timeout: float) -> QPayError:
+    """Return the error that no answer is. It quotes nothing of the foreign one."""
+    try:
+        host = host_of(error.request.url)
+    except RuntimeError:
+        host = "QPay"
+    safe = call.repeatable or isinstance(error, _UNSENT)
+    what = f"[qpay] {call.name}: {what_failed(error, host, timeout)}"
+    return QPayUnavailable(what) if safe else QPayOutcomeUnknown(f"{what}; {_PERHAPS}")
+
+
+def _sent(response: httpx.Response) -> tuple[str, ...]:
+    """Return the credentials that were sent: a server may echo them."""
+    _, _, token = response.request.headers.get("Authorization", "").partition(" ")
+    return (token,) if token else ()

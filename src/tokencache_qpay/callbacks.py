@@ -1,0 +1,265 @@
+"""QPay's callback: reading it, believing none of it before a check, and answering ``SUCCESS``.
+
+QPay calls the ``callback_url`` of an invoice with ``qpay_payment_id=…`` appended, unsigned, so anybody can. What has
+been paid is what :meth:`~tokencache_qpay.QPayClient.check_payment` says. Callbacks get lost, and may come twice:
+whatever a shop does for a paid order, it must do once.
+
+``asgi_callback``, ``django_callback`` and ``flask_callback`` make the endpoint: they read the call, confirm it, hand
+the shop what was confirmed, and answer. A call that nothing confirms is answered with 404, one that cannot be confirmed
+now with 503, so that QPay or its user may try again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from inspect import isawaitable
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from tokencache.errors import TokenCacheError
+from tokencache_qpay._calls import check_payment, get_payment
+from tokencache_qpay.errors import QPayInvalidRequest, QPayNotFound
+from tokencache_qpay.models import ObjectType, PaymentStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator, Mapping, MutableMapping
+
+    from tokencache_qpay._calls import Call
+    from tokencache_qpay.client import AsyncQPayClient, QPayClient
+    from tokencache_qpay.models import Payment, PaymentCheck
+
+__all__ = [
+    "Callback",
+    "Confirmed",
+    "asgi_callback",
+    "confirm",
+    "confirm_async",
+    "django_callback",
+    "flask_callback",
+    "read_callback",
+]
+
+_NAMES: Final = ("qpay_payment_id", "payment_id")
+_LONGEST: Final = 200
+_BODY_LIMIT: Final = 1 << 16
+_SUCCESS: Final = (200, "SUCCESS")
+_METHODS: Final = frozenset({"GET", "POST"})
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """What was called: the payment that it speaks of, and all its parameters, such as the shop's own order number."""
+
+    payment_id: str
+    parameters: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """What QPay itself says: the payment, and everything that was paid on the same invoice."""
+
+    callback: Callback
+    payment: Payment
+    check: PaymentCheck
+
+    @property
+    def invoice_id(self) -> str:
+        """The invoice that was paid."""
+        return self.payment.object_id or ""
+
+
+def read_callback(query: str | bytes = "", body: bytes = b"", content_type: str = "") -> Callback:
+    """Return what a call says, by its query and, for a POST, its body: a form or a JSON object.
+
+    Raises ``QPayInvalidRequest`` where no payment is named.
+    """
+    text = query.decode("latin-1") if isinstance(query, bytes) else query
+    parameters = dict(parse_qsl(text))
+    if body and "json" in content_type.lower():
+        try:
+            document: object = msgspec.json.decode(body)
+        except (msgspec.DecodeError, RecursionError):
+            document = None
+        if isinstance(document, dict):
+            fields = cast("dict[str, object]", document)
+            parameters |= {name: str(value) for name, value in fields.items() if isinstance(value, str | int)}
+    elif body:
+        parameters |= dict(parse_qsl(body.decode("utf-8", "replace")))
+    for name in _NAMES:
+        payment_id = parameters.get(name, "").strip()
+        if payment_id and len(payment_id) <= _LONGEST:
+            return Callback(payment_id, parameters)
+    message = f"[qpay] a callback names its payment by {_NAMES[0]}; this one does not"
+    raise QPayInvalidRequest(message)
+
+
+def confirm(client: QPayClient, callback: Callback) -> Confirmed | None:
+    """Return what QPay says of a callback, ``None`` where it knows of no such payment, or of none that counts."""
+    steps = _confirmation(callback)
+    try:
+        call = next(steps)
+        while True:
+            try:
+                answer: object = client.send(call)
+            except QPayNotFound:
+                answer = None
+            call = steps.send(answer)
+    except StopIteration as end:
+        return cast("Confirmed | None", end.value)
+
+
+async def confirm_async(client: AsyncQPayClient, callback: Callback) -> Confirmed | None:
+    """Return what QPay says of a callback; see :func:`confirm`."""
+    steps = _confirmation(callback)
+    try:
+        call = next(steps)
+        while True:
+            try:
+                answer: object = await client.send(call)
+            except QPayNotFound:
+                answer = None
+            call = steps.send(answer)
+    except StopIteration as end:
+        return cast("Confirmed | None", end.value)
+
+
+def _confirmation(callback: Callback) -> Generator[Call[Any], Any, Confirmed | None]:
+    """Ask for the payment, then for what was paid on its invoice: the check decides."""
+    payment: Payment | None = yield get_payment(callback.payment_id)
+    if payment is None or payment.object_id is None or payment.object_type not in (None, ObjectType.INVOICE):
+        return None
+    check: PaymentCheck | None = yield check_payment(payment.object_id)
+    paid = check is not None and any(
+        row.payment_id == payment.payment_id and row.payment_status == PaymentStatus.PAID for row in check.rows
+    )
+    return Confirmed(callback, payment, check) if check is not None and paid else None
+
+
+class _DjangoRequest(Protocol):
+    """What is needed of a request of Django's."""
+
+    method: str
+    META: Mapping[str, str]
+    body: bytes
+    content_type: str | None
+
+
+Scope: TypeAlias = "MutableMapping[str, Any]"
+Receive: TypeAlias = "Callable[[], Awaitable[MutableMapping[str, Any]]]"
+Send: TypeAlias = "Callable[[MutableMapping[str, Any]], Awaitable[None]]"
+
+
+def asgi_callback(
+    client: AsyncQPayClient, paid: Callable[[Confirmed], Awaitable[None] | None]
+) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    """Return an ASGI application for the callback: mount it where ``callback_url`` leads.
+
+    With Starlette or FastAPI: ``app.mount("/qpay/callback", asgi_callback(client, paid))``. ``paid`` is called with
+    what was confirmed; what it raises is the server's to report.
+    """
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            message = "the QPay callback speaks HTTP only"
+            raise RuntimeError(message)
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        status, text = 405, "GET or POST"
+        if scope["method"] in _METHODS:
+            body = await _body(receive)
+            kind = headers.get(b"content-type", b"").decode("latin-1")
+            status, text = await _answer_async(client, paid, scope["query_string"], body, kind)
+        head = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(text))]
+        await send({"type": "http.response.start", "status": status, "headers": head})
+        await send({"type": "http.response.body", "body": text.encode()})
+
+    return application
+
+
+def django_callback(client: QPayClient, paid: Callable[[Confirmed], None]) -> Callable[[Any], object]:
+    """Return a Django view for the callback.
+
+    In ``urlpatterns``: ``path("qpay/callback", django_callback(client, paid))``. It is exempt from Django's token
+    against forged forms, which QPay does not have.
+    """
+    http: Any = import_module("django.http")
+    csrf: Any = import_module("django.views.decorators.csrf")
+
+    def view(request: _DjangoRequest) -> object:
+        status, text = 405, "GET or POST"
+        if request.method in _METHODS:
+            query = request.META.get("QUERY_STRING", "")
+            status, text = _answer(client, paid, query, request.body[:_BODY_LIMIT], request.content_type or "")
+        return http.HttpResponse(text, status=status, content_type="text/plain; charset=utf-8")
+
+    return cast("Callable[[Any], object]", csrf.csrf_exempt(view))
+
+
+def flask_callback(client: QPayClient, paid: Callable[[Confirmed], None]) -> Callable[[], object]:
+    """Return a Flask view for the callback.
+
+    ``app.add_url_rule("/qpay/callback", view_func=flask_callback(client, paid), methods=["GET", "POST"])``.
+    """
+    flask: Any = import_module("flask")
+
+    def qpay_callback() -> object:
+        request = flask.request
+        body = request.get_data()[:_BODY_LIMIT]
+        status, text = _answer(client, paid, request.query_string, body, request.content_type or "")
+        return flask.Response(text, status=status, content_type="text/plain; charset=utf-8")
+
+    return qpay_callback
+
+
+async def _body(receive: Receive) -> bytes:
+    """Return a request's body, as far as one has to be read."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > _BODY_LIMIT or not message.get("more_body"):
+            return bytes(body[:_BODY_LIMIT])
+
+
+def _answer(
+    client: QPayClient, paid: Callable[[Confirmed], None], query: str | bytes, body: bytes, content_type: str
+) -> tuple[int, str]:
+    """Return status and text of the answer, after the shop was told."""
+    try:
+        confirmed = confirm(client, read_callback(query, body, content_type))
+    except TokenCacheError as error:
+        return _trouble(error)
+    if confirmed is None:
+        return _UNKNOWN
+    paid(confirmed)
+    return _SUCCESS
+
+
+async def _answer_async(
+    client: AsyncQPayClient,
+    paid: Callable[[Confirmed], Awaitable[None] | None],
+    query: bytes,
+    body: bytes,
+    content_type: str,
+) -> tuple[int, str]:
+    """Return status and text of the answer, after the shop was told."""
+    try:
+        confirmed = await confirm_async(client, read_callback(query, body, content_type))
+    except TokenCacheError as error:
+        return _trouble(error)
+    if confirmed is None:
+        return _UNKNOWN
+    told = paid(confirmed)
+    if isawaitable(told):
+        await told
+    return _SUCCESS
+
+
+_UNKNOWN: Final = (404, "no such payment")
+
+
+def _trouble(error: TokenCacheError) -> tuple[int, str]:
+    """Return the answer where nothing could be confirmed; its text tells a stranger nothing."""
+    return (400, "no payment is named") if isinstance(error, QPayInvalidRequest) else (503, "try again later")

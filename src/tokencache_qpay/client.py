@@ -1,0 +1,367 @@
+"""``QPayClient`` and ``AsyncQPayClient``: QPay's V2 API, with the token handled.
+
+Both have the operations of ``_calls.py`` as methods. What happens to an answer, and whether a request is sent again, is
+decided in one place for both.
+
+Nothing that is not idempotent is sent again once it may have arrived: then :class:`~tokencache_qpay.QPayOutcomeUnknown`
+tells that nobody knows. The one exception is a 401, which QPay gives before it does anything: the request is replayed
+with another token.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from functools import wraps
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
+
+import httpx
+
+from tokencache import TokenCache
+from tokencache.integrations.httpx import TokenAuth
+from tokencache.providers._exchange import shared_trust
+from tokencache_qpay import _calls
+from tokencache_qpay._answers import exchange
+from tokencache_qpay.models import Document
+from tokencache_qpay.provider import PRODUCTION, QPayProvider, base_url_of
+
+if TYPE_CHECKING:
+    import asyncio
+    import threading
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from types import TracebackType
+
+    from tokencache import TokenSource
+    from tokencache_qpay._answers import Outcome
+    from tokencache_qpay._calls import Call, When
+    from tokencache_qpay.models import ObjectType, Payment, PaymentCheck, PaymentList
+    from tokencache_qpay.requests import Money
+
+__all__ = ["AsyncQPayClient", "QPayClient"]
+
+P = ParamSpec("P")
+D = TypeVar("D", bound=Document)
+
+_TIMEOUT: Final = 15.0
+_CHECKS: Final = 3
+
+
+def _blocking(make: Callable[P, Call[D]]) -> Callable[Concatenate[QPayClient, P], D]:
+    """Make a method for threads of an operation."""
+
+    @wraps(make)
+    def method(self: QPayClient, /, *args: P.args, **kwargs: P.kwargs) -> D:
+        return self.send(make(*args, **kwargs))
+
+    return method
+
+
+def _awaitable(make: Callable[P, Call[D]]) -> Callable[Concatenate[AsyncQPayClient, P], Coroutine[Any, Any, D]]:
+    """Make a method for event loops of an operation."""
+
+    @wraps(make)
+    async def method(self: AsyncQPayClient, /, *args: P.args, **kwargs: P.kwargs) -> D:
+        return await self.send(make(*args, **kwargs))
+
+    return method
+
+
+class QPayClient:
+    """QPay's V2 API for threads: one client serves all threads of a process.
+
+    ``source`` gives the token: ``TokenCache(…).source("qpay")``, or that of a ``QPayProvider``. The address is that of
+    its provider; ``base_url`` is for another one. ``client`` is an ``httpx.Client`` to send with, which stays open when
+    this one is closed; ``timeout`` is how long each part of a request may take, in seconds.
+
+    Each method raises :class:`~tokencache_qpay.QPayError` for QPay's errors, and what ``source.token()`` raises where
+    there is no token.
+    """
+
+    create_invoice = _blocking(_calls.create_invoice)
+    get_invoice = _blocking(_calls.get_invoice)
+    cancel_invoice = _blocking(_calls.cancel_invoice)
+    get_payment = _blocking(_calls.get_payment)
+    check_payment = _blocking(_calls.check_payment)
+    list_payments = _blocking(_calls.list_payments)
+    cancel_payment = _blocking(_calls.cancel_payment)
+    refund_payment = _blocking(_calls.refund_payment)
+    create_ebarimt = _blocking(_calls.create_ebarimt)
+    get_ebarimt = _blocking(_calls.get_ebarimt)
+    cancel_ebarimt = _blocking(_calls.cancel_ebarimt)
+    create_ebarimt_v3 = _blocking(_calls.create_ebarimt_v3)
+    cancel_ebarimt_v3 = _blocking(_calls.cancel_ebarimt_v3)
+    get_subscription = _blocking(_calls.get_subscription)
+    cancel_subscription = _blocking(_calls.cancel_subscription)
+
+    def __init__(
+        self,
+        source: TokenSource,
+        *,
+        base_url: str | None = None,
+        client: httpx.Client | None = None,
+        timeout: float = _TIMEOUT,
+    ) -> None:
+        self.source = source
+        self._base_url = _address(source, base_url)
+        self._timeout = timeout
+        self._own = client is None
+        self._client = client or httpx.Client(verify=shared_trust(), cookies=_no_cookies())
+        self._auth = TokenAuth(source)
+
+    @classmethod
+    def from_env(cls, cache: TokenCache | None = None) -> Self:
+        """Return a client of the merchant whom the environment names, with the backend that it names.
+
+        See :meth:`QPayProvider.from_env <tokencache_qpay.QPayProvider.from_env>` and ``TokenCache`` for the variables.
+        """
+        return cls((cache or TokenCache()).source(QPayProvider.from_env()))
+
+    def send(self, call: Call[D]) -> D:
+        """Do an operation."""
+        steps = exchange(call, self._base_url, self._timeout)
+        try:
+            request = next(steps)
+            while True:
+                try:
+                    outcome: Outcome = self._client.send(request, auth=self._auth, follow_redirects=False)
+                except httpx.HTTPError as error:
+                    outcome = error
+                request = steps.send(outcome)
+        except StopIteration as end:
+            return cast("D", end.value)
+
+    def payments(
+        self,
+        object_id: str,
+        *,
+        start_date: When,
+        end_date: When,
+        object_type: ObjectType | str = "INVOICE",
+        page_limit: int = 100,
+    ) -> Iterator[Payment]:
+        """Yield all payments between two dates, page by page; the arguments are those of ``list_payments``."""
+        pages = _Pages()
+        while pages.more:
+            yield from pages.turn(
+                self.list_payments(
+                    object_id,
+                    start_date=start_date,
+                    end_date=end_date,
+                    object_type=object_type,
+                    page=pages.number,
+                    page_limit=page_limit,
+                )
+            )
+
+    def is_invoice_paid(self, invoice_id: str, amount: Money | None = None) -> bool:
+        """Return whether an invoice is paid: by a payment that counts, and at least ``amount`` where that is given."""
+        return self.check_payment(invoice_id).covers(amount)
+
+    def wait_until_paid(
+        self,
+        invoice_id: str,
+        called_back: threading.Event,
+        *,
+        timeout: float = 600.0,
+        checks: int = _CHECKS,
+        amount: Money | None = None,
+    ) -> PaymentCheck:
+        """Return the check that finds an invoice paid, or the last one when ``timeout`` seconds are over.
+
+        QPay forbids to ask again and again: set ``called_back`` when its callback has come, which is what the waiting
+        is for. As callbacks get lost, it is asked without one too, but ``checks`` times in all, the last one at the
+        end.
+        """
+        wait = _Wait(timeout, checks)
+        while True:
+            called_back.wait(wait.pause())
+            called_back.clear()
+            found = self.check_payment(invoice_id)
+            if found.covers(amount) or wait.is_over():
+                return found
+
+    def close(self) -> None:
+        """Close the connections; the source stays as it is."""
+        if self._own:
+            self._client.close()
+
+    def __enter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Return the address."""
+        return f"QPayClient({self.source!r}, base_url={self._base_url!r})"
+
+
+class AsyncQPayClient:
+    """QPay's V2 API for one event loop; the arguments and methods are those of :class:`QPayClient`."""
+
+    create_invoice = _awaitable(_calls.create_invoice)
+    get_invoice = _awaitable(_calls.get_invoice)
+    cancel_invoice = _awaitable(_calls.cancel_invoice)
+    get_payment = _awaitable(_calls.get_payment)
+    check_payment = _awaitable(_calls.check_payment)
+    list_payments = _awaitable(_calls.list_payments)
+    cancel_payment = _awaitable(_calls.cancel_payment)
+    refund_payment = _awaitable(_calls.refund_payment)
+    create_ebarimt = _awaitable(_calls.create_ebarimt)
+    get_ebarimt = _awaitable(_calls.get_ebarimt)
+    cancel_ebarimt = _awaitable(_calls.cancel_ebarimt)
+    create_ebarimt_v3 = _awaitable(_calls.create_ebarimt_v3)
+    cancel_ebarimt_v3 = _awaitable(_calls.cancel_ebarimt_v3)
+    get_subscription = _awaitable(_calls.get_subscription)
+    cancel_subscription = _awaitable(_calls.cancel_subscription)
+
+    def __init__(
+        self,
+        source: TokenSource,
+        *,
+        base_url: str | None = None,
+        client: httpx.AsyncClient | None = None,
+        timeout: float = _TIMEOUT,
+    ) -> None:
+        self.source = source
+        self._base_url = _address(source, base_url)
+        self._timeout = timeout
+        self._own = client is None
+        self._client = client or httpx.AsyncClient(verify=shared_trust(), cookies=_no_cookies())
+        self._auth = TokenAuth(source)
+
+    @classmethod
+    def from_env(cls, cache: TokenCache | None = None) -> Self:
+        """Return a client of the merchant whom the environment names, as :meth:`QPayClient.from_env` does."""
+        return cls((cache or TokenCache()).source(QPayProvider.from_env()))
+
+    async def send(self, call: Call[D]) -> D:
+        """Do an operation."""
+        steps = exchange(call, self._base_url, self._timeout)
+        try:
+            request = next(steps)
+            while True:
+                try:
+                    outcome: Outcome = await self._client.send(request, auth=self._auth, follow_redirects=False)
+                except httpx.HTTPError as error:
+                    outcome = error
+                request = steps.send(outcome)
+        except StopIteration as end:
+            return cast("D", end.value)
+
+    async def payments(
+        self,
+        object_id: str,
+        *,
+        start_date: When,
+        end_date: When,
+        object_type: ObjectType | str = "INVOICE",
+        page_limit: int = 100,
+    ) -> AsyncIterator[Payment]:
+        """Yield all payments between two dates, page by page; the arguments are those of ``list_payments``."""
+        pages = _Pages()
+        while pages.more:
+            page = await self.list_payments(
+                object_id,
+                start_date=start_date,
+                end_date=end_date,
+                object_type=object_type,
+                page=pages.number,
+                page_limit=page_limit,
+            )
+            for payment in pages.turn(page):
+                yield payment
+
+    async def is_invoice_paid(self, invoice_id: str, amount: Money | None = None) -> bool:
+        """Return whether an invoice is paid: by a payment that counts, and at least ``amount`` where that is given."""
+        return (await self.check_payment(invoice_id)).covers(amount)
+
+    async def wait_until_paid(
+        self,
+        invoice_id: str,
+        called_back: asyncio.Event,
+        *,
+        timeout: float = 600.0,  # noqa: ASYNC109  (the end of the waiting, not of the task)
+        checks: int = _CHECKS,
+        amount: Money | None = None,
+    ) -> PaymentCheck:
+        """Return the check that finds an invoice paid, or the last one; see :meth:`QPayClient.wait_until_paid`."""
+        import asyncio
+
+        wait = _Wait(timeout, checks)
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(called_back.wait(), wait.pause())
+            called_back.clear()
+            found = await self.check_payment(invoice_id)
+            if found.covers(amount) or wait.is_over():
+                return found
+
+    async def aclose(self) -> None:
+        """Close the connections; the source stays as it is."""
+        if self._own:
+            await self._client.aclose()
+
+    async def __aenter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        """Return the address."""
+        return f"AsyncQPayClient({self.source!r}, base_url={self._base_url!r})"
+
+
+class _Pages:
+    """Where somebody is who reads page after page."""
+
+    def __init__(self) -> None:
+        self.number = 1
+        self.more = True
+        self._read = 0
+
+    def turn(self, page: PaymentList) -> tuple[Payment, ...]:
+        """Return what is on a page, and go on to the next one if there is one."""
+        self.number += 1
+        self._read += len(page.rows)
+        self.more = bool(page.rows) and self._read < page.count
+        return page.rows
+
+
+class _Wait:
+    """When to ask without having been called: ever more seldom, the last time at the end."""
+
+    def __init__(self, timeout: float, checks: int) -> None:
+        now = time.monotonic()
+        times = max(1, checks)
+        self._due = [now + max(0.0, timeout) * (number / times) ** 2 for number in range(1, times + 1)]
+
+    def pause(self) -> float:
+        """Return for how long to wait for a call."""
+        return max(0.0, self._due[0] - time.monotonic())
+
+    def is_over(self) -> bool:
+        """Return whether that was the last time; called after each check."""
+        while self._due and self._due[0] <= time.monotonic():
+            del self._due[0]
+        return not self._due
+
+
+def _address(source: TokenSource, base_url: str | None) -> str:
+    """Return where to send: what was given, else the address of the source's provider, else production."""
+    return base_url_of(base_url) if base_url is not None else source.issuer or PRODUCTION
+
+
+def _no_cookies() -> CookieJar:
+    """Return a jar that takes no cookie."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))

@@ -1,0 +1,56 @@
+"""The QR code of an invoice: as a picture, and in the terminal."""
+
+from __future__ import annotations
+
+import io
+from base64 import b64decode
+from typing import TYPE_CHECKING, Final
+
+from tokencache.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from tokencache_qpay.models import CreatedInvoice
+
+__all__ = ["draw_qr", "png_of"]
+
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+_SCALE: Final = 6  # picture elements of one module
+
+
+def png_of(invoice: CreatedInvoice) -> bytes:
+    """Return the QR code of an invoice as a PNG: QPay's own, or one made of ``qr_text`` where it sent none.
+
+    Raises ``ConfigurationError`` where one must be made and ``tokencache[qr]`` is not installed.
+    """
+    try:
+        picture = b64decode(invoice.qr_image, validate=True)
+    except ValueError:
+        picture = b""
+    if picture.startswith(_PNG):
+        return picture
+    made = io.BytesIO()
+    _segno().make(str(invoice.qr_text), micro=False).save(made, kind="png", scale=_SCALE)
+    return made.getvalue()
+
+
+def draw_qr(invoice: CreatedInvoice) -> str:
+    """Return the QR code in half blocks for a terminal, with the links of the banks' applications below it.
+
+    Raises ``ConfigurationError`` where ``tokencache[qr]`` is not installed.
+    """
+    drawn = io.StringIO()
+    _segno().make(str(invoice.qr_text), micro=False).terminal(drawn, compact=True)
+    links = [f"{bank.description or bank.name or 'bank'}: {bank.link}" for bank in invoice.banks if bank.link]
+    return "\n".join([drawn.getvalue().rstrip("\n"), *([invoice.short_url] if invoice.short_url else []), *links])
+
+
+def _segno() -> ModuleType:
+    """Return the library that draws."""
+    try:
+        import segno
+    except ModuleNotFoundError:
+        message = "[qpay] drawing a QR code needs segno; run: pip install 'tokencache[qr]'"
+        raise ConfigurationError(message) from None
+    return segno
