@@ -17,8 +17,9 @@ from tokencache.providers.http import HTTPTokenProvider
 from tokencache.providers.oauth_response import date_of, raise_for_error, read_json, token_from_mapping
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from tokencache.health import Finding
     from tokencache.policy import RefreshPolicy
     from tokencache.ports import FetchContext
     from tokencache.providers.http import TokenFlow
@@ -121,6 +122,18 @@ class QPayProvider(HTTPTokenProvider):
                 status = getattr(error, "status", None)
                 context.warn(f"the refresh token was not taken (status {status}); logging in with the password instead")
         return (yield from self._ask(context, "token", f"Basic {self._basic}"))
+
+    def findings(self) -> Iterator[Finding]:
+        """Check settings, credentials' form and the way to the server, for `tokencache doctor`; no login."""
+        from tokencache_qpay.health import examine
+
+        return examine(
+            base_url=self.base_url,
+            client_id=self._client_id,
+            client_secret=self._client_secret,
+            hosts=(PRODUCTION, SANDBOX),
+            verify=self._verify,
+        )
 
     def __repr__(self) -> str:
         """Return host and user, never the password."""

@@ -16,6 +16,7 @@ MODULES = [
     "tokencache",
     "tokencache.errors",
     "tokencache.events",
+    "tokencache.health",
     "tokencache.integrations.httpx",
     "tokencache.policy",
     "tokencache.ports",

@@ -21,7 +21,7 @@ from tokencache.backends._memcached_form import DELETED, LARGEST
 from tokencache.errors import BackendUnavailable, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     Spec = tuple[str, int] | str
 
@@ -51,6 +51,10 @@ class Connection(Protocol):
 
     def cas(self, key: str, value: bytes, cas: bytes, expire: int, noreply: bool) -> bool | None:
         """Replace what has not changed."""
+        ...
+
+    def stats(self, *kinds: str) -> dict[bytes, object]:
+        """Return the server's figures."""
         ...
 
     def close(self) -> None:
@@ -99,6 +103,11 @@ class Session:
     def delete(self, name: str, item: Item) -> bool:
         """Delete ``item``; return whether it was still there, unchanged."""
         return self.replace(name, b"", item, DELETED)
+
+    def figures(self, *kinds: str) -> dict[str, str]:
+        """Return the server's figures, in general or of one kind, such as its settings."""
+        found = self._server.answered(lambda: self._connection.stats(*kinds))
+        return {name.decode(): text.decode() if isinstance(text, bytes) else str(text) for name, text in found.items()}
 
     def failure(self, why: str) -> BackendUnavailable:
         """Return the error to raise."""
@@ -231,6 +240,10 @@ class Servers:
         if len(self._servers) == 1:
             return next(iter(self._servers.values()))
         return self._servers[self._choose(name)]
+
+    def __iter__(self) -> Iterator[Server]:
+        """Yield each server."""
+        return iter(self._servers.values())
 
     def close(self) -> None:
         """Close all connections."""

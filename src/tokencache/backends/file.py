@@ -31,13 +31,15 @@ from tokencache.backends._file_state import Countdown, Lease, Pause, Term, diges
 from tokencache.backends._folder import LIMIT, Folder, unavailable
 from tokencache.backends._key_files import KeyFiles, stem_of
 from tokencache.errors import BackendClosed, BackendUnavailable, ConfigurationError
+from tokencache.health import failed, ok
 from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
 
     from tokencache.backends._file_state import State
     from tokencache.backends._folder import OpenFolder
+    from tokencache.health import Finding
     from tokencache.ports import Clock, Cooldown, LeaseReply, Stored
     from tokencache.url import BackendURL
 
@@ -197,6 +199,20 @@ class FileBackend:
                 return Slot(stored, lease.owner, lease.term.remaining(now))
             cooldown = state.live_cooldown(now)
             return Slot(stored, remaining=cooldown.remaining if cooldown else None, cooldown=cooldown)
+
+    def findings(self, key: str) -> Iterator[Finding]:
+        """Check what only files have: who can reach the folder, and its room (:mod:`tokencache.health`)."""
+        del key
+        path = self._folder.path
+        there = next(place for place in (path, *path.parents) if place.exists())
+        made = "" if there == path else ", which is made when it is first written to"
+        yield ok("sharing", f"by the processes of this host and user that use {path}{made}")
+        room = os.statvfs(there)
+        left = room.f_bavail * room.f_frsize
+        if left < LIMIT:
+            yield failed("room", f"{left} bytes are left on the disk of {there}", "make room, or name another folder")
+        else:
+            yield ok("room", f"{left / 2**20:,.0f} MiB are left on the disk")
 
     def close(self) -> None:
         """Let go of all leases; everything but ``release`` and ``close`` raises ``BackendClosed`` from then on."""

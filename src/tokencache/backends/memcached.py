@@ -34,10 +34,11 @@ from tokencache.errors import BackendClosed, BackendUnavailable, ConfigurationEr
 from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot, Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from tokencache.backends._memcached_form import Lock
     from tokencache.backends._memcached_servers import Item, Server, Session, Spec
+    from tokencache.health import Finding
     from tokencache.ports import Cooldown, LeaseReply
     from tokencache.url import BackendURL
 
@@ -206,6 +207,13 @@ class MemcachedBackend:
         if isinstance(held, Pause):
             return Slot(stored, remaining=remaining, cooldown=_held(held, now).cooldown)
         return Slot(stored, held.owner if isinstance(held, Lease) else "another program", remaining)
+
+    def findings(self, key: str) -> Iterator[Finding]:
+        """Check what only memcached has: cas, evictions, room for an item, clocks (:mod:`tokencache.health`)."""
+        from tokencache.backends._memcached_health import examine
+
+        record, _ = self._names(key)
+        return examine(self._servers, self._server(record))
 
     def close(self) -> None:
         """Close the connections and wake the waiters; the next call of anything else raises ``BackendClosed``."""

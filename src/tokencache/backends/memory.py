@@ -15,6 +15,7 @@ from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot, Stored
 
 if TYPE_CHECKING:
+    from tokencache.health import Finding
     from tokencache.ports import AsyncBackend, Clock, Cooldown, LeaseReply
     from tokencache.url import BackendURL
 
@@ -152,6 +153,14 @@ class MemoryBackend:
             if slot.cooldown is not None:
                 return Slot(stored, remaining=remaining, cooldown=replace(slot.cooldown, remaining=remaining))
             return Slot(stored, None if slot.lease is None else slot.lease.owner, remaining)
+
+    def findings(self, key: str) -> tuple[Finding, ...]:
+        """Say what memory cannot do (:mod:`tokencache.health`)."""
+        from tokencache.health import warning
+
+        del key
+        remedy = "use file:// for the processes of one host, redis:// or memcached:// for a fleet"
+        return (warning("sharing", "memory:// is shared by nobody: each process fetches a token for itself", remedy),)
 
     def close(self) -> None:
         """Refuse further calls and wake the waiters."""

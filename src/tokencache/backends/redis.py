@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import MovedError, NoScriptError, RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from tokencache.backends._client_library import version_of
 from tokencache.backends._redis_connect import MOST_CONNECTIONS, Target, check_library, connect, target_of
 from tokencache.backends._redis_protocol import Call, Command, Protocol, remaining_of, translated
 from tokencache.errors import BackendClosed, ConfigurationError
@@ -24,7 +25,9 @@ from tokencache.ports import Stored
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Iterator
 
+    from tokencache.health import Finding
     from tokencache.ports import Cooldown, LeaseGrant, LeaseReply, Slot
     from tokencache.url import BackendURL
 
@@ -117,6 +120,14 @@ class RedisBackend:
         return self._protocol.slot(
             *self._execute(record, ["GET", record], ["PTTL", record], ["GET", lock], ["PTTL", lock])
         )
+
+    def findings(self, key: str) -> Iterator[Finding]:
+        """Check what only Redis has: rights, role, eviction, wake-ups, clock (:mod:`tokencache.health`)."""
+        from tokencache.backends._redis_health import examine
+
+        names = self._protocol.names(key)
+        library = ".".join(map(str, version_of("redis", extra="redis")))
+        return examine(names, self._where, library, lambda command: self._execute(names[0], command)[0])
 
     def close(self) -> None:
         """Close the connections that were made here."""

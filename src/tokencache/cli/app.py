@@ -1,4 +1,4 @@
-"""The commands: `token`, `status`, `invalidate`, `plugins` and `demo`.
+"""The commands: `token`, `status`, `invalidate`, `doctor`, `plugins` and `demo`.
 
 Results go to stdout, everything else to stderr.
 """
@@ -15,6 +15,7 @@ from tokencache.cli.outcome import Exit, complain, reported
 
 if TYPE_CHECKING:
     from tokencache import Token, TokenCache, TokenSource
+    from tokencache.cli.doctor import Result
 
 CACHE_FOLDER = "file://"
 
@@ -24,6 +25,7 @@ _EXAMPLES = (
     "tokencache token qpay  ·  print a token; two runs share one login",
     'curl -H "$(tokencache token qpay --header)" https://…  ·  use it',
     "tokencache status qpay --json  ·  what is known, without secrets",
+    "tokencache doctor qpay  ·  what is wrong, and the remedy",
     "tokencache token qpay --backend file:///run/tokens  ·  share it with your service",
 )
 _CODES = (
@@ -159,6 +161,49 @@ def invalidate(provider: Provider, backend: Backend = CACHE_FOLDER, verbose: Ver
             _print(f"[{known.provider}] token dropped; the next caller fetches another")
         else:
             _print(f"[{known.provider}] nothing dropped: the token was replaced meanwhile")
+
+
+@app.command(epilog="\n\n".join(_QPAY))
+def doctor(
+    provider: Annotated[
+        str | None,
+        typer.Argument(metavar="[PROVIDER]", help="Name of an installed provider; without it, the backend alone."),
+    ] = None,
+    backend: Backend = CACHE_FOLDER,
+    login: Annotated[
+        bool | None,
+        typer.Option(
+            "--login/--no-login",
+            show_default="only if no token is stored",
+            help="Ask the provider for a token, once, or never.",
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    timeout: Timeout = None,
+    verbose: Verbose = False,
+) -> None:
+    """Find out why there is no token, or why it is not shared: one line per check, with the remedy.
+
+    Checks settings, the way to the provider, clocks, the backend and its rights, record, lease, cooldown and token. No
+    secrets, one login at most. Exits 1 if a check failed.
+    """
+    from tokencache.cli.doctor import Doctor, document, line, summary, wants_colours
+
+    with reported(verbose=verbose):
+        examined = Doctor(provider, backend or CACHE_FOLDER, login=login, timeout=timeout)
+        results: list[Result] = []
+        width = max(len("runtime"), len(provider or ""))
+        for result in examined.results():
+            results.append(result)
+            if not as_json:
+                _print(line(result, width, colours=wants_colours()))
+                sys.stdout.flush()
+        if as_json:
+            _print_json(document(examined, results))
+        else:
+            _print(summary(results, examined.logins))
+        if any(result.finding.mark == "failed" for result in results):
+            raise typer.Exit(Exit.FAILED)
 
 
 @app.command()

@@ -146,7 +146,7 @@ def plain_response(response: httpx.Response, body: bytes) -> httpx.Response:
 
 def what_failed(error: Exception, host: str, limit: float) -> str:  # noqa: PLR0911  one line per kind of failure
     """Return what kept an answer away, and what to do; nothing of a foreign error but the system's own words."""
-    detail = _system_words(error)
+    detail = system_words(error)
     match error:
         case httpx.PoolTimeout():
             return "the client that was passed in had no free connection; give it a larger pool"
@@ -207,7 +207,7 @@ def cookies_of(jar: CookieJar) -> dict[tuple[str, str, str], Cookie]:
     return {(cookie.domain, cookie.path, cookie.name): cookie for cookie in list(jar)}
 
 
-def _system_words(error: BaseException) -> str:
+def system_words(error: BaseException) -> str:
     """Return what the operating system or the TLS library said, in brackets; nothing that came over the wire."""
     for link in _chain(error):
         if isinstance(link, ssl.SSLCertVerificationError):

@@ -1,0 +1,165 @@
+"""The doctor's own checks, the same for every backend and provider: versions, a round trip, what lies at the key."""
+
+from __future__ import annotations
+
+import json
+import platform
+import secrets
+import time
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, cast
+
+from tokencache.cli.sight import duration
+from tokencache.errors import BackendUnavailable, TokenCacheError
+from tokencache.health import Finding, failed, ok, skipped, warning
+from tokencache.policy import RefreshPolicy
+from tokencache.ports import Found, Granted, Held
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tokencache.ports import Backend, LeaseGrant, TokenProvider
+    from tokencache.status import Status
+
+STUCK: Final = RefreshPolicy().timeout
+"""A lease that lasts longer than a caller waits, in seconds, is stuck: ours last three and are prolonged."""
+
+_TTL: Final = 5.0
+_LIBRARIES: Final = ("httpx", "msgspec", "cachetools")
+_STUCK_REMEDY: Final = "if no process of yours took it, delete the lock: docs/troubleshooting.md, A lock that is stuck"
+
+
+def quiet_policy(provider: TokenProvider) -> RefreshPolicy:
+    """Return the provider's policy without renewal ahead of expiry, so that looking at a token starts no login."""
+    own = cast("RefreshPolicy | None", getattr(provider, "policy", None)) or RefreshPolicy()
+    return replace(own, window=0.0, least_window=0.0)
+
+
+def versions(distribution: str | None) -> Finding:
+    """Return what runs here; ``distribution`` is that of the provider, where it is another than ours."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    shown = [f"{platform.python_implementation()} {platform.python_version()}"]
+    for name in dict.fromkeys(("tokencache", *filter(None, [distribution]), *_LIBRARIES)):
+        with suppress(PackageNotFoundError):
+            shown.append(f"{name} {version(name)}")
+    return ok("versions", ", ".join(shown))
+
+
+def round_trip(backend: Backend, key: str) -> Finding:
+    """Take a lease, store a record, read and delete it, at ``key``, which must be nobody's; return whether all held."""
+    owner = secrets.token_hex(12)
+    began = time.perf_counter()
+    grant: LeaseGrant | None = None
+    try:
+        reply = backend.lease(key, owner, "doctor", None, _TTL)
+        if isinstance(reply, Found):  # left behind by a doctor that was killed
+            backend.discard(key, reply.stored.data)
+            reply = backend.lease(key, owner, "doctor", None, _TTL)
+        if not isinstance(reply, Granted):
+            return skipped("round trip", "another doctor is at work", f"run it again in {_TTL:.0f} s")
+        grant = reply.lease
+        wrong = _broken_law(backend, grant)
+        took = (time.perf_counter() - began) * 1e3
+    except BackendUnavailable as error:
+        if "ACL" in str(error):
+            return skipped(
+                "round trip", f"the ACL does not admit the doctor's own key {key}", f"allow ~{key}* to see it"
+            )
+        return failed("round trip", str(error), "see docs/troubleshooting.md, Redis connection error")
+    finally:
+        if grant is not None:
+            with suppress(TokenCacheError):
+                backend.release(grant)
+    if wrong:
+        return failed("round trip", wrong, "look for a proxy, or a store that is no plain Redis or memcached, between")
+    return ok("round trip", f"lease, store, read, delete took {took:.1f} ms in all")
+
+
+def _broken_law(backend: Backend, grant: LeaseGrant) -> str | None:
+    """Return which promise of a backend does not hold, ``None`` if all do."""
+    key, data = grant.key, json.dumps({"v": 1, "fence": grant.fence, "doctor": True}).encode()
+    if not isinstance(backend.lease(key, secrets.token_hex(12), "doctor", None, _TTL), Held):
+        return "a lease that was held was given to another owner as well"
+    if not backend.extend(grant, _TTL):
+        return "a lease was lost at once"
+    if not backend.commit(grant, data, _TTL):
+        return "a record was not stored"
+    stored = backend.load(key)
+    if stored is None or stored.data != data:
+        return "a record that was stored could not be read"
+    if not backend.discard(key, data) or backend.load(key) is not None:
+        return "a record could not be deleted"
+    return None
+
+
+def state(status: Status) -> Iterator[Finding]:
+    """Yield what lies at the key: the record, the lease, the cooldown."""
+    yield _record(status)
+    yield _lease(status)
+    yield _cooldown(status)
+
+
+def is_usable(status: Status) -> bool:
+    """Return whether the fleet has a token that it may hand out."""
+    return status.stored == "ours" and status.usable_until is not None
+
+
+def is_stuck(status: Status) -> bool:
+    """Return whether somebody holds the lease for longer than anybody waits."""
+    held = status.lease_owner is not None
+    return held and (status.lease_remaining is None or status.lease_remaining > STUCK)
+
+
+def binds(status: Status) -> bool:
+    """Return whether a cooldown keeps this very identity from asking the provider."""
+    return status.cooldown is not None and status.cooldown.identity == status.identity
+
+
+def _record(status: Status) -> Finding:
+    match status.stored:
+        case "ours" if status.usable_until is not None:
+            return ok("record", f"a token is stored at {status.key}, usable for {_left(status.usable_until)}")
+        case "ours":
+            return ok("record", f"a token is stored at {status.key} that has ended; the next caller fetches another")
+        case "foreign":
+            remedy = "use the credentials of whoever wrote it, or give this provider a key of its own"
+            return warning("record", f"what is stored at {status.key} is another identity's or unreadable", remedy)
+        case "none":
+            return ok("record", f"none is stored at {status.key} yet; the next caller fetches a token")
+        case _:
+            return skipped("record", "the backend does not answer")
+
+
+def _lease(status: Status) -> Finding:
+    if status.lease_owner is None:
+        return ok("lease", "free") if status.stored != "unknown" else skipped("lease", "the backend does not answer")
+    left = status.lease_remaining
+    until = "with no end" if left is None else f"for {duration(left) if left >= 1 else f'{left:.1f} s'} more at most"
+    seen = f"held by {status.lease_owner}, {until}"
+    if is_stuck(status):
+        return failed("lease", f"{seen}: nobody fetches meanwhile", _STUCK_REMEDY)
+    return ok("lease", f"{seen}: somebody fetches just now")
+
+
+def _cooldown(status: Status) -> Finding:
+    cooldown = status.cooldown
+    if cooldown is None:
+        return (
+            ok("cooldown", "none") if status.stored != "unknown" else skipped("cooldown", "the backend does not answer")
+        )
+    seen = f"{duration(cooldown.remaining)} more, after failure {cooldown.attempt}: {cooldown.message}"
+    if not binds(status):
+        return ok("cooldown", f"one of another identity, which does not bind this one: {seen}")
+    remedy = (
+        "correct the credentials: a corrected one is another identity and is asked for at once"
+        if cooldown.permanent
+        else "see to the provider; the cooldown ends by itself, and one of the fleet asks again"
+    )
+    return (warning if is_usable(status) else failed)("cooldown", seen, remedy)
+
+
+def _left(until: float) -> str:
+    """Return how far off an instant is."""
+    return duration(max(0.0, until - time.time()))

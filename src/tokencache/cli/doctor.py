@@ -1,0 +1,299 @@
+"""The doctor: one finding per check of provider, backend, record and token, each with the remedy where it is not ok.
+
+What only one kind of backend or provider has is checked by that one's own hook: :mod:`tokencache.health`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Final, NamedTuple, cast, get_args
+
+from tokencache.cli._checks import binds, is_stuck, is_usable, quiet_policy, round_trip, state, versions
+from tokencache.cli.sight import duration
+from tokencache.errors import BackendUnavailable, DeadlineExceeded, ProviderRejected, TokenCacheError
+from tokencache.health import ExaminedBackend, ExaminedProvider, Finding, Mark, failed, ok, skipped
+from tokencache.ports import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+
+    from tokencache import TokenSource
+    from tokencache.events import Event
+    from tokencache.ports import Backend, TokenProvider
+    from tokencache.status import Status
+
+_SCRATCH: Final = "doctor"
+_SHORTEST_SECRET: Final = 4  # what is shorter stands in any text
+_COLOURS: Final = {"ok": "32", "warning": "33", "failed": "1;31", "skipped": "2"}
+
+
+class Result(NamedTuple):
+    """A finding, and what it is about: ``runtime``, the provider's name, ``backend`` or ``token``."""
+
+    subject: str
+    finding: Finding
+
+
+class Doctor:
+    """Examines a backend, and a provider if one is named; ``results`` yields each finding as soon as it is known.
+
+    ``login`` says whether a token may be asked of the provider: at most one, and ``None`` means only if none is stored.
+    Afterwards ``logins`` tells how many there were, ``key`` where the record lies.
+    """
+
+    def __init__(
+        self, provider: str | None, backend: str, *, login: bool | None = None, timeout: float | None = None
+    ) -> None:
+        self.key: str | None = None
+        self.logins = 0
+        self._name = provider
+        self._url = backend
+        self._login = login
+        self._timeout = timeout
+        self._hidden: set[str] = set()
+        self._took: float | None = None
+        self._unwell: set[str] = set()
+        self._shared = True
+
+    def results(self) -> Iterator[Result]:
+        """Yield the findings, none of which holds a secret (INV-9)."""
+        for subject, finding in self._all():
+            if finding.mark == "failed":
+                self._unwell.add(subject)
+            yield Result(subject, self._without_secrets(finding))
+
+    def _all(self) -> Iterator[Result]:
+        yield Result("runtime", versions(None if self._name is None else _distribution_of(self._name)))
+        provider: TokenProvider | None = None
+        if self._name is not None:
+            provider = yield from self._made_provider(self._name)
+        backend = yield from self._made_backend()
+        if backend is None:
+            if self._name is not None:
+                yield Result("token", skipped("token", "there is no backend to share it; correct its URL first"))
+            return
+        try:
+            yield from self._with(backend, provider)
+        finally:
+            backend.close()
+
+    def _with(self, backend: Backend, provider: TokenProvider | None) -> Iterator[Result]:
+        """Yield what is found with a backend at hand."""
+        from tokencache import TokenCache
+        from tokencache.events import log
+
+        with TokenCache(backend, observers=(log, self._count)) as cache:
+            source = None if provider is None else cache.source(provider, policy=quiet_policy(provider))
+            self.key = None if source is None else source.key
+            yield from self._backend(backend, self.key or "tokencache")
+            if source is not None:
+                yield from self._token(source)
+            elif self._name is not None:
+                yield Result("token", skipped("token", f"there is no provider {self._name!r} to ask; see above"))
+
+    # --- provider -----------------------------------------------------------------------------------------------
+
+    def _made_provider(self, name: str) -> Generator[Result, None, TokenProvider | None]:
+        """Make the provider and let it examine itself; return it if it can be made."""
+        from tokencache.plugins import load_provider_factory
+
+        remedy = "set what is missing where this command runs, and where your service does"
+        try:
+            provider = load_provider_factory(name)()
+            self._hidden |= set(_secrets_of(provider.identity()))
+        except TokenCacheError as error:
+            yield Result(name, failed("settings", str(error), remedy))
+            return None
+        except Exception as error:  # noqa: BLE001  (INV-9: a foreign message may hold anything)
+            yield Result(name, failed("settings", f"the provider cannot be made: {type(error).__name__}", remedy))
+            return None
+        yield Result(name, ok("settings", f"complete, with {len(self._hidden)} credential(s), hidden"))
+        if isinstance(provider, ExaminedProvider):
+            yield from _heard(name, provider.findings)
+        else:
+            yield Result(name, skipped("checks", "this provider brings no checks of its own"))
+        return provider
+
+    # --- backend ------------------------------------------------------------------------------------------------
+
+    def _made_backend(self) -> Generator[Result, None, Backend | None]:
+        """Make the backend of the URL; return it if that can be done."""
+        from tokencache.plugins import load_backend_factory
+        from tokencache.url import BackendURL
+
+        try:
+            url = BackendURL.parse(self._url)
+            self._hidden |= {secret for secret in (url.password,) if secret}
+            self._shown = str(url)
+            return load_backend_factory(url)(url)
+        except TokenCacheError as error:
+            remedy = "correct --backend, TOKENCACHE_BACKEND or REDIS_DATABASE_URI"
+            yield Result("backend", failed("backend", str(error), remedy))
+            return None
+
+    def _backend(self, backend: Backend, key: str) -> Iterator[Result]:
+        """Yield what is found of the backend itself."""
+        import time
+
+        try:
+            backend.inspect(key)
+            began = time.perf_counter()
+            backend.inspect(key)
+            took = (time.perf_counter() - began) * 1e3
+        except TokenCacheError as error:
+            remedy = "start it, or correct the URL: docs/troubleshooting.md, Redis connection error"
+            yield Result("backend", failed("reachable", str(error), remedy))
+            return
+        yield Result("backend", ok("reachable", f"{self._shown} answers within {took:.1f} ms"))
+        yield Result("backend", round_trip(backend, f"{key}:{_SCRATCH}"))
+        if isinstance(backend, ExaminedBackend):
+            yield from _heard("backend", lambda: backend.findings(key))
+        else:
+            yield Result("backend", skipped("checks", "this backend brings no checks of its own"))
+
+    # --- token --------------------------------------------------------------------------------------------------
+
+    def _token(self, source: TokenSource) -> Iterator[Result]:
+        """Yield what lies at the key, and whether a token can be had."""
+        status = source.status()
+        for finding in state(status):
+            yield Result("token", finding)
+        why_not = self._why_no_login(status)
+        if why_not is not None:
+            yield Result("token", why_not)
+            return
+        try:
+            token = source.token(self._timeout)
+            if self._login and not self.logins:
+                token = source.renew(self._timeout)
+        except TokenCacheError as error:
+            yield Result("token", failed("token", f"no token, {self._logins_text()}: {error}", _remedy(error)))
+            return
+        self._hidden |= {token.value, token.refresh_token or token.value}
+        took = "" if self._took is None else f" in {self._took * 1e3:.0f} ms"
+        seen = f"a token for {duration(token.expires_at - token.issued_at)} was obtained{took}, {self._logins_text()}"
+        if self.logins and not self._shared:
+            yield Result("token", failed("token", f"{seen}, but not stored for the others", "see the backend above"))
+        else:
+            yield Result("token", ok("token", seen))
+
+    def _why_no_login(self, status: Status) -> Finding | None:
+        """Return the finding that stands for the token when the provider is not to be asked."""
+        stuck = "the lease is stuck, so a caller would wait in vain; no login"
+        if self._login is True:
+            return skipped("token", stuck) if is_stuck(status) else None
+        if is_usable(status):
+            return ok("token", "a usable one is stored; no login (--login asks for another)")
+        reasons = (
+            (self._login is False, "--no-login forbids to ask for one"),
+            (is_stuck(status), stuck),
+            (status.stored == "unknown", "whether one is stored is not known; no login (--login asks for one)"),
+            (binds(status), "a cooldown holds, so nobody asks; no login"),
+            (self._name in self._unwell, "what failed above comes first; no login (--login asks all the same)"),
+        )
+        why = next((text for holds, text in reasons if holds), None)
+        return None if why is None else skipped("token", why)
+
+    def _logins_text(self) -> str:
+        return "by one login" if self.logins == 1 else f"by {self.logins} logins" if self.logins else "without a login"
+
+    def _count(self, event: Event) -> None:
+        """Observe what asks the provider."""
+        from tokencache.events import FetchFailed, TokenFetched, TokenUnchanged
+
+        if isinstance(event, TokenFetched | TokenUnchanged | FetchFailed):
+            self.logins += 1
+        if isinstance(event, TokenFetched):
+            self._took, self._shared = event.took, event.shared
+
+    def _without_secrets(self, finding: Finding) -> Finding:
+        """Return a finding fit to be shown, whoever made it: no secret, nothing unprintable, one line."""
+
+        def clean(text: str) -> str:
+            for secret in sorted(self._hidden, key=len, reverse=True):
+                if len(secret) >= _SHORTEST_SECRET:
+                    text = text.replace(secret, "<hidden>")
+            return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+        remedy = None if finding.remedy is None else clean(finding.remedy)
+        return Finding(clean(finding.check), finding.mark, clean(finding.seen), remedy)
+
+
+def line(result: Result, width: int, *, colours: bool) -> str:
+    """Return a result as one line: mark, subject (in a column of ``width``), check, what was seen, the remedy."""
+    finding = result.finding
+    mark = f"{finding.mark:<8}"
+    if colours:
+        mark = f"\x1b[{_COLOURS[finding.mark]}m{mark}\x1b[0m"
+    remedy = f"; remedy: {finding.remedy}" if finding.remedy else ""
+    return f"{mark} {result.subject:<{width}} {finding.check:<16} {finding.seen}{remedy}"
+
+
+def summary(results: Iterable[Result], logins: int) -> str:
+    """Return how many checks ended how, and how many logins were made."""
+    counts = Counter(result.finding.mark for result in results)
+    shown = [f"{counts[mark]} {mark}" for mark in cast("tuple[Mark, ...]", get_args(Mark)) if counts[mark]]
+    return f"{counts.total()} checks: {', '.join(shown)}; {logins} login{'' if logins == 1 else 's'}"
+
+
+def document(doctor: Doctor, results: Iterable[Result]) -> dict[str, object]:
+    """Return everything as plain values, fit for JSON."""
+    found = [{"subject": result.subject, **result.finding.as_dict()} for result in results]
+    failures = sum(entry["mark"] == "failed" for entry in found)
+    return {"key": doctor.key, "logins": doctor.logins, "failed": failures, "findings": found}
+
+
+def wants_colours() -> bool:
+    """Return whether a person looks who has not said no to colours."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def _heard(subject: str, hook: Callable[[], Iterable[Finding]]) -> Iterator[Result]:
+    """Yield what a hook finds; whatever it raises, or yields instead of findings, is one failed check."""
+    broken = "report it to whoever wrote that plugin; `tokencache plugins` names the distribution"
+    try:
+        for finding in hook():
+            if not isinstance(cast("object", finding), Finding):
+                yield Result(subject, failed("checks", f"its own checks gave a {type(finding).__name__}", broken))
+                return
+            yield Result(subject, finding)
+    except TokenCacheError as error:
+        yield Result(subject, failed("checks", f"its own checks broke off: {error}", "see the message"))
+    except Exception as error:  # noqa: BLE001  (INV-9: a foreign message may hold anything)
+        yield Result(subject, failed("checks", f"its own checks broke off: {type(error).__name__}", broken))
+
+
+def _remedy(error: TokenCacheError) -> str:
+    """Return what to do about a token that was not to be had."""
+    match error:
+        case ProviderRejected():
+            return (
+                "correct the credentials; nobody repeats the rejected ones for some minutes, others are asked at once"
+            )
+        case DeadlineExceeded():
+            return "allow more --timeout, and see who holds the lease: `tokencache tail`"
+        case BackendUnavailable():
+            return "see the findings on the backend above"
+        case _:
+            return "see the findings on the provider above: docs/troubleshooting.md, Failed to get QPay access token"
+
+
+def _secrets_of(value: object) -> Iterator[str]:
+    """Yield the credentials of an identity, wherever they stand in it."""
+    if isinstance(value, Secret):
+        yield value.reveal().decode("utf-8", "replace")
+    elif isinstance(value, dict):
+        for part in cast("Mapping[object, object]", value).values():
+            yield from _secrets_of(part)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for part in cast("Iterable[object]", value):
+            yield from _secrets_of(part)
+
+
+def _distribution_of(name: str) -> str | None:
+    """Return the distribution that brings a provider."""
+    from tokencache.plugins import PROVIDERS, known
+
+    return next((plugin.distribution for plugin in known(PROVIDERS) if plugin.name == name), None)

@@ -1,0 +1,132 @@
+"""The way to a provider's server: name resolution, TLS, clock, for the ``findings`` of a provider that speaks HTTP.
+
+Nothing is sent but a request without any credential, whose answer is not read beyond its ``Date``.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from tokencache.health import Finding, compare_clocks, failed, ok, skipped, warning
+from tokencache.providers._exchange import host_of, shared_trust, system_words
+from tokencache.providers.oauth_response import date_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["reach"]
+
+_PATIENCE: Final = 5.0
+_SOON: Final = 14 * 86_400.0
+_DAY: Final = 86_400.0
+
+
+def reach(url: str, *, verify: ssl.SSLContext | None = None, timeout: float = _PATIENCE) -> Iterator[Finding]:
+    """Yield whether the host of ``url`` has an address, shows a good certificate, answers, and has the same time.
+
+    ``verify`` holds the TLS settings of the provider, ``timeout`` caps each step, in seconds.
+    """
+    address = httpx.URL(url)
+    where = host_of(address)
+    proxied = _proxy_of(address)
+    if proxied:
+        yield skipped("name resolution", f"{where} is asked through a proxy, which resolves its name")
+        yield skipped("TLS", f"{where} is asked through a proxy; its answer below tells whether that works")
+    else:
+        resolved = _resolve(address)
+        yield resolved
+        if resolved.mark == "failed":
+            yield skipped("TLS", f"{where} has no address")
+            yield skipped("clock", f"{where} has no address")
+            return
+        secured = _handshake(address, verify or shared_trust(), timeout)
+        yield secured
+        if secured.mark == "failed":
+            yield skipped("clock", f"no connection to {where}")
+            return
+    yield _compared(address, verify or shared_trust(), timeout)
+
+
+def _proxy_of(address: httpx.URL) -> bool:
+    """Return whether the environment sends requests to this address through a proxy, as it does for httpx."""
+    proxies = getproxies()
+    return bool(proxies.get(address.scheme) or proxies.get("all")) and not proxy_bypass(address.host)
+
+
+def _resolve(address: httpx.URL) -> Finding:
+    """Return whether the host has an address."""
+    try:
+        found = socket.getaddrinfo(address.host, _port(address), type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        return failed(
+            "name resolution",
+            f"{address.host} has no address{system_words(error)}",
+            "check the spelling of the host, and the name server of this machine (in a container: its network)",
+        )
+    places = list(dict.fromkeys(str(place[0]) for *_, place in found))
+    more = f" and {len(places) - 2} more" if len(places) > 2 else ""  # noqa: PLR2004
+    return ok("name resolution", f"{address.host} is {', '.join(places[:2])}{more}")
+
+
+def _handshake(address: httpx.URL, trust: ssl.SSLContext, timeout: float) -> Finding:
+    """Return whether the host answers, and shows a certificate that is trusted."""
+    where = host_of(address)
+    try:
+        with socket.create_connection((address.host, _port(address)), timeout) as plain:
+            if address.scheme != "https":
+                return ok("TLS", f"not used: {address.scheme}:// on {where}, which accepts connections")
+            with trust.wrap_socket(plain, server_hostname=address.host) as secured:
+                return _certified(where, secured)
+    except ssl.SSLCertVerificationError as error:
+        remedy = "check the host, this machine's date, and its authorities (SSL_CERT_FILE, a company's own)"
+        return failed("TLS", f"{where}: the certificate is refused{system_words(error)}", remedy)
+    except ssl.SSLError as error:
+        remedy = "check that the address is the provider's and speaks https"
+        return failed("TLS", f"{where}: no TLS{system_words(error)}", remedy)
+    except OSError as error:
+        remedy = "check the address, the network and the firewall: the provider may admit only known addresses"
+        why = f" (no answer within {timeout:g} s)" if isinstance(error, TimeoutError) else system_words(error)
+        return failed("TLS", f"{where} cannot be reached{why}", remedy)
+
+
+def _certified(where: str, secured: ssl.SSLSocket) -> Finding:
+    """Return how long the certificate of an open connection is good."""
+    spoken = secured.version() or "TLS"
+    left: float | None = None
+    with suppress(ValueError, KeyError, TypeError):
+        left = ssl.cert_time_to_seconds(str((secured.getpeercert() or {})["notAfter"])) - time.time()
+    if left is None:
+        return ok("TLS", f"{where}: {spoken}")
+    seen = f"{where}: {spoken}, certificate good for {left / _DAY:.0f} days"
+    if left < _SOON:
+        return warning("TLS", seen, "the provider has to renew it; be ready for a failure that day")
+    return ok("TLS", seen)
+
+
+def _compared(address: httpx.URL, trust: ssl.SSLContext, timeout: float) -> Finding:
+    """Return how this machine's clock compares with the ``Date`` of an answer."""
+    where = host_of(address)
+    before, started = time.time(), time.monotonic()
+    try:
+        with httpx.Client(verify=trust, timeout=timeout) as client:
+            response = client.head(address, headers={"User-Agent": "tokencache"})
+    except (httpx.HTTPError, OSError, ValueError, ImportError) as error:
+        remedy = "check the network, and the proxy variables (HTTPS_PROXY, ALL_PROXY, NO_PROXY) if there are any"
+        return failed("clock", f"{where} gave no answer ({type(error).__name__}{system_words(error)})", remedy)
+    ours = (before, before + time.monotonic() - started)
+    date = date_of(response)
+    if date is None:
+        return skipped("clock", f"{where} answers without a Date")
+    return compare_clocks(where, theirs=(date, date + 1.0), ours=ours)
+
+
+def _port(address: httpx.URL) -> int:
+    """Return the port that is asked."""
+    return address.port or (443 if address.scheme == "https" else 80)

@@ -1,0 +1,536 @@
+"""`tokencache doctor`: each check tells what is wrong and the remedy, asks for no needless login, shows no secret."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import socket
+import ssl
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+from typer.testing import CliRunner
+
+from tokencache import BackendUnavailable, TokenCache
+from tokencache.backends.file import FileBackend
+from tokencache.backends.memory import MemoryBackend
+from tokencache.cli._checks import STUCK, round_trip
+from tokencache.cli.app import app
+from tokencache.cli.doctor import Result, line
+from tokencache.cli.outcome import Exit
+from tokencache.health import ExaminedBackend, ExaminedProvider, Finding, compare_clocks, ok, warning
+from tokencache.ports import Granted, LeaseGrant, Stored
+from tokencache.providers.reach import reach
+from tokencache.testing.fakes import FakeProvider
+from tokencache_qpay import QPayProvider
+from tokencache_qpay.health import examine
+from tokencache_qpay.provider import PRODUCTION, SANDBOX
+from tokencache_qpay.testing import FakeQPay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from click.testing import Result as Ran
+
+SECRET = "planted-client-secret-7f3a"
+KEY = "qpay:access_token"
+HOSTS = (PRODUCTION, SANDBOX)
+GONE = BackendUnavailable("it is gone")
+FULL = BackendUnavailable("it is out of memory")
+run = CliRunner()
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeQPay]:
+    """A fake QPay that the environment names, and a cache folder of the test's own."""
+    with FakeQPay(credentials={"merchant": SECRET}) as server:
+        for name, value in server.environ.items():
+            monkeypatch.setenv(name, value)
+        for name in ("QPAY_CACHE_KEY", "TOKENCACHE_BACKEND", "REDIS_DATABASE_URI", "NO_COLOR"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        yield server
+
+
+@pytest.fixture
+def unused_port() -> Iterator[int]:
+    """A port of loopback that is taken, and on which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, provider: object) -> None:
+    """Make `third` the name of a third party's provider."""
+    monkeypatch.setattr("tokencache.plugins.load_provider_factory", lambda _name: lambda: provider)
+
+
+def examined(*arguments: str) -> tuple[Ran, dict[str, Finding]]:
+    """Run `doctor --json`; return how it ended, and the findings by subject and check."""
+    ran = run.invoke(app, ["doctor", *arguments, "--json"])
+    found = {
+        f"{entry['subject']} {entry['check']}": Finding(entry["check"], entry["mark"], entry["seen"], entry["remedy"])
+        for entry in json.loads(ran.stdout)["findings"]
+    }
+    return ran, found
+
+
+def test_a_healthy_set_up_passes_with_one_login_at_most(fake: FakeQPay) -> None:
+    """All is well: exit 0; the first run logs in as no token is stored, the next does not, `--login` does."""
+    ran, found = examined("qpay")
+    assert ran.exit_code == Exit.OK, ran.output
+    assert {finding.mark for finding in found.values()} == {"ok"}
+    assert {"qpay settings", "qpay base URL", "qpay TLS", "qpay clock", "backend reachable", "token lease"} <= set(
+        found
+    )
+    assert "one login" in found["token token"].seen
+    assert fake.logins == 1
+    _, found = examined("qpay")
+    assert "no login" in found["token token"].seen
+    assert fake.logins == 1
+    ran, _ = examined("qpay", "--login")
+    assert (ran.exit_code, json.loads(ran.stdout)["logins"], fake.logins) == (0, 1, 2)
+
+
+def test_no_login_means_none(fake: FakeQPay) -> None:
+    """`--no-login` asks the provider for nothing, says so, and is no failure."""
+    ran, found = examined("qpay", "--no-login")
+    assert (ran.exit_code, fake.logins) == (0, 0)
+    assert found["token token"].mark == "skipped"
+    assert "--no-login" in found["token token"].seen
+
+
+def test_lines_hold_mark_subject_check_and_remedy(fake: FakeQPay) -> None:
+    """A person gets one line per check and a sum at the end; without colours where nobody looks."""
+    ran = run.invoke(app, ["doctor", "qpay", "--backend", "memory://"])
+    lines = ran.stdout.splitlines()
+    assert ran.exit_code == 0
+    (shared,) = [each for each in lines if " sharing " in each]
+    assert shared.startswith("warning ")
+    assert "; remedy: use file://" in shared
+    assert f"{len(lines) - 1} checks: " in lines[-1]
+    assert lines[-1].endswith("; 1 login")
+    assert "\x1b" not in ran.stdout
+    assert line(Result("qpay", ok("clock", "agrees")), 4, colours=True).startswith("\x1b[32mok")
+
+
+def test_without_a_provider_the_backend_alone_is_examined(fake: FakeQPay) -> None:
+    """No PROVIDER: backend and versions, nothing of a token."""
+    ran, found = examined()
+    assert (ran.exit_code, fake.requests) == (0, 0)
+    assert {name.split()[0] for name in found} == {"runtime", "backend"}
+
+
+def test_missing_credentials_fail_and_the_rest_is_still_examined(
+    fake: FakeQPay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without QPAY_CLIENT_SECRET the settings fail by name, the backend is examined, the exit code is 1."""
+    monkeypatch.delenv("QPAY_CLIENT_SECRET")
+    ran, found = examined("qpay")
+    assert ran.exit_code == Exit.FAILED
+    assert found["qpay settings"].mark == "failed"
+    assert "QPAY_CLIENT_SECRET" in found["qpay settings"].seen
+    assert found["backend round trip"].mark == "ok"
+    assert found["token token"].mark == "skipped"
+
+
+def test_a_backend_that_cannot_be_made_fails_with_the_variables_to_look_at(fake: FakeQPay) -> None:
+    """A URL with a mistake: one failed finding that names option and variables; no token is asked for."""
+    ran, found = examined("qpay", "--backend", "fiel:///tmp")
+    assert ran.exit_code == Exit.FAILED
+    assert "file" in found["backend backend"].seen
+    assert "TOKENCACHE_BACKEND" in str(found["backend backend"].remedy)
+    assert (found["token token"].mark, fake.logins) == ("skipped", 0)
+
+
+def test_a_provider_that_cannot_be_reached_is_not_asked(
+    fake: FakeQPay, unused_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """INV-7: where the way to the provider is broken nobody is asked, so no cooldown is left to the fleet."""
+    monkeypatch.setenv("QPAY_BASE_URL", f"http://127.0.0.1:{unused_port}")
+    ran, found = examined("qpay")
+    assert ran.exit_code == Exit.FAILED
+    assert found["qpay TLS"].mark == "failed"
+    assert found["token token"].mark == "skipped"
+    assert FileBackend(tmp_path / "tokencache").inspect(KEY).cooldown is None
+    _, found = examined("qpay", "--login")
+    assert found["token token"].mark == "failed"
+
+
+def test_rejected_credentials_are_asked_once(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-7: a wrong password fails the token with the remedy; the next run sees the cooldown and does not ask."""
+    monkeypatch.setenv("QPAY_CLIENT_SECRET", f"wrong-{SECRET}")
+    ran, found = examined("qpay")
+    assert ran.exit_code == Exit.FAILED
+    assert (found["token token"].mark, json.loads(ran.stdout)["logins"]) == ("failed", 1)
+    assert "correct the credentials" in str(found["token token"].remedy)
+    _, found = examined("qpay")
+    assert found["token cooldown"].mark == "failed"
+    assert found["token token"].mark == "skipped"
+    assert fake.logins == 1
+    monkeypatch.setenv("QPAY_CLIENT_SECRET", SECRET)
+    ran, found = examined("qpay")
+    assert (ran.exit_code, found["token cooldown"].mark) == (0, "ok"), "it binds another identity"
+
+
+def test_a_cooldown_over_a_usable_token_is_a_warning(fake: FakeQPay) -> None:
+    """INV-4: while a usable token is stored, a cooldown harms nobody yet: a warning, exit 0."""
+    run.invoke(app, ["token", "qpay"])
+    with fake.fail_while(status=503):
+        failing = examined("qpay", "--login")[1]["token token"]
+    assert (failing.mark, fake.logins) == ("failed", 2)
+    ran, found = examined("qpay")
+    assert ran.exit_code == 0
+    assert found["token cooldown"].mark == "warning"
+    assert found["token token"].mark == "ok"
+
+
+@pytest.mark.parametrize(("offset", "mark"), [(600.0, "failed"), (-600.0, "failed"), (20.0, "warning"), (0.0, "ok")])
+def test_a_clock_that_differs_from_the_provider_s_is_told(fake: FakeQPay, offset: float, mark: str) -> None:
+    """The provider's `Date` against our clock: minutes apart fail, seconds warn, and the remedy is to synchronize."""
+    fake.clock_offset = offset
+    _, found = examined("qpay", "--no-login")
+    assert found["qpay clock"].mark == mark
+    assert (mark == "ok") or "behind" in found["qpay clock"].seen or "ahead" in found["qpay clock"].seen
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "mark", "word"),
+    [
+        ((100.0, 101.0), (100.2, 100.4), "ok", "agrees"),
+        ((100.0, 101.0), (100.9, 103.0), "ok", "agrees"),
+        ((100.0, 101.0), (103.0, 103.1), "ok", "2.0 s ahead"),
+        ((100.0, 101.0), (108.0, 108.1), "warning", "7.0 s ahead"),
+        ((100.0, 100.0), (20.0, 20.5), "failed", "79.5 s behind"),
+    ],
+)
+def test_clocks_differ_only_by_what_nothing_explains(
+    theirs: tuple[float, float], ours: tuple[float, float], mark: str, word: str
+) -> None:
+    """Neither a `Date` of whole seconds nor a slow round trip looks like a difference of clocks."""
+    finding = compare_clocks("host", theirs=theirs, ours=ours)
+    assert finding.mark == mark
+    assert word in finding.seen
+
+
+def test_a_stuck_lease_fails_and_nobody_waits_for_it(fake: FakeQPay, tmp_path: Path) -> None:
+    """INV-8: a lock that lasts longer than a caller waits fails, with the remedy; the token is not even tried."""
+    other = FileBackend(tmp_path / "tokencache")
+    held = other.lease(KEY, "somebody", "else", None, STUCK + 30)
+    assert isinstance(held, Granted)
+    ran, found = examined("qpay")
+    assert ran.exit_code == Exit.FAILED
+    assert found["token lease"].mark == "failed"
+    assert "docs/troubleshooting.md" in str(found["token lease"].remedy)
+    assert (found["token token"].mark, fake.logins) == ("skipped", 0)
+    assert examined("qpay", "--login")[1]["token token"].mark == "skipped"
+    other.extend(held.lease, 20.0)
+    assert examined("qpay", "--no-login")[1]["token lease"].mark == "ok", "a fetch is under way"
+
+
+def test_a_record_of_another_identity_is_a_warning(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-10: a record that other credentials left at the key is told as such, and not taken for ours."""
+    run.invoke(app, ["token", "qpay"])
+    fake.credentials["merchant"] = "rotated-secret"
+    monkeypatch.setenv("QPAY_CLIENT_SECRET", "rotated-secret")
+    _, found = examined("qpay", "--no-login")
+    assert found["token record"].mark == "warning"
+    assert found["token token"].mark == "skipped"
+
+
+class Third(FakeProvider):
+    """A third party's provider, whose hook does what a test tells it."""
+
+    def __init__(self, hook: Callable[[], Iterator[object]]) -> None:
+        super().__init__("third", secret=SECRET)
+        self.findings = hook
+
+
+def careless() -> Iterator[object]:
+    """Yield a finding that holds a secret and a line break, then fail with the secret in the message."""
+    yield warning("header", f"sent\r\nAuthorization: {SECRET}", f"look at {SECRET}")
+    raise RuntimeError(SECRET)
+
+
+def strange() -> Iterator[object]:
+    """Yield what is no finding."""
+    yield {"check": "mine"}
+
+
+def stopped() -> Iterator[object]:
+    """Raise one of our errors."""
+    raise GONE
+    yield
+
+
+@pytest.mark.parametrize(
+    ("hook", "seen"), [(careless, "RuntimeError"), (strange, "gave a dict"), (stopped, "it is gone")]
+)
+def test_a_broken_hook_is_one_failed_check(
+    fake: FakeQPay, monkeypatch: pytest.MonkeyPatch, hook: Callable[[], Iterator[object]], seen: str
+) -> None:
+    """A third party's hook that raises, or yields nonsense, fails that check; everything else goes on."""
+    plant(monkeypatch, Third(hook))
+    ran, found = examined("third")
+    assert ran.exit_code == Exit.FAILED
+    assert seen in found["third checks"].seen
+    assert found["backend round trip"].mark == "ok"
+    assert found["token token"].mark == "skipped"
+
+
+def test_no_secret_is_shown_whoever_found_it(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-9: neither credential, token nor backend password is in any output, even where a hook repeats them."""
+    plant(monkeypatch, Third(careless))
+    url = "redis://user:backend-password-91c2@127.0.0.1:1/0"
+    outputs = [
+        run.invoke(app, ["doctor", "third", *more]).output
+        for more in ([], ["--json"], ["--backend", url], ["--backend", url, "--json", "--verbose"], ["--login"])
+    ]
+    for output in outputs:
+        assert "<hidden>" in output
+        for secret in (SECRET, "backend-password-91c2", "third-token"):
+            assert secret not in output
+    assert "sent Authorization: <hidden>" in outputs[0], "one line, without control characters"
+
+
+def test_a_provider_without_a_hook_is_examined_by_the_rest(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hook is optional: a plain provider gets the doctor's own checks."""
+    plant(monkeypatch, FakeProvider("third"))
+    ran, found = examined("third")
+    assert ran.exit_code == 0
+    assert found["third checks"].mark == "skipped"
+    assert found["token token"].mark == "ok"
+
+
+def test_a_provider_that_cannot_be_made_shows_no_foreign_message(
+    fake: FakeQPay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INV-9: a factory of a third party that raises is told by the kind of its error alone."""
+
+    def factory(_name: str) -> Callable[[], object]:
+        def make() -> object:
+            raise ValueError(SECRET)
+
+        return make
+
+    monkeypatch.setattr("tokencache.plugins.load_provider_factory", factory)
+    ran, found = examined("third")
+    assert ran.exit_code == Exit.FAILED
+    assert "ValueError" in found["third settings"].seen
+    assert SECRET not in ran.output
+
+
+def test_our_backends_and_provider_have_the_hooks() -> None:
+    """The hook's protocols fit what ships, and a backend without a hook does not pass for one that has it."""
+    assert isinstance(MemoryBackend(), ExaminedBackend)
+    assert isinstance(QPayProvider("merchant", SECRET), ExaminedProvider)
+    assert not isinstance(FakeProvider(), ExaminedProvider)
+
+
+# --- the round trip ---------------------------------------------------------------------------------------------
+
+
+class Broken(MemoryBackend):
+    """A backend that breaks one law."""
+
+    def __init__(self, law: str) -> None:
+        super().__init__()
+        self.law = law
+
+    def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> object:  # type: ignore[override]
+        """Grant to anybody."""
+        if self.law == "exclusion":
+            return Granted(LeaseGrant(key, owner, 1, ttl))
+        return super().lease(key, owner, identity, seen, ttl)
+
+    def extend(self, lease: LeaseGrant, ttl: float) -> bool:
+        """Lose the lease."""
+        return self.law != "extend" and super().extend(lease, ttl)
+
+    def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
+        """Refuse the record, or fail."""
+        if self.law == "full":
+            raise FULL
+        return self.law != "commit" and super().commit(lease, data, ttl)
+
+    def load(self, key: str) -> Stored | None:
+        """Forget the record."""
+        return None if self.law == "load" else super().load(key)
+
+    def discard(self, key: str, seen: bytes) -> bool:
+        """Keep the record."""
+        return self.law != "discard" and super().discard(key, seen)
+
+
+@pytest.mark.parametrize(
+    ("law", "word"),
+    [
+        ("exclusion", "another owner"),
+        ("extend", "lost at once"),
+        ("commit", "not stored"),
+        ("load", "could not be read"),
+        ("discard", "could not be deleted"),
+        ("full", "out of memory"),
+    ],
+)
+def test_the_round_trip_finds_a_store_that_breaks_a_law(law: str, word: str) -> None:
+    """Each promise of a backend that does not hold is named, and the doctor leaves no lease behind."""
+    backend = Broken(law)
+    finding = round_trip(backend, "scratch")  # type: ignore[arg-type]
+    assert finding.mark == "failed"
+    assert word in finding.seen
+    assert backend.inspect("scratch").owner is None
+
+
+def test_the_round_trip_survives_a_doctor_that_was_killed_and_gives_way_to_another() -> None:
+    """A record left on the doctor's key is dropped; a lease that is held there means that another doctor works."""
+    backend = MemoryBackend()
+    left = backend.lease("scratch", "killed", "doctor", None, 60.0)
+    assert isinstance(left, Granted)
+    assert round_trip(backend, "scratch").mark == "skipped"
+    backend.commit(left.lease, b'{"fence": 7}', 60.0)
+    assert round_trip(backend, "scratch").mark == "ok"
+    assert backend.load("scratch") is None
+
+
+def test_the_doctor_touches_nothing_of_the_fleet_s(fake: FakeQPay, tmp_path: Path) -> None:
+    """The record at the provider's key is the same, byte for byte, after an examination without a login."""
+    run.invoke(app, ["token", "qpay"])
+    backend = FileBackend(tmp_path / "tokencache")
+    before = backend.load(KEY)
+    assert examined("qpay")[0].exit_code == 0
+    after = backend.load(KEY)
+    assert before is not None
+    assert after is not None
+    assert (after.data, backend.inspect(KEY).owner) == (before.data, None)
+
+
+def test_a_token_that_is_not_stored_fails(fake: FakeQPay, unused_port: int) -> None:
+    """`--login` without a backend gets a token, and fails as the others do not get it."""
+    ran, found = examined("qpay", "--login", "--backend", f"redis://127.0.0.1:{unused_port}")
+    assert ran.exit_code == Exit.FAILED
+    assert found["backend reachable"].mark == "failed"
+    assert found["token token"].mark == "failed"
+    assert "not stored" in found["token token"].seen
+    assert fake.logins == 1
+
+
+# --- the way to the provider ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def tls_server(certificate: trustme.LeafCert) -> Iterator[str]:
+    """Serve one answer per connection over TLS on loopback; yield the URL."""
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(trust)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    plain, _ = listener.accept()
+                except OSError:
+                    return
+                try:
+                    with trust.wrap_socket(plain, server_side=True) as secured:
+                        if secured.recv(4096):
+                            secured.sendall(b"HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+                except OSError:
+                    plain.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"https://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    """Return a client's settings that trust this authority alone."""
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(trust)
+    return trust
+
+
+@pytest.mark.parametrize(("days", "mark"), [(300, "ok"), (3, "warning")])
+def test_a_certificate_is_trusted_and_its_end_is_told(days: int, mark: str) -> None:
+    """A trusted certificate passes with the days it has left; one that ends within two weeks is a warning."""
+    authority = trustme.CA()
+    ends = dt.datetime.now(tz=dt.UTC) + dt.timedelta(days=days, hours=12)
+    with tls_server(authority.issue_cert("127.0.0.1", not_after=ends)) as url:
+        found = {finding.check: finding for finding in reach(url, verify=trusting(authority))}
+    assert found["TLS"].mark == mark
+    assert f"{days} days" in found["TLS"].seen or f"{days + 1} days" in found["TLS"].seen
+    assert (found["clock"].mark, "without a Date" in found["clock"].seen) == ("skipped", True)
+
+
+def test_a_certificate_that_nobody_vouches_for_fails() -> None:
+    """An unknown authority fails the check with the reason, and nothing is asked after that."""
+    with tls_server(trustme.CA().issue_cert("127.0.0.1")) as url:
+        found = {finding.check: finding for finding in reach(url, verify=trusting(trustme.CA()))}
+    assert found["TLS"].mark == "failed"
+    assert "certificate" in found["TLS"].seen
+    assert found["clock"].mark == "skipped"
+
+
+def test_a_host_that_speaks_no_tls_fails(fake: FakeQPay) -> None:
+    """https:// to a port that speaks plain HTTP is told as such."""
+    found = {finding.check: finding for finding in reach(fake.url.replace("http:", "https:"))}
+    assert found["TLS"].mark == "failed"
+
+
+def test_a_name_without_an_address_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the name does not resolve, that is the failure, and what needs an address is skipped."""
+
+    def lookup(*_: object, **__: object) -> object:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    found = [(finding.check, finding.mark) for finding in reach("https://merchant.example")]
+    assert found == [("name resolution", "failed"), ("TLS", "skipped"), ("clock", "skipped")]
+
+
+def test_behind_a_proxy_the_answer_alone_tells(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
+    """With a proxy in the environment nothing is resolved or connected here; the request through it is what counts."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{unused_port}")
+    found = {finding.check: finding for finding in reach("https://merchant.example")}
+    assert [found[name].mark for name in ("name resolution", "TLS", "clock")] == ["skipped", "skipped", "failed"]
+    assert "HTTPS_PROXY" in str(found["clock"].remedy)
+
+
+# --- QPay -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("user", "password", "url", "marks"),
+    [
+        ("merchant", SECRET, PRODUCTION, ["ok", "ok"]),
+        ("merchant", SECRET, SANDBOX, ["ok", "ok"]),
+        ("TEST_MERCHANT", SECRET, SANDBOX, ["ok", "ok"]),
+        ("TEST_MERCHANT", SECRET, PRODUCTION, ["ok", "warning"]),
+        ("merchant", f'"{SECRET}"', PRODUCTION, ["warning", "ok"]),
+        (" merchant", SECRET, PRODUCTION, ["warning", "ok"]),
+    ],
+)
+def test_qpay_settings_that_cannot_be_meant_are_told(user: str, password: str, url: str, marks: list[str]) -> None:
+    """Quotes and blanks round a credential, and the sandbox's merchant in production, are warnings; none is shown."""
+    found = examine(base_url=url, client_id=user, client_secret=password, hosts=HOSTS)
+    first = [next(found), next(found)]
+    assert [finding.mark for finding in first] == marks
+    assert SECRET not in str(first)
+
+
+def test_a_shared_cache_is_used_for_the_examination_of_the_source(fake: FakeQPay, tmp_path: Path) -> None:
+    """What the doctor fetched is the fleet's: the next caller on that backend makes no login."""
+    examined("qpay", "--backend", tmp_path.joinpath("fleet").as_uri())
+    with TokenCache(tmp_path.joinpath("fleet").as_uri()) as cache:
+        cache.source("qpay").token()
+    assert fake.logins == 1
