@@ -46,6 +46,9 @@ _NAMES: Final = ("qpay_payment_id", "payment_id")
 _LONGEST: Final = 200
 _BODY_LIMIT: Final = 1 << 16
 _SUCCESS: Final = (200, "SUCCESS")
+_UNKNOWN: Final = (404, "no such payment")
+_WRONG_METHOD: Final = (405, "GET or POST")
+_PLAIN: Final = "text/plain; charset=utf-8"
 _METHODS: Final = frozenset({"GET", "POST"})
 
 
@@ -152,30 +155,39 @@ Receive: TypeAlias = "Callable[[], Awaitable[MutableMapping[str, Any]]]"
 Send: TypeAlias = "Callable[[MutableMapping[str, Any]], Awaitable[None]]"
 
 
-def asgi_callback(
-    client: AsyncQPayClient, paid: Callable[[Confirmed], Awaitable[None] | None]
-) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-    """Return an ASGI application for the callback: mount it where ``callback_url`` leads.
+class _Endpoint:
+    """An ASGI application; an object, as Starlette takes a function for something else."""
 
-    With Starlette or FastAPI: ``app.mount("/qpay/callback", asgi_callback(client, paid))``. ``paid`` is called with
-    what was confirmed; what it raises is the server's to report.
-    """
+    def __init__(self, client: AsyncQPayClient, paid: Callable[[Confirmed], Awaitable[None] | None]) -> None:
+        self._client = client
+        self._paid = paid
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
         if scope["type"] != "http":
             message = "the QPay callback speaks HTTP only"
             raise RuntimeError(message)
         headers = {name.lower(): value for name, value in scope["headers"]}
-        status, text = 405, "GET or POST"
+        status, text = _WRONG_METHOD
         if scope["method"] in _METHODS:
             body = await _body(receive)
             kind = headers.get(b"content-type", b"").decode("latin-1")
-            status, text = await _answer_async(client, paid, scope["query_string"], body, kind)
-        head = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(text))]
+            status, text = await _answer_async(self._client, self._paid, scope["query_string"], body, kind)
+        head = [(b"content-type", _PLAIN.encode()), (b"content-length", b"%d" % len(text))]
         await send({"type": "http.response.start", "status": status, "headers": head})
         await send({"type": "http.response.body", "body": text.encode()})
 
-    return application
+
+def asgi_callback(
+    client: AsyncQPayClient, paid: Callable[[Confirmed], Awaitable[None] | None]
+) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    """Return an ASGI application for the callback.
+
+    In Starlette and FastAPI it is a route of its own: ``app.router.routes.append(Route("/qpay/callback",
+    asgi_callback(client, paid)))``. Do not mount it: a mount redirects to the path with a slash, and nobody knows
+    whether QPay follows. ``paid`` is called with what was confirmed; what it raises is the server's to report.
+    """
+    return _Endpoint(client, paid)
 
 
 def django_callback(client: QPayClient, paid: Callable[[Confirmed], None]) -> Callable[[Any], object]:
@@ -188,11 +200,11 @@ def django_callback(client: QPayClient, paid: Callable[[Confirmed], None]) -> Ca
     csrf: Any = import_module("django.views.decorators.csrf")
 
     def view(request: _DjangoRequest) -> object:
-        status, text = 405, "GET or POST"
+        status, text = _WRONG_METHOD
         if request.method in _METHODS:
             query = request.META.get("QUERY_STRING", "")
             status, text = _answer(client, paid, query, request.body[:_BODY_LIMIT], request.content_type or "")
-        return http.HttpResponse(text, status=status, content_type="text/plain; charset=utf-8")
+        return http.HttpResponse(text, status=status, content_type=_PLAIN)
 
     return cast("Callable[[Any], object]", csrf.csrf_exempt(view))
 
@@ -208,7 +220,7 @@ def flask_callback(client: QPayClient, paid: Callable[[Confirmed], None]) -> Cal
         request = flask.request
         body = request.get_data()[:_BODY_LIMIT]
         status, text = _answer(client, paid, request.query_string, body, request.content_type or "")
-        return flask.Response(text, status=status, content_type="text/plain; charset=utf-8")
+        return flask.Response(text, status=status, content_type=_PLAIN)
 
     return qpay_callback
 
@@ -255,9 +267,6 @@ async def _answer_async(
     if isawaitable(told):
         await told
     return _SUCCESS
-
-
-_UNKNOWN: Final = (404, "no such payment")
 
 
 def _trouble(error: TokenCacheError) -> tuple[int, str]:

@@ -42,12 +42,11 @@ class _Open(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> _Open | None:
-        if isinstance(value, bool) or not isinstance(value, str | int):
+        if not isinstance(value, str):
             return None
-        word = str(value)
-        member = str.__new__(cls, word)
-        member._name_ = word
-        member._value_ = word
+        member = str.__new__(cls, value)
+        member._name_ = value
+        member._value_ = value
         return member
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
 
+from tokencache_qpay.testing._forms import Refusal, answer, refusal
 from tokencache_qpay.testing._server import LoopbackServer, Reply, Reset
 from tokencache_qpay.testing._sessions import Sessions
-from tokencache_qpay.testing._shop import Refusal, Shop, answer, refusal
+from tokencache_qpay.testing._shop import Shop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
@@ -46,7 +47,7 @@ class _Fault:
 
 
 class FakeQPay:
-    """QPay's token, refresh, invoice and payment calls on a free port of 127.0.0.1; a context manager.
+    """QPay's calls on a free port of 127.0.0.1; a context manager.
 
     Knobs, which may be turned while it runs:
 

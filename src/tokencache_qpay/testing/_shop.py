@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import uuid
 from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast
 
-from tokencache_qpay.testing._server import Reply
+from tokencache_qpay.testing._forms import Fields, Refusal, answer, object_of, require
+from tokencache_qpay.testing._receipts import Receipts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Fields: TypeAlias = "dict[str, object]"
+    from tokencache_qpay.testing._server import Reply
+
 PaymentType: TypeAlias = Literal["P2P", "CARD"]
 
 _REQUIRED: Final = (
@@ -28,14 +29,6 @@ _OBJECT_TYPES: Final = frozenset({"INVOICE", "QR", "ITEM", "MERCHANT"})
 _DATE: Final = "2026-01-30T07:02:05.000Z"
 
 
-class Refusal(Exception):
-    """An error answer, on its way to the client."""
-
-    def __init__(self, status: int, error: object, message: object = None) -> None:
-        super().__init__(str(error))
-        self.reply = refusal(status, error, message)
-
-
 @dataclass(slots=True)
 class _Invoice:
     """An invoice and what was paid on it."""
@@ -47,17 +40,6 @@ class _Invoice:
     payments: list[Fields] = field(default_factory=list["Fields"])
 
 
-def answer(document: object, status: int = 200) -> Reply:
-    """Return a JSON answer."""
-    body = json.dumps(document, ensure_ascii=False).encode()
-    return Reply(status, body, (("Content-Type", "application/json; charset=utf-8"),))
-
-
-def refusal(status: int, error: object, message: object = None) -> Reply:
-    """Return an error answer; ``message`` may be missing."""
-    return answer({"error": error} if message is None else {"error": error, "message": message}, status)
-
-
 class Shop:
     """Invoices, and the payments that a test makes on them."""
 
@@ -65,23 +47,28 @@ class Shop:
         self._lock = threading.Lock()  # guards _invoices and what is in them: tests pay from their own threads
         self._invoices: dict[str, _Invoice] = {}
         self._paid = 493_622_150_113_497
+        self._receipts = Receipts()
 
     def serve(self, method: str, path: str, body: bytes) -> Reply | None:  # noqa: PLR0911  a table of calls
         """Answer a call below ``/v2``, ``None`` where there is no such call. Raises ``Refusal``."""
         with self._lock:
             match method, path.strip("/").split("/"):
                 case "POST", ["invoice"]:
-                    return answer(self._create(_object(body)))
+                    return answer(self._create(object_of(body)))
                 case "GET", ["invoice", invoice_id]:
                     return answer(self._described(self._invoice(invoice_id)))
                 case "DELETE", ["invoice", invoice_id]:
                     return answer(self._cancel(self._invoice(invoice_id)))
                 case "POST", ["payment", "check"]:
-                    return answer(self._check(_object(body)))
+                    return answer(self._check(object_of(body)))
                 case "POST", ["payment", "list"]:
-                    return answer(self._list(_object(body)))
+                    return answer(self._list(object_of(body)))
                 case "GET", ["payment", payment_id]:
-                    return answer(self._payment(payment_id))
+                    return answer(_single(*self._paid_on(payment_id)))
+                case "DELETE", ["payment", "cancel" | "refund", payment_id]:
+                    return answer(self._give_back(payment_id))
+                case method, ["ebarimt" | "ebarimt_v3" | "subscription", *rest]:
+                    return self._receipts.serve(method, path.strip("/").split("/")[0], rest, body, self._paid_on)
                 case _:
                     return None
 
@@ -108,7 +95,7 @@ class Shop:
         missing = [name for name in _REQUIRED if not asked.get(name)]
         if not asked.get("amount") and not asked.get("lines"):
             missing.append("amount")
-        _require(missing)
+        require(missing)
         invoice = _Invoice(str(uuid.uuid4()), asked, _amount_of(asked))
         self._invoices[invoice.invoice_id] = invoice
         link = f"https://s.qpay.mn/{invoice.invoice_id[:8]}"
@@ -148,7 +135,7 @@ class Shop:
 
     def _check(self, asked: Fields) -> Fields:
         """Report what was paid: no ``paid_amount`` at all where nothing was."""
-        _require([name for name in ("object_type", "object_id") if not asked.get(name)])
+        require([name for name in ("object_type", "object_id") if not asked.get(name)])
         if asked["object_type"] not in _OBJECT_TYPES:
             raise Refusal(400, "INVALID_OBJECT_TYPE", "INVALID_OBJECT_TYPE")
         invoice = self._invoices.get(str(asked["object_id"]))
@@ -159,7 +146,7 @@ class Shop:
 
     def _list(self, asked: Fields) -> Fields:
         """List payments by invoice code (or invoice id): the row's names are again others."""
-        _require([name for name in ("object_type", "object_id") if not asked.get(name)])
+        require([name for name in ("object_type", "object_id") if not asked.get(name)])
         wanted = asked["object_id"]
         found = [
             _listed(row) | {"object_type": "INVOICE", "object_id": invoice.invoice_id}
@@ -169,30 +156,23 @@ class Shop:
         ]
         return {"count": len(found), "rows": _page(found, asked)}
 
-    def _payment(self, payment_id: str) -> Fields:
+    def _paid_on(self, payment_id: str) -> tuple[Fields, str]:
+        """Return a payment, and the invoice that it is on."""
         for invoice in self._invoices.values():
             for row in invoice.payments:
                 if row["payment_id"] == payment_id:
-                    return _single(row, invoice.invoice_id)
+                    return row, invoice.invoice_id
         raise Refusal(422, "PAYMENT_NOTFOUND", "Төлбөр олдсонгүй")
 
-
-def _object(body: bytes) -> Fields:
-    """Return the JSON object that was sent."""
-    try:
-        document: object = json.loads(body)
-    except ValueError:
-        document = None
-    if not isinstance(document, dict):
-        raise Refusal(400, "OBJECT_DATA_ERROR", "OBJECT_DATA_ERROR")
-    return cast("Fields", document)
-
-
-def _require(missing: list[str]) -> None:
-    """Refuse as QPay's validation does: error and message are the same object."""
-    if missing:
-        complaints = {name: {"type": "REQUIRED", "message": "Required!"} for name in missing}
-        raise Refusal(400, complaints, complaints)
+    def _give_back(self, payment_id: str) -> Fields:
+        """Cancel or refund a payment: by card, and once."""
+        row, _ = self._paid_on(payment_id)
+        if row["payment_type"] != "CARD":
+            raise Refusal(400, "PAYMENT_SETTLED", "Төлбөр шилжсэн байна")
+        if row["payment_status"] == "REFUNDED":
+            raise Refusal(400, "PAYMENT_ALREADY_CANCELED", "Төлбөр цуцлагдсан байна")
+        row["payment_status"] = "REFUNDED"
+        return {}
 
 
 def _amount_of(asked: Fields) -> Decimal:

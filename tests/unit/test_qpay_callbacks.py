@@ -1,0 +1,207 @@
+"""QPay's callback: read in every form, believed only after a check, answered as QPay expects; for three frameworks."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+from django.conf import settings as django_settings
+from django.test import RequestFactory
+from flask import Flask
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from tokencache import TokenCache
+from tokencache_qpay import (
+    AsyncQPayClient,
+    Callback,
+    InvoiceRequest,
+    QPayClient,
+    QPayInvalidRequest,
+    QPayProvider,
+    asgi_callback,
+    confirm,
+    django_callback,
+    flask_callback,
+    read_callback,
+)
+from tokencache_qpay.testing import FakeQPay, fake_qpay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokencache import TokenSource
+    from tokencache_qpay.callbacks import Confirmed
+
+__all__ = ["fake_qpay"]
+
+ORDER = InvoiceRequest(
+    invoice_code="TEST_INVOICE",
+    sender_invoice_no="1",
+    invoice_description="tea",
+    callback_url="https://shop.example/paid?order=7",
+    amount=100,
+)
+JSON = "application/json; charset=utf-8"
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "kind"),
+    [
+        ("order=7&qpay_payment_id=493", b"", ""),
+        (b"order=7&a=1&qpay_payment_id=493", b"", ""),
+        ("order=7&payment_id=493", b"", ""),
+        ("order=7", b"payment_id=493", FORM),
+        ("order=7", b'{"payment_id": "493"}', JSON),
+        ("order=7", b'{"qpay_payment_id": 493, "x": null}', JSON),
+    ],
+)
+def test_every_form_of_a_callback_is_read(query: str | bytes, body: bytes, kind: str) -> None:
+    """GET and POST, both names of the payment, forms and JSON; the shop's own parameters are kept."""
+    callback = read_callback(query, body, kind)
+    assert callback.payment_id == "493"
+    assert callback.parameters["order"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "kind"),
+    [
+        ("", b"", ""),
+        ("qpay_payment_id=", b"", ""),
+        ("qpay_payment_id=" + "9" * 201, b"", ""),
+        ("", b"[1]", JSON),
+        ("", b"{" * 100_000, JSON),
+        ("", b"\xff\xfe", FORM),
+        ("x=1", b'{"payment_id": {"a": 1}}', JSON),
+    ],
+)
+def test_a_call_without_a_payment_is_refused(query: str, body: bytes, kind: str) -> None:
+    """What names no payment is no callback; nothing is asked."""
+    with pytest.raises(QPayInvalidRequest, match="qpay_payment_id"):
+        read_callback(query, body, kind)
+
+
+class Shop:
+    """A shop that notes what it is told, on one framework."""
+
+    def __init__(self, framework: str, source: TokenSource) -> None:
+        self.told: list[Confirmed] = []
+        self.source = source
+        self.ask: Callable[..., tuple[int, str]] = getattr(self, framework)
+
+    def starlette(self, method: str, query: str, body: bytes = b"", kind: str = "") -> tuple[int, str]:
+        """Ask an ASGI application, as a route of Starlette."""
+
+        async def paid(confirmed: Confirmed) -> None:
+            await asyncio.sleep(0)
+            self.told.append(confirmed)
+
+        async def ask() -> tuple[int, str]:
+            async with AsyncQPayClient(self.source) as client:
+                app = Starlette(routes=[Route("/qpay", asgi_callback(client, paid))])
+                async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as http:
+                    headers = {"Content-Type": kind} if kind else {}
+                    got = await http.request(method, f"/qpay?{query}", content=body, headers=headers)
+                    return got.status_code, got.text
+
+        return asyncio.run(ask())
+
+    def flask(self, method: str, query: str, body: bytes = b"", kind: str = "") -> tuple[int, str]:
+        """Ask a Flask view."""
+        with QPayClient(self.source) as client:
+            app = Flask("shop")
+            app.add_url_rule("/qpay", view_func=flask_callback(client, self.told.append), methods=["GET", "POST"])
+            got = app.test_client().open(f"/qpay?{query}", method=method, data=body, content_type=kind or None)
+            return got.status_code, got.text
+
+    def django(self, method: str, query: str, body: bytes = b"", kind: str = "") -> tuple[int, str]:
+        """Ask a Django view."""
+        if not django_settings.configured:
+            django_settings.configure(ALLOWED_HOSTS=["*"])
+        with QPayClient(self.source) as client:
+            view: Any = django_callback(client, self.told.append)
+            request = RequestFactory().generic(method, f"/qpay?{query}", body, content_type=kind or FORM)
+            got = view(request)
+            assert view.csrf_exempt
+            return got.status_code, got.content.decode()
+
+
+@pytest.fixture(params=["starlette", "flask", "django"])
+def shop(request: pytest.FixtureRequest, fake_qpay: FakeQPay) -> Shop:
+    """A shop on each framework, whose QPay is the fake."""
+    provider = QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url)
+    return Shop(request.param, TokenCache("memory://").source(provider))
+
+
+def make(shop: Shop) -> str:
+    """Make an invoice."""
+    with QPayClient(shop.source) as client:
+        return client.create_invoice(ORDER).invoice_id
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_payment_is_confirmed_and_answered(shop: Shop, fake_qpay: FakeQPay, method: str) -> None:
+    """The shop is told what the check says, with its own parameters, and QPay reads SUCCESS."""
+    invoice_id = make(shop)
+    payment_id = fake_qpay.pay(invoice_id)
+    named = urlencode({"qpay_payment_id": payment_id})
+    if method == "GET":
+        answer = shop.ask("GET", f"order=7&{named}")
+    else:
+        answer = shop.ask("POST", "order=7", named.encode(), FORM)
+    assert answer == (200, "SUCCESS")
+    (confirmed,) = shop.told
+    assert (confirmed.invoice_id, confirmed.payment.payment_id) == (invoice_id, payment_id)
+    assert confirmed.check.paid_amount == 100
+    assert confirmed.callback.parameters["order"] == "7"
+
+
+def test_a_stranger_is_not_believed(shop: Shop, fake_qpay: FakeQPay) -> None:
+    """Anybody can call: a payment that is not there, or that was refunded, is told to nobody."""
+    invoice_id = make(shop)
+    assert shop.ask("GET", "qpay_payment_id=1") == (404, "no such payment")
+    refunded = fake_qpay.pay(invoice_id, kind="CARD")
+    with QPayClient(shop.source) as client:
+        client.refund_payment(refunded)
+    assert shop.ask("GET", f"qpay_payment_id={refunded}")[0] == 404
+    assert shop.ask("GET", "order=7")[0] == 400
+    assert shop.ask("PUT", "qpay_payment_id=1")[0] == 405
+    assert shop.told == []
+
+
+def test_what_cannot_be_confirmed_now_is_not_lost(shop: Shop, fake_qpay: FakeQPay) -> None:
+    """While QPay is busy the callback is answered with 503, without a word to the stranger; later it is confirmed."""
+    payment_id = fake_qpay.pay(make(shop))
+    with fake_qpay.fail_while(where="shop"):
+        status, text = shop.ask("GET", f"qpay_payment_id={payment_id}")
+    assert (status, text) == (503, "try again later")
+    assert shop.told == []
+    assert shop.ask("GET", f"qpay_payment_id={payment_id}")[0] == 200
+
+
+def test_a_payment_for_no_invoice_is_not_confirmed(fake_qpay: FakeQPay) -> None:
+    """A payment that belongs to no invoice has nothing to confirm it by."""
+    fake_qpay.fail_next(status=200, body={"payment_id": "1", "object_type": "QR", "object_id": "q"}, where="shop")
+    provider = QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url)
+    with QPayClient(TokenCache("memory://").source(provider)) as client:
+        assert confirm(client, Callback("1", {})) is None
+
+
+def test_a_large_body_is_not_read_to_its_end(shop: Shop) -> None:
+    """A stranger's megabytes are cut off, not kept."""
+    assert shop.ask("POST", "", b"x=" + b"1" * (1 << 20), FORM)[0] == 400
+
+
+def test_the_endpoint_speaks_http_only() -> None:
+    """A websocket is a mistake in the routes, and says so."""
+
+    async def nothing(*_: object) -> dict[str, object]:
+        return {}
+
+    application = asgi_callback(None, print)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="HTTP only"):
+        asyncio.run(application({"type": "websocket"}, nothing, nothing))  # type: ignore[arg-type]

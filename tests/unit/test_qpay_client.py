@@ -1,0 +1,349 @@
+"""The QPay client on a real socket: every operation in both colours, and what it makes of trouble."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import httpx
+import pytest
+
+from tokencache import ProviderRejected, TokenCache
+from tokencache_qpay import (
+    AsyncQPayClient,
+    InvoiceRequest,
+    QPayClient,
+    QPayConflict,
+    QPayError,
+    QPayInvalidRequest,
+    QPayNotFound,
+    QPayOutcomeUnknown,
+    QPayProvider,
+    QPayUnauthorized,
+    QPayUnavailable,
+    QPayValidationError,
+)
+from tokencache_qpay.models import PaymentStatus
+from tokencache_qpay.testing import FakeQPay, fake_qpay
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["fake_qpay"]
+
+ORDER = InvoiceRequest(
+    invoice_code="TEST_INVOICE",
+    sender_invoice_no="order 1",
+    invoice_description="Цай",
+    callback_url="https://shop.example/paid?order=1",
+    amount=Decimal("99.50"),
+)
+COMPLAINT = {"amount": {"type": "REQUIRED", "message": "Required!"}}
+DATES = {"start_date": "2026-01-01 00:00:00", "end_date": "2027-01-01 00:00:00"}
+
+Do: TypeAlias = Callable[..., Any]
+
+
+@pytest.fixture(params=["threads", "event loop"])
+def do(request: pytest.FixtureRequest, fake_qpay: FakeQPay) -> Iterator[Do]:
+    """Do an operation of either client by its name; both are one to the tests."""
+    source = TokenCache("memory://").source(QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url))
+    with ExitStack() as stack:
+        if request.param == "threads":
+            client = stack.enter_context(QPayClient(source, timeout=1.0))
+            yield lambda name, *args, **kwargs: getattr(client, name)(*args, **kwargs)
+            return
+        runner = stack.enter_context(asyncio.Runner())
+
+        async def call(name: str, *args: object, **kwargs: object) -> object:
+            async with AsyncQPayClient(source, timeout=1.0) as client:
+                return await getattr(client, name)(*args, **kwargs)
+
+        yield lambda name, *args, **kwargs: runner.run(call(name, *args, **kwargs))
+
+
+def test_an_invoice_from_its_making_to_its_payment(do: Do, fake_qpay: FakeQPay) -> None:
+    """An invoice is made, looked at, paid, checked; amounts are exact, and each document keeps what came."""
+    made = do("create_invoice", ORDER)
+    assert made.banks[0].link.startswith("khanbank://")
+    assert made.short_url.startswith("https://s.qpay.mn/")
+    assert do("get_invoice", made.invoice_id).total_amount == Decimal("99.50")
+    assert not do("is_invoice_paid", made.invoice_id)
+    assert do("check_payment", made.invoice_id).paid_amount == 0
+    payment_id = fake_qpay.pay(made.invoice_id)
+    assert do("is_invoice_paid", made.invoice_id)
+    assert do("is_invoice_paid", made.invoice_id, "99.50")
+    assert not do("is_invoice_paid", made.invoice_id, "99.51")
+    payment = do("get_payment", payment_id)
+    assert (payment.object_id, payment.payment_amount) == (made.invoice_id, Decimal("99.50"))
+    assert payment.payment_fee == Decimal("1.00")
+    assert payment.raw["payment_wallet"] == "Хаан банк апп"
+    assert do("get_invoice", made.invoice_id).invoice_status == "CLOSED"
+    assert do("list_payments", "TEST_INVOICE", **DATES).rows[0].payment_id == payment_id
+
+
+def test_every_other_operation(do: Do, fake_qpay: FakeQPay) -> None:
+    """Cancelling, refunds, tax receipts of both versions, and subscriptions go where QPay's document says."""
+    first, second, third = (do("create_invoice", ORDER).invoice_id for _ in range(3))
+    do("cancel_invoice", first)
+    assert do("get_invoice", first).invoice_status == "CANCELED"
+    card, other = fake_qpay.pay(second, kind="CARD"), fake_qpay.pay(third, kind="CARD")
+    do("refund_payment", card, callback_url="https://shop.example/refunded", note="returned")
+    assert do("get_payment", card).payment_status is PaymentStatus.REFUNDED
+    assert not do("is_invoice_paid", second)
+    receipt = do("create_ebarimt", other, ebarimt_receiver_type="COMPANY", ebarimt_receiver="1234567")
+    assert do("get_ebarimt", receipt.id).ebarimt_receiver == "1234567"
+    assert receipt.ebarimt_lottery == "12345678"
+    do("cancel_ebarimt", receipt.id)
+    assert do("get_ebarimt", receipt.id).ebarimt_status == "CANCELED"
+    assert do("create_ebarimt_v3", other, district_code="3505").amount == Decimal("99.50")
+    do("cancel_ebarimt_v3", other, note="mistake")
+    do("cancel_payment", other)
+    assert do("get_subscription", "s 1/2").subscription_interval == "1M"
+    do("cancel_subscription", "s 1/2")
+    with pytest.raises(QPayNotFound, match="SUBSCRIPTION_NOTFOUND"):
+        do("get_subscription", "s 1/2")
+
+
+def test_lists_are_read_to_their_end(fake_qpay: FakeQPay) -> None:
+    """Pages are turned until all payments were there, and no page after the last is asked for."""
+    source = TokenCache("memory://").source(QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url))
+    with QPayClient(source) as client:
+        paid = [fake_qpay.pay(client.create_invoice(ORDER).invoice_id) for _ in range(5)]
+        before = fake_qpay.requests
+        assert [each.payment_id for each in client.payments("TEST_INVOICE", **DATES, page_limit=2)] == paid
+        assert fake_qpay.requests - before == 3
+        assert list(client.payments("ANOTHER", **DATES)) == []
+
+    async def read() -> list[str]:
+        async with AsyncQPayClient(source) as client:
+            return [each.payment_id async for each in client.payments("TEST_INVOICE", **DATES, page_limit=3)]
+
+    assert asyncio.run(read()) == paid
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (
+            400,
+            {"error": "INVOICE_CODE_INVALID", "message": "Код олдсонгүй"},
+            (QPayValidationError, "INVOICE_CODE_INVALID"),
+        ),
+        (400, {"error": COMPLAINT, "message": COMPLAINT}, (QPayValidationError, None)),
+        (400, {"error": "INVOICE_ALREADY_CANCELED"}, (QPayConflict, "INVOICE_ALREADY_CANCELED")),
+        (400, {"error": "CUSTOMER_NOTFOUND"}, (QPayNotFound, "CUSTOMER_NOTFOUND")),
+        (403, {"error": "PERMISSION_DENIED"}, (QPayUnauthorized, "PERMISSION_DENIED")),
+        (409, {"error": "DUPLICATE"}, (QPayConflict, "DUPLICATE")),
+        (422, {"error": "INVOICE_NOTFOUND"}, (QPayNotFound, "INVOICE_NOTFOUND")),
+        (418, b"<html>teapot", (QPayValidationError, None)),
+        (429, {"error": "SLOW"}, (QPayUnavailable, "SLOW")),
+    ],
+)
+def test_a_refusal_has_its_family(
+    do: Do, fake_qpay: FakeQPay, status: int, body: object, expected: tuple[type[QPayError], str | None]
+) -> None:
+    """The class goes by the status, then by the code; texts and objects are kept as they are; it was asked once."""
+    kind, code = expected
+    before = fake_qpay.requests
+    fake_qpay.fail_next(status=status, body=body, where="shop")
+    with pytest.raises(kind) as caught:
+        do("create_invoice", ORDER)
+    assert (caught.value.code, caught.value.status) == (code, status)
+    assert not isinstance(caught.value, QPayOutcomeUnknown)
+    assert fake_qpay.requests - before == 2, "a login and the call"
+    if code is None and isinstance(body, dict):
+        assert caught.value.message == COMPLAINT
+        assert "amount: REQUIRED" in str(caught.value)
+
+
+@pytest.mark.parametrize("trouble", ["500", "502", "page", "reset", "silence", "no JSON", "no invoice"])
+def test_an_invoice_is_never_asked_for_twice(do: Do, fake_qpay: FakeQPay, trouble: str) -> None:
+    """Whatever keeps the answer away, QPay is asked once, and the error says that the invoice may be there."""
+    do("get_subscription", "warm")
+    before = fake_qpay.requests
+    script = {
+        "500": lambda: fake_qpay.fail_next(where="shop"),
+        "502": lambda: fake_qpay.html_next(where="shop"),
+        "page": lambda: fake_qpay.fail_next(status=200, body=b"<html>", where="shop"),
+        "reset": lambda: fake_qpay.reset_next(where="shop"),
+        "silence": lambda: fake_qpay.hang_next(where="shop"),
+        "no JSON": lambda: fake_qpay.fail_next(status=200, body=[1], where="shop"),
+        "no invoice": lambda: fake_qpay.fail_next(status=200, body={"qr_text": "x"}, where="shop"),
+    }
+    script[trouble]()
+    with pytest.raises(QPayOutcomeUnknown, match="may have been done"):
+        do("create_invoice", ORDER)
+    assert fake_qpay.requests - before == 1
+
+
+@pytest.mark.parametrize("trouble", ["502", "reset"])
+def test_a_look_is_repeated_once(do: Do, fake_qpay: FakeQPay, trouble: str) -> None:
+    """A hiccup costs a call that changes nothing one repetition, a lasting one an error."""
+    invoice = do("create_invoice", ORDER)
+    fail = fake_qpay.html_next if trouble == "502" else fake_qpay.reset_next
+    fail(where="shop")
+    assert do("get_invoice", invoice.invoice_id).invoice_status == "OPEN"
+    fail(2, where="shop")
+    with pytest.raises(QPayUnavailable) as caught:
+        do("get_invoice", invoice.invoice_id)
+    assert not isinstance(caught.value, QPayOutcomeUnknown)
+
+
+def test_a_refused_token_is_replaced_and_the_call_replayed(do: Do, fake_qpay: FakeQPay) -> None:
+    """INV-6: a 401 comes before anything is done, so also an invoice is asked for again, and is made once."""
+    do("get_subscription", "warm")
+    fake_qpay.revoke()
+    before = fake_qpay.requests
+    do("create_invoice", ORDER)
+    assert fake_qpay.requests - before == 3, "refused, login, made"
+    assert fake_qpay.logins == 2
+
+
+def test_nobody_home_is_said_and_an_invoice_may_then_be_asked_for_again(fake_qpay: FakeQPay) -> None:
+    """What never arrived is no unknown outcome: the error says that nothing happened."""
+    source = TokenCache("memory://").source(QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url))
+    source.token()
+    with QPayClient(source, base_url="http://127.0.0.1:1") as client, pytest.raises(QPayUnavailable) as caught:
+        client.create_invoice(ORDER)
+    assert not isinstance(caught.value, QPayOutcomeUnknown)
+    assert "could not connect to 127.0.0.1:1" in str(caught.value)
+
+
+def test_wrong_credentials_are_the_providers_error(fake_qpay: FakeQPay) -> None:
+    """INV-7: the client adds nothing to what the source says, and QPay's shop is not asked."""
+    source = TokenCache("memory://").source(QPayProvider("TEST_MERCHANT", "wrong", base_url=fake_qpay.url))
+    with QPayClient(source) as client:
+        for _ in range(3):
+            with pytest.raises(ProviderRejected, match="AUTHENTICATION_FAILED"):
+                client.get_invoice("x")
+    assert fake_qpay.requests == 1
+
+
+def test_an_echoed_token_is_hidden(do: Do, fake_qpay: FakeQPay) -> None:
+    """INV-9: a server that repeats the token in its error gets it into no message."""
+    do("get_subscription", "warm")
+    seen: list[str] = []
+
+    def echo(asked: httpx.Request) -> httpx.Response:
+        seen.append(asked.headers["Authorization"].partition(" ")[2])
+        return httpx.Response(400, json={"error": "BAD", "message": f"no: {asked.headers['Authorization']}"})
+
+    source = TokenCache("memory://").source(QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url))
+    with (
+        httpx.Client(transport=httpx.MockTransport(echo)) as http,
+        QPayClient(source, client=http) as client,
+        pytest.raises(QPayValidationError) as caught,
+    ):
+        client.get_invoice("x")
+    assert seen[0] not in f"{caught.value} {caught.value.message} {caught.value!r}"
+
+
+@pytest.mark.parametrize("paid", ["called", "silent", "never"])
+def test_waiting_for_a_payment_asks_seldom(do: Do, fake_qpay: FakeQPay, paid: str) -> None:
+    """QPay forbids polling: a callback leads to a check, silence to three at most."""
+    invoice = do("create_invoice", ORDER)
+    before = fake_qpay.requests
+    if paid != "never":
+        fake_qpay.pay(invoice.invoice_id)
+    called = SimpleEvent(at_once=paid == "called")
+    found = do("wait_until_paid", invoice.invoice_id, called, timeout=0.05, checks=3)
+    assert found.covers() == (paid != "never")
+    assert fake_qpay.requests - before == {"called": 1, "silent": 1, "never": 3}[paid]
+
+
+class SimpleEvent:
+    """An event for threads and for tasks, set from the start or never."""
+
+    def __init__(self, *, at_once: bool) -> None:
+        self.at_once = at_once
+
+    def wait(self, timeout: float | None = None) -> Any:  # noqa: ANN401
+        """Wait by either protocol."""
+        if timeout is not None:
+            return self.at_once or threading.Event().wait(timeout)
+        return asyncio.sleep(0) if self.at_once else asyncio.Event().wait()
+
+    def clear(self) -> None:
+        """Stay as it is."""
+
+
+def test_no_cookie_is_kept_and_no_redirect_followed(fake_qpay: FakeQPay) -> None:
+    """A session of QPay's shop is the token alone; an answer from elsewhere is none."""
+    cookies: list[str | None] = []
+
+    def transport(asked: httpx.Request) -> httpx.Response:
+        cookies.append(asked.headers.get("Cookie"))
+        headers = {"Set-Cookie": "qpay_merchant_openapi.sid=1; Path=/", "Location": "https://elsewhere.example/"}
+        return httpx.Response(302, headers=headers)
+
+    source = TokenCache("memory://").source(QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url))
+    client = QPayClient(source)
+    client._client._transport = httpx.MockTransport(transport)  # type: ignore[attr-defined]
+    for _ in range(2):
+        with pytest.raises(QPayUnavailable, match="302"):
+            client.get_invoice("x")
+    client.close()
+    assert cookies == [None, None]
+
+
+def test_a_client_from_the_environment(fake_qpay: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of the service that is replaced are enough, and the address is that of its credentials."""
+    for name, value in fake_qpay.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("REDIS_DATABASE_URI", raising=False)
+    monkeypatch.setenv("TOKENCACHE_BACKEND", "memory://")
+    with QPayClient.from_env() as client:
+        assert client.create_invoice(ORDER).invoice_id
+        assert client.source.key == "qpay:access_token"
+        assert fake_qpay.url in repr(client)
+
+    async def main() -> str:
+        async with AsyncQPayClient.from_env(TokenCache("memory://")) as client:
+            assert "AsyncQPayClient" in repr(client)
+            return (await client.create_invoice(ORDER)).invoice_id
+
+    assert asyncio.run(main())
+
+
+def test_a_source_that_names_no_issuer_is_productions(fake_qpay: FakeQPay) -> None:
+    """A source of any kind will do; without an address of its own it is QPay's."""
+    source = TokenCache("memory://").source(lambda: "token", key="mine")
+    assert source.issuer is None
+    with QPayClient(source) as client:
+        assert "https://merchant.qpay.mn" in repr(client)
+    with httpx.Client() as http, QPayClient(source, base_url=fake_qpay.url, client=http) as client:
+        client.close()
+        assert not http.is_closed, "the client that was passed in is not ours to close"
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (("get_invoice", ("",), {}), "invoice_id"),
+        (("get_payment", ("..",), {}), "payment_id"),
+        (("check_payment", ("x",), {"page": 0}), "page"),
+        (("check_payment", ("x",), {"page_limit": 101}), "page_limit"),
+        (("create_ebarimt", ("x",), {"ebarimt_receiver_type": "COMPANY"}), "ebarimt_receiver"),
+        (("create_ebarimt_v3", ("x",), {"district_code": ""}), "district_code"),
+    ],
+)
+def test_what_qpay_would_refuse_is_not_sent(
+    do: Do, fake_qpay: FakeQPay, call: tuple[str, tuple[object, ...], dict[str, object]], field: str
+) -> None:
+    """Bad input names its field; nothing is sent, not even a login."""
+    name, args, kwargs = call
+    with pytest.raises(QPayInvalidRequest, match=rf"{field}: .*nothing was sent"):
+        do(name, *args, **kwargs)
+    assert fake_qpay.requests == 0
+
+
+def test_an_id_cannot_leave_its_place(do: Do, fake_qpay: FakeQPay) -> None:
+    """An id with slashes and questions is one part of the path."""
+    with pytest.raises(QPayNotFound):
+        do("get_invoice", "../payment/list?x=1#y")
+    assert fake_qpay.requests == 2
