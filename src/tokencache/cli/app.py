@@ -1,4 +1,4 @@
-"""The commands: `token`, `status`, `invalidate`, `doctor`, `plugins` and `demo`.
+"""The commands: `token`, `status`, `invalidate`, `doctor`, `verify`, `tail`, `plugins` and `demo`.
 
 Results go to stdout, everything else to stderr.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +27,8 @@ _EXAMPLES = (
     'curl -H "$(tokencache token qpay --header)" https://…  ·  use it',
     "tokencache status qpay --json  ·  what is known, without secrets",
     "tokencache doctor qpay  ·  what is wrong, and the remedy",
+    "tokencache verify qpay  ·  after a deployment: do processes share one login?",
+    "tokencache tail qpay  ·  follow what the fleet does to its token",
     "tokencache token qpay --backend file:///run/tokens  ·  share it with your service",
 )
 _CODES = (
@@ -204,6 +207,61 @@ def doctor(
             _print(summary(results, examined.logins))
         if any(result.finding.mark == "failed" for result in results):
             raise typer.Exit(Exit.FAILED)
+
+
+@app.command(epilog="\n\n".join(_QPAY))
+def verify(
+    provider: Provider,
+    backend: Backend = CACHE_FOLDER,
+    login: Annotated[bool, typer.Option("--login", help="Ask for a token even if a usable one is stored.")] = False,
+    processes: Annotated[
+        int, typer.Option("--processes", "-p", min=1, max=64, help="How many fresh processes take the token.")
+    ] = 4,
+    as_json: AsJson = False,
+    timeout: Timeout = None,
+    verbose: Verbose = False,
+) -> None:
+    """Check after a deployment that processes share one token, and how much quicker that is: two logins at most.
+
+    Exits 1 if they do not share.
+    """
+    from tokencache.cli.verify import compare, show
+
+    with reported(verbose=verbose):
+        verdict = compare(provider, backend or CACHE_FOLDER, processes=processes, login=login, timeout=timeout)
+        if as_json:
+            _print_json(verdict.as_dict())
+        else:
+            show(verdict)
+        if verdict.reason is not None:
+            complain(f"processes do not share the token: {verdict.reason}; `tokencache doctor {provider}` tells more")
+            raise typer.Exit(Exit.FAILED)
+
+
+@app.command(epilog="\n\n".join(_QPAY))
+def tail(
+    provider: Provider,
+    backend: Backend = CACHE_FOLDER,
+    lasting: Annotated[
+        float | None,
+        typer.Option("--for", metavar="SECONDS", min=0.0, help="End after this time; by default with Ctrl-C."),
+    ] = None,
+    every: Annotated[
+        float, typer.Option("--every", metavar="SECONDS", min=0.01, max=60.0, help="How often to look.")
+    ] = 0.2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Follow what the fleet does to a token: fetches, leases, renewals, cooldowns, drops after a 401. No secrets.
+
+    Reads and nothing else, some times a second. Ctrl-C ends it.
+    """
+    from tokencache.cli.tail import follow, opened
+
+    with reported(verbose=verbose), suppress(KeyboardInterrupt), opened(provider, backend or CACHE_FOLDER) as (at, key):
+        for change in follow(at, key, pause=every, lasting=lasting):
+            _print(json.dumps(change.as_dict(), ensure_ascii=False) if as_json else change.line())
+            sys.stdout.flush()
 
 
 @app.command()

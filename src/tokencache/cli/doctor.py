@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple, cast, get_args
 
 from tokencache.cli._checks import binds, is_stuck, is_usable, quiet_policy, round_trip, state, versions
+from tokencache.cli._counted import CountedProvider
 from tokencache.cli.sight import duration
 from tokencache.errors import BackendUnavailable, DeadlineExceeded, ProviderRejected, TokenCacheError
 from tokencache.health import ExaminedBackend, ExaminedProvider, Finding, Mark, failed, ok, skipped
@@ -40,14 +41,14 @@ class Doctor:
     """Examines a backend, and a provider if one is named; ``results`` yields each finding as soon as it is known.
 
     ``login`` says whether a token may be asked of the provider: at most one, and ``None`` means only if none is stored.
-    Afterwards ``logins`` tells how many there were, ``key`` where the record lies.
+    Afterwards ``logins`` tells how many there were (more are refused), ``key`` where the record lies.
     """
 
     def __init__(
         self, provider: str | None, backend: str, *, login: bool | None = None, timeout: float | None = None
     ) -> None:
         self.key: str | None = None
-        self.logins = 0
+        self._counted: CountedProvider | None = None
         self._name = provider
         self._url = backend
         self._login = login
@@ -56,6 +57,11 @@ class Doctor:
         self._took: float | None = None
         self._unwell: set[str] = set()
         self._shared = True
+
+    @property
+    def logins(self) -> int:
+        """How often the provider was asked for a token."""
+        return 0 if self._counted is None else self._counted.logins
 
     def results(self) -> Iterator[Result]:
         """Yield the findings, none of which holds a secret (INV-9)."""
@@ -84,8 +90,11 @@ class Doctor:
         from tokencache import TokenCache
         from tokencache.events import log
 
-        with TokenCache(backend, observers=(log, self._count)) as cache:
-            source = None if provider is None else cache.source(provider, policy=quiet_policy(provider))
+        with TokenCache(backend, observers=(log, self._note)) as cache:
+            source = None
+            if provider is not None:
+                self._counted = CountedProvider(provider, most=1)
+                source = cache.source(self._counted, policy=quiet_policy(provider))
             self.key = None if source is None else source.key
             yield from self._backend(backend, self.key or "tokencache")
             if source is not None:
@@ -197,14 +206,12 @@ class Doctor:
         return None if why is None else skipped("token", why)
 
     def _logins_text(self) -> str:
-        return "by one login" if self.logins == 1 else f"by {self.logins} logins" if self.logins else "without a login"
+        return "by one login" if self.logins else "without a login"
 
-    def _count(self, event: Event) -> None:
-        """Observe what asks the provider."""
-        from tokencache.events import FetchFailed, TokenFetched, TokenUnchanged
+    def _note(self, event: Event) -> None:
+        """Observe how long the login took, and whether its token was stored."""
+        from tokencache.events import TokenFetched
 
-        if isinstance(event, TokenFetched | TokenUnchanged | FetchFailed):
-            self.logins += 1
         if isinstance(event, TokenFetched):
             self._took, self._shared = event.took, event.shared
 

@@ -1,0 +1,118 @@
+"""One fresh process of `tokencache verify`: it takes the token from the backend, or says why it cannot.
+
+Its orders come as a line of JSON over a pipe, so that no password of a URL is in a process list. It never logs in:
+neither may the provider be asked, nor is a lease taken, so that a failure leaves no cooldown to the fleet.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, NoReturn
+
+from tokencache.cli._checks import quiet_policy
+from tokencache.cli._counted import CountedProvider
+from tokencache.errors import BackendUnavailable, TokenCacheError
+
+if TYPE_CHECKING:
+    from tokencache.ports import Backend, Cooldown, LeaseGrant, Slot, Stored
+
+
+class Reader:
+    """A backend of which only the reads work."""
+
+    def __init__(self, inner: Backend) -> None:
+        self.name = inner.name
+        self._inner = inner
+
+    def load(self, key: str) -> Stored | None:
+        """Return the record, or ``None``."""
+        return self._inner.load(key)
+
+    def inspect(self, key: str) -> Slot:
+        """Report."""
+        return self._inner.inspect(key)
+
+    def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> NoReturn:
+        """Refuse."""
+        del key, owner, identity, seen, ttl
+        _refuse()
+
+    def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> NoReturn:
+        """Refuse."""
+        del lease, data, ttl
+        _refuse()
+
+    def release(self, lease: LeaseGrant, cooldown: Cooldown | None = None) -> NoReturn:
+        """Refuse."""
+        del lease, cooldown
+        _refuse()
+
+    def extend(self, lease: LeaseGrant, ttl: float) -> NoReturn:
+        """Refuse."""
+        del lease, ttl
+        _refuse()
+
+    def wait(self, key: str, seen: bytes | None, timeout: float) -> NoReturn:
+        """Refuse."""
+        del key, seen, timeout
+        _refuse()
+
+    def discard(self, key: str, seen: bytes) -> NoReturn:
+        """Refuse."""
+        del key, seen
+        _refuse()
+
+    def close(self) -> None:
+        """Close."""
+        self._inner.close()
+
+
+def main() -> None:
+    """Do as ordered and report one line of JSON."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
+    orders = json.loads(sys.stdin.readline())
+    logging.getLogger("tokencache").addHandler(logging.NullHandler())  # errors are reported, not logged
+    try:
+        report = look(orders["provider"], orders["backend"], orders["timeout"])
+    except TokenCacheError as error:
+        report = {"problem": str(error)}
+    sys.stdout.write(json.dumps(report) + "\n")
+
+
+def look(provider: str, url: str, timeout: float | None) -> dict[str, object]:
+    """Return how long the token took; or the problem, or only the key where there is no record to be used."""
+    from tokencache import TokenCache
+    from tokencache.plugins import load_backend_factory, load_provider_factory
+    from tokencache.url import BackendURL
+
+    parsed = BackendURL.parse(url)
+    backend = load_backend_factory(parsed)(parsed)
+    counted = CountedProvider(load_provider_factory(provider)(), most=0)
+    with TokenCache(Reader(backend), observers=()) as cache:
+        source = cache.source(counted, policy=quiet_policy(counted))
+        key = source.key  # worked out before, so that the figure is that of the backend
+        began = time.perf_counter()
+        try:
+            source.token(timeout)
+        except TokenCacheError as error:
+            status = source.status()
+            unknown = status.problem if status.stored == "unknown" else None
+            return {"key": key, "problem": unknown if counted.refused else str(error)}
+        finally:
+            backend.close()
+        took = time.perf_counter() - began
+    return {"key": key, "seconds": took}
+
+
+def _refuse() -> NoReturn:
+    """Raise what a backend raises that takes no writes."""
+    message = "a process of `tokencache verify` takes no lease"
+    raise BackendUnavailable(message)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""Tail: what the fleet does to a key, one line per change: fetches, who holds the lease, renewals, cooldowns, drops.
+
+It looks at the key again and again with plain reads, some a second, so it costs a server what one more caller costs;
+it takes no lease, stores nothing, and shows no secret (INV-9). What comes and goes between two looks is not seen.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, cast
+
+from tokencache.cli.sight import duration
+from tokencache.errors import BackendUnavailable
+from tokencache.policy import RefreshPolicy, early_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Mapping
+
+    from tokencache.ports import Backend, Cooldown, Slot
+
+_NEVER: Final = float("inf")
+_SHORTEST: Final = 0.01  # between two looks, whatever happens
+_GREW: Final = 0.3  # by how much a lease must last longer than it did, to have been prolonged
+_TOO_SOON: Final = 1.0  # a record that goes this long before its end was dropped
+_SHOWN: Final = 12  # characters of an owner
+_WHY: Final = {
+    "cold": "nobody had one",
+    "refresh": "renewed ahead of expiry",
+    "renew": "renewed as a caller asked",
+    "rejected": "replaced after a 401",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What lies at a key at ``at`` (epoch seconds). ``data`` tells records apart and is never shown."""
+
+    at: float
+    data: bytes | None = field(default=None, repr=False)
+    ends_at: float | None = None
+    expires_at: float | None = None
+    fence: int | None = None
+    reason: str | None = None
+    owner: str | None = None
+    lease_left: float | None = None
+    cooldown: Cooldown | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing that happened: its name, a sentence, and facts for a program."""
+
+    at: float
+    event: str
+    text: str
+    facts: Mapping[str, object] = field(default_factory=dict[str, object])
+
+    def line(self) -> str:
+        """Return a line for a person, in local time."""
+        local = datetime.fromtimestamp(self.at, UTC).astimezone().isoformat(sep=" ", timespec="milliseconds")
+        return f"{local[11:23]}  {self.event:<11} {self.text}"
+
+    def as_dict(self) -> dict[str, object]:
+        """Return plain values, fit for JSON."""
+        return {"at": round(self.at, 3), "event": self.event, "text": self.text, **self.facts}
+
+
+def follow(
+    backend: Backend,
+    key: str,
+    *,
+    pause: float,
+    lasting: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[Change]:
+    """Yield the state of ``key``, and then each change, for ``lasting`` seconds or for ever.
+
+    It looks every ``pause`` seconds, and as soon as the backend says that a lease has ended.
+    """
+    end = _NEVER if lasting is None else clock() + lasting
+    before: View | None = None
+    while True:
+        view = look(backend, key)
+        yield from changes(before, view)
+        before = view
+        left = end - clock()
+        if left <= 0:
+            return
+        if view.owner is not None:
+            try:
+                backend.wait(key, view.data, min(pause, left))
+            except BackendUnavailable:
+                pass  # the next look tells
+            else:
+                sleep(_SHORTEST)
+                continue
+        sleep(min(pause, left))
+
+
+@contextmanager
+def opened(provider: str, url: str) -> Generator[tuple[Backend, str]]:
+    """Give the backend of a URL, and the key of a provider's record on it."""
+    from tokencache import TokenCache
+    from tokencache.plugins import load_backend_factory
+    from tokencache.url import BackendURL
+
+    parsed = BackendURL.parse(url)
+    backend = load_backend_factory(parsed)(parsed)
+    try:
+        with TokenCache(backend) as cache:
+            yield backend, cache.source(provider).key
+    finally:
+        backend.close()
+
+
+def look(backend: Backend, key: str) -> View:
+    """Look once."""
+    try:
+        slot = backend.inspect(key)
+    except BackendUnavailable as error:
+        return View(time.time(), problem=str(error))
+    return view_of(slot, time.time())
+
+
+def view_of(slot: Slot, at: float) -> View:
+    """Return what may be told of a slot."""
+    stored = slot.stored
+    fields = {} if stored is None else _fields(stored.data)
+    expires_at = _number(fields.get("expiresAt"))
+    ends_at = None
+    if stored is not None and stored.remaining is not None:
+        ends_at = at + stored.remaining
+    elif expires_at is not None:
+        ends_at = expires_at - early_of(RefreshPolicy(), _number(fields.get("lifetime")) or _NEVER)
+    fence, reason = fields.get("fence"), fields.get("reason")
+    return View(
+        at=at,
+        data=None if stored is None else stored.data,
+        ends_at=ends_at,
+        expires_at=expires_at,
+        fence=fence if isinstance(fence, int) else None,
+        reason=reason if isinstance(reason, str) and reason in _WHY else None,
+        owner=None if slot.owner is None else _printable(slot.owner),
+        lease_left=None if slot.owner is None else slot.remaining,
+        cooldown=slot.cooldown,
+    )
+
+
+def changes(before: View | None, after: View) -> Iterator[Change]:
+    """Yield what happened between two looks; with none before, what is there."""
+    if after.problem is not None:
+        if before is None or before.problem is None:
+            yield Change(after.at, "unreachable", after.problem)
+        return
+    if before is not None and before.problem is not None:
+        yield Change(after.at, "reachable", "the backend answers again")
+        before = None
+    yield from _of_record(before, after)
+    yield from _of_lease(before, after)
+    yield from _of_cooldown(before, after)
+
+
+def _of_record(before: View | None, after: View) -> Iterator[Change]:
+    """Yield what happened to the record."""
+    if after.data is None:
+        if before is None:
+            yield Change(after.at, "empty", "no token is stored")
+        elif before.data is not None:
+            yield _gone(before, after)
+        return
+    if before is not None and before.data == after.data:
+        return
+    left = "" if after.expires_at is None else f", expires in {duration(max(0.0, after.expires_at - after.at))}"
+    number = "no fence" if after.fence is None else f"fence {after.fence}"
+    why = "" if after.reason is None else f": {_WHY[after.reason]}"
+    facts = {"fence": after.fence, "reason": after.reason, "expires_at": after.expires_at}
+    if before is None:
+        yield Change(after.at, "present", f"a token is stored{why}; {number}{left}", facts)
+    else:
+        by = "" if before.owner is None else f" by {before.owner}"
+        yield Change(after.at, "stored", f"token stored{by}{why}; {number}{left}", facts)
+
+
+def _gone(before: View, after: View) -> Change:
+    """Return why a record is not there any more, as far as that can be told."""
+    facts = {"fence": before.fence}
+    if before.ends_at is not None and before.ends_at - after.at > _TOO_SOON:
+        left = duration(before.ends_at - after.at)
+        text = f"record dropped, {left} before its end: refused with a 401, invalidated, or evicted"
+        return Change(after.at, "dropped", text, facts)
+    return Change(after.at, "ended", "record gone at its end", facts)
+
+
+def _of_lease(before: View | None, after: View) -> Iterator[Change]:
+    """Yield what happened to the lease."""
+    owner = None if before is None else before.owner
+    left = "" if after.lease_left is None else f", for {after.lease_left:.1f} s at most"
+    facts = {"owner": after.owner}
+    if owner is not None and before is not None and after.owner != owner:
+        stored, cooling = after.data not in {None, before.data}, after.cooldown is not None
+        if not stored and not cooling:
+            yield Change(after.at, "freed", f"lease of {owner} ended without a token", {"owner": owner})
+    if after.owner is None:
+        return
+    if after.owner != owner:
+        yield Change(after.at, "fetching", f"{after.owner} holds the lease{left}", facts)
+    elif before is not None and _was_prolonged(before, after):
+        yield Change(after.at, "prolonged", f"{after.owner} is still fetching{left}", facts)
+
+
+def _was_prolonged(before: View, after: View) -> bool:
+    """Return whether a lease lasts longer than it did; one that tells the same at every look has no countdown."""
+    if before.lease_left is None or after.lease_left is None or before.lease_left == after.lease_left:
+        return False
+    return after.at + after.lease_left > before.at + before.lease_left + _GREW
+
+
+def _of_cooldown(before: View | None, after: View) -> Iterator[Change]:
+    """Yield what happened to the cooldown."""
+    then, now = None if before is None else before.cooldown, after.cooldown
+    if now is not None and (then is None or (then.attempt, then.message) != (now.attempt, now.message)):
+        kind = "rejected" if now.permanent else f"failure {now.attempt}"
+        text = f"{kind}, nobody asks for {duration(now.remaining) if now.remaining >= 1 else f'{now.remaining:.1f} s'}"
+        facts = {"remaining": round(now.remaining, 3), "permanent": now.permanent, "attempt": now.attempt}
+        yield Change(after.at, "cooldown", f"{text}: {_printable(now.message, None)}", facts)
+    elif then is not None and now is None and before is not None and (after.owner, after.data) == (None, before.data):
+        yield Change(after.at, "over", "cooldown over; the next caller asks again")
+
+
+def _fields(data: bytes) -> dict[str, object]:
+    """Return the fields of a record, none for what is no JSON object; whoever shows one names it."""
+    try:
+        fields: object = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return cast("dict[str, object]", fields) if isinstance(fields, dict) else {}
+
+
+def _number(value: object) -> float | None:
+    """Return a plausible number of seconds."""
+    plausible = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e11  # noqa: PLR2004
+    return float(cast("float", value)) if plausible else None
+
+
+def _printable(text: str, most: int | None = _SHOWN) -> str:
+    """Return a foreign text fit for a line."""
+    return "".join(char if char.isprintable() else " " for char in text)[:most]

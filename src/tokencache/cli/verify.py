@@ -1,0 +1,184 @@
+"""Verify: the check after a deployment. A token at first, again, and from fresh processes, with the times."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from tokencache.cli._checks import quiet_policy
+from tokencache.cli._counted import CountedProvider
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tokencache import TokenSource
+    from tokencache.status import Status
+
+MOST_LOGINS: Final = 2
+PATIENCE: Final = 60.0
+"""How long a fresh process may take for everything, in seconds, before it is killed."""
+
+_CALLS: Final = 1000
+_NO_LOGIN: Final = ", as a token was stored; --login asks for another, and times it"
+
+
+@dataclass
+class Verdict:
+    """What was measured, in seconds, and whether processes share the token. ``reason`` tells why not."""
+
+    key: str
+    backend: str
+    by_login: bool = False
+    logins: int = 0
+    first: float = 0.0
+    again: float = 0.0
+    processes: list[float] = field(default_factory=list[float])
+    reason: str | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """Return plain values, fit for JSON."""
+        return {
+            "key": self.key,
+            "backend": self.backend,
+            "logins": self.logins,
+            "shared": self.reason is None,
+            "reason": self.reason,
+            "first": {"by": "login" if self.by_login else "backend", "seconds": self.first},
+            "again": {"seconds": self.again, "speedup": _speedup(self.first, self.again)},
+            "processes": [{"seconds": seconds, "speedup": _speedup(self.first, seconds)} for seconds in self.processes],
+        }
+
+
+def compare(provider: str, url: str, *, processes: int, login: bool, timeout: float | None) -> Verdict:
+    """Obtain the token here and in fresh processes, one after another.
+
+    Whatever happens, the provider is asked twice at most: once here, and the processes may only read. With ``login`` it
+    is asked even if a usable token is stored. Raises what a source raises when there is no token to be had at all.
+    """
+    from tokencache import TokenCache
+    from tokencache.plugins import load_provider_factory
+    from tokencache.url import BackendURL
+
+    counted = CountedProvider(load_provider_factory(provider)(), most=MOST_LOGINS)
+    with TokenCache(url) as cache:
+        source = cache.source(counted, policy=quiet_policy(counted))
+        verdict = Verdict(source.key, str(BackendURL.parse(url)))  # the key takes a while: not to be measured
+        _ask(source, counted, verdict, login=login, timeout=timeout)
+        verdict.logins, verdict.by_login = counted.logins, counted.logins > 0
+        verdict.reason = _not_stored(source.status())
+        for _ in range(processes if verdict.reason is None else 0):
+            report = _report({"provider": provider, "backend": url, "timeout": timeout})
+            verdict.reason = _not_shared(report, verdict)
+            if verdict.reason is not None:
+                break
+            verdict.processes.append(report["seconds"])
+        verdict.logins = counted.logins
+    return verdict
+
+
+def show(verdict: Verdict) -> None:
+    """Print the figures as a small table."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"{verdict.key} on {verdict.backend}\n", markup=False)
+    table = Table("", "time", "quicker by", box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row(f"first, {'by a login' if verdict.by_login else 'from the backend'}", spell(verdict.first))
+    for name, seconds in _rows(verdict):
+        table.add_row(name, spell(seconds), f"{_speedup(verdict.first, seconds):,.0f} times")
+    console.print(table)
+    console.print(
+        f"\n{verdict.logins} login{'' if verdict.logins == 1 else 's'}{'' if verdict.by_login else _NO_LOGIN}"
+    )
+    if verdict.reason is None:
+        console.print("Processes share the token.")
+
+
+def spell(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds * 1e9:,.0f} ns"
+
+
+def _ask(
+    source: TokenSource, counted: CountedProvider, verdict: Verdict, *, login: bool, timeout: float | None
+) -> None:
+    """Obtain the token at first and again; note the times."""
+    began = time.perf_counter()
+    source.token(timeout)
+    verdict.first = time.perf_counter() - began
+    if login and not counted.logins:
+        began = time.perf_counter()
+        source.renew(timeout)
+        verdict.first = time.perf_counter() - began
+    began = time.perf_counter()
+    for _ in range(_CALLS):
+        source.token(timeout)
+    verdict.again = (time.perf_counter() - began) / _CALLS
+
+
+def _not_stored(status: Status) -> str | None:
+    """Return why nobody else can have the token, if that is known already."""
+    if status.stored == "unknown" or status.problem is not None:
+        return f"the backend failed, so each process logs in for itself: {status.problem}"
+    if status.stored != "ours":
+        what = "nothing" if status.stored == "none" else "another identity's record"
+        return f"the token was obtained, but {what} lies at {status.key} on the backend {status.backend}"
+    return None
+
+
+def _not_shared(report: dict[str, Any], verdict: Verdict) -> str | None:
+    """Return why a fresh process did not get the fleet's token, ``None`` if it did."""
+    if report.get("key", verdict.key) != verdict.key:
+        return f"a fresh process looks at another key, {report['key']}, as its settings are others"
+    if report.get("problem"):
+        return f"a fresh process could not use the backend: {report['problem']}"
+    if "seconds" not in report:
+        return (
+            f"a fresh process finds no usable record at {verdict.key} on {verdict.backend}, so each process logs in for"
+            " itself: use a backend that processes share, which memory:// is not"
+        )
+    return None
+
+
+def _report(orders: dict[str, object]) -> dict[str, Any]:
+    """Run one fresh process and return what it says."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tokencache.cli._verify_worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as worker:
+        try:
+            said, _ = worker.communicate(json.dumps(orders) + "\n", timeout=PATIENCE)
+            report: dict[str, Any] = json.loads(said)
+        except subprocess.TimeoutExpired:
+            report = {"problem": f"it did not end within {PATIENCE:.0f} s"}
+        except ValueError:
+            report = {"problem": f"it ended with code {worker.wait()} and said nothing"}
+        finally:
+            worker.kill()
+    return report
+
+
+def _rows(verdict: Verdict) -> Iterator[tuple[str, float]]:
+    """Yield what the table shows below the first call."""
+    yield "again, in this process", verdict.again
+    if verdict.processes:
+        count = len(verdict.processes)
+        yield f"again, in {count} fresh {'process' if count == 1 else 'processes, the slowest'}", max(verdict.processes)
+
+
+def _speedup(first: float, seconds: float) -> float:
+    """Return how many times quicker something was than the first call."""
+    return first / max(seconds, 1e-9)
