@@ -18,6 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PINS := requirements/dev.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PRISM := $(VENV)/prism/node_modules/.bin/prism
 INPUTS := pyproject.toml $(PINS)
 
 # What the demo needs beyond the command line depends on the backend that it is to use.
@@ -27,7 +28,7 @@ TEST_STAMP := $(VENV)/.installed-test
 DEV_STAMP := $(VENV)/.installed-dev
 DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: help demo test test-all lint typecheck format bench reliability simulate simulate-nightly scale fuzz clean servers
+.PHONY: help demo test test-all lint typecheck format bench reliability simulate simulate-nightly scale fuzz openapi clean servers
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -74,6 +75,13 @@ reliability: $(TEST_STAMP) servers ## Run the fault matrix and write docs/reliab
 
 fuzz: $(TEST_STAMP) servers ## Try thousands of inputs and programs of calls, for some ten minutes. ARGS=… goes to pytest.
 	@$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long --durations=0 --durations-min=60 $(ARGS)
+
+openapi: $(TEST_STAMP) ## Hold the QPay client against a server made of docs/qpay-openapi.yaml. Needs npm.
+	@if command -v npm >/dev/null; then $(MAKE) $(PRISM) && PRISM=$(PRISM) $(BIN)/python -m pytest tests/openapi $(ARGS); \
+	else echo "make openapi: npm is not there, nothing was tried"; fi
+
+$(PRISM):
+	@npm install --silent --no-audit --no-fund --prefix $(VENV)/prism @stoplight/prism-cli@5.14.2
 
 clean: ## Remove everything that was made here, .venv too.
 	@rm -rf $(VENV) .nox dist build htmlcov .coverage .coverage.* coverage.xml

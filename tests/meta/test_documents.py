@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+EXAMPLES = re.findall(r"^```python\n(.*?)^```", README + (ROOT / "docs/qpay.md").read_text(), re.DOTALL | re.MULTILINE)
 INVARIANTS = [f"INV-{number}" for number in range(1, 11)]
 SYNONYMS = {"margin", "leeway", "skew", "buffer", "threshold"}
 SKIPPED = {".git", ".hypothesis", ".benchmarks", ".venv", ".nox", "dist", "build", "htmlcov"}

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypeAlias
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import httpx
 import pytest
 
 from tokencache import ProviderRejected, TokenCache
+from tokencache.testing.fakes import FakeClock
 from tokencache_qpay import (
     AsyncQPayClient,
     InvoiceRequest,
@@ -347,3 +350,22 @@ def test_an_id_cannot_leave_its_place(do: Do, fake_qpay: FakeQPay) -> None:
     with pytest.raises(QPayNotFound):
         do("get_invoice", "../payment/list?x=1#y")
     assert fake_qpay.requests == 2
+
+
+@pytest.mark.parametrize("expires", ["epoch", "duration"])
+def test_a_shop_takes_payments_after_24_hours(
+    fake_qpay: FakeQPay, monkeypatch: pytest.MonkeyPatch, expires: Literal["epoch", "duration"]
+) -> None:
+    """INV-1: three days of an invoice an hour, by either reading of ``expires_in``: a login a day, and never a 401."""
+    clock = FakeClock(wall=time.time())
+    monkeypatch.setattr("tokencache_qpay.provider.time", SimpleNamespace(time=clock.wall))
+    fake_qpay.expires = expires
+    cache = TokenCache("memory://", clock=clock, wall=clock.wall)
+    source = cache.source(QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url))
+    with QPayClient(source) as client:
+        for _ in range(72):
+            client.create_invoice(ORDER)
+            clock.advance(3600)
+            fake_qpay.clock_offset += 3600
+    assert fake_qpay.requests == 72 + fake_qpay.logins, "an invoice each, and nothing was refused"
+    assert fake_qpay.logins == 3
