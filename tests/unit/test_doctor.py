@@ -15,14 +15,15 @@ import trustme
 from typer.testing import CliRunner
 
 from tokencache import BackendUnavailable, TokenCache
+from tokencache.backends import _memcached_health, _redis_health
 from tokencache.backends.file import FileBackend
 from tokencache.backends.memory import MemoryBackend
-from tokencache.cli._checks import STUCK, round_trip
+from tokencache.cli._checks import STUCK, round_trip, scratch_key
 from tokencache.cli.app import app
 from tokencache.cli.doctor import Result, line
 from tokencache.cli.outcome import Exit
 from tokencache.health import ExaminedBackend, ExaminedProvider, Finding, compare_clocks, ok, warning
-from tokencache.ports import Granted, LeaseGrant, Stored
+from tokencache.ports import Granted, LeaseGrant, Slot, Stored
 from tokencache.providers.reach import reach
 from tokencache.testing.fakes import FakeProvider
 from tokencache_qpay import QPayProvider
@@ -504,6 +505,53 @@ def test_behind_a_proxy_the_answer_alone_tells(monkeypatch: pytest.MonkeyPatch, 
     found = {finding.check: finding for finding in reach("https://merchant.example")}
     assert [found[name].mark for name in ("name resolution", "TLS", "clock")] == ["skipped", "skipped", "failed"]
     assert "HTTPS_PROXY" in str(found["clock"].remedy)
+
+
+# --- what servers tell ------------------------------------------------------------------------------------------
+
+
+def test_a_memcached_with_small_items_is_a_warning() -> None:
+    """An item size that a long JWT does not fit into is told before it happens, with the option to set."""
+    figures = {"limit_maxbytes": str(64 << 20), "evictions": "0"}
+    small, usual = (
+        _memcached_health._evictions("host", figures, {"item_size_max": str(n)}) for n in (1 << 15, 1 << 20)
+    )
+    assert (small.mark, usual.mark) == ("warning", "ok")
+    assert "-I 64k" in str(small.remedy)
+
+
+def test_a_memcached_that_tells_nothing_of_cas_is_no_failure() -> None:
+    """A server that keeps its settings to itself is left to the round trip."""
+    marks = [_memcached_health._cas("host", settings).mark for settings in ({}, {"cas_enabled": "no"})]
+    assert marks == ["skipped", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("about", "mark", "word"),
+    [
+        ({"redis_version": "4.0.14"}, "failed", "Redis 4.0.14"),
+        ({"redis_version": "5.0.0"}, "ok", "Redis 5.0.0"),
+        ({"redis_version": "7.2.4", "valkey_version": "8.1.0"}, "ok", "Valkey 8.1.0"),
+        ({}, "ok", "Redis ?"),
+    ],
+)
+def test_a_redis_that_is_too_old_is_told(about: dict[str, str], mark: str, word: str) -> None:
+    """Redis before 5 has no streams and fails by its version; Valkey goes by its own."""
+    finding = _redis_health._server(about, "host", "8.1")
+    assert (finding.mark, word in finding.seen) == (mark, True)
+
+
+def test_the_round_trip_is_made_on_a_server_that_answers() -> None:
+    """With several servers the doctor's own key may lie on one that is away: another name is taken then."""
+
+    class Several(MemoryBackend):
+        def inspect(self, key: str) -> Slot:
+            if key in {"k:doctor", "k:doctor1"}:
+                raise GONE
+            return super().inspect(key)
+
+    assert scratch_key(Several(), "k") == "k:doctor2"
+    assert scratch_key(MemoryBackend(), "k") == "k:doctor"
 
 
 # --- QPay -------------------------------------------------------------------------------------------------------

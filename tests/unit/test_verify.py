@@ -282,9 +282,11 @@ def test_looking_at_a_token_starts_no_renewal(monkeypatch: pytest.MonkeyPatch, q
     assert isinstance(granted, Granted)
     near = {"accessToken": "old", "expiresAt": int(time.time() + 300), "fence": granted.lease.fence, "lifetime": 3600.0}
     backend.commit(granted.lease, json.dumps(near).encode(), 240.0)
+    provider.gate.clear()  # so that a renewal changes nothing before it has been noted
     with TokenCache(backend) as cache:
         source = cache.source(provider, key="k", policy=quiet_policy(provider) if quiet else None)
         assert [source.token().value for _ in range(3)] == ["old"] * 3
+    provider.gate.set()
     assert flown == reasons
 
 

@@ -26,6 +26,7 @@ STUCK: Final = RefreshPolicy().timeout
 """A lease that lasts longer than a caller waits, in seconds, is stuck: ours last three and are prolonged."""
 
 _TTL: Final = 5.0
+_NAMES: Final = 8
 _LIBRARIES: Final = ("httpx", "msgspec", "cachetools")
 _STUCK_REMEDY: Final = "if no process of yours took it, delete the lock: docs/troubleshooting.md, A lock that is stuck"
 
@@ -45,6 +46,16 @@ def versions(distribution: str | None) -> Finding:
         with suppress(PackageNotFoundError):
             shown.append(f"{name} {version(name)}")
     return ok("versions", ", ".join(shown))
+
+
+def scratch_key(backend: Backend, key: str) -> str:
+    """Return a key of the doctor's own beside ``key``, on a server that answers: each of several has some keys."""
+    names = [f"{key}:doctor{number or ''}" for number in range(_NAMES)]
+    for name in names:
+        with suppress(BackendUnavailable):
+            backend.inspect(name)
+            return name
+    return names[0]
 
 
 def round_trip(backend: Backend, key: str) -> Finding:

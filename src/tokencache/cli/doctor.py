@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple, cast, get_args
 
-from tokencache.cli._checks import binds, is_stuck, is_usable, quiet_policy, round_trip, state, versions
+from tokencache.cli._checks import binds, is_stuck, is_usable, quiet_policy, round_trip, scratch_key, state, versions
 from tokencache.cli._counted import CountedProvider
 from tokencache.cli.sight import duration
 from tokencache.errors import BackendUnavailable, DeadlineExceeded, ProviderRejected, TokenCacheError
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tokencache.ports import Backend, TokenProvider
     from tokencache.status import Status
 
-_SCRATCH: Final = "doctor"
 _SHORTEST_SECRET: Final = 4  # what is shorter stands in any text
 _COLOURS: Final = {"ok": "32", "warning": "33", "failed": "1;31", "skipped": "2"}
 
@@ -156,7 +155,7 @@ class Doctor:
             yield Result("backend", failed("reachable", str(error), remedy))
             return
         yield Result("backend", ok("reachable", f"{self._shown} answers within {took:.1f} ms"))
-        yield Result("backend", round_trip(backend, f"{key}:{_SCRATCH}"))
+        yield Result("backend", round_trip(backend, scratch_key(backend, key)))
         if isinstance(backend, ExaminedBackend):
             yield from _heard("backend", lambda: backend.findings(key))
         else:
