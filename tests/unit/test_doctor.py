@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import socket
 import ssl
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,7 +35,6 @@ from tokencache_qpay.testing import FakeQPay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from click.testing import Result as Ran
 
@@ -42,6 +43,7 @@ KEY = "qpay:access_token"
 HOSTS = (PRODUCTION, SANDBOX)
 GONE = BackendUnavailable("it is gone")
 FULL = BackendUnavailable("it is out of memory")
+ROOT = Path(__file__).parents[2]
 run = CliRunner()
 
 
@@ -552,6 +554,41 @@ def test_the_round_trip_is_made_on_a_server_that_answers() -> None:
 
     assert scratch_key(Several(), "k") == "k:doctor2"
     assert scratch_key(MemoryBackend(), "k") == "k:doctor"
+
+
+# --- documents --------------------------------------------------------------------------------------------------
+
+
+def test_each_remedy_that_names_a_page_leads_to_its_heading() -> None:
+    """What a remedy says of docs/troubleshooting.md is there, as are the three texts that lead to it."""
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    named = set(re.findall(r"docs/troubleshooting\.md, ([A-Z][\w ]+)", sources))
+    assert len(named) >= 3
+    for heading in named | {"Failed to get QPay access token", "Redis connection error", "Cache not working"}:
+        assert f"\n## {heading}\n" in page
+
+
+def test_the_hook_of_the_documents_works() -> None:
+    """The example of a plugin's hook runs, and is one that the doctor listens to."""
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    names: dict[str, Callable[[], ExaminedProvider]] = {}
+    exec(code, names)
+    provider = names["OrdersProvider"]()
+    assert isinstance(provider, ExaminedProvider)
+    assert next(iter(provider.findings())).mark == "ok"
+
+
+@pytest.mark.parametrize("command", ["doctor", "verify", "tail"])
+def test_each_command_has_its_help(command: str) -> None:
+    """`--help` of the program lists the command, and the command's own names its options."""
+    wide = {"COLUMNS": "200", "NO_COLOR": "1"}
+    assert f" {command} " in run.invoke(app, ["--help"], env=wide).stdout
+    ran = run.invoke(app, [command, "--help"], env=wide)
+    assert ran.exit_code == 0
+    assert "--backend" in ran.stdout
+    assert "--json" in ran.stdout
 
 
 # --- QPay -------------------------------------------------------------------------------------------------------

@@ -122,7 +122,10 @@ def token(
             _print(f"Authorization: {got.authorization}" if header else got.value)
         problem = source.status().problem
         if problem is not None:
-            complain(f"this token is not shared, and the next run logs in again, because the backend failed: {problem}")
+            complain(
+                "this token is not shared, and the next run logs in again, because the backend failed:"
+                f" {problem}; {_ask_doctor(provider)}"
+            )
 
 
 @app.command(epilog="\n\n".join(_QPAY))
@@ -142,7 +145,7 @@ def status(
 
             _print("\n".join(lines(known)))
         if not known.healthy:
-            complain(f"the backend {known.backend} does not answer: {known.problem}")
+            complain(f"the backend {known.backend} does not answer: {known.problem}; {_ask_doctor(provider)}")
             raise typer.Exit(Exit.UNAVAILABLE)
 
 
@@ -156,7 +159,10 @@ def invalidate(provider: Provider, backend: Backend = CACHE_FOLDER, verbose: Ver
         source = cache.source(provider)
         known = source.status()
         if not known.healthy:
-            complain(f"the backend {known.backend} does not answer, so nothing was dropped: {known.problem}")
+            complain(
+                f"the backend {known.backend} does not answer, so nothing was dropped: {known.problem};"
+                f" {_ask_doctor(provider)}"
+            )
             raise typer.Exit(Exit.UNAVAILABLE)
         if known.stored != "ours" or known.usable_until is None:
             _print(f"[{known.provider}] nothing to drop: no usable token is stored at {known.key}")
@@ -234,7 +240,7 @@ def verify(
         else:
             show(verdict)
         if verdict.reason is not None:
-            complain(f"processes do not share the token: {verdict.reason}; `tokencache doctor {provider}` tells more")
+            complain(f"processes do not share the token: {verdict.reason}; {_ask_doctor(provider)}")
             raise typer.Exit(Exit.FAILED)
 
 
@@ -311,6 +317,11 @@ def demo(
         kept = show(backend)
         if not kept:
             raise typer.Exit(Exit.FAILED)
+
+
+def _ask_doctor(provider: str) -> str:
+    """Return where to go on."""
+    return f"`tokencache doctor {provider}` tells more"
 
 
 def _open(backend: str) -> TokenCache:

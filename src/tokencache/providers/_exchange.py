@@ -151,13 +151,13 @@ def what_failed(error: Exception, host: str, limit: float) -> str:  # noqa: PLR0
         case httpx.PoolTimeout():
             return "the client that was passed in had no free connection; give it a larger pool"
         case httpx.ConnectTimeout():
-            return f"could not connect to {host} within {limit:.1f} s; check that it can be reached"
+            return f"could not connect to {host} within {limit:.1f} s; check the network: `tokencache doctor` does"
         case httpx.TimeoutException() | TimeoutError():
             return f"{host} gave no complete answer within {limit:.1f} s; give it a longer timeout"
         case httpx.ProxyError():
             return f"the proxy did not let the request to {host} through; check the proxy settings"
         case httpx.ConnectError():
-            return f"could not connect to {host}{detail}; check the address and the network"
+            return f"could not connect to {host}{detail}; check the address and the network: `tokencache doctor` does"
         case httpx.TransportError() | OSError():
             return f"the connection to {host} broke before the answer was complete{detail}; try again"
         case _:
