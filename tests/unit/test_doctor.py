@@ -25,7 +25,7 @@ from tokencache.cli.app import app
 from tokencache.cli.doctor import Result, line
 from tokencache.cli.outcome import Exit
 from tokencache.health import ExaminedBackend, ExaminedProvider, Finding, compare_clocks, ok, warning
-from tokencache.ports import Granted, LeaseGrant, Slot, Stored
+from tokencache.ports import Granted, LeaseGrant, Secret, Slot, Stored
 from tokencache.providers.reach import reach
 from tokencache.testing.fakes import FakeProvider
 from tokencache_qpay import QPayProvider
@@ -252,10 +252,15 @@ class Third(FakeProvider):
         super().__init__("third", secret=SECRET)
         self.findings = hook
 
+    def identity(self) -> dict[str, object]:
+        """Return credentials at several places, one too short to be looked for."""
+        return {**super().identity(), "others": [{"key": Secret("planted-second-5e")}, (Secret("a"),)]}
+
 
 def careless() -> Iterator[object]:
     """Yield a finding that holds a secret and a line break, then fail with the secret in the message."""
     yield warning("header", f"sent\r\nAuthorization: {SECRET}", f"look at {SECRET}")
+    yield warning("key", "signed with planted-second-5e", "take another")
     raise RuntimeError(SECRET)
 
 
@@ -295,7 +300,7 @@ def test_no_secret_is_shown_whoever_found_it(fake: FakeQPay, monkeypatch: pytest
     ]
     for output in outputs:
         assert "<hidden>" in output
-        for secret in (SECRET, "backend-password-91c2", "third-token"):
+        for secret in (SECRET, "backend-password-91c2", "third-token", "planted-second-5e"):
             assert secret not in output
     assert "sent Authorization: <hidden>" in outputs[0], "one line, without control characters"
 

@@ -144,7 +144,7 @@ class Watched(MemoryBackend):
         self.looks = 0
         self.waits = 0
         self.looked = threading.Condition()
-        self.away = False
+        self.away = self.unwilling = False
 
     def inspect(self, key: str) -> Slot:
         """Count, and report."""
@@ -158,7 +158,7 @@ class Watched(MemoryBackend):
     def wait(self, key: str, seen: bytes | None, timeout: float) -> None:
         """Count, and fail while it is away."""
         self.waits += 1
-        if self.away:
+        if self.away or self.unwilling:
             raise AWAY
         super().wait(key, seen, timeout)
 
@@ -292,6 +292,21 @@ def test_it_goes_on_for_as_long_as_it_is_told() -> None:
     told = list(follow(backend, KEY, pause=0.25, lasting=1.0, clock=lambda: clock[0], sleep=sleep))
     assert [change.event for change in told] == ["empty"]
     assert (backend.looks, clock[0]) == (5, 1.0)
+
+
+def test_a_wait_that_fails_does_not_end_it() -> None:
+    """While a lease is held it waits at the backend; where that fails it looks again after the usual pause."""
+    clock = [0.0]
+    backend = Watched()
+    assert isinstance(backend.lease(KEY, "somebody", "i", None, 3600.0), Granted)
+    backend.unwilling = True
+
+    def sleep(pause: float) -> None:
+        clock[0] += pause
+
+    told = list(follow(backend, KEY, pause=0.25, lasting=1.0, clock=lambda: clock[0], sleep=sleep))
+    assert [change.event for change in told] == ["empty", "fetching"]
+    assert (backend.waits, backend.looks) == (4, 5)
 
 
 def test_ctrl_c_ends_it_with_0(fake: FakeQPay) -> None:
