@@ -29,9 +29,12 @@ def examine(
 def _credentials(client_id: str, client_secret: str) -> Finding:
     """Return whether the credentials look as if they came through whole."""
     for name, text in (("client_id", client_id), ("client_secret", client_secret)):
-        if text != text.strip() or text[:1] in _QUOTES or text[-1:] in _QUOTES:
+        quoted = len(text) > 1 and text[0] == text[-1] and text[0] in _QUOTES
+        if quoted or text != text.strip():
             remedy = f"check QPAY_{name.upper()} for quotes and blanks around it: an env file may have kept them"
-            return warning("credentials", f"the {name} begins or ends with a blank or a quote (hidden)", remedy)
+            return warning(
+                "credentials", f"the {name} stands in quotes, or begins or ends with a blank (hidden)", remedy
+            )
     return ok("credentials", "client_id and client_secret are present (hidden)")
 
 

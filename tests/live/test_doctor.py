@@ -177,6 +177,8 @@ def test_a_replica_is_told(fake: FakeQPay) -> None:
 def test_a_redis_that_is_away_or_refuses_the_password_is_told(fake: FakeQPay) -> None:
     """Redis connection error: what failed, where, and the remedy; no needless login, no password."""
     with RedisServer(password="planted-right") as server:
+        _, found = examined(server.url, "--no-login")
+        assert "redis://:***@127.0.0.1" in found["backend reachable"].seen
         wrong = f"redis://:planted-wrong@127.0.0.1:{server.port}/0"
         code, found = examined(wrong)
         assert (code, found["backend reachable"].mark) == (Exit.FAILED, "failed")

@@ -608,6 +608,7 @@ def test_each_command_has_its_help(command: str) -> None:
         ("TEST_MERCHANT", SECRET, PRODUCTION, ["ok", "warning"]),
         ("merchant", f'"{SECRET}"', PRODUCTION, ["warning", "ok"]),
         (" merchant", SECRET, PRODUCTION, ["warning", "ok"]),
+        ("merchant", f"{SECRET}'", PRODUCTION, ["ok", "ok"]),
     ],
 )
 def test_qpay_settings_that_cannot_be_meant_are_told(user: str, password: str, url: str, marks: list[str]) -> None:
