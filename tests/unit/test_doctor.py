@@ -16,7 +16,7 @@ import pytest
 import trustme
 from typer.testing import CliRunner
 
-from tokencache import BackendUnavailable, TokenCache
+from tokencache import BackendUnavailable, Token, TokenCache, TokenSource
 from tokencache.backends import _memcached_health, _redis_health
 from tokencache.backends.file import FileBackend
 from tokencache.backends.memory import MemoryBackend
@@ -105,6 +105,20 @@ def test_no_login_means_none(fake: FakeQPay) -> None:
     assert (ran.exit_code, fake.logins) == (0, 0)
     assert found["token token"].mark == "skipped"
     assert "--no-login" in found["token token"].seen
+
+
+def test_one_login_at_most_is_kept_by_force(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever asks for a second token in one examination is refused before anything is sent, and fails the check."""
+    once = TokenSource.token
+
+    def twice(source: TokenSource, timeout: float | None = None) -> Token:
+        once(source, timeout)
+        return source.renew(timeout)
+
+    monkeypatch.setattr(TokenSource, "token", twice)
+    ran, found = examined("qpay")
+    assert (json.loads(ran.stdout)["logins"], fake.logins) == (1, 1)
+    assert found["token token"].mark == "failed"
 
 
 def test_lines_hold_mark_subject_check_and_remedy(fake: FakeQPay) -> None:

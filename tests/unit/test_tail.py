@@ -82,7 +82,7 @@ FULL = Slot(record(5))
         (FULL, Slot(Stored(b"\x00 no JSON", None)), 0.2, [("stored", "no fence")]),
         (FULL, EMPTY, 0.2, [("dropped", "58 min 59 s before its end: refused with a 401")]),
         (Slot(record(5, left=60.1)), EMPTY, 0.2, [("ended", "at its end")]),
-        (Slot(None, "abc", 2.0), EMPTY, 2.0, [("freed", "lease of abc ended without a token")]),
+        (Slot(None, "abc", 2.0), EMPTY, 2.0, [("freed", "lease of abc ended, with no newer token")]),
         (Slot(None, "abc", 0.1), Slot(None, "def", 3.0), 0.2, [("freed", "abc"), ("fetching", "def")]),
         (Slot(None, "abc", 2.0), Slot(record(6), "def", 3.0), 0.2, [("stored", "by abc"), ("fetching", "def")]),
         (

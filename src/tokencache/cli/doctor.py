@@ -233,8 +233,8 @@ def line(result: Result, width: int, *, colours: bool) -> str:
     mark = f"{finding.mark:<8}"
     if colours:
         mark = f"\x1b[{_COLOURS[finding.mark]}m{mark}\x1b[0m"
-    remedy = f"; remedy: {finding.remedy}" if finding.remedy else ""
-    return f"{mark} {result.subject:<{width}} {finding.check:<16} {finding.seen}{remedy}"
+    told = f"{finding.seen.rstrip('.')}; remedy: {finding.remedy}" if finding.remedy else finding.seen
+    return f"{mark} {result.subject:<{width}} {finding.check:<16} {told}"
 
 
 def summary(results: Iterable[Result], logins: int) -> str:

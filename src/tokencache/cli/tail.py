@@ -205,7 +205,7 @@ def _of_lease(before: View | None, after: View) -> Iterator[Change]:
     if owner is not None and before is not None and after.owner != owner:
         stored, cooling = after.data not in {None, before.data}, after.cooldown is not None
         if not stored and not cooling:
-            yield Change(after.at, "freed", f"lease of {owner} ended without a token", {"owner": owner})
+            yield Change(after.at, "freed", f"lease of {owner} ended, with no newer token to see", {"owner": owner})
     if after.owner is None:
         return
     if after.owner != owner:
