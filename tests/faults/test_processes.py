@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -251,7 +251,9 @@ def test_a_stopped_holder_comes_back_too_late(
             qpay.wait_for_logins(2)
             qpay._on_loop(qpay._gate.set)
     fence, logins = store.fence(source.key), qpay.logins
-    with asking(source.renew) as newer, qpay.hold():
+    held = ExitStack()
+    held.enter_context(qpay.hold())  # from before the call, until before it is waited for
+    with asking(source.renew) as newer, held:
         qpay.wait_for_logins(3)
         owner = store.open().inspect(source.key).owner
         assert owner is not None
