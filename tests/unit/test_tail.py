@@ -215,7 +215,7 @@ def test_a_token_s_life_is_told_in_order() -> None:
         thread.start()
         assert provider.started.wait(PATIENCE)
         backend.seen()
-        assert told == ["empty", "fetching"]
+        assert told[:2] == ["empty", "fetching"]
         provider.gate.set()
         thread.join()
         backend.seen()
@@ -229,7 +229,7 @@ def test_a_token_s_life_is_told_in_order() -> None:
         backend.seen()
         with suppress(ProviderUnavailable):
             source.token()
-    without_leases = [event for event in told[2:] if event not in {"fetching", "freed"}]
+    without_leases = [event for event in told[2:] if event not in {"fetching", "prolonged", "freed"}]
     assert without_leases == ["stored", "dropped", "stored", "dropped", "cooldown"]
 
 
