@@ -28,10 +28,10 @@ TEST_STAMP := $(VENV)/.installed-test
 DEV_STAMP := $(VENV)/.installed-dev
 DOCS_STAMP := $(VENV)/.installed-docs
 
-.PHONY: help demo test test-all lint typecheck format bench reliability simulate simulate-nightly scale fuzz openapi clean servers
+.PHONY: help demo test test-all lint typecheck format order-service bench reliability simulate simulate-nightly scale fuzz openapi clean servers
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(DEMO_STAMP) ## See it work: fetch, share, renew, heal. No server, no credentials. BACKEND=URL for another backend.
 	@$(BIN)/tokencache demo $(if $(BACKEND),--backend "$(BACKEND)") $(ARGS)
@@ -57,6 +57,9 @@ typecheck: $(DEV_STAMP) ## Check types: mypy strict, pyright strict.
 format: $(DEV_STAMP) ## Put the form right.
 	@$(BIN)/python -m ruff check --fix .
 	@$(BIN)/python -m ruff format .
+
+order-service: $(TEST_STAMP) ## See a shop's order service with four workers on a fake QPay, and pay on its page.
+	@PYTHONPATH=examples/order_service/src $(BIN)/python -m order_service.demo $(ARGS)
 
 bench: $(TEST_STAMP) ## Measure: cached get beside the bare limit.
 	@$(BIN)/python -m pytest benchmarks --benchmark-only -p no:randomly $(ARGS)
