@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -49,6 +50,13 @@ class Shop:
             ) as http,
         ):
             yield http
+
+
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let processes that are started find the example, too."""
+    before = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(EXAMPLE / "src"), *([before] if before else [])]))
 
 
 @pytest.fixture
