@@ -1,4 +1,8 @@
-"""The page of the example `order_service` in a real browser, driven over its own protocol: no other tool is needed."""
+"""The page of the example `order_service` in a real browser, driven over its own protocol: no other tool is needed.
+
+Skipped without Chromium, unless ``TOKENCACHE_CHROMIUM`` is set: then it must be there; a path says where. With
+``PAGE_PICTURES``, a folder, what was seen is left there.
+"""
 
 from __future__ import annotations
 
@@ -52,13 +56,13 @@ UNTIL = """new Promise((found) => {
 })"""
 SEEN = """(() => {
   const box = (node) => node.getBoundingClientRect();
-  const seen = (node) => box(node).width > 0 && box(node).left >= 0 && box(node).right <= innerWidth;
+  const seen = (node) => box(node).width > 0 && box(node).left >= 0 && box(node).right <= WIDTH;
   const picture = document.querySelector("img");
   return {
     text: document.body.innerText,
     code: seen(picture) ? [picture.naturalWidth, box(picture).width] : null,
     links: [...document.querySelectorAll("a")].filter(seen).map((link) => link.getAttribute("href")),
-    wide: document.documentElement.scrollWidth > innerWidth,
+    wide: document.documentElement.scrollWidth > WIDTH,
   };
 })()"""
 
@@ -140,10 +144,12 @@ class Browser:
         """Wait until a condition holds in the page."""
         assert self.value(UNTIL % condition)
 
-    def resize(self, width: int, height: int) -> None:
-        """Make it a window of that size, or a phone."""
+    def look(self, width: int, height: int) -> dict[str, Any]:
+        """Return what is seen in a window of that size, or on a phone."""
         phone = width < 600
         self("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
+        seen: dict[str, Any] = self.value(SEEN.replace("WIDTH", str(width)))  # a phone's innerWidth grows with the page
+        return seen
 
     def picture(self, name: str) -> None:
         """Write what is seen into the folder of PAGE_PICTURES, where there is one."""
@@ -206,8 +212,7 @@ def test_the_page_turns_to_paid_by_itself(shop: Shop, tmp_path: Path) -> None:
         browser("Page.navigate", url=session["page"])
         browser.until("document.body?.dataset.status === 'open' && document.querySelector('img').complete")
         for width, height in SIZES:
-            browser.resize(width, height)
-            seen = browser.value(SEEN)
+            seen = browser.look(width, height)
             assert ("45,900 ₮" in seen["text"], "Paid" in seen["text"]) == (True, False)
             assert min(seen["code"]) >= 200, "a code that small is hard to read for a camera"
             assert seen["links"] == links
@@ -218,8 +223,7 @@ def test_the_page_turns_to_paid_by_itself(shop: Shop, tmp_path: Path) -> None:
         assert http.get("/qpay/callback", params={"qpay_payment_id": payment_id}).text == "SUCCESS"
         browser.until("document.body.dataset.status === 'paid'")
         for width, height in SIZES:
-            browser.resize(width, height)
-            seen = browser.value(SEEN)
+            seen = browser.look(width, height)
             assert ("45,900 ₮" in seen["text"], "Paid" in seen["text"]) == (True, True)
             assert (seen["code"], seen["links"], seen["wide"]) == (None, [], False)
             browser.picture(f"paid-{width}")
