@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from tokencache.token import Token
 
 SHORTEST_WAIT: Final = 0.02
+BLIND_WAIT: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,7 @@ def drop(job: Job, value: str) -> Flow[bool]:
 
 def _lease(job: Job, seen: bytes | None) -> Flow[Outcome]:
     """Ask for the lease until there is a token, a failure, or no time left."""
+    blind = False
     while True:
         at = yield from now()
         if at.clock >= job.deadline:
@@ -210,6 +212,9 @@ def _lease(job: Job, seen: bytes | None) -> Flow[Outcome]:
                 at = yield from now()
                 pause = min(max(remaining, SHORTEST_WAIT), max(job.deadline - at.clock, 0.0))
                 woken = yield from wait(job.key, seen, pause)
+                if isinstance(woken, Unreachable) and blind:  # leases are answered, only the waiting is refused
+                    yield from sleep(min(pause, BLIND_WAIT * (1 + (yield from draw()))))
+                blind = isinstance(woken, Unreachable)
                 if isinstance(woken, Stored):
                     copy = yield from _read(job, woken, at)
                     if copy is not None and (yield from _acceptable(job, copy)):
@@ -469,7 +474,7 @@ def _acceptable(job: Job, copy: Copy) -> Flow[bool]:
         return copy.fence > current.fence  # INV-3
     if current.fence is None and copy.token.value == current.token.value:
         return job.reason == "refresh"  # got without the backend, shared by another since: no news, but no need to ask
-    return _better(job, copy, current)
+    return copy.token.value != current.token.value and copy.usable_at > current.usable_at  # for a renewal too
 
 
 def _take(job: Job, copy: Copy) -> Flow[Outcome]:

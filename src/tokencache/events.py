@@ -134,11 +134,11 @@ def log(event: Event) -> None:
     """Write one line per event to the ``tokencache`` logger: the default observer. Hits are no events."""
     match event:
         case TokenFetched(shared=True):
-            _LOGGER.info("[%s] token fetched and cached (expires in %ds)", event.provider, event.usable)
+            _LOGGER.info("[%s] token fetched and cached (expires in %.0fs)", event.provider, event.usable)
         case TokenFetched():
-            _LOGGER.info("[%s] token fetched, not shared (expires in %ds)", event.provider, event.usable)
+            _LOGGER.info("[%s] token fetched, not shared (expires in %.0fs)", event.provider, event.usable)
         case TokenLoaded():
-            _LOGGER.debug("[%s] token taken from the backend (expires in %ds)", event.provider, event.usable)
+            _LOGGER.debug("[%s] token taken from the backend (expires in %.0fs)", event.provider, event.usable)
         case TokenUnchanged():
             _LOGGER.info("[%s] the provider gave no newer token; next attempt in %.0fs", event.provider, event.pause)
         case TokenInvalidated():

@@ -21,7 +21,7 @@ from tokencache.backends._memcached_form import LARGEST, LONGEST
 from tokencache.backends._memcached_servers import Session
 from tokencache.backends.memcached import MemcachedBackend
 from tokencache.errors import BackendUnavailable
-from tokencache.ports import Held
+from tokencache.ports import Granted, Held
 from tokencache.testing.probes import KEY, cooldown, found, granted, held, record
 from tokencache.testing.servers import MemcachedServer, require
 from tokencache_qpay.testing import FakeQPay, fleet
@@ -704,3 +704,17 @@ def test_tokens_of_a_second_a_day_and_a_month_are_shared(server: MemcachedServer
                 return token.value != second.value or None
 
             assert eventually(renewed)
+
+
+def test_a_late_commit_replaces_no_other_programs_record(backend: MemcachedBackend, other: Client) -> None:
+    """INV-3: a plain program stored its token after our lease had ended: ours comes too late."""
+    reply = ask(backend)
+    assert isinstance(reply, Granted)
+    other.delete(f"{KEY}:lock", noreply=False)
+    other.set(KEY, b'{"accessToken":"theirs"}', noreply=False)
+    assert not backend.commit(reply.lease, b'{"fence":1}', LONG)
+    assert other.get(KEY) == b'{"accessToken":"theirs"}'
+    again = ask(backend, seen=other.get(KEY))
+    assert isinstance(again, Granted)
+    assert backend.commit(again.lease, b'{"fence":1}', LONG)
+    assert other.get(KEY) == b'{"fence":1}'

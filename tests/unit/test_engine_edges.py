@@ -279,6 +279,37 @@ def test_waiting_threads_leave_room_for_the_commit() -> None:
     assert woken.count(None) == 6, "for whom no thread is left, a wait is a pause"
 
 
+def test_an_outage_is_met_once_by_those_in_line() -> None:
+    """INV-5: on a lifted backend whoever stood in line while a call failed fails with it, and waits for no time-out."""
+    calls: list[str] = []
+    begun, over = threading.Event(), threading.Event()
+
+    class Gone(MemoryBackend):
+        """A backend whose first call takes long to fail."""
+
+        def load(self, key: str) -> Stored | None:
+            calls.append(key)
+            begun.set()
+            over.wait(PATIENCE)
+            message = "gone"
+            raise BackendUnavailable(message)
+
+    half = ThreadedBackend(Gone(), threads=1)
+
+    async def main() -> list[object]:
+        loads = [asyncio.create_task(half.load(str(number))) for number in range(50)]
+        await asyncio.to_thread(begun.wait)
+        over.set()
+        got: list[object] = list(await asyncio.gather(*loads, return_exceptions=True))
+        with pytest.raises(BackendUnavailable, match="gone"):
+            await half.load("later")
+        return got
+
+    got = asyncio.run(main())
+    assert all(isinstance(each, BackendUnavailable) for each in got)
+    assert calls == ["0", "later"]
+
+
 def test_closing_on_a_loop_closes_the_backend() -> None:
     """``aclose`` is ``close``: a source that holds nothing says that the cache is closed."""
 

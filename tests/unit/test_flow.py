@@ -78,6 +78,7 @@ def play(orders: Job, replies: Mapping[type[Effect], list[object]]) -> tuple[Out
             case Sleep(duration=duration) | Wait(timeout=duration):
                 clock += duration
                 done.append(effect)
+                reply = queues[Wait].pop(0) if isinstance(effect, Wait) and queues.get(Wait) else None
             case _:
                 done.append(effect)
                 if not isinstance(effect, Release):
@@ -125,6 +126,22 @@ def test_a_waiter_waits_for_the_holder_and_looks_again() -> None:
     assert isinstance(outcome, Obtained)
     assert outcome.copy.token.value == "theirs"
     assert [effect.timeout for effect in effects if isinstance(effect, Wait)] == [2.5, 0.02]
+
+
+def test_whoever_may_not_wait_looks_again_at_a_pace() -> None:
+    """INV-5: leases are answered and waiting is refused: no storm of questions, and no fetch beside the holder."""
+    outcome, effects = play(
+        job(), {Load: [None], Lease: [*[Held(2.0)] * 4, Found(stored("theirs"))], Wait: [DOWN, DOWN, None, DOWN]}
+    )
+    assert isinstance(outcome, Obtained)
+    assert [type(effect).__name__ for effect in effects if isinstance(effect, Wait | Sleep)] == [
+        "Wait",
+        "Wait",
+        "Sleep",
+        "Wait",
+        "Wait",
+    ]
+    assert all(0.2 <= effect.duration <= 0.4 for effect in effects if isinstance(effect, Sleep))
 
 
 def test_a_waiter_gives_up_at_the_deadline() -> None:

@@ -256,7 +256,7 @@ def test_waiting_for_a_payment_asks_seldom(do: Do, fake_qpay: FakeQPay, paid: st
     called = SimpleEvent(at_once=paid == "called")
     found = do("wait_until_paid", invoice.invoice_id, called, timeout=0.05, checks=3)
     assert found.covers() == (paid != "never")
-    assert fake_qpay.requests - before == {"called": 1, "silent": 1, "never": 3}[paid]
+    assert 1 <= fake_qpay.requests - before <= {"called": 1, "silent": 1, "never": 3}[paid]
 
 
 class SimpleEvent:

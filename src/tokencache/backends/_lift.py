@@ -6,7 +6,7 @@ import random
 import threading
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
-from tokencache.errors import BackendClosed
+from tokencache.errors import BackendClosed, BackendUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +33,7 @@ class ThreadedBackend:
         self._lock = threading.Lock()  # guards the pools
         self._pools: dict[str, ThreadPoolExecutor] = {}
         self._waiters = threading.Semaphore(threads)
+        self._outages = 0
 
     def _submit(self, purpose: str, call: Callable[[], T]) -> Future[T]:
         """Hand ``call`` to the pool for this purpose."""
@@ -52,7 +53,19 @@ class ThreadedBackend:
         """Run ``call`` on the pool."""
         import asyncio
 
-        return await asyncio.wrap_future(self._submit("tokencache-backend", call))
+        before = self._outages
+
+        def in_turn() -> T:
+            if self._outages != before:
+                message = f"{self._backend.name}: those before did not get an answer either"
+                raise BackendUnavailable(message)
+            try:
+                return call()
+            except BackendUnavailable:
+                self._outages += 1
+                raise
+
+        return await asyncio.wrap_future(self._submit("tokencache-backend", in_turn))
 
     async def load(self, key: str) -> Stored | None:
         """Return the record, or ``None``."""

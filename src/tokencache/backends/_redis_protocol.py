@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from cachetools import LRUCache
@@ -127,7 +127,8 @@ class Protocol:
                 return Granted(LeaseGrant(key, owner, int(rest[0]), ttl))
             case b"cooldown":
                 remaining = remaining_of(rest[0]) or 0.0
-                return Held(remaining, replace(_cooldown(cast("bytes", rest[1])), remaining=remaining))
+                cooldown = _cooldown(cast("bytes", rest[1]), remaining)
+                return Held(remaining if cooldown else _held(rest[0]), cooldown)
             case _:
                 with self._lock:
                     self._held[key] = cast("bytes", rest[1]).decode()
@@ -174,9 +175,15 @@ class Protocol:
         """Read the answer to the blocking read: the record that came with the wake-up, if one did."""
         if not reply:
             return None
-        ((_, ((_, fields),)),) = cast("_Entries", reply)
-        _, data, _, ttl = fields
-        return Stored(data, int(ttl) / 1000) if data else None
+        streams = reply
+        if isinstance(reply, dict):  # RESP3, of a client of the user's
+            streams = tuple(cast("dict[bytes, object]", reply).items())
+        try:
+            ((_, ((_, fields),)),) = cast("_Entries", streams)
+            _, data, _, ttl = fields
+            return Stored(data, int(ttl) / 1000) if data else None
+        except (TypeError, ValueError):
+            return None  # somebody else wrote into the stream: look again
 
     def slot(self, record: bytes | None, life: int, lock: bytes | None, left: int) -> Slot:
         """Put together what ``inspect`` reports."""
@@ -184,10 +191,12 @@ class Protocol:
         if lock is None:
             return Slot(stored)
         if lock.startswith(_COOLDOWN):
-            text = lock[len(_COOLDOWN) :]
+            _, brace, text = lock.partition(b"{")
             remaining = remaining_of(left) or 0.0
-            cooldown = replace(_cooldown(text[text.index(b"{") :]), remaining=remaining)
-            return Slot(stored, remaining=remaining, cooldown=cooldown)
+            cooldown = _cooldown(brace + text, remaining)
+            if cooldown is not None:
+                return Slot(stored, remaining=remaining, cooldown=cooldown)
+            lock = b""
         _, colon, owner = lock.partition(b":")
         name = owner if colon else b"another program"
         return Slot(stored, name.decode("utf-8", "replace"), remaining_of(left))
@@ -204,17 +213,24 @@ def _held(left: object) -> float:
     return remaining_of(left) or LONGEST_BLOCK
 
 
-def _cooldown(text: bytes) -> Cooldown:
-    """Read a cooldown that a release left behind."""
-    table = cast("dict[str, object]", json.loads(text))
+def _cooldown(text: bytes, remaining: float) -> Cooldown | None:
+    """Read a cooldown that a release left behind, ``None`` for what is none."""
+    try:
+        table: object = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(table, dict):
+        return None
+    fields = cast("dict[str, object]", table)
+    attempt, error, status = fields.get("attempt"), fields.get("error"), fields.get("status")
     return Cooldown(
-        identity=str(table.get("identity", "")),
-        remaining=0.0,
-        permanent=bool(table.get("permanent")),
-        attempt=int(cast("int", table.get("attempt", 1))),
-        message=str(table.get("message", "")),
-        error=cast("str | None", table.get("error")),
-        status=cast("int | None", table.get("status")),
+        identity=str(fields.get("identity", "")),
+        remaining=remaining,
+        permanent=bool(fields.get("permanent")),
+        attempt=attempt if isinstance(attempt, int) else 1,
+        message=str(fields.get("message", "")),
+        error=error if isinstance(error, str) else None,
+        status=status if isinstance(status, int) else None,
     )
 
 

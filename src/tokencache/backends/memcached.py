@@ -124,15 +124,18 @@ class MemcachedBackend:
         with self._server(record).session() as session:
             for _ in range(_TRIES):
                 items = session.read(record, lock)
-                before = items.get(record)
-                if before is not None and (fence_of(before.data) or 0) > lease.fence:  # INV-3
+                before, held = items.get(record), items.get(lock)
+                fence = None if before is None else fence_of(before.data)
+                if fence is not None and fence > lease.fence:  # INV-3
                     return False
+                if before is not None and fence is None and not (held is not None and _is_of(held, lease)):
+                    return False  # another program's: whoever took the lock since has stored it
                 if before is None:
                     done = session.add(record, data, record_expiry(ttl))
                 else:
                     done = session.replace(record, data, before, record_expiry(ttl))
                 if done:
-                    self._free(session, lock, lease, items.get(lock))
+                    self._free(session, lock, lease, held)
                     return True
             failure = "others keep changing the record; it was not stored"
             raise session.failure(failure)

@@ -25,7 +25,7 @@ from tokencache.ports import Stored
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Iterator
+    from collections.abc import AsyncGenerator, Iterator
 
     from tokencache.health import Finding
     from tokencache.ports import Cooldown, LeaseGrant, LeaseReply, Slot
@@ -40,8 +40,8 @@ class RedisBackend:
     """Shares records and leases over Redis.
 
     Made from a URL by :func:`from_url`, or around a client of your own: ``RedisBackend(client=redis.Redis(…))``, which
-    is never closed here; its time-outs and retries are yours, and it must not decode replies. ``async_client`` goes
-    with it for event loops; without it, calls are lifted to threads.
+    is never closed here; its time-outs and retries are yours, and it must not decode replies. It is one for threads:
+    event loops use it through threads, up to 32 calls at once.
     """
 
     name = "redis"
@@ -50,6 +50,9 @@ class RedisBackend:
         check_library()
         if (target is None) == (client is None):
             message = "RedisBackend: give either a target or client=…"
+            raise ConfigurationError(message)
+        if client is not None and "asyncio" in type(client).__module__:
+            message = "RedisBackend(client=…): this client is for event loops; give a redis.Redis, which serves both"
             raise ConfigurationError(message)
         if client is not None and client.get_encoder().decode_responses:
             message = (
@@ -142,6 +145,8 @@ class RedisBackend:
         loop = asyncio.get_running_loop()
         half = self._halves.get(loop)
         if half is None:
+            for other in [each for each in self._halves if each.is_closed()]:
+                self._halves.pop(other, None)
             if self._target is None:
                 from tokencache.backends._lift import ThreadedBackend
 
@@ -271,6 +276,7 @@ class AsyncRedisBackend:
         self._free = target.waiters
         self._turns = asyncio.Semaphore(MOST_CONNECTIONS)
         self._time_outs = 0
+        self._farewell: AsyncGenerator[None] | None = None
 
     async def load(self, key: str) -> Stored | None:
         """Return the record, or ``None``."""
@@ -323,6 +329,18 @@ class AsyncRedisBackend:
     async def close(self) -> None:
         """Close this loop's connections, and the backend for everybody."""
         self._parent.close()  # first, so that no call opens anything anew meanwhile
+        await self._disconnect()
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None]:
+        """Close the connections as ``asyncio.run`` ends, which ends all generators: a loop per call leaves none."""
+        try:
+            yield
+        finally:
+            self._farewell = None
+            await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        """Close this loop's connections; the next call opens others."""
         clients, self._client, self._waiting = (self._client, self._waiting), None, None
         for client in clients:
             if client is not None:
@@ -340,6 +358,9 @@ class AsyncRedisBackend:
     async def _execute(self, key: str, *commands: Command, waiting: bool = False) -> list[Any]:
         """Send commands in one go and return the replies; a cancelled call costs the connection, not an answer."""
         self._require_open()
+        if self._farewell is None:
+            self._farewell = self._until_the_loop_ends()
+            await anext(self._farewell)
         if self._client is None:
             self._client = connect(self._target, "redis.asyncio", waiting=False)
         if waiting and self._waiting is None:

@@ -2,9 +2,10 @@
 
 Keys of every script: the record, the lock, the stream of wake-ups. A record's fence is its top-level integer ``fence``
 from 0 to 2**53 - 1, as :func:`tokencache._record.fence_of` reads it. The lock holds ``<fence>:<owner>``, or
-``cooldown:<identity>:<JSON>``, or whatever another program wrote with ``SET … NX PX``. Fences are formatted with
-``%.0f``, as some servers' Lua writes large numbers otherwise. The wake-up carries the record to those who wait at that
-moment, and is gone two seconds later.
+``cooldown:<identity>:<JSON>``, or whatever another program wrote with ``SET … NX PX``; the fence there has sixteen
+digits, being the time in microseconds. Fences are formatted with ``%.0f``, as some servers' Lua writes large numbers
+otherwise. A late commit replaces no record without a fence: whoever took the lock since has stored it. The wake-up
+carries the record to those who wait at that moment, and is gone two seconds later.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ local lock = redis.call('GET', KEYS[2])
 if lock then
   local left = redis.call('PTTL', KEYS[2])
   local held, holder = string.match(lock, '^(%d+):(.*)$')
+  if held and (#held ~= 16 or tonumber(held) > 9007199254740991) then held = nil end
   if held and holder == owner then
     redis.call('PEXPIRE', KEYS[2], ttl)
     return {'granted', held}
@@ -72,10 +74,13 @@ COMMIT: Final = (
     + _WAKE
     + """
 local mine = ARGV[1]
-local fence = fence_of(redis.call('GET', KEYS[1]))
+local data = redis.call('GET', KEYS[1])
+local fence = fence_of(data)
+local held = redis.call('GET', KEYS[2]) == mine .. ':' .. ARGV[2]
 if fence and fence > tonumber(mine) then return 0 end
+if data and not fence and not held then return 0 end
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
-if redis.call('GET', KEYS[2]) == mine .. ':' .. ARGV[2] then redis.call('DEL', KEYS[2]) end
+if held then redis.call('DEL', KEYS[2]) end
 wake(mine, ARGV[3], ARGV[4])
 return 1
 """

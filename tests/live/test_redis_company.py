@@ -1,0 +1,166 @@
+"""Redis in company: a client of the user's, programs that write what they like, event loops that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from redis import Redis
+from redis import asyncio as redis_asyncio
+
+from tokencache import ConfigurationError, RefreshPolicy, TokenCache
+from tokencache.backends.redis import RedisBackend, from_url
+from tokencache.ports import Cooldown, Granted, Held, Stored
+from tokencache.testing.fakes import FakeProvider
+from tokencache.testing.servers import Proxy
+from tokencache.url import BackendURL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.live
+
+PATIENCE = 30.0
+STUBBORN = RefreshPolicy(lease=60.0, timeout=PATIENCE)
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[Redis]:
+    """The server by the client library, emptied."""
+    with Redis.from_url(redis_url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def backend(redis_url: str) -> Iterator[RedisBackend]:
+    """A backend of our own."""
+    backend = from_url(BackendURL.parse(redis_url))
+    yield backend
+    backend.close()
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_a_client_of_the_users_wakes_its_waiters(redis_url: str, store: Redis, protocol: int) -> None:
+    """INV-8: whatever protocol the client speaks, a waiter gets the record with the wake-up, on threads and loops."""
+    with Redis.from_url(redis_url, protocol=protocol) as own:
+        backend, provider = RedisBackend(client=own), FakeProvider()
+        holder = TokenCache(RedisBackend(client=own), policy=STUBBORN).source(provider)
+        waiter = TokenCache(backend, policy=STUBBORN).source(provider)
+        genuine, woken, waiting = backend.wait, [], threading.Event()
+
+        def wait(key: str, seen: bytes | None, timeout: float) -> Stored | None:
+            waiting.set()
+            woken.append(genuine(key, seen, timeout))
+            return woken[-1]
+
+        backend.wait = wait  # type: ignore[method-assign]
+        provider.gate.clear()
+        holding = threading.Thread(target=holder.token)
+        holding.start()
+        assert provider.started.wait(PATIENCE)
+        got: list[object] = []
+        asking = threading.Thread(target=lambda: got.append(waiter.token()))
+        asking.start()
+        assert waiting.wait(PATIENCE)
+        provider.gate.set()
+        asking.join(PATIENCE)
+        holding.join(PATIENCE)
+        assert got == [holder.token()]
+        assert isinstance(woken[0], Stored | None)
+        assert provider.calls == 1
+        own.delete(waiter.key)
+
+
+def test_a_client_for_loops_is_refused_at_once() -> None:
+    """Bad input: a client of the other colour is named before anything is asked."""
+    with pytest.raises(ConfigurationError, match=r"give a redis\.Redis"):
+        RedisBackend(client=redis_asyncio.Redis())
+
+
+def test_a_loop_per_call_leaves_no_connection(backend: RedisBackend, store: Redis) -> None:
+    """INV-8: `asyncio.run` for each call, as a program without a loop of its own does, leaves no socket behind."""
+    source = TokenCache(backend).source(FakeProvider())
+    before = store.info("clients")["connected_clients"]
+    for _ in range(20):
+        asyncio.run(source.arenew())
+    give_up = time.monotonic() + PATIENCE
+    while store.info("clients")["connected_clients"] > before:
+        assert time.monotonic() < give_up
+    assert len(backend._halves) <= 1
+
+
+def test_a_late_commit_replaces_no_other_programs_record(backend: RedisBackend, store: Redis) -> None:
+    """INV-3: a plain program took the lock after ours had ended and stored its token: ours comes too late."""
+    reply = backend.lease("k", "me", "id", None, 60.0)
+    assert isinstance(reply, Granted)
+    store.set("k:lock", "theirs", px=60_000)
+    store.set("k", b'{"accessToken":"theirs","expiresAt":1}', px=60_000)
+    assert not backend.commit(reply.lease, b'{"fence":1}', 60.0)
+    store.delete("k:lock")
+    assert not backend.commit(reply.lease, b'{"fence":1}', 60.0)
+    assert json.loads(store.get("k"))["accessToken"] == "theirs"
+
+
+def test_a_holder_replaces_another_programs_old_record(backend: RedisBackend, store: Redis) -> None:
+    """The renewal of a plain program's token is stored by whoever holds the lease."""
+    store.set("k", b'{"accessToken":"old","expiresAt":1}', px=60_000)
+    reply = backend.lease("k", "me", "id", store.get("k"), 60.0)
+    assert isinstance(reply, Granted)
+    assert backend.commit(reply.lease, b'{"fence":%d}' % reply.lease.fence, 60.0)
+    assert store.get("k:lock") is None
+
+
+@pytest.mark.parametrize("lock", ["1234:abc", "99999999999999999999:abc", "9999999999999999:abc", "theirs", "a:b"])
+def test_a_lock_that_only_looks_like_ours_is_respected(backend: RedisBackend, store: Redis, lock: str) -> None:
+    """INV-2: a plain program writes into its lock what it likes; it is held all the same."""
+    store.set("k:lock", lock, px=60_000)
+    reply = backend.lease("k", "me", "id", None, 60.0)
+    assert isinstance(reply, Held)
+    assert 50 < reply.remaining <= 60
+    assert backend.wait("k", None, 0.01) is None
+    assert backend.inspect("k").owner
+
+
+@pytest.mark.parametrize("text", ["x", "id:garbage", "id:[1]", "id:" + "[" * 10_000, 'id:{"attempt": "many"}'])
+def test_a_cooldown_that_is_none_raises_nothing(backend: RedisBackend, store: Redis, text: str) -> None:
+    """Bad input in the store: whoever asks for the lease or for the state gets an answer."""
+    store.set("k:lock", f"cooldown:{text}", px=60_000)
+    assert backend.inspect("k").remaining == pytest.approx(60, abs=5)
+    reply = backend.lease("k", "me", "id", None, 60.0)
+    assert isinstance(reply, Held if text.startswith("id:") else Granted)
+    if text.endswith("}"):
+        assert isinstance(reply, Held)
+        assert isinstance(reply.cooldown, Cooldown)
+        assert reply.cooldown.attempt == 1
+
+
+def test_a_foreign_wake_up_is_only_that(backend: RedisBackend, store: Redis) -> None:
+    """Bad input in the stream: a waiter that reads it looks again."""
+    assert isinstance(backend.lease("k", "me", "id", None, 60.0), Granted)
+    assert isinstance(backend.lease("k", "you", "id", None, 60.0), Held)
+    store.xadd("k:ready", {"a": "b"}, id="9999999999999999-1")
+    assert backend.wait("k", None, 5.0) is None
+
+
+def test_a_renewal_never_goes_back(redis_url: str, store: Redis) -> None:
+    """INV-5: after an outage, ``renew()`` gives no older token, though the fleet still has one."""
+    with Proxy(BackendURL.parse(redis_url).hosts[0][1] or 0) as proxy:
+        policy = RefreshPolicy(probe=0.01)
+        source = TokenCache(f"redis://127.0.0.1:{proxy.port}/0", policy=policy).source(FakeProvider())
+        had = [source.token()]
+        record = store.get(source.key)
+        proxy.refuse()
+        had.append(source.renew())
+        proxy.heal()
+        give_up = time.monotonic() + PATIENCE
+        while store.get(source.key) == record:
+            assert time.monotonic() < give_up
+            had.append(source.renew())
+        had.append(source.renew())
+        assert [each.value for each in had] == [f"fake-token-{number}" for number in range(1, len(had) + 1)]
+        assert source.token() == had[-1]
