@@ -365,6 +365,13 @@ def test_durations_show_their_two_largest_units(seconds: float, text: str) -> No
     assert duration(seconds) == text
 
 
+def test_the_demo_says_that_its_backend_does_not_answer() -> None:
+    """Bad input: no fleet is started on a backend that is not there; exit code 4, and the reason."""
+    ran = run.invoke(app, ["demo", "--backend", "redis://127.0.0.1:1"])
+    assert ran.exit_code == Exit.UNAVAILABLE
+    assert "redis at 127.0.0.1:1: it cannot be reached" in " ".join(ran.stderr.split())
+
+
 def test_the_demo_refuses_a_backend_that_processes_do_not_share() -> None:
     """`demo --backend memory://` is a configuration error, told before anything starts."""
     ran = run.invoke(app, ["demo", "--backend", "memory://"])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 from cachetools import LRUCache
 
 from tokencache._record import fence_of
+from tokencache._words import system_words
 from tokencache.backends import redis_scripts
 from tokencache.errors import BackendUnavailable, ConfigurationError
 from tokencache.ports import Cooldown, Found, Granted, Held, LeaseGrant, Slot, Stored
@@ -263,6 +264,10 @@ def translated(error: Exception, where: str) -> BackendUnavailable:
                 return BackendUnavailable(f"redis at {where}: {meaning}")
     if text.upper().startswith("AUTHENTICATION REQUIRED"):  # the client library takes the code away
         return BackendUnavailable(f"redis at {where}: {_LOUD['NOAUTH']}")
+    if "NOPERM" in text or "NO PERMISSIONS" in text.upper():  # inside a script, where the code is not the first word
+        return BackendUnavailable(f"redis at {where}: {_LOUD['NOPERM']}")
+    if "DB INDEX IS OUT OF RANGE" in text.upper():
+        return BackendUnavailable(f"redis at {where}: the server has no database of this number: correct the URL")
     name = type(error).__name__
     known = {
         "AuthenticationError": _LOUD["WRONGPASS"],
@@ -272,7 +277,10 @@ def translated(error: Exception, where: str) -> BackendUnavailable:
         "NoPermissionError": _LOUD["NOPERM"],
         "TimeoutError": "it did not answer in time",
     }
-    return BackendUnavailable(f"redis at {where}: {known.get(name, f'it cannot be reached, or failed ({name})')}")
+    words = system_words(error)
+    return BackendUnavailable(
+        f"redis at {where}: {known.get(name, f'it cannot be reached, or failed ({name})')}{words}"
+    )
 
 
 def misused(*, option: str, value: object, remedy: str) -> ConfigurationError:

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from tokencache.cli._demo_fleet import Fleet
 from tokencache.cli._demo_orders import Orders
-from tokencache.errors import ConfigurationError, TokenCacheError
+from tokencache.errors import BackendUnavailable, ConfigurationError, TokenCacheError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -107,6 +107,7 @@ def show(backend: str | None) -> bool:
         raise ConfigurationError(message)
     with tempfile.TemporaryDirectory(prefix="tokencache-demo-") as folder:
         stage = Stage(console, backend or Path(folder).as_uri())
+        _knock(stage)
         console.print(
             f"A fake QPay on loopback answers each login after {LATENCY * 1e3:.0f} ms; "
             f"tokens are shared through {'the backend that you named' if backend else stage.backend}."
@@ -116,6 +117,17 @@ def show(backend: str | None) -> bool:
             scene(stage)
         _close(stage, time.perf_counter() - began)
     return all(finding.kept for finding in stage.findings)
+
+
+def _knock(stage: Stage) -> None:
+    """Raise ``BackendUnavailable`` where the backend does not answer: without it there is no fleet to show."""
+    from tokencache import TokenCache
+
+    with TokenCache(stage.backend) as cache:
+        status = cache.source(dict, key=_namespace()).status()
+    if status.problem is not None:
+        message = f"{status.problem}; the demo needs a backend that answers"
+        raise BackendUnavailable(message)
 
 
 def first_and_cached(stage: Stage) -> None:

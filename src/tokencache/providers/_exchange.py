@@ -6,8 +6,6 @@ no foreign exception gets out, because the text of one may hold a header and wit
 
 from __future__ import annotations
 
-import os
-import ssl
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,10 +14,12 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import httpx
 
+from tokencache._words import system_words
 from tokencache.errors import ConfigurationError, ProviderUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    import ssl
+    from collections.abc import Mapping
     from http.cookiejar import Cookie, CookieJar
 
     from tokencache.errors import TokenCacheError
@@ -205,25 +205,3 @@ def restore_cookies(jar: CookieJar, before: Mapping[tuple[str, str, str], Cookie
 def cookies_of(jar: CookieJar) -> dict[tuple[str, str, str], Cookie]:
     """Return the cookies of a jar by domain, path and name."""
     return {(cookie.domain, cookie.path, cookie.name): cookie for cookie in list(jar)}
-
-
-def system_words(error: BaseException) -> str:
-    """Return what the operating system or the TLS library said, in brackets; nothing that came over the wire."""
-    for link in _chain(error):
-        if isinstance(link, ssl.SSLCertVerificationError):
-            return f" (certificate refused: {getattr(link, 'verify_message', 'not trusted')})"
-        if isinstance(link, ssl.SSLError):
-            return f" (TLS: {getattr(link, 'reason', None) or 'failed'})"
-        if isinstance(link, OSError) and isinstance(link.errno, int):
-            return f" ({link.strerror or os.strerror(link.errno)})"
-    return ""
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what led to it, at most ten links."""
-    link: BaseException | None = error
-    for _ in range(10):
-        if link is None:
-            return
-        yield link
-        link = link.__cause__ or link.__context__

@@ -14,8 +14,9 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from tokencache._words import system_words
 from tokencache.health import Finding, compare_clocks, failed, ok, skipped, warning
-from tokencache.providers._exchange import host_of, shared_trust, system_words
+from tokencache.providers._exchange import host_of, shared_trust
 from tokencache.providers.oauth_response import date_of
 
 if TYPE_CHECKING:
