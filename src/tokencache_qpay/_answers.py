@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
 import httpx
@@ -20,10 +21,17 @@ if TYPE_CHECKING:
 D = TypeVar("D", bound=Document)
 Outcome: TypeAlias = "httpx.Response | httpx.HTTPError"
 
-_UNSENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_UNSENT: Final = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
 _HICCUPS: Final = frozenset({502, 503, 504})
 _REFUSING: Final = range(400, 500)
 _NOT_YET: Final = frozenset({408, 425, 429})
+_DECODER: Final = msgspec.json.Decoder(float_hook=Decimal)
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number", enc_hook=str)  # a Text is a str that it does not know
 _PERHAPS: Final = "it may have been done all the same, and doing it again may do it twice: look first"
 
@@ -61,17 +69,18 @@ def _request(call: Call[Any], base_url: str, timeout: float) -> httpx.Request:
 def _answer(call: Call[D], response: httpx.Response) -> D:
     """Return what QPay answered, or raise what its answer means."""
     try:
-        document: object = msgspec.json.decode(response.content)
-    except (msgspec.DecodeError, RecursionError):
+        document: object = _DECODER.decode(response.content) if response.content.strip() else {}
+    except (msgspec.DecodeError, ValueError, RecursionError):
         document = None
     if not response.is_success:
         raise _refusal(call, response, document)
-    if call.answer.__struct_fields__ == ("raw",) and document in (None, "", []):
-        document = {}  # nothing was to be said
     if isinstance(document, dict):
+        fields = cast("dict[str, object]", document)
+        if fields.get("error"):  # a refusal, whatever the status says
+            raise _refusal(call, response, fields)
         try:
-            return read(cast("dict[str, object]", document), call.answer)
-        except msgspec.ValidationError as error:
+            return read(fields, call.answer)
+        except (msgspec.ValidationError, RecursionError) as error:
             why = scrub(str(error), _sent(response))
     else:
         why = "it is no JSON object"
@@ -86,9 +95,10 @@ def _refusal(call: Call[Any], response: httpx.Response, document: object) -> QPa
     said = server_error(fields, _sent(response))
     status = response.status_code
     text = fields.get("message")
-    told = cast("dict[str, object]", text) if isinstance(text, dict) else said.description
+    echoed = any(secret in str(text) for secret in _sent(response))
+    told = cast("dict[str, object]", text) if isinstance(text, dict) and not echoed else said.description
     what = f"[qpay] {call.name}: {host_of(response.url)} answered {status}{said}"
-    if status in _REFUSING and status not in _NOT_YET:
+    if response.is_success or (status in _REFUSING and status not in _NOT_YET):
         return refusal_class(status, said.error)(what, code=said.error, status=status, message=told)
     undone = call.repeatable or status in _NOT_YET
     kind, advice = (QPayUnavailable, "try again later") if undone else (QPayOutcomeUnknown, _PERHAPS)
@@ -102,8 +112,11 @@ def _failure(call: Call[Any], error: httpx.HTTPError, timeout: float) -> QPayErr
     except RuntimeError:
         host = "QPay"
     safe = call.repeatable or isinstance(error, _UNSENT)
-    what = f"[qpay] {call.name}: {what_failed(error, host, timeout)}"
-    return QPayUnavailable(what) if safe else QPayOutcomeUnknown(f"{what}; {_PERHAPS}")
+    what = what_failed(error, host, timeout)
+    if safe:
+        return QPayUnavailable(f"[qpay] {call.name}: {what}")
+    happened, _, _ = what.partition(";")  # what is behind it says to try again
+    return QPayOutcomeUnknown(f"[qpay] {call.name}: {happened}; {_PERHAPS}")
 
 
 def _sent(response: httpx.Response) -> tuple[str, ...]:

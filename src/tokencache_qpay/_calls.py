@@ -95,7 +95,7 @@ def list_payments(
 ) -> Call[PaymentList]:
     """Return a page of the payments between two dates. ``object_id`` is the *invoice_code* for type INVOICE."""
     body = _found_by(object_type, object_id, page, page_limit)
-    body |= {"start_date": _when(start_date), "end_date": _when(end_date)}
+    body |= {"start_date": _when("start_date", start_date), "end_date": _when("end_date", end_date)}
     return Call("POST", "/payment/list", PaymentList, body, repeatable=True)
 
 
@@ -189,6 +189,10 @@ def _given(**fields: str | None) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _when(when: When) -> str:
+def _when(name: str, when: When) -> str:
     """Return a date as QPay reads it: ``YYYY-MM-DD HH:MM:SS``, in the local time of the shop."""
-    return when.strftime("%Y-%m-%d %H:%M:%S") if isinstance(when, datetime) else when
+    if not isinstance(when, datetime):
+        return when
+    if when.tzinfo is not None:
+        reject(name, "QPay takes local time, so give a datetime without a zone")
+    return when.strftime("%Y-%m-%d %H:%M:%S")

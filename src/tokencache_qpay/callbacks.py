@@ -21,7 +21,7 @@ import msgspec
 
 from tokencache.errors import TokenCacheError
 from tokencache_qpay._calls import check_payment, get_payment
-from tokencache_qpay.errors import QPayInvalidRequest, QPayNotFound
+from tokencache_qpay.errors import QPayInvalidRequest, QPayNotFound, QPayValidationError
 from tokencache_qpay.models import ObjectType, PaymentStatus
 
 if TYPE_CHECKING:
@@ -54,7 +54,10 @@ _METHODS: Final = frozenset({"GET", "POST"})
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """What was called: the payment that it speaks of, and all its parameters, such as the shop's own order number."""
+    """What was called: the payment that it speaks of, and all parameters. Nobody signs them: believe none.
+
+    Find the order by :attr:`Confirmed.invoice_id`, not by a number in the address: anybody can write another one there.
+    """
 
     payment_id: str
     parameters: Mapping[str, str]
@@ -80,17 +83,18 @@ def read_callback(query: str | bytes = "", body: bytes = b"", content_type: str 
     Raises ``QPayInvalidRequest`` where no payment is named.
     """
     text = query.decode("latin-1") if isinstance(query, bytes) else query
-    parameters = dict(parse_qsl(text))
+    parameters: dict[str, str] = {}
     if body and "json" in content_type.lower():
         try:
             document: object = msgspec.json.decode(body)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, ValueError, RecursionError):
             document = None
         if isinstance(document, dict):
             fields = cast("dict[str, object]", document)
             parameters |= {name: str(value) for name, value in fields.items() if isinstance(value, str | int)}
     elif body:
         parameters |= dict(parse_qsl(body.decode("utf-8", "replace")))
+    parameters |= dict(parse_qsl(text))  # what stands in the address was written by the shop, if by anybody
     for name in _NAMES:
         payment_id = parameters.get(name, "").strip()
         if payment_id and len(payment_id) <= _LONGEST:
@@ -107,7 +111,7 @@ def confirm(client: QPayClient, callback: Callback) -> Confirmed | None:
         while True:
             try:
                 answer: object = client.send(call)
-            except QPayNotFound:
+            except (QPayNotFound, QPayValidationError):
                 answer = None
             call = steps.send(answer)
     except StopIteration as end:
@@ -122,7 +126,7 @@ async def confirm_async(client: AsyncQPayClient, callback: Callback) -> Confirme
         while True:
             try:
                 answer: object = await client.send(call)
-            except QPayNotFound:
+            except (QPayNotFound, QPayValidationError):
                 answer = None
             call = steps.send(answer)
     except StopIteration as end:
@@ -218,8 +222,10 @@ def flask_callback(client: QPayClient, paid: Callable[[Confirmed], None]) -> Cal
 
     def qpay_callback() -> object:
         request = flask.request
-        body = request.get_data()[:_BODY_LIMIT]
-        status, text = _answer(client, paid, request.query_string, body, request.content_type or "")
+        status, text = _WRONG_METHOD
+        if request.method in _METHODS:
+            body = request.get_data()[:_BODY_LIMIT]
+            status, text = _answer(client, paid, request.query_string, body, request.content_type or "")
         return flask.Response(text, status=status, content_type=_PLAIN)
 
     return qpay_callback

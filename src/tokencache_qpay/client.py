@@ -14,6 +14,7 @@ import time
 from contextlib import suppress
 from functools import wraps
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
 
 import httpx
@@ -23,8 +24,10 @@ from tokencache.integrations.httpx import TokenAuth
 from tokencache.providers._exchange import shared_trust
 from tokencache_qpay import _calls
 from tokencache_qpay._answers import exchange
+from tokencache_qpay.errors import QPayUnavailable
 from tokencache_qpay.models import Document
 from tokencache_qpay.provider import PRODUCTION, QPayProvider, base_url_of
+from tokencache_qpay.requests import reject
 
 if TYPE_CHECKING:
     import asyncio
@@ -42,9 +45,11 @@ __all__ = ["AsyncQPayClient", "QPayClient"]
 
 P = ParamSpec("P")
 D = TypeVar("D", bound=Document)
+M = TypeVar("M", bound="Callable[..., Any]")
 
 _TIMEOUT: Final = 15.0
 _CHECKS: Final = 3
+_LONGEST_WAIT: Final = 7 * 86_400.0
 
 
 def _blocking(make: Callable[P, Call[D]]) -> Callable[Concatenate[QPayClient, P], D]:
@@ -54,7 +59,7 @@ def _blocking(make: Callable[P, Call[D]]) -> Callable[Concatenate[QPayClient, P]
     def method(self: QPayClient, /, *args: P.args, **kwargs: P.kwargs) -> D:
         return self.send(make(*args, **kwargs))
 
-    return method
+    return _signed(method, make)
 
 
 def _awaitable(make: Callable[P, Call[D]]) -> Callable[Concatenate[AsyncQPayClient, P], Coroutine[Any, Any, D]]:
@@ -64,6 +69,14 @@ def _awaitable(make: Callable[P, Call[D]]) -> Callable[Concatenate[AsyncQPayClie
     async def method(self: AsyncQPayClient, /, *args: P.args, **kwargs: P.kwargs) -> D:
         return await self.send(make(*args, **kwargs))
 
+    return _signed(method, make)
+
+
+def _signed(method: M, make: Callable[..., Any]) -> M:
+    """Give a method the parameters of its operation behind ``self``, for help, stubs of tests and frameworks."""
+    own = signature(make)
+    itself = Parameter("self", Parameter.POSITIONAL_ONLY)
+    method.__dict__["__signature__"] = own.replace(parameters=[itself, *own.parameters.values()])
     return method
 
 
@@ -141,7 +154,7 @@ class QPayClient:
         page_limit: int = 100,
     ) -> Iterator[Payment]:
         """Yield all payments between two dates, page by page; the arguments are those of ``list_payments``."""
-        pages = _Pages()
+        pages = _Pages(page_limit)
         while pages.more:
             yield from pages.turn(
                 self.list_payments(
@@ -170,14 +183,19 @@ class QPayClient:
         """Return the check that finds an invoice paid, or the last one when ``timeout`` seconds are over.
 
         QPay forbids to ask again and again: set ``called_back`` when its callback has come, which is what the waiting
-        is for. As callbacks get lost, it is asked without one too, but ``checks`` times in all, the last one at the
-        end.
+        is for; it is cleared again. Each callback leads to a check. As callbacks get lost, QPay is asked without one
+        too, ``checks`` times in all, the last one at the end. While it cannot answer, the waiting goes on.
         """
         wait = _Wait(timeout, checks)
         while True:
             called_back.wait(wait.pause())
             called_back.clear()
-            found = self.check_payment(invoice_id)
+            try:
+                found = self.check_payment(invoice_id)
+            except QPayUnavailable:
+                if wait.is_over():
+                    raise
+                continue
             if found.covers(amount) or wait.is_over():
                 return found
 
@@ -264,7 +282,7 @@ class AsyncQPayClient:
         page_limit: int = 100,
     ) -> AsyncIterator[Payment]:
         """Yield all payments between two dates, page by page; the arguments are those of ``list_payments``."""
-        pages = _Pages()
+        pages = _Pages(page_limit)
         while pages.more:
             page = await self.list_payments(
                 object_id,
@@ -298,7 +316,12 @@ class AsyncQPayClient:
             with suppress(TimeoutError):
                 await asyncio.wait_for(called_back.wait(), wait.pause())
             called_back.clear()
-            found = await self.check_payment(invoice_id)
+            try:
+                found = await self.check_payment(invoice_id)
+            except QPayUnavailable:
+                if wait.is_over():
+                    raise
+                continue
             if found.covers(amount) or wait.is_over():
                 return found
 
@@ -325,16 +348,15 @@ class AsyncQPayClient:
 class _Pages:
     """Where somebody is who reads page after page."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
         self.number = 1
         self.more = True
-        self._read = 0
+        self._limit = limit
 
     def turn(self, page: PaymentList) -> tuple[Payment, ...]:
-        """Return what is on a page, and go on to the next one if there is one."""
+        """Return what is on a page, and go on where it is full; nobody knows what ``count`` counts."""
         self.number += 1
-        self._read += len(page.rows)
-        self.more = bool(page.rows) and self._read < page.count
+        self.more = len(page.rows) >= self._limit
         return page.rows
 
 
@@ -342,6 +364,8 @@ class _Wait:
     """When to ask without having been called: ever more seldom, the last time at the end."""
 
     def __init__(self, timeout: float, checks: int) -> None:
+        if not 0 <= timeout <= _LONGEST_WAIT:
+            reject("timeout", "give seconds, a week's at most")
         now = time.monotonic()
         times = max(1, checks)
         self._due = [now + max(0.0, timeout) * (number / times) ** 2 for number in range(1, times + 1)]

@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import msgspec
+
+from tokencache_qpay.requests import amount_of
+
+if TYPE_CHECKING:
+    from tokencache_qpay.requests import Money
 
 __all__ = [
     "Bank",
@@ -205,10 +210,21 @@ class PaymentCheck(Document):
     paid_amount: Decimal = Decimal()
     rows: tuple[Payment, ...] = ()
 
-    def covers(self, amount: Decimal | float | str | None = None) -> bool:
-        """Return whether a payment is there that counts, and together at least ``amount`` where that is given."""
+    def covers(self, amount: Money | None = None) -> bool:
+        """Return whether a payment is there that counts, and together at least ``amount`` where that is given.
+
+        Where some payments do not count, such as refunded ones, those that do are added up. Raises
+        ``QPayInvalidRequest`` for what is no amount.
+        """
+        wanted = None if amount is None else amount_of(amount, "amount")
         paid = [row for row in self.rows if row.is_paid]
-        return bool(paid) and (amount is None or self.paid_amount >= Decimal(str(amount)))
+        if wanted is None or not paid:
+            return bool(paid)
+        amounts = [row.payment_amount for row in paid if row.payment_amount is not None]
+        if len(amounts) < len(paid):
+            return self.paid_amount >= wanted
+        together = sum(amounts, Decimal())
+        return (together if len(paid) < len(self.rows) else max(together, self.paid_amount)) >= wanted
 
 
 class PaymentList(Document):
@@ -306,7 +322,7 @@ def _plain(value: object) -> object:
 
 def _text(kind: type, value: object) -> object:
     """Make a ``Text`` of a text or a number."""
-    if kind is Text and isinstance(value, str | int | float) and not isinstance(value, bool):
+    if kind is Text and isinstance(value, str | int | float | Decimal) and not isinstance(value, bool):
         return Text(value)
     message = f"expected a text, got {type(value).__name__}"
     raise msgspec.ValidationError(message)

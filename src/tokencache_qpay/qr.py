@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 from base64 import b64decode
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tokencache.errors import ConfigurationError
+from tokencache_qpay.requests import reject
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -31,7 +32,7 @@ def png_of(invoice: CreatedInvoice) -> bytes:
     if picture.startswith(_PNG):
         return picture
     made = io.BytesIO()
-    _segno().make(str(invoice.qr_text), micro=False).save(made, kind="png", scale=_SCALE)
+    _code(invoice).save(made, kind="png", scale=_SCALE)
     return made.getvalue()
 
 
@@ -41,9 +42,18 @@ def draw_qr(invoice: CreatedInvoice) -> str:
     Raises ``ConfigurationError`` where ``tokencache[qr]`` is not installed.
     """
     drawn = io.StringIO()
-    _segno().make(str(invoice.qr_text), micro=False).terminal(drawn, compact=True)
+    _code(invoice).terminal(drawn, compact=True)
     links = [f"{bank.description or bank.name or 'bank'}: {bank.link}" for bank in invoice.banks if bank.link]
-    return "\n".join([drawn.getvalue().rstrip("\n"), *([invoice.short_url] if invoice.short_url else []), *links])
+    lines = [*([invoice.short_url] if invoice.short_url else []), *links]
+    told = ("".join(char for char in line if char.isprintable()) for line in lines)  # no escape of a terminal
+    return "\n".join([drawn.getvalue().rstrip("\n"), *told])
+
+
+def _code(invoice: CreatedInvoice) -> Any:  # noqa: ANN401  (segno has no name for it that is loaded here)
+    """Return the code of an invoice."""
+    if not invoice.qr_text:
+        reject("qr_text", "the invoice has none")
+    return _segno().make(str(invoice.qr_text), micro=False)
 
 
 def _segno() -> ModuleType:

@@ -233,7 +233,7 @@ def _value(name: str, value: object, path: str) -> object:
     if isinstance(value, Part):
         return _body(value, f"{path}.")
     if name in _AMOUNTS:
-        return _amount(value, path)
+        return amount_of(value, path)
     if isinstance(value, str):
         longest = _LONGEST.get(name)
         if longest is not None and len(value) > longest:
@@ -249,7 +249,7 @@ def _value(name: str, value: object, path: str) -> object:
     reject(path, f"a {type(value).__name__} has no place here")
 
 
-def _amount(value: object, path: str) -> Decimal:
+def amount_of(value: object, path: str) -> Decimal:
     """Return money exactly."""
     try:
         amount = Decimal(str(value)) if isinstance(value, Decimal | int | float | str) else Decimal("NaN")

@@ -202,10 +202,12 @@ class LeaseMachine(RuleBasedStateMachine):
         fences = {"ours": lease.fence, "no fence": None, "ahead": 2**52}
         data = record(fences[kind], value) if kind in fences else value.encode()
         done = self.probe(lease.owner).commit(lease, data, ttl)
-        newer = key.data is not None and (fence_of(key.data) or 0) > lease.fence
-        if newer and key.stored(self.now) is not None:
-            assert done is False, "INV-3: a late writer replaces nothing newer"
-        elif not newer:
+        fence = None if key.data is None else fence_of(key.data)
+        newer = fence is not None and fence > lease.fence
+        foreign = key.data is not None and fence is None and not key.holds(lease)
+        if (newer or foreign) and key.stored(self.now) is not None:
+            assert done is False, "INV-3: a late writer replaces nothing newer, and nothing of another program's"
+        elif not newer and not foreign:
             assert done is True
         if done:  # a record that has ended may still refuse an older one, or may be gone
             key.store(data, self.now + ttl)

@@ -75,6 +75,7 @@ def test_every_form_of_a_callback_is_read(query: str | bytes, body: bytes, kind:
         ("qpay_payment_id=" + "9" * 201, b"", ""),
         ("", b"[1]", JSON),
         ("", b"{" * 100_000, JSON),
+        ("", b'{"payment_id":"\xff"}', JSON),
         ("", b"\xff\xfe", FORM),
         ("x=1", b'{"payment_id": {"a": 1}}', JSON),
     ],
@@ -83,6 +84,12 @@ def test_a_call_without_a_payment_is_refused(query: str, body: bytes, kind: str)
     """What names no payment is no callback; nothing is asked."""
     with pytest.raises(QPayInvalidRequest, match="qpay_payment_id"):
         read_callback(query, body, kind)
+
+
+def test_the_address_counts_more_than_a_body() -> None:
+    """What the shop wrote into ``callback_url`` is not overwritten by what a stranger sends."""
+    callback = read_callback("order=7&qpay_payment_id=1", b"order=8&qpay_payment_id=2", FORM)
+    assert callback == Callback("1", {"order": "7", "qpay_payment_id": "1"})
 
 
 class Shop:
@@ -170,6 +177,7 @@ def test_a_stranger_is_not_believed(shop: Shop, fake_qpay: FakeQPay) -> None:
     assert shop.ask("GET", f"qpay_payment_id={refunded}")[0] == 404
     assert shop.ask("GET", "order=7")[0] == 400
     assert shop.ask("PUT", "qpay_payment_id=1")[0] == 405
+    assert shop.ask("HEAD", "qpay_payment_id=1")[0] == 405
     assert shop.told == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from unittest.mock import create_autospec
 
 import httpx
 import pytest
@@ -369,3 +371,94 @@ def test_a_shop_takes_payments_after_24_hours(
             fake_qpay.clock_offset += 3600
     assert fake_qpay.requests == 72 + fake_qpay.logins, "an invoice each, and nothing was refused"
     assert fake_qpay.logins == 3
+
+
+BROKEN = [
+    b"<html>maintenance",
+    b'{"error":"X","message":"\xcd"}',
+    b"\xef\xbb\xbf{}",
+    b"{",
+    b"NaN",
+    b"null",
+    b'{"a":' * 800 + b"1" + b"}" * 800,
+]
+
+
+@pytest.mark.parametrize("body", BROKEN, ids=range(len(BROKEN)))
+@pytest.mark.parametrize("name", ["create_invoice", "refund_payment", "get_payment"])
+def test_what_is_no_answer_is_never_taken_for_one(do: Do, fake_qpay: FakeQPay, name: str, body: bytes) -> None:
+    """Whatever comes with a status of success is the answer or an error of ours; no refund is believed done."""
+    fake_qpay.fail_next(2, status=200, body=body, where="shop")
+    kind = QPayUnavailable if name == "get_payment" else QPayOutcomeUnknown
+    with pytest.raises(kind) as caught:
+        do(name, ORDER if name == "create_invoice" else "p")
+    assert type(caught.value) is kind
+    assert "try again" not in str(caught.value) or kind is QPayUnavailable
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_an_error_in_another_encoding_is_that_error(do: Do, fake_qpay: FakeQPay, status: int) -> None:
+    """A text that is no UTF-8 costs its words, not its status."""
+    fake_qpay.fail_next(status=status, body=b'{"error":"X","message":"\xcd"}', where="shop")
+    with pytest.raises(QPayError) as caught:
+        do("create_invoice", ORDER)
+    assert caught.value.status == status
+
+
+def test_an_error_with_the_status_of_success_is_one(do: Do, fake_qpay: FakeQPay) -> None:
+    """A refusal is one by what it says."""
+    fake_qpay.fail_next(status=200, body={"error": "PAYMENT_SETTLED"}, where="shop")
+    with pytest.raises(QPayConflict, match="PAYMENT_SETTLED"):
+        do("refund_payment", "p")
+
+
+def test_an_empty_answer_is_enough_where_nothing_is_said(do: Do, fake_qpay: FakeQPay) -> None:
+    """A cancelled invoice needs no words."""
+    fake_qpay.fail_next(status=200, body=b"", where="shop")
+    assert do("cancel_invoice", "i").raw == {}
+
+
+def test_no_advice_invites_a_second_invoice(do: Do, fake_qpay: FakeQPay) -> None:
+    """An unknown outcome never says to try again, and an echoed token is in no object of an error either (INV-9)."""
+    do("get_subscription", "warm")
+    fake_qpay.reset_next(where="shop")
+    with pytest.raises(QPayOutcomeUnknown) as caught:
+        do("create_invoice", ORDER)
+    assert "try again" not in str(caught.value)
+
+
+def test_an_object_that_echoes_the_token_is_not_kept() -> None:
+    """INV-9: complaints by field are kept as they are, unless the token stands in them."""
+
+    def echo(asked: httpx.Request) -> httpx.Response:
+        return httpx.Response(400, json={"message": {"auth": {"message": asked.headers["Authorization"]}}})
+
+    source = TokenCache("memory://").source(lambda: {"access_token": "planted-value", "expires_in": 3600}, key="mine")
+    with (
+        httpx.Client(transport=httpx.MockTransport(echo)) as http,
+        QPayClient(source, client=http) as client,
+        pytest.raises(QPayValidationError) as caught,
+    ):
+        client.get_invoice("x")
+    assert "planted" not in f"{caught.value} {caught.value.message}"
+
+
+def test_waiting_outlasts_a_hiccup_and_has_an_end(do: Do, fake_qpay: FakeQPay) -> None:
+    """A busy QPay does not end the waiting, but the last look does; a time that is none is said at once."""
+    invoice = do("create_invoice", ORDER)
+    fake_qpay.pay(invoice.invoice_id)
+    fake_qpay.fail_next(2, status=503, where="shop")
+    assert do("wait_until_paid", invoice.invoice_id, SimpleEvent(at_once=True), timeout=30.0).covers()
+    with fake_qpay.fail_while(where="shop"), pytest.raises(QPayUnavailable):
+        do("wait_until_paid", invoice.invoice_id, SimpleEvent(at_once=False), timeout=0.0)
+    with pytest.raises(QPayInvalidRequest, match="timeout"):
+        do("wait_until_paid", invoice.invoice_id, SimpleEvent(at_once=False), timeout=float("inf"))
+
+
+def test_methods_have_the_parameters_of_their_operations() -> None:
+    """Help, and doubles made by `create_autospec`, know what a method takes."""
+    assert list(inspect.signature(QPayClient.check_payment).parameters)[:3] == ["self", "object_id", "object_type"]
+    double = create_autospec(QPayClient, instance=True)
+    double.create_invoice(ORDER)
+    with pytest.raises(TypeError):
+        double.create_invoice()

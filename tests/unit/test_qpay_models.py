@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencache_qpay import _calls
+from tokencache_qpay import QPayInvalidRequest, _calls
 from tokencache_qpay.models import (
     CardTransaction,
     CreatedInvoice,
@@ -102,6 +102,21 @@ def test_only_paid_rows_are_money() -> None:
     assert paid.covers()
     assert paid.covers("99.99")
     assert not paid.covers(100)
+
+
+def test_refunded_money_covers_nothing() -> None:
+    """Ten paid and ninety refunded are ten, whatever QPay adds up; a paid row counts without ``paid_amount``."""
+    rows = [
+        {"payment_id": "1", "payment_status": "PAID", "payment_amount": "10.00"},
+        {"payment_id": "2", "payment_status": "REFUNDED", "payment_amount": 90},
+    ]
+    check = read({"count": 2, "paid_amount": 100, "rows": rows}, PaymentCheck)
+    assert check.covers(10)
+    assert not check.covers("10.01")
+    assert read({"count": 1, "rows": rows[:1]}, PaymentCheck).covers(10)
+    for amount in ("99,50", True, -1):
+        with pytest.raises(QPayInvalidRequest, match="amount"):
+            read({"count": 0, "rows": []}, PaymentCheck).covers(amount)
 
 
 @pytest.mark.parametrize(

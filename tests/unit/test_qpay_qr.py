@@ -8,7 +8,7 @@ from base64 import b64encode
 import pytest
 
 from tokencache import ConfigurationError
-from tokencache_qpay import draw_qr, png_of
+from tokencache_qpay import QPayInvalidRequest, draw_qr, png_of
 from tokencache_qpay.models import CreatedInvoice, read
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"rest"
@@ -44,6 +44,13 @@ def test_a_terminal_shows_code_and_links() -> None:
     shown = draw_qr(invoice())
     assert "▀" in shown
     assert shown.splitlines()[-2:] == ["https://s.qpay.mn/x", "Хаан банк: khanbank://q?x"]
+
+
+def test_a_name_moves_no_cursor() -> None:
+    """A bank's name is printed without whatever a terminal would obey; an invoice without a text has no code."""
+    assert "\x1b" not in draw_qr(invoice(urls=[{"name": "\x1b[2Jbank", "link": "x://"}]))
+    with pytest.raises(QPayInvalidRequest, match="qr_text"):
+        png_of(invoice(qr_text=""))
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,9 +121,11 @@ class FileBackend:
         with self._writing("store the record", lease.key) as files:
             now = self._clock()
             state = files.state()
-            if (files.record_fence() or 0) > lease.fence:  # INV-3
+            fence, own = files.record_fence(), _is_live(lease, state, now)
+            if fence is not None and fence > lease.fence:  # INV-3
                 return False
-            own = _is_live(lease, state, now)
+            if fence is None and not own and files.stored(now) is not None:
+                return False  # another program's: whoever took the lock since has stored it
             files.write_record(data)
             files.write_state(
                 replace(

@@ -105,6 +105,8 @@ class MemoryBackend:
             fence = None if stored is None else fence_of(stored.data)
             if fence is not None and fence > lease.fence:
                 return False
+            if stored is not None and fence is None and not self._holds(lease):
+                return False  # another program's: whoever took the lock since has stored it
             self._records[lease.key] = _Record(data, self._clock() + ttl)
             self._free(lease)
             return True
