@@ -70,7 +70,11 @@ class TokenCache:
         self._owned = backend is None or isinstance(backend, str)
         if backend is None:
             backend = next((url for name in ENVIRONMENT if (url := os.environ.get(name))), "memory://")
-        self._backend: Backend = _open(backend) if isinstance(backend, str) else backend
+        if isinstance(backend, str):
+            from tokencache.plugins import open_backend
+
+            backend = open_backend(backend)
+        self._backend = backend
         self._namespace = namespace
         self._policy = policy
         self._observers: tuple[Observer, ...] = (_log,) if observers is None else tuple(observers)
@@ -218,15 +222,6 @@ def _log(event: Event) -> None:
 
 
 _CLOSED: Final = "the TokenCache is closed; make a new one"
-
-
-def _open(text: str) -> Backend:
-    """Make the backend that a URL names."""
-    from tokencache.plugins import load_backend_factory
-    from tokencache.url import BackendURL
-
-    url = BackendURL.parse(text)
-    return load_backend_factory(url)(url)
 
 
 def _after_fork() -> None:

@@ -151,6 +151,17 @@ def is_another(data: bytes, seen: bytes | None) -> bool:
     return data != seen if ours is None or theirs is None else ours > theirs
 
 
+def is_late(fence: int, stored: bytes | None, *, held: bool) -> bool:
+    """Return whether a commit under ``fence`` comes too late for what is stored (INV-3); ``held``: the lease still is.
+
+    A record without a fence is another program's: whoever took the lock since has stored it.
+    """
+    if stored is None:
+        return False
+    theirs = fence_of(stored)
+    return not held if theirs is None else theirs > fence
+
+
 def _exact(expires_at: float, issued_at: float | None, lifetime: float | None) -> tuple[float, float | None]:
     """Return expiry and lifetime to the fraction of a second, where the three agree; else the expiry alone counts."""
     if lifetime is None:

@@ -396,9 +396,7 @@ class TokenSource(LocalCopy):
         try:
             thread.start()
         except BaseException as error:
-            if (
-                isinstance(error, RuntimeError) and reason != "refresh"
-            ):  # too many threads, or the interpreter is ending
+            if isinstance(error, RuntimeError) and reason != "refresh":  # too many threads, or the interpreter ends
                 with contextlib.suppress(Exception):
                     fly()
                 return

@@ -69,6 +69,14 @@ def load_backend_factory(url: BackendURL) -> Callable[[BackendURL], Backend]:
     return cast("Callable[[BackendURL], Backend]", _load(BACKENDS, url.entry_point))
 
 
+def open_backend(url: str | BackendURL) -> Backend:
+    """Make the backend that a URL names; raises what :func:`load_backend_factory` and its factory raise."""
+    from tokencache.url import BackendURL
+
+    parsed = BackendURL.parse(url) if isinstance(url, str) else url
+    return load_backend_factory(parsed)(parsed)
+
+
 def load_provider_factory(name: str) -> Callable[[], TokenProvider]:
     """Return what makes the provider of an entry-point name, as :func:`load_backend_factory` does for a URL.
 

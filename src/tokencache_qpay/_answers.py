@@ -84,7 +84,7 @@ def _answer(call: Call[D], response: httpx.Response) -> D:
             why = scrub(str(error), _sent(response))
     else:
         why = "it is no JSON object"
-    kind, advice = (QPayUnavailable, "try again later") if call.repeatable else (QPayOutcomeUnknown, _PERHAPS)
+    kind, advice = _unanswered(undone=call.repeatable)
     message = f"[qpay] {call.name}: the answer of {host_of(response.url)} makes no sense ({why}); {advice}"
     raise kind(message, status=response.status_code)
 
@@ -100,9 +100,13 @@ def _refusal(call: Call[Any], response: httpx.Response, document: object) -> QPa
     what = f"[qpay] {call.name}: {host_of(response.url)} answered {status}{said}"
     if response.is_success or (status in _REFUSING and status not in _NOT_YET):
         return refusal_class(status, said.error)(what, code=said.error, status=status, message=told)
-    undone = call.repeatable or status in _NOT_YET
-    kind, advice = (QPayUnavailable, "try again later") if undone else (QPayOutcomeUnknown, _PERHAPS)
+    kind, advice = _unanswered(undone=call.repeatable or status in _NOT_YET)
     return kind(f"{what}; {advice}", code=said.error, status=status, message=told)
+
+
+def _unanswered(*, undone: bool) -> tuple[type[QPayUnavailable], str]:
+    """Return the error for what is no answer, and what to do then; ``undone``: nothing was done, or nothing to harm."""
+    return (QPayUnavailable, "try again later") if undone else (QPayOutcomeUnknown, _PERHAPS)
 
 
 def _failure(call: Call[Any], error: httpx.HTTPError, timeout: float) -> QPayError:

@@ -80,7 +80,29 @@ def _signed(method: M, make: Callable[..., Any]) -> M:
     return method
 
 
-class QPayClient:
+class _Client:
+    """What both clients have."""
+
+    def __init__(self, source: TokenSource, *, base_url: str | None = None, timeout: float = _TIMEOUT) -> None:
+        self.source = source
+        self._base_url = base_url_of(base_url) if base_url is not None else source.issuer or PRODUCTION
+        self._timeout = timeout
+        self._auth = TokenAuth(source)
+
+    @classmethod
+    def from_env(cls, cache: TokenCache | None = None) -> Self:
+        """Return a client of the merchant whom the environment names, with the backend that it names.
+
+        See :meth:`QPayProvider.from_env <tokencache_qpay.QPayProvider.from_env>` and ``TokenCache`` for the variables.
+        """
+        return cls((cache or TokenCache()).source(QPayProvider.from_env()))
+
+    def __repr__(self) -> str:
+        """Return the address."""
+        return f"{type(self).__name__}({self.source!r}, base_url={self._base_url!r})"
+
+
+class QPayClient(_Client):
     """QPay's V2 API for threads: one client serves all threads of a process.
 
     ``source`` gives the token: ``TokenCache(…).source("qpay")``, or that of a ``QPayProvider``. The address is that of
@@ -115,20 +137,9 @@ class QPayClient:
         client: httpx.Client | None = None,
         timeout: float = _TIMEOUT,
     ) -> None:
-        self.source = source
-        self._base_url = _address(source, base_url)
-        self._timeout = timeout
+        super().__init__(source, base_url=base_url, timeout=timeout)
         self._own = client is None
         self._client = client or httpx.Client(verify=shared_trust(), cookies=_no_cookies())
-        self._auth = TokenAuth(source)
-
-    @classmethod
-    def from_env(cls, cache: TokenCache | None = None) -> Self:
-        """Return a client of the merchant whom the environment names, with the backend that it names.
-
-        See :meth:`QPayProvider.from_env <tokencache_qpay.QPayProvider.from_env>` and ``TokenCache`` for the variables.
-        """
-        return cls((cache or TokenCache()).source(QPayProvider.from_env()))
 
     def send(self, call: Call[D]) -> D:
         """Do an operation."""
@@ -214,12 +225,8 @@ class QPayClient:
         """Close."""
         self.close()
 
-    def __repr__(self) -> str:
-        """Return the address."""
-        return f"QPayClient({self.source!r}, base_url={self._base_url!r})"
 
-
-class AsyncQPayClient:
+class AsyncQPayClient(_Client):
     """QPay's V2 API for one event loop; the arguments and methods are those of :class:`QPayClient`."""
 
     create_invoice = _awaitable(_calls.create_invoice)
@@ -246,17 +253,9 @@ class AsyncQPayClient:
         client: httpx.AsyncClient | None = None,
         timeout: float = _TIMEOUT,
     ) -> None:
-        self.source = source
-        self._base_url = _address(source, base_url)
-        self._timeout = timeout
+        super().__init__(source, base_url=base_url, timeout=timeout)
         self._own = client is None
         self._client = client or httpx.AsyncClient(verify=shared_trust(), cookies=_no_cookies())
-        self._auth = TokenAuth(source)
-
-    @classmethod
-    def from_env(cls, cache: TokenCache | None = None) -> Self:
-        """Return a client of the merchant whom the environment names, as :meth:`QPayClient.from_env` does."""
-        return cls((cache or TokenCache()).source(QPayProvider.from_env()))
 
     async def send(self, call: Call[D]) -> D:
         """Do an operation."""
@@ -340,10 +339,6 @@ class AsyncQPayClient:
         """Close."""
         await self.aclose()
 
-    def __repr__(self) -> str:
-        """Return the address."""
-        return f"AsyncQPayClient({self.source!r}, base_url={self._base_url!r})"
-
 
 class _Pages:
     """Where somebody is who reads page after page."""
@@ -368,7 +363,7 @@ class _Wait:
             reject("timeout", "give seconds, a week's at most")
         now = time.monotonic()
         times = max(1, checks)
-        self._due = [now + max(0.0, timeout) * (number / times) ** 2 for number in range(1, times + 1)]
+        self._due = [now + timeout * (number / times) ** 2 for number in range(1, times + 1)]
 
     def pause(self) -> float:
         """Return for how long to wait for a call."""
@@ -379,11 +374,6 @@ class _Wait:
         while self._due and self._due[0] <= time.monotonic():
             del self._due[0]
         return not self._due
-
-
-def _address(source: TokenSource, base_url: str | None) -> str:
-    """Return where to send: what was given, else the address of the source's provider, else production."""
-    return base_url_of(base_url) if base_url is not None else source.issuer or PRODUCTION
 
 
 def _no_cookies() -> CookieJar:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tokencache import TokenCache, events
-from tokencache._cache import _open
 from tokencache._record import fence_of
+from tokencache.plugins import open_backend
 from tokencache.testing.fakes import FakeProvider, Recorder
 from tokencache.testing.servers import MemcachedServer, Proxy, RedisServer
 
@@ -135,7 +135,7 @@ class Store:
     def open(self) -> Backend:
         """Return a backend of its own, as another process has it; in memory there is only one."""
         if self.kind != "memory" or not self._opened:
-            self._opened.append(_open(self.url))
+            self._opened.append(open_backend(self.url))
         return self._opened[-1]
 
     def fence(self, key: str) -> int:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tokencache import RefreshPolicy
-from tokencache._cache import _open
 from tokencache._record import fence_of
 from tokencache.events import BackendFailed, CommitRefused
+from tokencache.plugins import open_backend
 from tokencache.testing.fakes import FakeProvider
 from tokencache.testing.servers import MemcachedServer, Proxy, RedisCluster, RedisSentinels, RedisServer
 
@@ -32,7 +32,7 @@ HURRIED = "timeout=200ms&connect_timeout=200ms"
 
 def fence(remote: Remote, key: str) -> int:
     """Return the fence of the record that a process finds which comes now; 0 where it finds none, or no server."""
-    with closing(_open(remote.url)) as backend:
+    with closing(open_backend(remote.url)) as backend:
         stored = backend.load(key)
         return 0 if stored is None else fence_of(stored.data) or 0
 
@@ -238,6 +238,6 @@ def test_a_memcached_server_that_is_gone_costs_its_own_keys_a_fetch(
 
 def key_on(server: MemcachedServer, remote: Remote) -> str:
     """Return a key whose record and lease that server has."""
-    with closing(_open(remote.url)) as backend:
+    with closing(open_backend(remote.url)) as backend:
         keys = (f"key-{number}" for number in range(1000))
         return next(key for key in keys if backend._servers.of(key).name.endswith(f":{server.port}"))  # type: ignore[attr-defined]

@@ -78,22 +78,6 @@ def qpay() -> Iterator[FakeQPay]:
         yield fake
 
 
-@pytest.fixture
-def store(redis_url: str) -> Iterator[Redis]:
-    """A plain client on the emptied server: what any other program sees."""
-    with Redis.from_url(redis_url) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def backend(redis_url: str, store: Redis) -> Iterator[RedisBackend]:
-    """A backend on the emptied server."""
-    backend = from_url(BackendURL.parse(redis_url))
-    yield backend
-    backend.close()
-
-
 def source_of(backend: RedisBackend, qpay: FakeQPay, *observers: Recorder, secret: str = PASSWORD) -> TokenSource:
     """Return a source with the key that the old service used."""
     provider = QPayProvider(USER, secret, base_url=qpay.url, key=KEY)

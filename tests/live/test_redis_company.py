@@ -6,42 +6,22 @@ import asyncio
 import json
 import threading
 import time
-from typing import TYPE_CHECKING
 
 import pytest
 from redis import Redis
 from redis import asyncio as redis_asyncio
 
 from tokencache import ConfigurationError, RefreshPolicy, TokenCache
-from tokencache.backends.redis import RedisBackend, from_url
+from tokencache.backends.redis import RedisBackend
 from tokencache.ports import Cooldown, Granted, Held, Stored
 from tokencache.testing.fakes import FakeProvider
 from tokencache.testing.servers import Proxy
 from tokencache.url import BackendURL
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 pytestmark = pytest.mark.live
 
 PATIENCE = 30.0
 STUBBORN = RefreshPolicy(lease=60.0, timeout=PATIENCE)
-
-
-@pytest.fixture
-def store(redis_url: str) -> Iterator[Redis]:
-    """The server by the client library, emptied."""
-    with Redis.from_url(redis_url) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def backend(redis_url: str) -> Iterator[RedisBackend]:
-    """A backend of our own."""
-    backend = from_url(BackendURL.parse(redis_url))
-    yield backend
-    backend.close()
 
 
 @pytest.mark.parametrize("protocol", [2, 3])

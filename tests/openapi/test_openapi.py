@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import subprocess
 import time
 from decimal import Decimal
@@ -19,6 +18,7 @@ import httpx
 import pytest
 
 from tokencache import TokenCache
+from tokencache.testing._server_process import free_port
 from tokencache_qpay import AsyncQPayClient, InvoiceLine, InvoiceRequest, QPayClient, QPayProvider, _calls
 from tokencache_qpay.models import PaymentStatus
 from tokencache_qpay.requests import Account, Address, BranchData, Discount, InvoiceReceiver, TerminalData, Transaction
@@ -87,9 +87,7 @@ NAMES = [f"{number} {operation[0]}" for number, operation in enumerate(OPERATION
 @pytest.fixture(scope="module")
 def mock() -> Iterator[str]:
     """The address of a prism that holds each request against the description."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [str(PRISM), "mock", "--errors", "--host", "127.0.0.1", "--port", str(port), str(DESCRIPTION)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as prism:
         try:

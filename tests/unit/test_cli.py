@@ -6,7 +6,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -37,34 +36,12 @@ from tokencache.cli.outcome import Exit, code_of, complain
 from tokencache.cli.sight import duration, installed, lines, table
 from tokencache.ports import Cooldown, Slot
 from tokencache.status import Status
-from tokencache_qpay.testing import FakeQPay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tokencache_qpay.testing import FakeQPay
 
 SECRET = "planted-client-secret-7f3a"
 run = CliRunner()
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeQPay]:
-    """A fake QPay that the environment names, and a cache folder of the test's own."""
-    with FakeQPay(credentials={"merchant": SECRET}) as server:
-        for name, value in server.environ.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.delenv("QPAY_CACHE_KEY", raising=False)
-        monkeypatch.delenv("TOKENCACHE_BACKEND", raising=False)
-        monkeypatch.delenv("REDIS_DATABASE_URI", raising=False)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        yield server
-
-
-@pytest.fixture
-def unused_port() -> Iterator[int]:
-    """A port of loopback that is taken, and on which nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
 
 
 def tokencache(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -31,12 +31,13 @@ from tokencache.testing.fakes import FakeProvider
 from tokencache_qpay import QPayProvider
 from tokencache_qpay.health import examine
 from tokencache_qpay.provider import PRODUCTION, SANDBOX
-from tokencache_qpay.testing import FakeQPay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from click.testing import Result as Ran
+
+    from tokencache_qpay.testing import FakeQPay
 
 SECRET = "planted-client-secret-7f3a"
 KEY = "qpay:access_token"
@@ -45,26 +46,6 @@ GONE = BackendUnavailable("it is gone")
 FULL = BackendUnavailable("it is out of memory")
 ROOT = Path(__file__).parents[2]
 run = CliRunner()
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeQPay]:
-    """A fake QPay that the environment names, and a cache folder of the test's own."""
-    with FakeQPay(credentials={"merchant": SECRET}) as server:
-        for name, value in server.environ.items():
-            monkeypatch.setenv(name, value)
-        for name in ("QPAY_CACHE_KEY", "TOKENCACHE_BACKEND", "REDIS_DATABASE_URI", "NO_COLOR"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        yield server
-
-
-@pytest.fixture
-def unused_port() -> Iterator[int]:
-    """A port of loopback that is taken, and on which nobody listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
 
 
 def plant(monkeypatch: pytest.MonkeyPatch, provider: object) -> None:

@@ -22,11 +22,9 @@ from tokencache.cli.outcome import Exit
 from tokencache.cli.tail import View, changes, follow, look, view_of
 from tokencache.ports import Cooldown, Granted, Slot, Stored
 from tokencache.testing.fakes import FakeProvider
-from tokencache_qpay.testing import FakeQPay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from tokencache_qpay.testing import FakeQPay
 
 SECRET = "planted-client-secret-7f3a"
 KEY = "fake-key"
@@ -34,18 +32,6 @@ PATIENCE = 30.0
 NOW = 1_800_000_000.0
 AWAY = BackendUnavailable("it is away")
 run = CliRunner()
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeQPay]:
-    """A fake QPay that the environment names, and a cache folder of the test's own."""
-    with FakeQPay(credentials={"merchant": SECRET}) as server:
-        for name, value in server.environ.items():
-            monkeypatch.setenv(name, value)
-        for name in ("QPAY_CACHE_KEY", "TOKENCACHE_BACKEND", "REDIS_DATABASE_URI"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        yield server
 
 
 def record(fence: int, reason: str | None = "cold", *, left: float = 3600.0) -> Stored:

@@ -24,27 +24,16 @@ from tokencache.cli.app import app
 from tokencache.cli.outcome import Exit
 from tokencache.ports import Granted
 from tokencache.testing.fakes import FakeProvider
-from tokencache_qpay.testing import FakeQPay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
+
+    from tokencache_qpay.testing import FakeQPay
 
 SECRET = "planted-client-secret-7f3a"
 KEY = "qpay:access_token"
 run = CliRunner()
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeQPay]:
-    """A fake QPay that the environment names, and a cache folder of the test's own."""
-    with FakeQPay(credentials={"merchant": SECRET}) as server:
-        for name, value in server.environ.items():
-            monkeypatch.setenv(name, value)
-        for name in ("QPAY_CACHE_KEY", "TOKENCACHE_BACKEND", "REDIS_DATABASE_URI"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        yield server
 
 
 def verified(*arguments: str) -> tuple[int, dict[str, object], str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from cachetools import LRUCache
 
-from tokencache._record import fence_of, is_another
+from tokencache._record import fence_of, is_another, is_late
 from tokencache.backends._crowd import Crowd
 from tokencache.backends._memcached_form import (
     Lease,
@@ -125,11 +125,9 @@ class MemcachedBackend:
             for _ in range(_TRIES):
                 items = session.read(record, lock)
                 before, held = items.get(record), items.get(lock)
-                fence = None if before is None else fence_of(before.data)
-                if fence is not None and fence > lease.fence:  # INV-3
+                own = held is not None and _is_of(held, lease)
+                if is_late(lease.fence, None if before is None else before.data, held=own):
                     return False
-                if before is not None and fence is None and not (held is not None and _is_of(held, lease)):
-                    return False  # another program's: whoever took the lock since has stored it
                 if before is None:
                     done = session.add(record, data, record_expiry(ttl))
                 else:

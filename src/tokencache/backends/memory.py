@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cachetools import TLRUCache
 
 from tokencache._clock import steady_clock
-from tokencache._record import fence_of, is_another
+from tokencache._record import fence_of, is_another, is_late
 from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot, Stored
 
@@ -102,11 +102,8 @@ class MemoryBackend:
         with self._changed:
             self._require_open()
             stored = self._stored(lease.key)
-            fence = None if stored is None else fence_of(stored.data)
-            if fence is not None and fence > lease.fence:
+            if is_late(lease.fence, None if stored is None else stored.data, held=self._holds(lease)):
                 return False
-            if stored is not None and fence is None and not self._holds(lease):
-                return False  # another program's: whoever took the lock since has stored it
             self._records[lease.key] = _Record(data, self._clock() + ttl)
             self._free(lease)
             return True

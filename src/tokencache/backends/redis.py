@@ -145,8 +145,10 @@ class RedisBackend:
         loop = asyncio.get_running_loop()
         half = self._halves.get(loop)
         if half is None:
-            for other in [each for each in self._halves if each.is_closed()]:
-                self._halves.pop(other, None)
+            for reference in self._halves.keyrefs():  # a copy, as other threads have loops too
+                other = reference()
+                if other is not None and other.is_closed():
+                    self._halves.pop(other, None)
             if self._target is None:
                 from tokencache.backends._lift import ThreadedBackend
 

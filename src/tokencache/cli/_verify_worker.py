@@ -86,11 +86,9 @@ def main() -> None:
 def look(provider: str, url: str, timeout: float | None) -> dict[str, object]:
     """Return how long the token took; or the problem, or only the key where there is no record to be used."""
     from tokencache import TokenCache
-    from tokencache.plugins import load_backend_factory, load_provider_factory
-    from tokencache.url import BackendURL
+    from tokencache.plugins import load_provider_factory, open_backend
 
-    parsed = BackendURL.parse(url)
-    backend = load_backend_factory(parsed)(parsed)
+    backend = open_backend(url)
     counted = CountedProvider(load_provider_factory(provider)(), most=0)
     with TokenCache(Reader(backend), observers=()) as cache:
         source = cache.source(counted, policy=quiet_policy(counted))

@@ -128,14 +128,14 @@ class Doctor:
 
     def _made_backend(self) -> Generator[Result, None, Backend | None]:
         """Make the backend of the URL; return it if that can be done."""
-        from tokencache.plugins import load_backend_factory
+        from tokencache.plugins import open_backend
         from tokencache.url import BackendURL
 
         try:
             url = BackendURL.parse(self._url)
             self._hidden |= {secret for secret in (url.password,) if secret}
             self._shown = str(url)
-            return load_backend_factory(url)(url)
+            return open_backend(url)
         except TokenCacheError as error:
             remedy = "correct --backend, TOKENCACHE_BACKEND or REDIS_DATABASE_URI"
             yield Result("backend", failed("backend", str(error), remedy))

@@ -107,11 +107,9 @@ def follow(
 def opened(provider: str, url: str) -> Generator[tuple[Backend, str]]:
     """Give the backend of a URL, and the key of a provider's record on it."""
     from tokencache import TokenCache
-    from tokencache.plugins import load_backend_factory
-    from tokencache.url import BackendURL
+    from tokencache.plugins import open_backend
 
-    parsed = BackendURL.parse(url)
-    backend = load_backend_factory(parsed)(parsed)
+    backend = open_backend(url)
     try:
         with TokenCache(backend) as cache:
             yield backend, cache.source(provider).key

@@ -35,12 +35,16 @@ class Verdict:
 
     key: str
     backend: str
-    by_login: bool = False
     logins: int = 0
     first: float = 0.0
     again: float = 0.0
     processes: list[float] = field(default_factory=list[float])
     reason: str | None = None
+
+    @property
+    def by_login(self) -> bool:
+        """Whether the first call logged in."""
+        return self.logins > 0
 
     def as_dict(self) -> dict[str, object]:
         """Return plain values, fit for JSON."""
@@ -71,7 +75,7 @@ def compare(provider: str, url: str, *, processes: int, login: bool, timeout: fl
         source = cache.source(counted, policy=quiet_policy(counted))
         verdict = Verdict(source.key, str(BackendURL.parse(url)))  # the key takes a while: not to be measured
         _ask(source, counted, verdict, login=login, timeout=timeout)
-        verdict.logins, verdict.by_login = counted.logins, counted.logins > 0
+        verdict.logins = counted.logins
         verdict.reason = _not_stored(source.status())
         for _ in range(processes if verdict.reason is None else 0):
             report = _report({"provider": provider, "backend": url, "timeout": timeout})
@@ -79,7 +83,6 @@ def compare(provider: str, url: str, *, processes: int, login: bool, timeout: fl
             if verdict.reason is not None:
                 break
             verdict.processes.append(report["seconds"])
-        verdict.logins = counted.logins
     return verdict
 
 
