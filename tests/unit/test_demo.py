@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import subprocess
 import sys
 import time
@@ -150,3 +151,19 @@ def test_a_process_that_stays_after_its_work_is_killed(monkeypatch: pytest.Monke
         fleet.muster(lambda _: None)
         assert fleet.run(lambda _: None).calls == 1
     assert fleet._workers[0].returncode is not None
+
+
+def test_an_interrupt_is_the_parents_from_a_process_first_breath(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-8: Ctrl-C reaches all of the terminal's processes: those of the fleet never hear it, not while they load."""
+    masks: list[set[signal.Signals]] = []
+
+    def refuse(*_: object, **__: object) -> None:
+        masks.append({signal.Signals(each) for each in signal.pthread_sigmask(signal.SIG_BLOCK, ())})
+        message = "no more processes"
+        raise OSError(message)
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(OSError, match="no more"):
+        Fleet(orders("memory://"), 1)
+    assert signal.SIGINT in masks[0]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -54,15 +55,20 @@ class Fleet:
     def __init__(self, orders: Orders, processes: int, patience: float = PATIENCE) -> None:
         self._messages: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
         self._ends = time.monotonic() + patience + orders.seconds
-        self._workers = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tokencache.cli._demo_worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for _ in range(processes)
-        ]
+        # Ctrl-C goes to us, who end them: not to a process that has not yet read its first line and knows no better.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._workers = [
+                subprocess.Popen(
+                    [sys.executable, "-m", "tokencache.cli._demo_worker"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+                for _ in range(processes)
+            ]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         for number, worker in enumerate(self._workers):
             self._tell(worker, json.dumps(asdict(orders)))
             threading.Thread(target=self._listen, args=(number, worker), daemon=True).start()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import sys
 import threading
 import time
@@ -56,7 +55,6 @@ class Tally:
 
 def main() -> None:
     """Do as ordered."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
     orders = Orders(**json.loads(sys.stdin.readline()))
 
     from tokencache import TokenCache
