@@ -1,0 +1,159 @@
+"""``TokenAuth`` for httpx and for its successor httpx2, which have one interface and two sets of classes.
+
+The flow never follows a redirect itself: in both, redirects are handled inside the auth flow, which strips
+``Authorization`` from a request to another origin (only from ``http`` to ``https`` of the same host, on their
+default ports, it stays). The flow sees the last answer, so it must look where that came from before it answers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+from tokencache.integrations._refusal import Answer, Origin, Origins, heals
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator, Iterable, MutableMapping
+
+    from tokencache.integrations._refusal import TokenSupply
+    from tokencache.token import Token
+
+
+class URL(Protocol):
+    """What both have in a URL."""
+
+    @property
+    def scheme(self) -> str:
+        """The scheme, in lower case."""
+        ...
+
+    @property
+    def raw_host(self) -> bytes:
+        """The host as it goes over the wire."""
+        ...
+
+    @property
+    def port(self) -> int | None:
+        """The port, unless it is the scheme's own."""
+        ...
+
+
+class Request(Protocol):
+    """What both have in a request."""
+
+    @property
+    def url(self) -> URL:
+        """Where it goes."""
+        ...
+
+    @property
+    def headers(self) -> MutableMapping[str, str]:
+        """Its headers."""
+        ...
+
+    @property
+    def stream(self) -> object:
+        """Its body."""
+        ...
+
+    def read(self) -> bytes:
+        """Take the body into memory."""
+        ...
+
+    async def aread(self) -> bytes:
+        """Take the body into memory."""
+        ...
+
+
+RequestT = TypeVar("RequestT", bound="Request")
+ResponseT = TypeVar("ResponseT", bound="Any")  # a protocol here would meet itself: a response holds its request
+
+
+class TokenFlow(Generic[RequestT, ResponseT]):
+    """The auth flow, sync and async on one object; a subclass adds the ``Auth`` of its library."""
+
+    requires_request_body = False
+    _in_memory: ClassVar[type]
+    """The class of the library for bodies that are in memory."""
+
+    def __init__(self, source: TokenSupply, *, origins: str | Iterable[str] = ()) -> None:
+        self._source = source
+        self._origins = Origins(origins)
+
+    def sync_auth_flow(self, request: RequestT) -> Generator[RequestT, ResponseT]:
+        """Send the request, and once more with another token if the first was refused."""
+        if self.requires_request_body:
+            request.read()
+        asked = _origin(request.url)
+        if not self._origins.allow(asked):
+            yield request
+            return
+        token = self._source.token()
+        response = yield _with(request, token)
+        if not heals(self._answer(asked, response), token):
+            return
+        other = self._source.replace(token)
+        if other is not None:
+            yield _with(_refused(response), other)
+
+    async def async_auth_flow(self, request: RequestT) -> AsyncGenerator[RequestT, ResponseT]:
+        """Send the request, and once more with another token if the first was refused."""
+        if self.requires_request_body:
+            await request.aread()
+        asked = _origin(request.url)
+        if not self._origins.allow(asked):
+            yield request
+            return
+        token = await self._source.atoken()
+        response = yield _with(request, token)
+        if not heals(self._answer(asked, response), token):
+            return
+        other = await self._source.areplace(token)
+        if other is not None:
+            yield _with(_refused(response), other)
+
+    def __repr__(self) -> str:
+        """Return a text without the token."""
+        return f"TokenAuth({self._source!r})"
+
+    def _answer(self, asked: Origin, response: ResponseT) -> Answer:
+        """Describe an answer to the request that was sent last, which after a redirect is not the caller's own."""
+        request: RequestT = _refused(response)
+        return Answer(
+            status=response.status_code,
+            challenge=response.headers.get("WWW-Authenticate", ""),
+            asked=asked,
+            answered=_origin(request.url),
+            carried=request.headers.get("Authorization"),
+            repeatable=isinstance(request.stream, self._in_memory) or _rewinds(request.stream),
+        )
+
+
+def _refused(response: Any) -> Any:  # noqa: ANN401  (the request of whichever library)
+    """Return the request to send again: the one that was refused. What was served before a redirect is not repeated."""
+    return response.request
+
+
+def _with(request: RequestT, token: Token) -> RequestT:
+    """Return the request with the token in it."""
+    request.headers["Authorization"] = token.authorization
+    return request
+
+
+def _origin(url: URL) -> Origin:
+    """Return the origin of a URL of either library."""
+    return Origin.of(url.scheme, url.raw_host.decode("ascii"), url.port)
+
+
+def _rewinds(stream: object) -> bool:
+    """Return whether a body is a multipart form that goes back to the start of its files by itself when sent again."""
+    fields = getattr(stream, "fields", None)
+    if not isinstance(fields, list):
+        return False
+    files: list[object] = [getattr(part, "file", b"") for part in fields]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    return all(isinstance(file, str | bytes) or _seekable(file) for file in files)
+
+
+def _seekable(file: object) -> bool:
+    """Return whether a file says that it can go back."""
+    seekable = getattr(file, "seekable", None)
+    return callable(seekable) and bool(seekable())

@@ -1,0 +1,115 @@
+"""``TokenAuth`` for requests: the token of a source in every request, and one replay after a refusal.
+
+Requests prepares a request once, with the auth, and then sends it; redirects are copies of it, hooks included, from
+which it takes ``Authorization`` when they lead to another origin (only from ``http`` to ``https`` of the same host, on
+their default ports, it stays). So the token goes in when the request is prepared, and a hook looks at each answer.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
+
+from requests import RequestException
+from requests.auth import AuthBase
+
+from tokencache.integrations._refusal import Answer, Origin, Origins, TokenSupply, heals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from requests import PreparedRequest, Response
+
+    from tokencache.token import Token
+
+__all__ = ["TokenAuth", "TokenSupply"]
+
+
+class TokenAuth(AuthBase):
+    """Puts the token of ``source`` into each request of a ``requests.Session``, or of a single call.
+
+    When the server refuses the token, by status 401 or by ``error="invalid_token"`` in ``WWW-Authenticate``, the
+    source replaces *that* token and the refused request is sent once more; a file goes back to where it began. A second
+    refusal is given back as it is, and so is the first where the source has no other token (INV-6), where the scope
+    does not suffice (INV-7), where a body was streamed and so cannot be sent again, and where another origin answered
+    than the one asked. The refused answer is the first of the ``history`` of the one that replaced it.
+
+    ``origins`` are the origins that may have the token, such as ``"https://api.example"``; a request to another goes
+    without it. By default each request that the caller makes carries it, and a redirect to another origin does not.
+    """
+
+    def __init__(self, source: TokenSupply, *, origins: str | Iterable[str] = ()) -> None:
+        self._source = source
+        self._origins = Origins(origins)
+
+    def __call__(self, r: PreparedRequest) -> PreparedRequest:
+        """Put the token into a request that is being prepared."""
+        asked = Origin.parse(r.url or "")
+        if self._origins.allow(asked):
+            token = self._source.token()
+            r.headers["Authorization"] = token.authorization
+            prepared: Any = r  # its hooks have no types
+            prepared.register_hook("response", _Watch(self._source, r, token, asked))
+        return r
+
+    def __repr__(self) -> str:
+        """Return a text without the token."""
+        return f"TokenAuth({self._source!r})"
+
+
+class _Watch:
+    """The hook of one request of the caller: it looks at each answer, also after redirects, and replays once."""
+
+    def __init__(self, source: TokenSupply, request: PreparedRequest, token: Token, asked: Origin) -> None:
+        self._source = source
+        self._request = request
+        self._token = token
+        self._asked = asked
+        self._start = _position(request.body)
+        self._replayed = False
+
+    def __call__(self, response: Response, **sending: Any) -> Response:  # noqa: ANN401  (what Session.send was given)
+        """Return the answer, or that to the same request with another token."""
+        request = response.request
+        if request is self._request:  # the caller's own, not a redirect's copy; a prepared one may be sent many times
+            self._replayed = False
+        if self._replayed or not heals(self._answer(response), self._token):
+            return response
+        other = self._source.replace(self._token)
+        if other is None:
+            return response
+        self._replayed = True
+        self._token = other
+        # In place, because a redirect of the replay is made from this very request.
+        request.headers["Authorization"] = other.authorization
+        if self._start is not None:
+            body: Any = request.body
+            body.seek(self._start)
+        with suppress(RequestException, RuntimeError):  # read to the end, the connection can be used again
+            _ = response.content
+        response.close()
+        again: Response = response.connection.send(request, **sending)
+        again.history.append(response)
+        return again
+
+    def _answer(self, response: Response) -> Answer:
+        """Describe the answer to a request, which after a redirect is not the caller's own."""
+        request = response.request
+        body = cast("object", request.body)
+        return Answer(
+            status=response.status_code,
+            challenge=response.headers.get("WWW-Authenticate", ""),
+            asked=self._asked,
+            answered=Origin.parse(request.url or ""),
+            carried=request.headers.get("Authorization"),
+            repeatable=body is None or isinstance(body, str | bytes) or self._start is not None,
+        )
+
+
+def _position(body: Any) -> int | None:  # noqa: ANN401  (anything that requests sends)
+    """Return where a file stands, or ``None`` for what is no file or cannot go back."""
+    seekable = getattr(body, "seekable", None)
+    if seekable is None or not seekable():
+        return None
+    position: int = body.tell()
+    return position
