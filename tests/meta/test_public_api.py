@@ -18,6 +18,8 @@ MODULES = [
     "tokencache.events",
     "tokencache.health",
     "tokencache.integrations.aiohttp",
+    "tokencache.integrations.azure",
+    "tokencache.integrations.google",
     "tokencache.integrations.httpx",
     "tokencache.integrations.httpx2",
     "tokencache.integrations.requests",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import AsyncIterablePayload, hdrs
 
-from tokencache.integrations._refusal import Answer, FirstOrigin, Origin, TokenSupply, heals
+from tokencache.integrations._refusal import Answer, FirstOrigin, Origin, heals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from aiohttp.client_middlewares import ClientHandlerType
     from yarl import URL
 
-__all__ = ["TokenAuth", "TokenSupply"]
+    from tokencache.integrations._refusal import TokenSupply
+
+__all__ = ["TokenAuth"]
 
 
 class TokenAuth:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import httpx2
 
 from tokencache.integrations._httpx_flow import TokenFlow
-from tokencache.integrations._refusal import TokenSupply
 
-__all__ = ["TokenAuth", "TokenSupply"]
+__all__ = ["TokenAuth"]
 
 
 class TokenAuth(TokenFlow[httpx2.Request, httpx2.Response], httpx2.Auth):

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any, cast
 from requests import RequestException
 from requests.auth import AuthBase
 
-from tokencache.integrations._refusal import Answer, Origin, Origins, TokenSupply, heals
+from tokencache.integrations._refusal import Answer, Origin, Origins, heals
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from requests import PreparedRequest, Response
 
+    from tokencache.integrations._refusal import TokenSupply
     from tokencache.token import Token
 
-__all__ = ["TokenAuth", "TokenSupply"]
+__all__ = ["TokenAuth"]
 
 
 class TokenAuth(AuthBase):
