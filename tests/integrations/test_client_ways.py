@@ -1,0 +1,216 @@
+"""What only one of the HTTP clients has: prepared requests, hooks, the first origin, answers before the body's end."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import httpx
+import httpx2
+import pytest
+import requests
+
+from tokencache.integrations.aiohttp import TokenAuth as AiohttpAuth
+from tokencache.integrations.httpx import TokenAuth as HTTPXAuth
+from tokencache.integrations.httpx2 import TokenAuth as HTTPX2Auth
+from tokencache.integrations.requests import TokenAuth as RequestsAuth
+from tokencache.token import Token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import TypeAlias
+
+    from conftest import API, Issuer
+
+    Serve: TypeAlias = Callable[..., API]
+
+
+class Handful:
+    """A source whose every token is replaced by the next, however young: what a loop would feed on."""
+
+    def __init__(self) -> None:
+        self.number = 1
+
+    def token(self) -> Token:
+        """Return the current token."""
+        return Token(f"fake-token-{self.number}", expires_at=2e9, issued_at=1e9)
+
+    def replace(self, token: Token) -> Token | None:
+        """Return the next token."""
+        self.number += 1
+        return self.token()
+
+    async def atoken(self) -> Token:
+        """Return the current token."""
+        return self.token()
+
+    async def areplace(self, token: Token) -> Token | None:
+        """Return the next token."""
+        return self.replace(token)
+
+
+@pytest.fixture
+def session() -> Iterator[requests.Session]:
+    """A session that reads no settings of this machine."""
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
+
+
+def test_one_replay_for_a_whole_chain_of_redirects(session: requests.Session, serve: Serve) -> None:
+    """After a replay that was redirected, the next refusal stands: one more login at most for one call (INV-6)."""
+    api = serve()
+    answer = api._answer
+
+    async def turn(asked: Any) -> Any:  # noqa: ANN401
+        if asked.headers["authorization"] == "Bearer fake-token-2":
+            api.redirects["/start"] = (302, "/next")
+        return await answer(asked)
+
+    api._server._handler = turn
+    source = Handful()
+    assert session.get(f"{api.url}/start", auth=RequestsAuth(source)).status_code == 401
+    assert api.tokens == ["Bearer fake-token-1", "Bearer fake-token-2", "Bearer fake-token-2"]
+    assert source.number == 2
+
+
+def test_a_prepared_request_can_be_sent_again(session: requests.Session, issuer: Issuer, serve: Serve) -> None:
+    """Each sending of one prepared request may heal once, also the second, with the token that it has by then."""
+    api = serve(2)
+    prepared = session.prepare_request(
+        requests.Request("POST", api.url, data=b"body", auth=RequestsAuth(issuer.source))
+    )
+    assert session.send(prepared).status_code == 200
+    api.accepts = {"Bearer fake-token-3"}
+    issuer.source.invalidate(issuer.source.token())
+    assert session.send(prepared).status_code == 200
+    assert api.tokens == [f"Bearer fake-token-{number}" for number in (1, 2, 2, 3)]
+
+
+def test_hooks_of_the_caller_see_the_healed_answer(session: requests.Session, issuer: Issuer, serve: Serve) -> None:
+    """A hook that raises for a status does not see the refusal; history keeps it."""
+    seen: list[int] = []
+    hooks = {"response": lambda response, **_: seen.append(response.status_code)}
+    response = session.get(serve(2).url, auth=RequestsAuth(issuer.source), hooks=hooks)
+    assert seen == [200]
+    assert [(old.status_code, old.content) for old in response.history] == [(401, b"no")]
+
+
+def test_a_file_is_sent_again_from_where_it_stood(session: requests.Session, issuer: Issuer, serve: Serve) -> None:
+    """A file that was not at its start goes back to where it was, not to its start."""
+    file = io.BytesIO(b"header body")
+    file.seek(7)
+    api = serve(2)
+    assert session.post(api.url, data=file, auth=RequestsAuth(issuer.source)).status_code == 200
+    assert [asked.body for asked in api.asked] == [b"body"] * 2
+
+
+def test_a_file_that_cannot_go_back_is_not_sent_again(session: requests.Session, issuer: Issuer, serve: Serve) -> None:
+    """What has a position but no way back counts as a stream."""
+    api = serve(2)
+    assert session.post(api.url, data=Pipe(b"body"), auth=RequestsAuth(issuer.source)).status_code == 401
+    assert len(api.asked) == 1
+
+
+class Pipe(io.BytesIO):
+    """A file that cannot go back."""
+
+    def seekable(self) -> bool:
+        """Say so."""
+        return False
+
+
+class Bare:
+    """A file with no more than a way to be read."""
+
+    def __init__(self) -> None:
+        self._file = io.BytesIO(b"file")
+
+    def read(self, size: int = -1) -> bytes:
+        """Read."""
+        return self._file.read(size)
+
+
+@pytest.mark.parametrize(("library", "auth"), [(httpx, HTTPXAuth), (httpx2, HTTPX2Auth)], ids=["httpx", "httpx2"])
+@pytest.mark.parametrize(
+    ("upload", "times"), [(io.BytesIO, 2), (bytes, 2), (Pipe, 1)], ids=["file", "bytes", "no way back"]
+)
+def test_a_form_of_files_is_sent_again_if_all_go_back(
+    library: Any,  # noqa: ANN401
+    auth: Any,  # noqa: ANN401
+    upload: Callable[[bytes], object],
+    times: int,
+    *,
+    issuer: Issuer,
+    serve: Serve,
+) -> None:
+    """A form of files goes back to their starts by itself; one file that cannot makes it a stream."""
+    api = serve(2)
+    files = {"good": ("name", io.BytesIO(b"good")), "upload": ("name", upload(b"content"))}
+    with library.Client(auth=auth(issuer.source)) as client:
+        assert client.post(api.url, files=files).status_code == (200 if times == 2 else 401)
+    assert [b"good" in asked.body and b"content" in asked.body for asked in api.asked] == [True] * times
+
+
+@pytest.mark.parametrize(("library", "auth"), [(httpx, HTTPXAuth), (httpx2, HTTPX2Auth)], ids=["httpx", "httpx2"])
+def test_a_form_with_a_file_that_can_only_be_read(library: Any, auth: Any, issuer: Issuer, serve: Serve) -> None:  # noqa: ANN401
+    """A file that does not even say whether it goes back counts as a stream."""
+    api = serve(2)
+    with library.Client(auth=auth(issuer.source)) as client:
+        assert client.post(api.url, files={"upload": ("name", Bare())}).status_code == 401
+    assert len(api.asked) == 1
+
+
+def test_the_first_origin_is_the_one(issuer: Issuer, serve: Serve) -> None:
+    """In aiohttp a redirect looks like a request: without names the token goes to the origin asked first, no other."""
+    api, other = serve(1), serve(1)
+
+    async def scenario() -> list[int]:
+        async with aiohttp.ClientSession(middlewares=[AiohttpAuth(issuer.source)]) as session:
+            statuses = []
+            for url in (api.url, other.url, api.url):
+                async with session.get(url) as response:
+                    statuses.append(response.status)
+            return statuses
+
+    assert asyncio.run(scenario()) == [200, 401, 200]
+    assert other.tokens == [None]
+
+
+def test_an_answer_before_the_end_of_the_body(tmp_path: Any, issuer: Issuer) -> None:  # noqa: ANN401
+    """A refusal that comes while a large file is still being written: the replay carries the whole file."""
+    size = 32 << 20
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(size)
+    lengths: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"fake-token-1" in head:
+            writer.write(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+            await reader.read()  # whatever is still to come, until the client gives up
+        else:
+            got = 0
+            while got < size and (data := await reader.read(1 << 20)):
+                got += len(data)
+            lengths.append(got)
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+        writer.close()
+
+    async def scenario() -> int:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with (
+            server,
+            aiohttp.ClientSession(middlewares=[AiohttpAuth(issuer.source)]) as session,
+            session.put(f"http://127.0.0.1:{port}/", data=path.open("rb")) as response,
+        ):
+            return response.status
+
+    assert asyncio.run(scenario()) == 200
+    assert lengths == [size]
