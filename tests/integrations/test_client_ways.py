@@ -19,12 +19,17 @@ from tokencache.integrations.requests import TokenAuth as RequestsAuth
 from tokencache.token import Token
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from typing import TypeAlias
 
     from conftest import API, Issuer
 
     Serve: TypeAlias = Callable[..., API]
+
+
+LIBRARIES = pytest.mark.parametrize(
+    ("library", "auth"), [(httpx, HTTPXAuth), (httpx2, HTTPX2Auth)], ids=["httpx", "httpx2"]
+)
 
 
 class Handful:
@@ -133,7 +138,32 @@ class Bare:
         return self._file.read(size)
 
 
-@pytest.mark.parametrize(("library", "auth"), [(httpx, HTTPXAuth), (httpx2, HTTPX2Auth)], ids=["httpx", "httpx2"])
+@LIBRARIES
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_streams_are_read_ahead_on_request(library: Any, auth: Any, way: str, issuer: Issuer, serve: Serve) -> None:  # noqa: ANN401
+    """With ``requires_request_body`` a streamed body is in memory and can be sent again."""
+    api = serve(2)
+    reading = auth(issuer.source)
+    reading.requires_request_body = True
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"a"
+        yield b"b"
+
+    async def scenario() -> int:
+        async with library.AsyncClient(auth=reading) as client:
+            status: int = (await client.post(api.url, content=parts())).status_code
+            return status
+
+    if way == "sync":
+        with library.Client(auth=reading) as client:
+            assert client.post(api.url, content=iter([b"a", b"b"])).status_code == 200
+    else:
+        assert asyncio.run(scenario()) == 200
+    assert [asked.body for asked in api.asked] == [b"ab"] * 2
+
+
+@LIBRARIES
 @pytest.mark.parametrize(
     ("upload", "times"), [(io.BytesIO, 2), (bytes, 2), (Pipe, 1)], ids=["file", "bytes", "no way back"]
 )
@@ -154,7 +184,7 @@ def test_a_form_of_files_is_sent_again_if_all_go_back(
     assert [b"good" in asked.body and b"content" in asked.body for asked in api.asked] == [True] * times
 
 
-@pytest.mark.parametrize(("library", "auth"), [(httpx, HTTPXAuth), (httpx2, HTTPX2Auth)], ids=["httpx", "httpx2"])
+@LIBRARIES
 def test_a_form_with_a_file_that_can_only_be_read(library: Any, auth: Any, issuer: Issuer, serve: Serve) -> None:  # noqa: ANN401
     """A file that does not even say whether it goes back counts as a stream."""
     api = serve(2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import httpx2
@@ -12,9 +12,6 @@ import pytest
 from tokencache.integrations import httpx as for_httpx
 from tokencache.integrations import httpx2 as for_httpx2
 from tokencache.token import Token
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
 
 INVALID = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 LIBRARIES = pytest.mark.parametrize(
@@ -73,32 +70,6 @@ class Hosts:
     def async_client(self) -> Any:  # noqa: ANN401
         """Return such a client for loops."""
         return self._library.AsyncClient(transport=self._library.MockTransport(self), follow_redirects=True)
-
-
-@LIBRARIES
-def test_streams_are_read_ahead_on_request(library: Any, integration: Any) -> None:  # noqa: ANN401
-    """With ``requires_request_body`` a streamed body is in memory and can be sent again, by threads and by loops."""
-
-    def parts() -> Iterator[bytes]:
-        yield from (b"a", b"b")
-
-    async def aparts() -> AsyncIterator[bytes]:
-        for part in parts():
-            yield part
-
-    async def scenario() -> Any:  # noqa: ANN401
-        auth = integration.TokenAuth(StubSource())
-        auth.requires_request_body = True
-        async with Hosts(library).async_client() as client:
-            return await client.post("https://shop.example/", content=aparts(), auth=auth)
-
-    auth = integration.TokenAuth(StubSource())
-    auth.requires_request_body = True
-    with Hosts(library).client() as client:
-        response = client.post("https://shop.example/", content=parts(), auth=auth)
-    assert (response.status_code, response.content) == (200, b"ab")
-    response = asyncio.run(scenario())
-    assert (response.status_code, response.content) == (200, b"ab")
 
 
 @LIBRARIES
