@@ -1,4 +1,4 @@
-"""The cache: a backend, and the sources on it."""
+"""The cache: backends, and the sources on them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import os
 import threading
 import time
 import weakref
+from contextlib import AsyncExitStack, ExitStack
 from importlib import import_module
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, TypedDict, cast
 
 from cachetools import LRUCache
 
 from tokencache import _keys
-from tokencache._breaker import Breaker
 from tokencache._clock import steady_clock
+from tokencache._mount import Deferred, Mount
 from tokencache._source import TokenSource
 from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.policy import RefreshPolicy
@@ -21,10 +22,12 @@ from tokencache.policy import RefreshPolicy
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from types import TracebackType
-    from typing import Self
+    from typing import Self, Unpack
 
+    from tokencache._crypto import Encrypt, Sealer
+    from tokencache.config import Configuration, Configured
     from tokencache.events import Event, Observer
-    from tokencache.ports import AsyncBackend, Backend, Clock, FetchContext, TokenProvider
+    from tokencache.ports import Backend, Clock, FetchContext, TokenProvider
     from tokencache.token import Token
 
     Answer: TypeAlias = Token | Mapping[str, object]
@@ -42,14 +45,30 @@ _caches: weakref.WeakSet[TokenCache] = weakref.WeakSet()
 _sources: weakref.WeakSet[TokenSource] = weakref.WeakSet()
 
 
+class Settings(TypedDict, total=False):
+    """The keywords of :class:`TokenCache`, by which code overrides a configuration."""
+
+    backend: str | Backend | None
+    namespace: str
+    policy: RefreshPolicy | None
+    encrypt: Encrypt | None
+    observers: Sequence[Observer] | None
+    sources: int
+    clock: Clock | None
+    wall: Clock
+
+
 class TokenCache:
-    """One backend and the sources on it; a context manager for ``with`` and ``async with``.
+    """A backend and the sources on it; a context manager for ``with`` and ``async with``.
 
     ``backend`` is a URL (``memory://``, ``file:///folder``, ``redis://host/0``, …), a
     :class:`~tokencache.ports.Backend`, or ``None``: then the URL in ``TOKENCACHE_BACKEND`` or ``REDIS_DATABASE_URI``,
     else ``memory://``. A backend that is passed in as an object is not closed with the cache. ``namespace`` goes before
     every key that is made (not before keys given by hand). ``policy`` is for sources whose provider and caller bring
-    none. ``observers`` replace the default one, which logs. ``sources`` bounds the table of sources (the least lately
+    none. ``encrypt`` seals what is stored (AES-256-GCM; ``pip install 'tokencache[crypto]'``): it is a key of 32 bytes,
+    or their hexadecimal or base64 text; several keys, of which the first encrypts and all decrypt; or ``"provider"``:
+    then each source's key comes from its provider's own credential. A record that does not open counts as missing.
+    ``observers`` replace the default one, which logs. ``sources`` bounds the table of sources (the least lately
     asked for is forgotten; whoever holds it may go on). ``clock`` and ``wall`` are for tests.
 
     Raises ``ConfigurationError`` for a bad URL, ``BackendNotInstalled`` and ``BackendConflict`` as the plugin loader
@@ -62,32 +81,85 @@ class TokenCache:
         *,
         namespace: str = "",
         policy: RefreshPolicy | None = None,
+        encrypt: Encrypt | None = None,
         observers: Sequence[Observer] | None = None,
         sources: int = 10_000,
         clock: Clock | None = None,
         wall: Clock = time.time,
     ) -> None:
-        self._owned = backend is None or isinstance(backend, str)
         if backend is None:
             backend = next((url for name in ENVIRONMENT if (url := os.environ.get(name))), "memory://")
+        owned = isinstance(backend, str | Deferred)  # a configuration's is opened when it is needed
         if isinstance(backend, str):
             from tokencache.plugins import open_backend
 
             backend = open_backend(backend)
-        self._backend = backend
         self._namespace = namespace
         self._policy = policy
         self._observers: tuple[Observer, ...] = (_log,) if observers is None else tuple(observers)
         self._clock = clock or steady_clock()
         self._wall = wall
-        probe = (policy or RefreshPolicy()).probe
-        self._reads = Breaker(self._clock, probe)
-        self._writes = Breaker(self._clock, probe)
-        self._half: AsyncBackend | None = None
-        self._lock = threading.Lock()  # guards _table
+        self._probe = (policy or RefreshPolicy()).probe
+        self._main = Mount(backend, self._clock, self._probe, owned=owned)
+        self._mounts: dict[str, Mount] = {"": self._main}
+        self._plan: Configuration | None = None
+        self._several = False
+        sealer = None if encrypt is None else _sealer(encrypt)
+        self._sealer: Callable[[], Sealer | None] = lambda: sealer
+        self._lock = threading.Lock()  # guards _table and _mounts
         self._table: LRUCache[tuple[object, ...], TokenSource] = LRUCache(sources)
         self._closed = False
         _caches.add(self)
+
+    @classmethod
+    def from_config(
+        cls,
+        source: str | os.PathLike[str] | Mapping[str, object] | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+        **settings: Unpack[Settings],
+    ) -> Self:
+        """Return a cache set up by a TOML file, or by a mapping of the same form: docs/configuration.md.
+
+        ``None`` means the file that ``TOKENCACHE_CONFIG`` names, else ``tokencache.toml`` in the working folder.
+        ``environ`` is where references look for variables, by default the process's. ``settings`` are keywords of
+        :class:`TokenCache` that go before the file's; a ``backend`` among them holds for all sources. A backend is
+        opened, and a secret is read, when the first source needs it.
+
+        Raises ``ConfigurationError`` naming file, key and remedy.
+        """
+        from tokencache.config import Configuration
+
+        return cls._planned(Configuration.load(source, environ=environ), settings)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Unpack[Settings]) -> Self:
+        """Return a cache set up by ``TOKENCACHE_*`` variables: docs/configuration.md.
+
+        ``TOKENCACHE_CONFIG`` may name a file, over which the other variables go. ``environ`` is by default that of the
+        process, ``settings`` are as in :meth:`from_config`.
+
+        Raises ``ConfigurationError`` naming variable and remedy.
+        """
+        from tokencache.config import Configuration
+
+        return cls._planned(Configuration.from_env(environ), settings)
+
+    @classmethod
+    def _planned(cls, plan: Configuration, settings: Settings) -> Self:
+        """Return a cache set up by a configuration, but for ``settings``."""
+        chosen = cast("Settings", {name: value for name, value in settings.items() if value is not None})
+        own_backend = "backend" in chosen
+        if not own_backend:
+            chosen["backend"] = cast("Backend", plan.deferred())
+        chosen.setdefault("namespace", plan.namespace)
+        chosen.setdefault("policy", plan.policy)
+        cache = cls(**chosen)
+        cache._plan = plan
+        cache._several = not own_backend
+        if "encrypt" not in chosen:
+            cache._sealer = plan.sealer
+        return cache
 
     def source(
         self,
@@ -98,37 +170,47 @@ class TokenCache:
     ) -> TokenSource:
         """Return the source for a provider; an equal provider gives the same source.
 
-        ``provider`` is the name of an entry point (``"qpay"``), a :class:`~tokencache.ports.TokenProvider`, or a plain
-        function, sync or async, with no argument or the :class:`~tokencache.ports.FetchContext`, which returns a
-        :class:`Token` or the OAuth response as a mapping. A function needs a ``key``. ``key`` is used as it stands.
+        ``provider`` is a name, of the configuration or of an entry point (``"qpay"``), a
+        :class:`~tokencache.ports.TokenProvider`, or a plain function, sync or async, with no argument or the
+        :class:`~tokencache.ports.FetchContext`, which returns a :class:`Token` or the OAuth response as a mapping. A
+        function needs a ``key``. ``key`` is used as it stands.
 
         Raises ``ConfigurationError`` for an unknown name, missing settings or a function without a key.
         """
         if self._closed:
             raise BackendClosed(_CLOSED)
-        known = self._provider(provider, key)
-        chosen = (
-            policy or cast("RefreshPolicy | None", getattr(known, "policy", None)) or self._policy or RefreshPolicy()
-        )
+        configured = self._configured(provider)
+        known = self._provider(provider, key) if configured is None else configured.provider
+        chosen = cast("RefreshPolicy | None", getattr(known, "policy", None)) or self._policy or RefreshPolicy()
         given = key or cast("str | None", getattr(known, "key", None))
-        entry = (known.name, _keys.quick_fingerprint(known.name, known.identity()), given, chosen)
+        mount = self._main
+        if configured is not None:
+            chosen, given = configured.policy_over(chosen), key or configured.key or given
+            mount = self._mount(configured)
+        chosen = policy or chosen
+        sealer = self._sealer()
+        if sealer is not None:
+            sealer.admit(known)
+        entry = (mount, known.name, _keys.quick_fingerprint(known.name, known.identity()), given, chosen)
         with self._lock:
             source = self._table.get(entry)
             if source is None:
-                source = self._table[entry] = self._make(known, given, chosen)
+                source = self._table[entry] = self._make(known, given, chosen, mount, sealer)
             return source
 
     def close(self) -> None:
-        """Close the backend if the cache made it. Sources serve what they hold, then raise ``BackendClosed``."""
+        """Close the backends that the cache made. Sources serve what they hold, then raise ``BackendClosed``."""
         self._closed = True
-        if self._owned:
-            self._backend.close()
+        with ExitStack() as stack:
+            for mount in list(self._mounts.values()):
+                stack.callback(mount.close)
 
     async def aclose(self) -> None:
         """Close, from an event loop."""
         self._closed = True
-        if self._owned:
-            await self._async_backend().close()
+        async with AsyncExitStack() as stack:
+            for mount in list(self._mounts.values()):
+                stack.push_async_callback(mount.aclose)
 
     def __enter__(self) -> Self:
         """Return the cache itself."""
@@ -152,7 +234,27 @@ class TokenCache:
 
     def __repr__(self) -> str:
         """Return the backend's name and the number of sources."""
-        return f"<TokenCache on {self._backend.name!r} with {len(self._table)} sources>"
+        return f"<TokenCache on {self._main.name!r} with {len(self._table)} sources>"
+
+    @property
+    def _backend(self) -> Backend:
+        """The backend of every source whose configuration names no other."""
+        return self._main.backend
+
+    def _configured(self, provider: object) -> Configured | None:
+        """Return what the configuration says of a provider, if it names it."""
+        return None if self._plan is None or not isinstance(provider, str) else self._plan.provider(provider)
+
+    def _mount(self, configured: Configured) -> Mount:
+        """Return the mount that a provider's table names."""
+        name = configured.backend
+        if self._plan is None or not self._several or name is None or name == self._plan.backend:
+            return self._main
+        with self._lock:
+            mount = self._mounts.get(name)
+            if mount is None:
+                mount = self._mounts[name] = Mount(self._plan.deferred(name), self._clock, self._probe)
+            return mount
 
     def _provider(self, provider: str | TokenProvider | Fetcher, key: str | None) -> TokenProvider:
         """Return the provider that was named, given, or given as a function."""
@@ -172,7 +274,9 @@ class TokenCache:
 
         return CallableProvider(provider, key=key)
 
-    def _make(self, provider: TokenProvider, key: str | None, policy: RefreshPolicy) -> TokenSource:
+    def _make(
+        self, provider: TokenProvider, key: str | None, policy: RefreshPolicy, mount: Mount, sealer: Sealer | None
+    ) -> TokenSource:
         """Make a source, and load the engine now rather than while its first callers wait."""
         from tokencache._world import World
 
@@ -180,38 +284,31 @@ class TokenCache:
             import_module(f"tokencache.{module}")
         world = World(
             provider=provider,
-            backend=self._backend,
-            async_backend=self._async_backend,
-            reads=self._reads,
-            writes=self._writes,
+            backend=mount.backend,
+            async_backend=mount.async_backend,
+            reads=mount.reads,
+            writes=mount.writes,
             clock=self._clock,
             wall=self._wall,
             observers=self._observers,
+            sealer=sealer,
         )
         source = TokenSource(world, policy=policy, namespace=self._namespace, key=key)
         _sources.add(source)
         return source
 
-    def _async_backend(self) -> AsyncBackend:
-        """Return the half of the backend for the running event loop; a lifted one serves all loops."""
-        if self._half is not None:
-            return self._half
-        from tokencache.backends._lift import ThreadedBackend, async_half
-
-        half = async_half(self._backend)
-        if isinstance(half, ThreadedBackend):
-            self._half = half  # two loops may make one each; the last one serves those who come later
-        return half
-
     def _after_fork(self) -> None:
         """Start afresh in the child of a fork: its own locks, threads and connections."""
         self._lock = threading.Lock()
-        self._half = None
-        self._reads.after_fork()
-        self._writes.after_fork()
-        hook = getattr(self._backend, "after_fork", None)
-        if hook is not None:
-            hook()
+        for mount in self._mounts.values():
+            mount.after_fork()
+
+
+def _sealer(encrypt: Encrypt) -> Sealer:
+    """Return what seals records, loaded where it is wanted."""
+    from tokencache._crypto import Sealer
+
+    return Sealer(encrypt)
 
 
 def _log(event: Event) -> None:

@@ -49,6 +49,31 @@ def quick_fingerprint(name: str, identity: Mapping[str, object]) -> bytes:
     return _keyed(_encode_identity(name, identity, lambda secret: _keyed(secret.reveal())))
 
 
+def stretched(provider_name: str, identity: Mapping[str, object], purpose: bytes) -> bytes:
+    """Return bytes that only who has the credentials of an identity can make, for ``purpose`` (16 bytes at most).
+
+    They are no part of any key, and as slow to guess from as the fingerprint. Raises ``ConfigurationError`` as
+    :func:`fingerprint` does.
+    """
+    from hashlib import blake2b
+
+    rest = _encode_identity(provider_name, identity, lambda _: b"")
+    salt = blake2b(rest, digest_size=32, person=purpose).digest()
+    return _encode_identity(provider_name, identity, lambda secret: _slow(secret, salt))
+
+
+def has_secret(identity: Mapping[str, object]) -> bool:
+    """Return whether an identity holds a credential that is not empty."""
+    found: list[bool] = []
+
+    def hide(secret: Secret) -> bytes:
+        found.append(bool(secret.reveal()))
+        return b""
+
+    _encode_identity("", identity, hide)
+    return any(found)
+
+
 def record_key(namespace: str, provider: str, fingerprint: str) -> str:
     """Return the key of a record: ``{namespace}{provider}:{identity}``."""
     return f"{namespace}{provider}:{fingerprint}"

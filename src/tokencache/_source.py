@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tokencache._effects import Flow
     from tokencache._flights import Flight, Flights
     from tokencache._flow import Job, Outcome
+    from tokencache._record import Sealing
     from tokencache._world import World
     from tokencache.policy import RefreshPolicy
     from tokencache.ports import Reason
@@ -54,13 +55,24 @@ class TokenSource(LocalCopy):
     Made by :meth:`tokencache.TokenCache.source`.
     """
 
-    __slots__ = ("__weakref__", "_fingerprint", "_flights", "_given_key", "_key", "_namespace", "_spread", "_tasks")
+    __slots__ = (
+        "__weakref__",
+        "_fingerprint",
+        "_flights",
+        "_given_key",
+        "_key",
+        "_namespace",
+        "_sealing",
+        "_spread",
+        "_tasks",
+    )
 
     def __init__(self, world: World, *, policy: RefreshPolicy, namespace: str, key: str | None) -> None:
         self._namespace = namespace
         self._given_key = key
         self._key: str | None = None
         self._fingerprint = ""
+        self._sealing: Sealing | None = None
         self._spread = world.draw() * 2 - 1
         super().__init__(world, policy)
 
@@ -147,8 +159,9 @@ class TokenSource(LocalCopy):
     def key(self) -> str:
         """The key of the record. The first reading may take some 50 ms, for the fingerprint of the credential."""
         if self._key is None:
-            provider = self._world.provider
+            provider, sealer = self._world.provider, self._world.sealer
             self._fingerprint = _keys.fingerprint(provider.name, provider.identity())
+            self._sealing = None if sealer is None else sealer.sealing(provider, self._fingerprint)
             given = self._given_key
             self._key = (
                 given if given is not None else _keys.record_key(self._namespace, provider.name, self._fingerprint)
@@ -453,6 +466,7 @@ class TokenSource(LocalCopy):
             attempt=self._attempt,
             failure=self._failure,
             alone_at=self._alone_at,
+            sealing=self._sealing,
         )
 
     def _owner(self) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tokencache._breaker import Breaker
+    from tokencache._crypto import Sealer
     from tokencache._effects import BackendEffect, Effect, Fetch
     from tokencache.errors import BackendUnavailable
     from tokencache.events import Event, Observer
@@ -33,6 +34,7 @@ class World:
     wall: Clock
     observers: Sequence[Observer]
     draw: Clock = field(default=random.random)
+    sealer: Sealer | None = None
 
     def breaker(self, effect: BackendEffect) -> Breaker:
         """Return the breaker of this kind of call: reads may work while writes do not."""

@@ -335,13 +335,13 @@ def test_a_fork_starts_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
     source._lock.acquire()
     source._until = float("inf")
     cache._lock.acquire()
-    cache._half = object()  # type: ignore[assignment]
+    cache._main._half = object()  # type: ignore[assignment]
     monkeypatch.setattr(cache_module, "_caches", {cache})
     monkeypatch.setattr(cache_module, "_sources", {source})
     cache_module._after_fork()
     assert not source._lock.locked()
     assert not cache._lock.locked()
-    assert cache._half is None
+    assert cache._main._half is None
     assert source._board()[0] is not flight
     source._start_afresh()
     clock.advance(3600)
