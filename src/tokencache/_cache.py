@@ -114,7 +114,7 @@ class TokenCache:
     @classmethod
     def from_config(
         cls,
-        source: str | os.PathLike[str] | Mapping[str, object] | None = None,
+        source: str | os.PathLike[str] | Mapping[str, object] | Configuration | None = None,
         *,
         environ: Mapping[str, str] | None = None,
         **settings: Unpack[Settings],
@@ -123,7 +123,8 @@ class TokenCache:
 
         ``None`` means the file that ``TOKENCACHE_CONFIG`` names, else ``tokencache.toml`` in the working folder.
         ``environ`` is where references look for variables, by default the process's. ``settings`` are keywords of
-        :class:`TokenCache` that go before the file's; a ``backend`` among them holds for all sources. A backend is
+        :class:`TokenCache` that go before the file's; a ``backend`` among them holds for all sources, and may be a
+        name of the file's. A backend is
         opened, and a secret is read, when the first source needs it.
 
         Raises ``ConfigurationError`` naming file, key and remedy.
@@ -150,8 +151,9 @@ class TokenCache:
         """Return a cache set up by a configuration, but for ``settings``."""
         chosen = cast("Settings", {name: value for name, value in settings.items() if value is not None})
         own_backend = "backend" in chosen
-        if not own_backend:
-            chosen["backend"] = cast("Backend", plan.deferred())
+        named = chosen.get("backend")
+        if named is None or isinstance(named, str):
+            chosen["backend"] = cast("Backend", plan.deferred(named))
         chosen.setdefault("namespace", plan.namespace)
         chosen.setdefault("policy", plan.policy)
         cache = cls(**chosen)

@@ -74,14 +74,16 @@ class Configuration:
     @classmethod
     def load(
         cls,
-        source: str | os.PathLike[str] | Mapping[str, object] | None = None,
+        source: str | os.PathLike[str] | Mapping[str, object] | Configuration | None = None,
         *,
         environ: Mapping[str, str] | None = None,
-    ) -> Self:
-        """Return the configuration of a file or a mapping; ``None`` looks for the file.
+    ) -> Configuration:
+        """Return the configuration of a file or a mapping, or itself; ``None`` looks for the file.
 
         Raises ``ConfigurationError`` where there is none, or where its form is wrong.
         """
+        if isinstance(source, Configuration):
+            return source
         environ = os.environ if environ is None else environ
         if source is None:
             source = find(environ)
@@ -162,11 +164,11 @@ class Configuration:
         if name is None:
             given = self._tables.top.get("backend")
             name, place = self.backend, Place(ENVIRONMENT) if given is None else given.place
-        place = place or Place("--backend")
+        place = place or Place("backend")
         entry = self._tables.backends.get(name)
         if entry is not None:
             return self._named_url(entry)
-        if "://" not in name:
+        if "://" not in name and self._tables.backends:
             mistake = unknown(place, "backend", name, self._tables.backends)
             raise Mistake(place, "this is neither a URL nor a name of [backends]", mistake.remedy)
         with _at(place):
@@ -189,7 +191,11 @@ class Configuration:
     def provider(self, name: str) -> Configured | None:
         """Return a provider, made anew, so that a secret that was replaced is read again; ``None`` for other names."""
         drawn = self._draft(name)
-        return None if drawn is None else finish(drawn)
+        if drawn is not None:
+            return finish(drawn)
+        if self.names:
+            self._require_installed(name)
+        return None
 
     # --- what is wrong ------------------------------------------------------------------------------------------
 
@@ -269,6 +275,15 @@ class Configuration:
     def _text(self, given: Given) -> str:
         """Return a text."""
         return cast("str", read(TEXT, given, self._source))
+
+    def _require_installed(self, name: str) -> None:
+        """Raise :class:`Mistake` for a name that neither the configuration nor a distribution brings."""
+        from tokencache.plugins import PROVIDERS, known
+
+        names = {*self.names, *(plugin.name for plugin in known(PROVIDERS))}
+        if name not in names:
+            remedy = unknown(self._tables.place, "provider", name, names).remedy.replace("remove it", "use another")
+            raise Mistake(self._tables.place, f"there is no provider {name[:40]!r}, here or installed", remedy)
 
     def _draft(self, name: str) -> Draft | None:
         """Return the draft of a provider, ``None`` for a name that has no table."""

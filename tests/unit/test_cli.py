@@ -204,7 +204,7 @@ def test_an_unforeseen_error_shows_its_kind_and_not_its_message(
 ) -> None:
     """INV-9: a bug of ours gives one paragraph without the foreign message; `--verbose` adds the frames."""
 
-    def broken(_backend: str) -> None:
+    def broken(*_: object) -> None:
         raise RuntimeError(SECRET)
 
     monkeypatch.setattr("tokencache.cli.app._open", broken)
@@ -219,7 +219,7 @@ def test_an_unforeseen_error_shows_its_kind_and_not_its_message(
 def test_ctrl_c_exits_130(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interrupt ends a command with 130 and a word, not with a traceback."""
 
-    def interrupted(_backend: str) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tokencache.cli.app._open", interrupted)
@@ -368,7 +368,7 @@ class Unreachable(MemoryBackend):
 @pytest.mark.parametrize("command", ["status", "invalidate"])
 def test_a_backend_that_does_not_answer_exits_4(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     """`status` and `invalidate` exit 4 and name the problem when the backend does not answer."""
-    monkeypatch.setattr("tokencache.cli.app._open", lambda _: TokenCache(Unreachable()))
+    monkeypatch.setattr("tokencache.cli.app._open", lambda *_: TokenCache(Unreachable()))
     ran = run.invoke(app, [command, "qpay"])
     assert ran.exit_code == Exit.UNAVAILABLE
     assert "the store is gone" in ran.stderr

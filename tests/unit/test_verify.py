@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
-from tokencache import FetchContext, ProviderUnavailable, Token, TokenCache, TokenSource
+from tokencache import FetchContext, ProviderUnavailable, RefreshPolicy, Token, TokenCache, TokenSource
 from tokencache.backends.file import FileBackend
 from tokencache.backends.memory import MemoryBackend
 from tokencache.cli import _verify_worker as worker
 from tokencache.cli import verify
-from tokencache.cli._checks import quiet_policy
 from tokencache.cli._counted import CountedProvider
+from tokencache.cli._setup import quiet
 from tokencache.cli.app import app
 from tokencache.cli.outcome import Exit
 from tokencache.ports import Granted
@@ -255,8 +255,8 @@ def test_a_counted_provider_is_otherwise_the_other_one() -> None:
         assert (source.provider, source.key, source.token().value) == ("one-half", "its-key", "t")
 
 
-@pytest.mark.parametrize(("quiet", "reasons"), [(True, ["cold"]), (False, ["cold", "refresh"])])
-def test_looking_at_a_token_starts_no_renewal(monkeypatch: pytest.MonkeyPatch, quiet: bool, reasons: list[str]) -> None:
+@pytest.mark.parametrize(("calm", "reasons"), [(True, ["cold"]), (False, ["cold", "refresh"])])
+def test_looking_at_a_token_starts_no_renewal(monkeypatch: pytest.MonkeyPatch, calm: bool, reasons: list[str]) -> None:
     """In the last minutes of a token, when any other caller would start its renewal, the commands do not."""
     flown: list[str] = []
     launch = TokenSource._launch_thread
@@ -273,7 +273,7 @@ def test_looking_at_a_token_starts_no_renewal(monkeypatch: pytest.MonkeyPatch, q
     backend.commit(granted.lease, json.dumps(near).encode(), 240.0)
     provider.gate.clear()  # so that a renewal changes nothing before it has been noted
     with TokenCache(backend) as cache:
-        source = cache.source(provider, key="k", policy=quiet_policy(provider) if quiet else None)
+        source = cache.source(provider, key="k", policy=quiet(RefreshPolicy()) if calm else None)
         assert [source.token().value for _ in range(3)] == ["old"] * 3
     provider.gate.set()
     assert flown == reasons

@@ -7,8 +7,7 @@ import platform
 import secrets
 import time
 from contextlib import suppress
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from tokencache.cli.sight import duration
 from tokencache.errors import BackendUnavailable, TokenCacheError
@@ -19,7 +18,7 @@ from tokencache.ports import Found, Granted, Held
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tokencache.ports import Backend, LeaseGrant, TokenProvider
+    from tokencache.ports import Backend, LeaseGrant
     from tokencache.status import Status
 
 STUCK: Final = RefreshPolicy().timeout
@@ -29,12 +28,6 @@ _TTL: Final = 5.0
 _NAMES: Final = 8
 _LIBRARIES: Final = ("httpx", "msgspec", "cachetools")
 _STUCK_REMEDY: Final = "if no process of yours took it, delete the lock: docs/troubleshooting.md, A lock that is stuck"
-
-
-def quiet_policy(provider: TokenProvider) -> RefreshPolicy:
-    """Return the provider's policy without renewal ahead of expiry, so that looking at a token starts no login."""
-    own = cast("RefreshPolicy | None", getattr(provider, "policy", None)) or RefreshPolicy()
-    return replace(own, window=0.0, least_window=0.0)
 
 
 def versions(distribution: str | None) -> Finding:

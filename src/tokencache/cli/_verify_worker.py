@@ -13,8 +13,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, NoReturn
 
-from tokencache.cli._checks import quiet_policy
 from tokencache.cli._counted import CountedProvider
+from tokencache.cli._setup import Setup
 from tokencache.errors import BackendUnavailable, TokenCacheError
 
 if TYPE_CHECKING:
@@ -77,21 +77,22 @@ def main() -> None:
     orders = json.loads(sys.stdin.readline())
     logging.getLogger("tokencache").addHandler(logging.NullHandler())  # errors are reported, not logged
     try:
-        report = look(orders["provider"], orders["backend"], orders["timeout"])
+        report = look(orders["provider"], Setup(orders.get("config"), orders["backend"]), orders["timeout"])
     except TokenCacheError as error:
         report = {"problem": str(error)}
     sys.stdout.write(json.dumps(report) + "\n")
 
 
-def look(provider: str, url: str, timeout: float | None) -> dict[str, object]:
+def look(provider: str, setup: Setup, timeout: float | None) -> dict[str, object]:
     """Return how long the token took; or the problem, or only the key where there is no record to be used."""
     from tokencache import TokenCache
-    from tokencache.plugins import load_provider_factory, open_backend
+    from tokencache.plugins import open_backend
 
-    backend = open_backend(url)
-    counted = CountedProvider(load_provider_factory(provider)(), most=0)
-    with TokenCache(Reader(backend), observers=()) as cache:
-        source = cache.source(counted, policy=quiet_policy(counted))
+    configured = setup.provider(provider)
+    backend = open_backend(setup.url(configured))
+    counted = CountedProvider(configured.provider, most=0)
+    with TokenCache.from_config(setup.plan, backend=Reader(backend), observers=()) as cache:
+        source = cache.source(counted, policy=setup.quiet_policy(configured), key=configured.key)
         key = source.key  # worked out before, so that the figure is that of the backend
         began = time.perf_counter()
         try:

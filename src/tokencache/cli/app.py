@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from tokencache import Token, TokenCache, TokenSource
     from tokencache.cli.doctor import Result
 
-CACHE_FOLDER = "file://"
-
 _EXAMPLES = (
     "Examples:",
     "tokencache demo  ·  see it work, without server or credentials",
@@ -52,14 +50,23 @@ Provider = Annotated[
     str, typer.Argument(metavar="PROVIDER", help="Name of an installed provider; `tokencache plugins` lists them.")
 ]
 Backend = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--backend",
         "-b",
         metavar="URL",
-        envvar=["TOKENCACHE_BACKEND", "REDIS_DATABASE_URI"],
-        show_default="file://, your cache folder",
+        show_default="TOKENCACHE_BACKEND, the configuration's, REDIS_DATABASE_URI, or file://, your cache folder",
         help="Where tokens are shared, for example file:///run/tokens or redis://localhost:6379/0.",
+    ),
+]
+Config = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        show_default="TOKENCACHE_CONFIG, or tokencache.toml here",
+        help="Where providers and backends are set up.",
     ),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log to stderr what happens, without secrets.")]
@@ -100,7 +107,8 @@ def everywhere(
 @app.command(epilog="\n\n".join((*_EXAMPLES[:1], *_EXAMPLES[2:4], *_QPAY)))
 def token(
     provider: Provider,
-    backend: Backend = CACHE_FOLDER,
+    backend: Backend = None,
+    config: Config = None,
     header: Annotated[bool, typer.Option("--header", help="Print a whole header line for curl -H.")] = False,
     as_json: AsJson = False,
     timeout: Timeout = None,
@@ -113,7 +121,7 @@ def token(
     if header and as_json:
         message = "give --header or --json, not both"
         raise typer.BadParameter(message)
-    with reported(verbose=verbose), _open(backend) as cache:
+    with reported(verbose=verbose), _open(backend, config) as cache:
         source = cache.source(provider)
         got = source.token(timeout)
         if as_json:
@@ -130,13 +138,17 @@ def token(
 
 @app.command(epilog="\n\n".join(_QPAY))
 def status(
-    provider: Provider, backend: Backend = CACHE_FOLDER, as_json: AsJson = False, verbose: Verbose = False
+    provider: Provider,
+    backend: Backend = None,
+    config: Config = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Show what is known of a token: key, expiry, next refresh, lease, cooldown, backend. No secrets, no login.
 
     Exits 4 if the backend does not answer.
     """
-    with reported(verbose=verbose), _open(backend) as cache:
+    with reported(verbose=verbose), _open(backend, config) as cache:
         known = cache.source(provider).status()
         if as_json:
             _print_json(known.as_dict())
@@ -150,12 +162,12 @@ def status(
 
 
 @app.command(epilog="\n\n".join(_QPAY))
-def invalidate(provider: Provider, backend: Backend = CACHE_FOLDER, verbose: Verbose = False) -> None:
+def invalidate(provider: Provider, backend: Backend = None, config: Config = None, verbose: Verbose = False) -> None:
     """Drop the stored token, so that the next caller fetches another.
 
     If somebody replaces it meanwhile, the replacement stays. Nothing is fetched here.
     """
-    with reported(verbose=verbose), _open(backend) as cache:
+    with reported(verbose=verbose), _open(backend, config) as cache:
         source = cache.source(provider)
         known = source.status()
         if not known.healthy:
@@ -178,7 +190,8 @@ def doctor(
         str | None,
         typer.Argument(metavar="[PROVIDER]", help="Name of an installed provider; without it, the backend alone."),
     ] = None,
-    backend: Backend = CACHE_FOLDER,
+    backend: Backend = None,
+    config: Config = None,
     login: Annotated[
         bool | None,
         typer.Option(
@@ -196,10 +209,11 @@ def doctor(
     Checks settings, the way to the provider, clocks, the backend and its rights, record, lease, cooldown and token. No
     secrets, one login at most. Exits 1 if a check failed.
     """
+    from tokencache.cli._setup import Setup
     from tokencache.cli.doctor import Doctor, document, line, summary, wants_colours
 
     with reported(verbose=verbose):
-        examined = Doctor(provider, backend or CACHE_FOLDER, login=login, timeout=timeout)
+        examined = Doctor(provider, Setup(config, backend), login=login, timeout=timeout)
         results: list[Result] = []
         width = max(len("runtime"), len(provider or ""))
         for result in examined.results():
@@ -218,7 +232,8 @@ def doctor(
 @app.command(epilog="\n\n".join(_QPAY))
 def verify(
     provider: Provider,
-    backend: Backend = CACHE_FOLDER,
+    backend: Backend = None,
+    config: Config = None,
     login: Annotated[bool, typer.Option("--login", help="Ask for a token even if a usable one is stored.")] = False,
     processes: Annotated[
         int, typer.Option("--processes", "-p", min=1, max=64, help="How many fresh processes take the token.")
@@ -231,10 +246,11 @@ def verify(
 
     Exits 1 if they do not share.
     """
+    from tokencache.cli._setup import Setup
     from tokencache.cli.verify import compare, show
 
     with reported(verbose=verbose):
-        verdict = compare(provider, backend or CACHE_FOLDER, processes=processes, login=login, timeout=timeout)
+        verdict = compare(provider, Setup(config, backend), processes=processes, login=login, timeout=timeout)
         if as_json:
             _print_json(verdict.as_dict())
         else:
@@ -247,7 +263,8 @@ def verify(
 @app.command(epilog="\n\n".join(_QPAY))
 def tail(
     provider: Provider,
-    backend: Backend = CACHE_FOLDER,
+    backend: Backend = None,
+    config: Config = None,
     lasting: Annotated[
         float | None,
         typer.Option("--for", metavar="SECONDS", min=0.0, help="End after this time; by default with Ctrl-C."),
@@ -262,10 +279,12 @@ def tail(
 
     Reads and nothing else, some times a second. Ctrl-C ends it.
     """
+    from tokencache.cli._setup import Setup
     from tokencache.cli.tail import follow, opened
 
-    with reported(verbose=verbose), suppress(KeyboardInterrupt), opened(provider, backend or CACHE_FOLDER) as (at, key):
-        for change in follow(at, key, pause=every, lasting=lasting):
+    with reported(verbose=verbose), suppress(KeyboardInterrupt), opened(provider, Setup(config, backend)) as seen:
+        at, key, read = seen
+        for change in follow(at, key, pause=every, lasting=lasting, read=read):
             _print(json.dumps(change.as_dict(), ensure_ascii=False) if as_json else change.line())
             sys.stdout.flush()
 
@@ -285,7 +304,9 @@ def plugins(
     with reported(verbose=verbose):
         rows = installed()
         if backend is not None:
-            with _open(backend):
+            from tokencache import TokenCache
+
+            with TokenCache(backend):
                 complain("the backend can be opened")
         if as_json:
             _print_json({"plugins": rows})
@@ -324,11 +345,11 @@ def _ask_doctor(provider: str) -> str:
     return f"`tokencache doctor {provider}` tells more"
 
 
-def _open(backend: str) -> TokenCache:
-    """Return a cache on this backend."""
-    from tokencache import TokenCache
+def _open(backend: str | None, config: str | None) -> TokenCache:
+    """Return a cache as these two options say."""
+    from tokencache.cli._setup import Setup
 
-    return TokenCache(backend or CACHE_FOLDER)
+    return Setup(config, backend).cache()
 
 
 def _public(source: TokenSource, got: Token) -> dict[str, object]:

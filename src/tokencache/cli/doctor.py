@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple, cast, get_args
 
-from tokencache.cli._checks import binds, is_stuck, is_usable, quiet_policy, round_trip, scratch_key, state, versions
+from tokencache.cli._checks import binds, is_stuck, is_usable, round_trip, scratch_key, state, versions
 from tokencache.cli._counted import CountedProvider
 from tokencache.cli.sight import duration
 from tokencache.errors import BackendUnavailable, DeadlineExceeded, ProviderRejected, TokenCacheError
@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
     from tokencache import TokenSource
+    from tokencache.cli._setup import Setup
+    from tokencache.config import Configured
     from tokencache.events import Event
-    from tokencache.ports import Backend, TokenProvider
+    from tokencache.ports import Backend
     from tokencache.status import Status
 
 _SHORTEST_SECRET: Final = 4  # what is shorter stands in any text
@@ -44,12 +46,12 @@ class Doctor:
     """
 
     def __init__(
-        self, provider: str | None, backend: str, *, login: bool | None = None, timeout: float | None = None
+        self, provider: str | None, setup: Setup, *, login: bool | None = None, timeout: float | None = None
     ) -> None:
         self.key: str | None = None
         self._counted: CountedProvider | None = None
         self._name = provider
-        self._url = backend
+        self._setup = setup
         self._login = login
         self._timeout = timeout
         self._hidden: set[str] = set()
@@ -71,29 +73,30 @@ class Doctor:
 
     def _all(self) -> Iterator[Result]:
         yield Result("runtime", versions(None if self._name is None else _distribution_of(self._name)))
-        provider: TokenProvider | None = None
+        configured: Configured | None = None
         if self._name is not None:
-            provider = yield from self._made_provider(self._name)
-        backend = yield from self._made_backend()
+            configured = yield from self._made_provider(self._name)
+        backend = yield from self._made_backend(configured)
         if backend is None:
             if self._name is not None:
                 yield Result("token", skipped("token", "there is no backend to share it; correct its URL first"))
             return
         try:
-            yield from self._with(backend, provider)
+            yield from self._with(backend, configured)
         finally:
             backend.close()
 
-    def _with(self, backend: Backend, provider: TokenProvider | None) -> Iterator[Result]:
+    def _with(self, backend: Backend, configured: Configured | None) -> Iterator[Result]:
         """Yield what is found with a backend at hand."""
         from tokencache import TokenCache
         from tokencache.events import log
 
-        with TokenCache(backend, observers=(log, self._note)) as cache:
+        with TokenCache.from_config(self._setup.plan, backend=backend, observers=(log, self._note)) as cache:
             source = None
-            if provider is not None:
-                self._counted = CountedProvider(provider, most=1)
-                source = cache.source(self._counted, policy=quiet_policy(provider))
+            if configured is not None:
+                self._counted = CountedProvider(configured.provider, most=1)
+                policy = self._setup.quiet_policy(configured)
+                source = cache.source(self._counted, policy=policy, key=configured.key)
             self.key = None if source is None else source.key
             yield from self._backend(backend, self.key or "tokencache")
             if source is not None:
@@ -103,13 +106,12 @@ class Doctor:
 
     # --- provider -----------------------------------------------------------------------------------------------
 
-    def _made_provider(self, name: str) -> Generator[Result, None, TokenProvider | None]:
+    def _made_provider(self, name: str) -> Generator[Result, None, Configured | None]:
         """Make the provider and let it examine itself; return it if it can be made."""
-        from tokencache.plugins import load_provider_factory
-
         remedy = "set what is missing where this command runs, and where your service does"
         try:
-            provider = load_provider_factory(name)()
+            configured = self._setup.provider(name)
+            provider = configured.provider
             self._hidden |= set(_secrets_of(provider.identity()))
         except TokenCacheError as error:
             yield Result(name, failed("settings", str(error), remedy))
@@ -122,22 +124,21 @@ class Doctor:
             yield from _heard(name, provider.findings)
         else:
             yield Result(name, skipped("checks", "this provider brings no checks of its own"))
-        return provider
+        return configured
 
     # --- backend ------------------------------------------------------------------------------------------------
 
-    def _made_backend(self) -> Generator[Result, None, Backend | None]:
+    def _made_backend(self, configured: Configured | None) -> Generator[Result, None, Backend | None]:
         """Make the backend of the URL; return it if that can be done."""
         from tokencache.plugins import open_backend
-        from tokencache.url import BackendURL
 
         try:
-            url = BackendURL.parse(self._url)
+            url = self._setup.url(configured)
             self._hidden |= {secret for secret in (url.password,) if secret}
             self._shown = str(url)
             return open_backend(url)
         except TokenCacheError as error:
-            remedy = "correct --backend, TOKENCACHE_BACKEND or REDIS_DATABASE_URI"
+            remedy = "correct --backend, TOKENCACHE_BACKEND, REDIS_DATABASE_URI or the configuration"
             yield Result("backend", failed("backend", str(error), remedy))
             return None
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, cast
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
+from tokencache._record import UnreadableRecord, decode
 from tokencache.cli.sight import duration
 from tokencache.errors import BackendUnavailable
 from tokencache.policy import RefreshPolicy, early_of
@@ -20,7 +22,11 @@ from tokencache.policy import RefreshPolicy, early_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
+    from tokencache._record import Sealing
+    from tokencache.cli._setup import Setup
     from tokencache.ports import Backend, Cooldown, Slot
+
+    Reading: TypeAlias = Callable[[bytes], dict[str, object]]
 
 _NEVER: Final = float("inf")
 _SHORTEST: Final = 0.01  # between two looks, whatever happens
@@ -76,6 +82,7 @@ def follow(
     *,
     pause: float,
     lasting: float | None = None,
+    read: Reading | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Change]:
@@ -86,7 +93,7 @@ def follow(
     end = _NEVER if lasting is None else clock() + lasting
     before: View | None = None
     while True:
-        view = look(backend, key)
+        view = look(backend, key, read)
         yield from changes(before, view)
         before = view
         left = end - clock()
@@ -104,32 +111,34 @@ def follow(
 
 
 @contextmanager
-def opened(provider: str, url: str) -> Generator[tuple[Backend, str]]:
-    """Give the backend of a URL, and the key of a provider's record on it."""
+def opened(provider: str, setup: Setup) -> Generator[tuple[Backend, str, Reading]]:
+    """Give the backend of a provider, the key of its record on it, and how to read the record."""
     from tokencache import TokenCache
     from tokencache.plugins import open_backend
 
-    backend = open_backend(url)
-    try:
-        with TokenCache(backend) as cache:
-            yield backend, cache.source(provider).key
-    finally:
-        backend.close()
+    configured = setup.provider(provider)
+    with (
+        closing(open_backend(setup.url(configured))) as backend,
+        TokenCache.from_config(setup.plan, backend=backend) as cache,
+    ):
+        source = cache.source(configured.provider, key=configured.key)
+        key = source.key
+        yield backend, key, partial(_unsealed, key, source._sealing)  # noqa: SLF001  (known once the key is)
 
 
-def look(backend: Backend, key: str) -> View:
+def look(backend: Backend, key: str, read: Reading | None = None) -> View:
     """Look once."""
     try:
         slot = backend.inspect(key)
     except BackendUnavailable as error:
         return View(time.time(), problem=str(error))
-    return view_of(slot, time.time())
+    return view_of(slot, time.time(), read)
 
 
-def view_of(slot: Slot, at: float) -> View:
+def view_of(slot: Slot, at: float, read: Reading | None = None) -> View:
     """Return what may be told of a slot."""
     stored = slot.stored
-    fields = {} if stored is None else _fields(stored.data)
+    fields = {} if stored is None else (read or _fields)(stored.data)
     expires_at = _number(fields.get("expiresAt"))
     ends_at = None
     if stored is not None and stored.remaining is not None:
@@ -238,6 +247,19 @@ def _fields(data: bytes) -> dict[str, object]:
     except (ValueError, RecursionError):
         return {}
     return cast("dict[str, object]", fields) if isinstance(fields, dict) else {}
+
+
+def _unsealed(key: str, sealing: Sealing | None, data: bytes) -> dict[str, object]:
+    """Return the fields of a record, those of a sealed one where it opens."""
+    fields = _fields(data)
+    if sealing is None or "sealed" not in fields:
+        return fields
+    try:
+        record = decode(data, key=key, sealing=sealing)
+    except UnreadableRecord:
+        return fields
+    facts = {"expiresAt": record.token.expires_at, "lifetime": record.lifetime, "reason": record.reason}
+    return fields | {name: value for name, value in facts.items() if value is not None}
 
 
 def _number(value: object) -> float | None:

@@ -6,19 +6,20 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
-from tokencache.cli._checks import quiet_policy
 from tokencache.cli._counted import CountedProvider
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tokencache import TokenSource
+    from tokencache.cli._setup import Setup
     from tokencache.status import Status
 
 MOST_LOGINS: Final = 2
@@ -60,25 +61,30 @@ class Verdict:
         }
 
 
-def compare(provider: str, url: str, *, processes: int, login: bool, timeout: float | None) -> Verdict:
+def compare(provider: str, setup: Setup, *, processes: int, login: bool, timeout: float | None) -> Verdict:
     """Obtain the token here and in fresh processes, one after another.
 
     Whatever happens, the provider is asked twice at most: once here, and the processes may only read. With ``login`` it
     is asked even if a usable token is stored. Raises what a source raises when there is no token to be had at all.
     """
     from tokencache import TokenCache
-    from tokencache.plugins import load_provider_factory
-    from tokencache.url import BackendURL
+    from tokencache.plugins import open_backend
 
-    counted = CountedProvider(load_provider_factory(provider)(), most=MOST_LOGINS)
-    with TokenCache(url) as cache:
-        source = cache.source(counted, policy=quiet_policy(counted))
-        verdict = Verdict(source.key, str(BackendURL.parse(url)))  # the key takes a while: not to be measured
+    configured = setup.provider(provider)
+    counted = CountedProvider(configured.provider, most=MOST_LOGINS)
+    url = setup.url(configured)
+    with (
+        closing(open_backend(url)) as backend,
+        TokenCache.from_config(setup.plan, backend=backend) as cache,
+    ):
+        source = cache.source(counted, policy=setup.quiet_policy(configured), key=configured.key)
+        verdict = Verdict(source.key, str(url))  # the key takes a while: not to be measured
         _ask(source, counted, verdict, login=login, timeout=timeout)
         verdict.logins = counted.logins
+        orders = setup.orders(provider, timeout)
         verdict.reason = _not_stored(source.status())
         for _ in range(processes if verdict.reason is None else 0):
-            report = _report({"provider": provider, "backend": url, "timeout": timeout})
+            report = _report(orders)
             verdict.reason = _not_shared(report, verdict)
             if verdict.reason is not None:
                 break
