@@ -1,4 +1,4 @@
-"""The commands: `token`, `status`, `invalidate`, `doctor`, `verify`, `tail`, `plugins` and `demo`.
+"""The commands: `token`, `status`, `invalidate`, `doctor`, `verify`, `tail`, `plugins`, `config` and `demo`.
 
 Results go to stdout, everything else to stderr.
 """
@@ -28,6 +28,7 @@ _EXAMPLES = (
     "tokencache verify qpay  ·  after a deployment: do processes share one login?",
     "tokencache tail qpay  ·  follow what the fleet does to its token",
     "tokencache token qpay --backend file:///run/tokens  ·  share it with your service",
+    "tokencache config check  ·  what is wrong with tokencache.toml",
 )
 _CODES = (
     "Exit codes:",
@@ -338,6 +339,44 @@ def demo(
         kept = show(backend)
         if not kept:
             raise typer.Exit(Exit.FAILED)
+
+
+config_app = typer.Typer(help="Check a configuration, or print its schema.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+
+@config_app.command()
+def check(
+    file: Annotated[
+        str | None,
+        typer.Argument(metavar="[FILE]", help="By default TOKENCACHE_CONFIG, or tokencache.toml here."),
+    ] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Check a configuration: every setting and reference, every provider as far as it can be made without a login.
+
+    One line per finding, with file, key and remedy. Exits 2 if anything is wrong; warnings are none of that.
+    """
+    from tokencache.cli.config_check import check as examined
+
+    with reported(verbose=verbose):
+        report = examined(file)
+        if as_json:
+            _print_json(report.as_dict())
+        else:
+            _print("\n".join((*(remark.line() for remark in report.remarks), report.summary())))
+        if not report.good:
+            raise typer.Exit(Exit.USAGE)
+
+
+@config_app.command()
+def schema(verbose: Verbose = False) -> None:
+    """Print the JSON schema of tokencache.toml, with the providers that are installed, for editors."""
+    from tokencache._config_schema import schema as made
+
+    with reported(verbose=verbose):
+        _print(json.dumps(made(), indent=2))
 
 
 def _ask_doctor(provider: str) -> str:

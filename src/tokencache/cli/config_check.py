@@ -1,0 +1,58 @@
+"""The command `config`: what is wrong with a configuration, and the JSON schema of its file."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tokencache._config_file import find, missing, read_file
+from tokencache._config_place import Mistake
+from tokencache.config import Configuration, Remark
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass
+class Report:
+    """What was found in a configuration; ``file`` is where, ``None`` where there are variables only."""
+
+    file: str | None
+    providers: Sequence[str] = ()
+    remarks: list[Remark] = field(default_factory=list[Remark])
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong; warnings do not count."""
+        return not any(remark.severity == "error" for remark in self.remarks)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return plain values, fit for JSON."""
+        findings = [remark.as_dict() for remark in self.remarks]
+        return {"file": self.file, "ok": self.good, "providers": list(self.providers), "findings": findings}
+
+    def summary(self) -> str:
+        """Return one line on the whole."""
+        errors = sum(remark.severity == "error" for remark in self.remarks)
+        warnings = len(self.remarks) - errors
+        names = ", ".join(self.providers) or "none"
+        return f"{self.file or 'variables'}: {errors} errors, {warnings} warnings; providers: {names}"
+
+
+def check(path: str | None) -> Report:
+    """Return what is wrong with a configuration and the variables over it; nothing goes over a network.
+
+    Without a path it is the one that every other command finds. Raises ``ConfigurationError`` where there is none.
+    """
+    found = path or find(os.environ)
+    shown = None if found is None else str(found)
+    try:
+        plan = Configuration.over(None if found is None else read_file(found), os.environ)
+    except Mistake as mistake:
+        place = mistake.place
+        return Report(shown, (), [Remark(place.file, place.key, "error", mistake.problem, mistake.remedy)])
+    report = Report(shown, plan.names, list(plan.remarks()))
+    if found is None and not plan.names and not report.remarks:
+        raise missing()
+    return report
