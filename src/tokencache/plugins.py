@@ -3,6 +3,16 @@
 Nothing is loaded at import. One entry is loaded, at its first use; a list of all loads none. ``redis+sentinel://`` is
 the entry ``redis.sentinel`` of the group ``tokencache.backends``. An entry that needs an extra of its distribution
 names it: ``redis = "tokencache.backends.redis:from_url [redis]"``.
+
+A backend's entry point is a callable of a :class:`~tokencache.url.BackendURL`. A provider's is a function or a class.
+By its name alone (``cache.source("qpay")``) it is called without arguments; from a table of a configuration
+(``[providers.shop]`` with ``type = "qpay"``) with the table's settings as keywords, and with ``name=`` the name of the
+table where it takes that. Its signature is the schema of the table: names, defaults and type hints, those of
+``**options: Unpack[SomeTypedDict]`` included. What a configuration can hold is ``str``, ``int``, ``float``, ``bool``,
+``Literal`` of them, sequences of ``str``, ``Mapping[str, str]``, and unions of these with ``None``;
+:data:`tokencache.ports.SecretText` marks what no file should hold in plain text. A parameter of another type is for
+code only, and ``backend``, ``key``, ``policy`` and ``keep_warm`` of a table are the cache's own. The types must be imported
+where the module runs, not under ``TYPE_CHECKING`` alone.
 """
 
 from __future__ import annotations
@@ -77,12 +87,12 @@ def open_backend(url: str | BackendURL) -> Backend:
     return load_backend_factory(parsed)(parsed)
 
 
-def load_provider_factory(name: str) -> Callable[[], TokenProvider]:
+def load_provider_factory(name: str) -> Callable[..., TokenProvider]:
     """Return what makes the provider of an entry-point name, as :func:`load_backend_factory` does for a URL.
 
     Raises ``ConfigurationError`` for whatever is wrong.
     """
-    return cast("Callable[[], TokenProvider]", _load(PROVIDERS, name))
+    return cast("Callable[..., TokenProvider]", _load(PROVIDERS, name))
 
 
 def _load(group: str, name: str) -> Callable[..., object]:

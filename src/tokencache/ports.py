@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Clock: TypeAlias = Callable[[], float]
 Reason: TypeAlias = Literal["cold", "refresh", "renew", "rejected"]
+SecretText: TypeAlias = Annotated[str, "secret"]
+"""The type of a provider's setting that no file should hold in plain text."""
 
 
 # --- provider ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 import httpx
 
 from tokencache.errors import ConfigurationError, ProviderError
-from tokencache.ports import Secret
+from tokencache.ports import Secret, SecretText
 from tokencache.providers.http import HTTPTokenProvider
 from tokencache.providers.oauth_response import date_of, raise_for_error, read_json, token_from_mapping
 
@@ -40,7 +40,8 @@ class QPayProvider(HTTPTokenProvider):
     """Logs in to QPay with the merchant's user and password, and gives the token that all its calls need.
 
     ``base_url`` is the host, with or without ``/v2``; plain ``http`` is for loopback only. ``key`` is a record key
-    used as it stands. The other arguments are those of :class:`~tokencache.providers.http.HTTPTokenProvider`.
+    used as it stands, ``name`` is for keys, events and messages. The other arguments are
+    those of :class:`~tokencache.providers.http.HTTPTokenProvider`.
 
     QPay's ``expires_in`` is an epoch in practice and a duration in some documents; either is understood, measured by
     the server's own ``Date``, and no more than 25 hours are believed. The ``exp`` of its JWT is wrong and never read.
@@ -66,7 +67,9 @@ class QPayProvider(HTTPTokenProvider):
         client: httpx.Client | None = None,
         async_client: httpx.AsyncClient | None = None,
         timeout: float = 10.0,
+        name: str = "qpay",
     ) -> None:
+        self.name = name
         super().__init__(client=client, async_client=async_client, timeout=timeout)
         if not client_id or not client_secret:
             message = f"[{self.name}] client_id and client_secret must not be empty; {_WHERE_FROM}"
@@ -83,22 +86,39 @@ class QPayProvider(HTTPTokenProvider):
         self._spent: bytes | None = None
 
     @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Return a provider made from the environment.
+    def from_env(
+        cls,
+        environ: Mapping[str, str] | None = None,
+        *,
+        client_id: str | None = None,
+        client_secret: str | None = None,
+        base_url: str | None = None,
+        key: str | None = None,
+        use_refresh: bool = False,
+        timeout: float = 10.0,
+        name: str = "qpay",
+    ) -> Self:
+        """Return a provider made from the environment; what is given by keyword goes before its variable.
 
         ``QPAY_CLIENT_ID`` and ``QPAY_CLIENT_SECRET`` must be set, ``QPAY_BASE_URL`` and ``QPAY_CACHE_KEY`` may be.
-        The key is ``qpay:access_token`` by default, so that a service in another language can share the token.
+        The key is ``qpay:access_token`` by default, so that a service in another language can share the token; another
+        merchant's, whose credentials are given here, is made of the identity, and ``QPAY_CACHE_KEY`` is not its.
         """
         environ = os.environ if environ is None else environ
-        client_id = environ.get("QPAY_CLIENT_ID", "").strip()
-        client_secret = environ.get("QPAY_CLIENT_SECRET", "").strip("\r\n")
+        given = bool(client_id or client_secret)
+        client_id = client_id or environ.get("QPAY_CLIENT_ID", "").strip()
+        client_secret = client_secret or environ.get("QPAY_CLIENT_SECRET", "").strip("\r\n")
         if not client_id or not client_secret:
             raise ConfigurationError(_missing(client_id, client_secret))
+        own_key = None if given else environ.get("QPAY_CACHE_KEY", "").strip() or DEFAULT_KEY
         return cls(
             client_id,
             client_secret,
-            base_url=environ.get("QPAY_BASE_URL", "").strip() or PRODUCTION,
-            key=environ.get("QPAY_CACHE_KEY", "").strip() or DEFAULT_KEY,
+            base_url=base_url or environ.get("QPAY_BASE_URL", "").strip() or PRODUCTION,
+            key=key or own_key,
+            use_refresh=use_refresh,
+            timeout=timeout,
+            name=name,
         )
 
     @property
@@ -180,9 +200,29 @@ class QPayProvider(HTTPTokenProvider):
         return previous.refresh_token
 
 
-def from_env() -> QPayProvider:
-    """Return the provider that the environment describes: what ``cache.source("qpay")`` calls."""
-    return QPayProvider.from_env()
+def from_env(
+    *,
+    client_id: str | None = None,
+    client_secret: SecretText | None = None,
+    base_url: str | None = None,
+    key: str | None = None,
+    use_refresh: bool = False,
+    timeout: float = 10.0,
+    name: str = "qpay",
+) -> QPayProvider:
+    """Return QPay's provider: what ``cache.source("qpay")`` calls, and a configuration with a table's settings.
+
+    What is not given comes from the environment, as :meth:`QPayProvider.from_env` says.
+    """
+    return QPayProvider.from_env(
+        client_id=client_id,
+        client_secret=client_secret,
+        base_url=base_url,
+        key=key,
+        use_refresh=use_refresh,
+        timeout=timeout,
+        name=name,
+    )
 
 
 _WHERE_FROM: Final = (

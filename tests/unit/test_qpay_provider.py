@@ -429,6 +429,19 @@ def test_the_environment_makes_a_provider(fake_qpay: FakeQPay, monkeypatch: pyte
     assert from_env().base_url == PRODUCTION
 
 
+def test_a_table_goes_before_the_environment(fake_qpay: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a configuration gives goes before each variable; another merchant has neither the plain key nor theirs."""
+    for name, value in fake_qpay.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("QPAY_CACHE_KEY", "their:key")
+    same = from_env(name="shop", timeout=3.0, use_refresh=True)
+    assert (same.name, same.key, same.base_url) == ("shop", "their:key", fake_qpay.url)
+    assert from_env(key="mine").key == "mine"
+    other = from_env(client_id="other", client_secret="secret", base_url="https://qpay.example")
+    assert (other.key, other.base_url, other.identity()["client_id"]) == (None, "https://qpay.example", "other")
+    assert from_env(client_secret="rotated").key is None
+
+
 @pytest.mark.parametrize("environ", [{}, {"QPAY_CLIENT_ID": "planted"}, {"QPAY_CLIENT_SECRET": "planted"}])
 def test_missing_credentials_are_one_paragraph(environ: dict[str, str]) -> None:
     """The message names both variables and the sandbox merchant, and no value."""
