@@ -11,8 +11,8 @@ table where it takes that. Its signature is the schema of the table: names, defa
 ``**options: Unpack[SomeTypedDict]`` included. What a configuration can hold is ``str``, ``int``, ``float``, ``bool``,
 ``Literal`` of them, sequences of ``str``, ``Mapping[str, str]``, and unions of these with ``None``;
 :data:`tokencache.ports.SecretText` marks what no file should hold in plain text. A parameter of another type is for
-code only, and ``backend``, ``key``, ``policy`` and ``keep_warm`` of a table are the cache's own. The types must be imported
-where the module runs, not under ``TYPE_CHECKING`` alone.
+code only, and ``backend``, ``key``, ``policy`` and ``keep_warm`` of a table are the cache's own. The types
+must be imported where the module runs, not under ``TYPE_CHECKING`` alone.
 """
 
 from __future__ import annotations
