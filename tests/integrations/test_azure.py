@@ -200,6 +200,23 @@ def test_a_revoked_token_is_replaced_once(
 
 
 @KINDS
+def test_a_challenge_that_is_met_costs_no_login(
+    kind: str, clock: FakeClock, provider: FakeProvider, source: TokenSource, serve: Serve
+) -> None:
+    """Where the source's token was issued late enough by now, whoever reports the old one gets it (INV-6)."""
+    source.token()
+    clock.advance(10)
+    claims = json.dumps({"access_token": {"nbf": {"essential": True, "value": str(int(clock.wall_at) - 5)}}})
+    source.renew()
+    if kind == "sync":
+        given = SourceCredential(source, SCOPE).get_token(SCOPE, claims=claims)
+    else:
+        given = asyncio.run(AsyncSourceCredential(source, SCOPE).get_token(SCOPE, claims=claims))
+    assert given.token == "fake-token-2"
+    assert provider.calls == 2
+
+
+@KINDS
 @pytest.mark.parametrize("claims", [{"access_token": {"acrs": {"value": "c1"}}}, {"id_token": {}}, [], {"a": 1}])
 def test_claims_that_no_source_can_add_are_refused(kind: str, issuer: Issuer, serve: Serve, claims: object) -> None:
     """A challenge for something else in the token ends with an error, and nobody logs in for it."""

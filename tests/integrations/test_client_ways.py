@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -20,9 +21,11 @@ from tokencache.token import Token
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
     from typing import TypeAlias
 
     from conftest import API, Issuer
+    from tokencache._source import TokenSource
 
     Serve: TypeAlias = Callable[..., API]
 
@@ -209,38 +212,97 @@ def test_the_first_origin_is_the_one(issuer: Issuer, serve: Serve) -> None:
     assert other.tokens == [None]
 
 
-def test_an_answer_before_the_end_of_the_body(tmp_path: Any, issuer: Issuer) -> None:  # noqa: ANN401
-    """A refusal that comes while a large file is still being written: the replay carries the whole file."""
-    size = 32 << 20
-    path = tmp_path / "large"
-    with path.open("wb") as file:
-        file.truncate(size)
-    lengths: list[int] = []
+SIZE = 32 << 20
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        if b"fake-token-1" in head:
-            writer.write(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")
-            await writer.drain()
-            await reader.read()  # whatever is still to come, until the client gives up
-        else:
-            got = 0
-            while got < size and (data := await reader.read(1 << 20)):
-                got += len(data)
-            lengths.append(got)
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-            await writer.drain()
-        writer.close()
 
-    async def scenario() -> int:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+async def hasty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Refuse the first token before the body, and answer with the body's length otherwise."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    if b"fake-token-1" in head:
+        writer.write(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        await reader.read()  # whatever is still to come, until the client gives up
+    else:
+        got = 0
+        while got < SIZE and (data := await reader.read(1 << 20)):
+            got += len(data)
+        body = str(got).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+        await writer.drain()
+    writer.close()
+
+
+def upload(source: TokenSource, data: Callable[[], object]) -> tuple[int, bytes]:
+    """Send a body to the hasty server by aiohttp."""
+
+    async def scenario() -> tuple[int, bytes]:
+        server = await asyncio.start_server(hasty, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         async with (
             server,
-            aiohttp.ClientSession(middlewares=[AiohttpAuth(issuer.source)]) as session,
-            session.put(f"http://127.0.0.1:{port}/", data=path.open("rb")) as response,
+            aiohttp.ClientSession(middlewares=[AiohttpAuth(source)]) as session,
+            session.put(f"http://127.0.0.1:{port}/", data=data()) as response,
         ):
-            return response.status
+            return response.status, await response.read()
 
-    assert asyncio.run(scenario()) == 200
-    assert lengths == [size]
+    return asyncio.run(scenario())
+
+
+def test_an_answer_before_the_end_of_the_body(tmp_path: Path, issuer: Issuer) -> None:
+    """A refusal that comes while a large file is still being written: the replay carries the whole file."""
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(SIZE)
+    assert upload(issuer.source, lambda: path.open("rb")) == (200, str(SIZE).encode())
+
+
+class Slow(aiohttp.Payload):
+    """A body that is written until somebody stops it, and takes its time to stop; the second time it is short."""
+
+    def __init__(self) -> None:
+        super().__init__(b"")
+        self.stopped = False
+        self.overlapped = False
+        self.times = 0
+
+    @property
+    def size(self) -> int:
+        """Its length."""
+        return SIZE
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Return nothing: nobody asks."""
+        return ""
+
+    async def write(self, writer: Any) -> None:  # noqa: ANN401
+        """Write, the first time without an end."""
+        self.times += 1
+        if self.times > 1:
+            self.overlapped = not self.stopped
+            await writer.write(b"x" * SIZE)
+            return
+        try:
+            await writer.write(b"x")
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(20):
+                with suppress(asyncio.CancelledError):  # it is told to stop more than once
+                    await asyncio.sleep(0.01)
+            self.stopped = True
+
+    async def write_with_length(self, writer: Any, content_length: int | None) -> None:  # noqa: ANN401
+        """Write."""
+        await self.write(writer)
+
+
+def test_a_body_is_not_written_twice_at_once(issuer: Issuer) -> None:
+    """The replay waits until the writing of the refused body has stopped, however long that takes."""
+    slow: list[Slow] = []
+
+    def make() -> Slow:
+        slow.append(Slow())
+        return slow[0]
+
+    assert upload(issuer.source, make) == (200, str(SIZE).encode())
+    assert slow[0].times == 2
+    assert not slow[0].overlapped

@@ -10,8 +10,10 @@ import pytest
 from google.auth.exceptions import RefreshError
 from google.auth.transport.requests import AuthorizedSession
 
+from tokencache import TokenCache
 from tokencache.errors import ProviderRejected, ProviderUnavailable
 from tokencache.integrations.google import SourceCredentials
+from tokencache.testing.fakes import FakeClock, FakeProvider
 from tokencache.token import Token
 
 if TYPE_CHECKING:
@@ -65,6 +67,55 @@ def test_a_late_report_does_not_drop_the_replacement(issuer: Issuer) -> None:
     assert headers == {"authorization": "Bearer fake-token-1"}
     assert credentials.token == "fake-token-2"
     assert issuer.calls == 2
+
+
+def test_a_thread_reports_what_it_sent_itself(issuer: Issuer) -> None:
+    """Between a thread's request and its 401 another thread may have sent a newer token: that one stays (INV-6)."""
+    credentials = SourceCredentials(issuer.source)
+    credentials.before_request(None, "GET", "https://api.example", {})
+    issuer.source.renew()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(credentials.before_request, None, "GET", "https://api.example", {}).result()
+    credentials.refresh(None)
+    assert credentials.token == "fake-token-2"
+    assert issuer.calls == 2
+
+
+def test_a_token_is_reported_once() -> None:
+    """``refresh`` again, without a request in between, is no second refusal: nobody logs in for it."""
+    clock = FakeClock()
+    provider = FakeProvider(wall=clock.wall)
+    with TokenCache("memory://", clock=clock, wall=clock.wall) as cache:
+        credentials = SourceCredentials(cache.source(provider))
+        for _ in range(2):
+            credentials.before_request(None, "GET", "https://api.example", {})
+            credentials.refresh(None)
+        clock.advance(900)
+        credentials.refresh(None)
+    assert credentials.token == "fake-token-2"
+    assert provider.calls == 2
+
+
+def test_a_provider_without_another_token_is_told(issuer: Issuer, serve: Serve) -> None:
+    """Where the provider gives the refused token again there is nothing to go on with: the error says so."""
+    issuer.value = "fake-token-1"
+    api = serve()
+    with AuthorizedSession(SourceCredentials(issuer.source)) as session, pytest.raises(RefreshError, match="again"):
+        session.get(api.url)
+    assert api.tokens == ["Bearer fake-token-1"]
+
+
+def test_a_request_gets_the_token_that_was_taken_for_it(issuer: Issuer) -> None:
+    """A thread that takes a newer token in the middle does not change which one the other thread sends and reports."""
+    headers: dict[str, str] = {}
+
+    class Interrupted(SourceCredentials):
+        def apply(self, headers: dict[str, str], token: str | None = None) -> None:
+            self.token = "another thread's"
+            super().apply(headers, token)
+
+    Interrupted(issuer.source).before_request(None, "GET", "https://api.example", headers)
+    assert headers == {"authorization": "Bearer fake-token-1"}
 
 
 def test_a_second_refusal_is_given_back(issuer: Issuer, serve: Serve) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -221,9 +222,11 @@ def test_a_late_report_does_not_drop_the_replacement(
     assert issuer.calls == 2
 
 
-def test_one_connection_is_enough(kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask]) -> None:
-    """The refused answer gives its connection back before the replay needs one."""
+@pytest.mark.parametrize("size", [2, 4 << 20], ids=["short answer", "long answer"])
+def test_one_connection_is_enough(kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask], size: int) -> None:
+    """The refused answer gives its connection back before the replay needs one, read to its end or not."""
     api = serve(2)
+    api.refusal = replace(api.refusal, body=b"x" * size)
     (answer,) = kind.run(issuer.source, [ask(api.url)], connections=1)
     assert answer.status == 200
     assert issuer.calls == 2

@@ -100,6 +100,12 @@ def test_the_example_for_azure(run: Run) -> None:
     assert names["token"].token == names["source"].token().value
 
 
+def test_the_example_for_msal(run: Run) -> None:
+    """MSAL finds nothing in a cache that is new, and raises nothing."""
+    token_cache = run("msal")["token_cache"]
+    assert list(token_cache.search("AccessToken")) == []
+
+
 def test_the_recipe_for_django(run: Run, api: API, monkeypatch: pytest.MonkeyPatch) -> None:
     """Views of a real Django, sync and async, answer through its test clients; the second asks the store alone."""
     import django

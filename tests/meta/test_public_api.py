@@ -22,6 +22,7 @@ MODULES = [
     "tokencache.integrations.google",
     "tokencache.integrations.httpx",
     "tokencache.integrations.httpx2",
+    "tokencache.integrations.msal",
     "tokencache.integrations.requests",
     "tokencache.policy",
     "tokencache.ports",

@@ -40,8 +40,8 @@ class SourceCredentials(CredentialsWithQuotaProject):
     """Google credentials on a source, for ``AuthorizedSession`` and the clients of Google SDKs; safe between threads.
 
     ``refresh`` is what google-auth calls after a 401: it replaces the token that this thread sent last, if that is
-    still the source's. A thread that sent none gets the source's current token. Where the source has no better one,
-    the token stays, and the session gives its 401 back.
+    still the source's. A thread that sent none gets the source's current token. A token that has just replaced a
+    refused one stays, and the session gives its 401 back.
 
     Raises ``RefreshError`` where the source has no token, ``retryable`` unless the provider rejected the credentials;
     the source's own error is the cause.
