@@ -98,15 +98,11 @@ def _evaluated(annotation: object, scope: Mapping[str, object]) -> object:
 
 def _fields(table: type) -> Iterator[tuple[str, tuple[object, bool]]]:
     """Yield the fields of a ``TypedDict``: name, type, and whether it is required."""
-    inherited: dict[str, tuple[object, bool]] = {}
-    for base in cast("tuple[type, ...]", getattr(table, "__orig_bases__", ())):
-        if is_typeddict(base):
-            inherited |= dict(_fields(base))
+    known = cast("frozenset[str]", getattr(table, "__required_keys__", frozenset()))
     scope = vars(sys.modules[table.__module__]) if table.__module__ in sys.modules else {}
     for name, raw in cast("Mapping[str, object]", table.__annotations__).items():
-        annotation = _evaluated(raw, scope)
-        required = inherited[name][1] if name in inherited else bool(getattr(table, "__total__", True))
+        annotation, required = _evaluated(raw, scope), name in known
         while get_origin(annotation) in {Required, NotRequired}:
-            required = get_origin(annotation) is Required
+            required = get_origin(annotation) is Required  # which the keys miss where annotations are texts
             annotation = get_args(annotation)[0]
         yield name, (annotation, required)

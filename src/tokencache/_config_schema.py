@@ -18,18 +18,16 @@ if TYPE_CHECKING:
 
 DRAFT: Final = "http://json-schema.org/draft-07/schema#"  # the one that TOML editors read
 
-_TEXT: Final[Mapping[str, object]] = {"anyOf": [{"type": "string"}, {"$ref": "#/definitions/reference"}]}
-_SECRET: Final[Mapping[str, object]] = {
-    "anyOf": [{"type": "string", "writeOnly": True}, {"$ref": "#/definitions/reference"}],
-    "writeOnly": True,
-}
+_TEXT: Final[Mapping[str, object]] = {"$ref": "#/definitions/text"}
+_SECRET: Final[Mapping[str, object]] = {"$ref": "#/definitions/secret"}
+_REFERENCE: Final[Mapping[str, object]] = {"$ref": "#/definitions/reference"}
 _FORMS: Final[Mapping[Basic, Mapping[str, object]]] = {
     "text": {"type": "string"},
     "integer": {"type": "integer"},
     "number": {"type": "number"},
     "boolean": {"type": "boolean"},
-    "texts": {"type": "array", "items": {"$ref": "#/definitions/text"}},
-    "table": {"type": "object", "additionalProperties": {"$ref": "#/definitions/text"}},
+    "texts": {"type": "array", "items": _TEXT},
+    "table": {"$ref": "#/definitions/texts"},
 }
 
 
@@ -58,7 +56,7 @@ def schema(plugins: Iterable[Plugin] | None = None) -> dict[str, object]:
             "backends": {
                 "type": "object",
                 "description": "Backends by name.",
-                "additionalProperties": {"anyOf": [*_texts(), {"$ref": "#/definitions/backend"}]},
+                "additionalProperties": {"anyOf": [_TEXT, {"$ref": "#/definitions/backend"}]},
             },
             "policy": {"$ref": "#/definitions/policy"},
             "encryption": {"$ref": "#/definitions/encryption"},
@@ -75,7 +73,9 @@ def schema(plugins: Iterable[Plugin] | None = None) -> dict[str, object]:
 def _definitions(names: list[str], factories: Mapping[str, Callable[..., object]]) -> dict[str, object]:
     """Return what the schema refers to."""
     return {
-        "text": _TEXT,
+        "text": {"anyOf": [{"type": "string"}, _REFERENCE]},
+        "texts": {"type": "object", "additionalProperties": _TEXT},
+        "secret": {"writeOnly": True, "anyOf": [{"type": "string"}, _REFERENCE]},
         "reference": {
             "description": "Where a text stands, so that it does not stand here.",
             "oneOf": [
@@ -139,6 +139,8 @@ def _setting(kind: Kind | None, secret: bool, description: str = "") -> Mapping[
     """Return what a setting of this kind looks like."""
     if kind is None:
         return {}
+    if kind.basics == {"text"} and not kind.choices and not secret:
+        return _described(_TEXT, description)
     if secret:
         return _described(_SECRET, description)
     if kind.choices and not kind.basics:
@@ -147,18 +149,18 @@ def _setting(kind: Kind | None, secret: bool, description: str = "") -> Mapping[
         forms = [form for basic, form in _FORMS.items() if basic in kind.basics]
         forms += [{"enum": list(kind.choices)}] if kind.choices else []
     if "table" not in kind.basics:  # there a reference would be a table like any other
-        forms.append({"$ref": "#/definitions/reference"})
+        forms.append(_REFERENCE)
     return _described(forms[0] if len(forms) == 1 else {"anyOf": forms}, description)
 
 
 def _described(form: Mapping[str, object], description: str) -> Mapping[str, object]:
     """Return a form with a description, if there is one."""
-    return {**form, "description": description} if description else form
-
-
-def _texts() -> list[object]:
-    """Return the forms of a text."""
-    return [{"type": "string"}, {"$ref": "#/definitions/reference"}]
+    if not description:
+        return form
+    return {
+        "description": description,
+        **({"allOf": [form]} if "$ref" in form else form),
+    }  # beside a $ref all is ignored
 
 
 def _reference(kind: str, what: str, **more: str) -> dict[str, object]:

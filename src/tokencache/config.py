@@ -321,8 +321,10 @@ class Configuration:
         from tokencache.plugins import open_backend
 
         url = self.backend_url(name, place)
-        given = self._tables.top.get("backend") if name is None else self._tables.backends.get(name)
-        with _at(place or (Place(ENVIRONMENT) if given is None else given.place)):
+        given = self._tables.backends.get(self.backend if name is None else name)
+        if given is None and name is None:
+            given = self._tables.top.get("backend")
+        with _at(given.place if given is not None else place or Place(ENVIRONMENT)):
             return open_backend(url)
 
     def _tried(self, name: str | None, place: Place | None = None) -> None:
