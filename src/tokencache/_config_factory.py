@@ -22,7 +22,7 @@ from typing import (
 from tokencache._config_types import Setting, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
 RESERVED: Final = ("type", "preset", "backend", "key", "policy", "keep_warm")
 """The names in a provider's table that are the cache's and never reach a factory."""
@@ -98,7 +98,7 @@ def _evaluated(annotation: object, scope: Mapping[str, object]) -> object:
 
 def _fields(table: type) -> Iterator[tuple[str, tuple[object, bool]]]:
     """Yield the fields of a ``TypedDict``: name, type, and whether it is required."""
-    known = cast("frozenset[str]", getattr(table, "__required_keys__", frozenset()))
+    known = cast("Collection[str]", getattr(table, "__required_keys__", ()))
     scope = vars(sys.modules[table.__module__]) if table.__module__ in sys.modules else {}
     for name, raw in cast("Mapping[str, object]", table.__annotations__).items():
         annotation, required = _evaluated(raw, scope), name in known

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from tokencache._config_factory import RESERVED, schema_of
 from tokencache._config_file import policy_fields
-from tokencache._config_types import Kind, kind_of
+from tokencache._config_types import TEXT, Kind, kind_of
 from tokencache.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _setting(kind: Kind | None, secret: bool, description: str = "") -> Mapping[
     """Return what a setting of this kind looks like."""
     if kind is None:
         return {}
-    if kind.basics == {"text"} and not kind.choices and not secret:
+    if not secret and kind == TEXT:
         return _described(_TEXT, description)
     if secret:
         return _described(_SECRET, description)
