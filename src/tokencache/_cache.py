@@ -300,10 +300,8 @@ class TokenCache:
         return source
 
     def _after_fork(self) -> None:
-        """Start afresh in the child of a fork: its own locks, threads and connections."""
+        """Start afresh in the child of a fork, with its own lock; mounts do so by themselves."""
         self._lock = threading.Lock()
-        for mount in self._mounts.values():
-            mount.after_fork()
 
 
 def _sealer(encrypt: Encrypt) -> Sealer:

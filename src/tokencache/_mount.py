@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,13 +24,16 @@ class Deferred:
     open: Callable[[], Backend]
 
 
+_mounts: weakref.WeakSet[Mount] = weakref.WeakSet()
+
+
 class Mount:
     """A backend with its breakers and its half for event loops, all made at first use.
 
     ``backend`` is one that somebody else made and will close, or how to make it: then it is closed here.
     """
 
-    __slots__ = ("_backend", "_deferred", "_half", "_lock", "owned", "reads", "writes")
+    __slots__ = ("__weakref__", "_backend", "_deferred", "_half", "_lock", "owned", "reads", "writes")
 
     def __init__(self, backend: Backend | Deferred, clock: Clock, probe: float, *, owned: bool = True) -> None:
         self._lock = threading.Lock()  # guards _backend while it is made
@@ -42,6 +47,7 @@ class Mount:
         self.owned = owned
         self.reads = Breaker(clock, probe)
         self.writes = Breaker(clock, probe)
+        _mounts.add(self)
 
     @property
     def name(self) -> str:
@@ -93,3 +99,13 @@ class Mount:
         hook = getattr(self._backend, "after_fork", None)
         if hook is not None:
             hook()
+
+
+def _after_fork() -> None:
+    """Make every mount of this process good for the child, also where a source outlived its cache."""
+    for mount in list(_mounts):
+        mount.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch
+    os.register_at_fork(after_in_child=_after_fork)
