@@ -321,6 +321,7 @@ def test_no_repr_shows_a_token(backend: MemoryBackend) -> None:
 
 
 @pytest.mark.live
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # that is the very case
 def test_a_child_of_a_fork_has_a_lock_of_its_own(tmp_path: Path) -> None:
     """A fork while another thread is in the middle of a change: the child's cache is free, and shares the file."""
     cache = SharedTokenCache((tmp_path / "cache").as_uri(), key=KEY)

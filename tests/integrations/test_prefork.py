@@ -221,6 +221,7 @@ def test_gunicorns_workers_share_one_login(qpay: FakeQPay, backend: str, tmp_pat
             assert not overheard.senders & overheard.before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fork", ["after import", "after use"])
 def test_celerys_workers_share_one_login(qpay: FakeQPay, redis_url: str, tmp_path: Path, fork: str) -> None:
     """The processes of a prefork pool hold one token of one login, and renew it together once (INV-2)."""
