@@ -27,8 +27,10 @@ DEMO_STAMP := $(VENV)/.installed-demo$(addprefix -,$(CLIENT))
 TEST_STAMP := $(VENV)/.installed-test
 DEV_STAMP := $(VENV)/.installed-dev
 DOCS_STAMP := $(VENV)/.installed-docs
+BENCH_STAMP := $(VENV)/.installed-bench
+PEERS := $(PIP) install --constraint $(PINS)
 
-.PHONY: help demo test test-all lint typecheck format order-service bench reliability simulate simulate-nightly scale fuzz openapi clean servers
+.PHONY: help demo test test-all lint typecheck format order-service bench bench-quick bench-cells reliability simulate simulate-nightly scale fuzz openapi clean servers
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -61,7 +63,13 @@ format: $(DEV_STAMP) ## Put the form right.
 order-service: $(TEST_STAMP) ## See a shop's order service with four workers on a fake QPay, and pay on its page.
 	@PYTHONPATH=examples/order_service/src $(BIN)/python -m order_service.demo $(ARGS)
 
-bench: $(TEST_STAMP) ## Measure: cached get beside the bare limit.
+bench: $(BENCH_STAMP) servers ## Measure us, the limits and every peer in one run; write docs/benchmarks.md. Under ten minutes.
+	@$(BIN)/python benchmarks/run.py --json docs/benchmarks/results.json --report docs $(ARGS)
+
+bench-quick: $(BENCH_STAMP) servers ## The same in under a minute, with fewer turns and peers; writes nothing.
+	@$(BIN)/python benchmarks/run.py --quick $(ARGS)
+
+bench-cells: $(BENCH_STAMP) servers ## Every backend, sync and async, by situation, with pytest-benchmark. ARGS=… goes to pytest.
 	@$(BIN)/python -m pytest benchmarks --benchmark-only -p no:randomly $(ARGS)
 
 simulate: $(TEST_STAMP) ## Run the real flow through 5,000 bad days on a virtual world. SCHEDULES=N; simulate-nightly: 200,000.
@@ -159,6 +167,13 @@ $(DEV_STAMP): $(INPUTS) | $(TEST_STAMP)
 $(DOCS_STAMP): $(INPUTS) | $(TEST_STAMP)
 	@echo "Installing what draws the plots (half a minute the first time) …"
 	@$(PIP) install --constraint $(PINS) --group docs
+	@touch $@
+
+# A peer that cannot be installed is said to be missing, here and in the report; the others are measured all the same.
+$(BENCH_STAMP): $(INPUTS) requirements/bench.txt | $(DOCS_STAMP)
+	@echo "Installing the peers that are measured beside us (a minute the first time) …"
+	@$(PEERS) --requirement requirements/bench.txt || grep '==' requirements/bench.txt | while read -r peer; do \
+	  $(PEERS) "$$peer" || echo "Not installed, so not measured: $$peer"; done
 	@touch $@
 
 comma := ,

@@ -1,0 +1,171 @@
+"""A cached get, from the local copy: one source, many sources, many threads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from functools import partial
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any
+
+from suite import peers
+from suite.logins import Logins
+from suite.measure import in_turns, ratio, timed, timed_async
+from suite.results import Row, middle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from suite.peers import Way
+    from suite.plan import Plan
+    from tokencache import TokenSource
+
+THREADS, LOOPS = "cached get, threads", "cached get, event loop"
+SOURCES, CROWD = "cached get, many sources", "cached get, many threads"
+CROWDS = (1, 4, 16, 32, 64)
+SOURCE_COUNTS = (1, 100, 10_000, 100_000)
+
+
+def missing(scenario: str, way: Way, error: Exception) -> Row:
+    """Return the row of a way that is not installed or does not work; it is told, not dropped."""
+    return Row(scenario, way.name, way.kind, note=f"not measured: {type(error).__name__}: {error}"[:160])
+
+
+def made(scenario: str, ways: Sequence[Way], rows: list[Row], call: Callable[[Any], object]) -> dict[str, Any]:
+    """Return what each way makes, called once; those that cannot be made get a row that says why."""
+    gets: dict[str, Any] = {}
+    for way in ways:
+        try:
+            get = way.make(Logins())
+            call(get)
+        except Exception as error:  # noqa: BLE001  whatever keeps a peer from working is reported
+            rows.append(missing(scenario, way, error))
+        else:
+            gets[way.name] = get
+    return gets
+
+
+def rows_of(scenario: str, ways: Sequence[Way], turns: dict[str, list[float]]) -> Iterator[Row]:
+    """Yield a row for each way that was timed, with its ratio to the limit."""
+    limit = next(way.name for way in ways if way.kind == "limit")
+    for way in ways:
+        if way.name in turns:
+            figures = {"ns": middle(turns[way.name]) * 1e9, "to limit": ratio(turns, way.name, limit)}
+            yield Row(scenario, way.name, way.kind, figures | {"client": float(way.client)})
+
+
+def threads(plan: Plan) -> list[Row]:
+    """Time a cached get from a thread, of everyone."""
+    rows: list[Row] = []
+    gets = made(THREADS, peers.THREADS, rows, lambda get: get())
+    turns = in_turns({name: timed(get) for name, get in gets.items()}, plan)
+    return [*rows_of(THREADS, peers.THREADS, turns), *rows]
+
+
+def loops(plan: Plan) -> list[Row]:
+    """Time a cached get from an event loop, of everyone who has one."""
+    rows: list[Row] = []
+    loop = asyncio.new_event_loop()
+    try:
+        gets = made(LOOPS, peers.LOOPS, rows, lambda get: loop.run_until_complete(get()))
+        turns = in_turns({name: timed_async(get, loop) for name, get in gets.items()}, plan)
+    finally:
+        loop.close()
+    return [*rows_of(LOOPS, peers.LOOPS, turns), *rows]
+
+
+def sources(plan: Plan) -> list[Row]:
+    """Time gets in turn from ever more sources, and from one among many, beside as many closures."""
+    counts = SOURCE_COUNTS[:3] if plan.quick else SOURCE_COUNTS
+    ways: dict[str, Callable[[int], float]] = {}
+    for name, make in (("tokencache", peers.tokencache_token), ("bare closure", peers.closure)):
+        for count in counts:
+            if make is peers.tokencache_token:
+                gets = [source.token for source in many_sources(count, Logins().response)]
+            else:
+                gets = [make(Logins()) for _ in range(count)]
+            ways[f"{name}, {count}"] = partial(_in_order, cycle(gets))
+            if count == plan.sources:
+                ways[f"{name}, one of {count}"] = partial(_in_order, cycle(gets[:1]))
+    turns = in_turns(ways, plan)
+    rows: list[Row] = []
+    for name in ways:
+        way, _, _ = name.partition(", ")
+        figures = {"ns": middle(turns[name]) * 1e9, "to one": ratio(turns, name, f"{way}, 1")}
+        rows.append(Row(SOURCES, name, "ours" if way == "tokencache" else "limit", figures))
+    return rows
+
+
+def many_sources(count: int, login: Callable[[], Any]) -> list[TokenSource]:
+    """Return as many sources of one cache, each with a token of its own.
+
+    The first gets its token in the ordinary way; the others are handed a copy of what that left behind, as a fetch
+    each would take longer than the run.
+    """
+    from dataclasses import replace
+
+    from tokencache import Token, TokenCache
+
+    cache = TokenCache("memory://", sources=count)
+    held = [cache.source(login, key=f"source-{number}") for number in range(count)]
+    held[0].token()
+    first = held[0]._copy  # noqa: SLF001
+    for number, source in enumerate(held[1:]):
+        token = Token(f"token-{number}", expires_at=first.token.expires_at, issued_at=float(number))
+        data = first.data.replace(first.token.value.encode(), token.value.encode())
+        copy = replace(first, token=token, data=data, usable_at=first.usable_at + number * 1e-6)
+        source._keep(copy, first.refresh_at, 0.0)  # noqa: SLF001
+    return held
+
+
+def _in_order(gets: Iterator[Callable[[], object]], calls: int) -> float:
+    """Return the seconds for so many calls, of one after the other, from where the last turn ended."""
+    these = list(islice(gets, calls))
+    began = time.perf_counter()
+    for get in these:
+        get()
+    return time.perf_counter() - began
+
+
+def crowd(plan: Plan) -> list[Row]:
+    """Time gets by ever more threads at once, beside a bare closure called by as many."""
+    cores = os.cpu_count() or 1
+    counts = sorted({*CROWDS, 16 * cores})
+    calls = 2_000 if plan.quick else 10_000
+    gets = {"tokencache": peers.tokencache_token(Logins()), "bare closure": peers.closure(Logins())}
+    found: dict[str, list[float]] = {}
+    for _ in range(5 if plan.quick else 15):
+        for count in counts:
+            for name, get in gets.items():
+                found.setdefault(f"{name}, {count}", []).append(_together(get, count, calls))
+    rows: list[Row] = []
+    for count in counts:
+        for name in gets:
+            figures = {"ns": middle(found[f"{name}, {count}"]) * 1e9, "threads": float(count)}
+            figures["to one"] = ratio(found, f"{name}, {count}", f"{name}, 1")
+            rows.append(Row(CROWD, f"{name}, {count}", "ours" if name == "tokencache" else "limit", figures))
+    return rows
+
+
+def _together(get: Callable[[], object], count: int, calls: int) -> float:
+    """Return the seconds per call when so many threads share ``calls`` calls each, all together."""
+    barrier = threading.Barrier(count + 1)
+
+    def work() -> None:
+        barrier.wait()
+        for _ in range(calls):
+            get()
+        barrier.wait()
+
+    workers = [threading.Thread(target=work) for _ in range(count)]
+    for worker in workers:
+        worker.start()
+    barrier.wait()
+    began = time.perf_counter()
+    barrier.wait()
+    took = time.perf_counter() - began
+    for worker in workers:
+        worker.join()
+    return took / (count * calls)

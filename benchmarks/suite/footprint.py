@@ -1,0 +1,105 @@
+"""What it costs to have us: the time of the import, the memory of a source; and a Python without the global lock."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from suite.child import Child
+from suite.results import Row, middle
+
+if TYPE_CHECKING:
+    from suite.plan import Plan
+
+IMPORT, MEMORY, FREE = "import", "memory", "free-threaded Python"
+MODULES = {
+    "tokencache": ("ours", "tokencache"),
+    "cachetools": ("peer", "cachetools"),
+    "dogpile.cache": ("peer", "dogpile.cache"),
+    "cashews": ("peer", "cashews"),
+    "aiocache": ("peer", "aiocache"),
+    "Authlib, requests": ("peer", "authlib.integrations.requests_client"),
+    "httpx-auth": ("peer", "httpx_auth"),
+    "requests-oauth2client": ("peer", "requests_oauth2client"),
+    "google-auth": ("peer", "google.auth.credentials"),
+    "MSAL": ("peer", "msal"),
+    "azure-identity": ("peer", "azure.identity"),
+    "qpay-client": ("peer", "qpay_client.v2"),
+    "qpay-python": ("peer", "qpay"),
+}
+
+
+def imports(plan: Plan) -> list[Row]:
+    """Time the start of Python with and without each import, in turns."""
+    starts: dict[str, list[float]] = {}
+    for _ in range(5 if plan.quick else 15):
+        for name, (_, module) in {"nothing": ("", ""), **MODULES}.items():
+            if plan.quick and name not in {"nothing", "tokencache", "MSAL"}:
+                continue
+            code = f"import {module}" if module else "pass"
+            began = time.perf_counter()
+            ended = subprocess.run([sys.executable, "-I", "-c", code], check=False, capture_output=True).returncode
+            if not ended:
+                starts.setdefault(name, []).append(time.perf_counter() - began)
+    bare = starts["nothing"]
+    rows: list[Row] = []
+    for name, (kind, _) in MODULES.items():
+        if name in starts:
+            beyond = middle(took - base for took, base in zip(starts[name], bare, strict=False)) * 1e3
+            rows.append(Row(IMPORT, name, "ours" if kind == "ours" else "peer", {"ms beyond Python": beyond}))
+        elif not plan.quick:
+            rows.append(Row(IMPORT, name, "peer", note="not measured: it cannot be imported"))
+    return rows
+
+
+def held(count: int) -> dict[str, float]:
+    """Return the bytes that a source takes beyond its token, as asked for and with a token. Runs in a child."""
+    import gc
+    import tracemalloc
+
+    from suite.cached import many_sources
+    from tokencache import Token, TokenCache
+
+    def growth(make: object) -> float:
+        gc.collect()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        kept = make()  # type: ignore[operator]
+        gc.collect()
+        after = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return (after - before) / len(kept)
+
+    cache = TokenCache("memory://", sources=count + 1)
+
+    def login() -> dict[str, object]:
+        return {"access_token": "x", "expires_in": 3600}
+
+    cache.source(login, key="first").token()
+    many_sources(2, login)
+    token = growth(
+        lambda: [Token(f"token-{number}", expires_at=2e9, issued_at=number * 1.0) for number in range(count)]
+    )
+    idle = growth(lambda: [cache.source(login, key=f"key-{number}") for number in range(count)])
+    full = growth(lambda: many_sources(count, login))
+    return {"bytes, idle": idle, "bytes, beyond its token": full - token, "bytes, token": token}
+
+
+def memory(plan: Plan) -> list[Row]:
+    """Weigh sources in a process of their own."""
+    count = 1_000 if plan.quick else 5_000
+    return [Row(MEMORY, "tokencache", "ours", Child("footprint", "held", count=count).result())]
+
+
+def free_threaded(plan: Plan) -> list[Row]:
+    """Say whether a free-threaded Python is there; the crowd of threads is timed on it where it is."""
+    del plan
+    found = next((path for name in ("python3.14t", "python3.13t") if (path := shutil.which(name))), None)
+    command = [found or "", "-c", "import httpx, msgspec"]
+    works = found and not subprocess.run(command, check=False, capture_output=True).returncode
+    if not works:
+        return [Row(FREE, "tokencache", "ours", note="not available on this machine: nothing was measured")]
+    return [Row(FREE, "tokencache", "ours", note="there; run `make bench PYTHON=python3.14t` for its figures")]

@@ -1,0 +1,132 @@
+"""What a run found: rows of figures by scenario and way, kept as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+Kind: TypeAlias = Literal["ours", "limit", "peer"]
+
+PEERS = (
+    "aiocache",
+    "Authlib",
+    "azure-identity",
+    "cachebox",
+    "cachetools",
+    "cashews",
+    "dogpile.cache",
+    "google-auth",
+    "httpx-auth",
+    "meta-memcache",
+    "msal",
+    "pymemcache",
+    "qpay-client",
+    "qpay-python",
+    "redis",
+    "requests-oauth2client",
+)
+OURS = ("tokencache", "pytest-benchmark", "hiredis", "httpx", "msgspec")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The figures of one way in one scenario. ``note`` says what the figures do not, such as why there are none."""
+
+    scenario: str
+    way: str
+    kind: Kind
+    figures: dict[str, float | None] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A promised ratio or count, and what the run found. ``base`` is what ``measured`` is a ratio to."""
+
+    name: str
+    base: str
+    limit: float
+    measured: float | None
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the claim holds; ``None`` if the run did not measure it."""
+        if self.measured is None:
+            return None
+        return self.measured >= self.limit if self.at_least else self.measured <= self.limit
+
+
+@dataclass(slots=True)
+class Results:
+    """All that one run found."""
+
+    quick: bool
+    machine: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str | None] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
+
+    def of(self, scenario: str) -> list[Row]:
+        """Return the rows of a scenario."""
+        return [row for row in self.rows if row.scenario == scenario]
+
+    def figure(self, scenario: str, way: str, name: str) -> float | None:
+        """Return one figure, or ``None`` where there is none."""
+        return next((row.figures.get(name) for row in self.of(scenario) if row.way == way), None)
+
+    def best(self, scenario: str, name: str, kind: Kind = "peer") -> Row | None:
+        """Return the row with the smallest figure of that name."""
+        rows = [row for row in self.of(scenario) if row.kind == kind and row.figures.get(name) is not None]
+        return min(rows, key=lambda row: row.figures[name] or 0.0, default=None)
+
+    def save(self, path: Path) -> None:
+        """Write everything as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Results:
+        """Read what :meth:`save` wrote."""
+        told = json.loads(path.read_text())
+        rows = [Row(**row) for row in told.pop("rows")]
+        claims = [Claim(**claim) for claim in told.pop("claims")]
+        return cls(rows=rows, claims=claims, **told)
+
+
+def versions_of(names: Iterable[str] = (*OURS, *PEERS)) -> dict[str, str | None]:
+    """Return the installed version of each distribution; ``None`` where it is not installed."""
+    found: dict[str, str | None] = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def machine() -> dict[str, str]:
+    """Return what the figures depend on, and nothing that names the machine."""
+    return {
+        "cores": str(os.cpu_count()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+    }
+
+
+def middle(values: Iterable[float]) -> float:
+    """Return the median."""
+    return share(values, 0.5)
+
+
+def share(values: Iterable[float], part: float) -> float:
+    """Return the value that ``part`` of the values do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * part))]

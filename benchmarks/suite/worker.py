@@ -1,0 +1,92 @@
+"""One process of a fleet: asks at a given instant from many threads, or from as many tasks, by one of the ways.
+
+The setting is one line of JSON as argument. It prints ``ready``, reads the instant (epoch seconds) from standard
+input, and prints what each call took, or the error, as JSON. Started as ``python -m suite.worker``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from suite import stores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from suite.stores import Setting
+
+
+def way_of(name: str, *, tasks: bool) -> Callable[[Setting], Callable[[], Any]]:
+    """Return how the named way is made."""
+    return next(way.make for way in (stores.LOOPS if tasks else stores.WAYS) if way.name == name)
+
+
+def ask_by_threads(get: Callable[[], Any], count: int) -> list[Any]:
+    """Ask from threads once the instant has come."""
+    answers: list[Any] = []
+    start = _told()
+
+    def ask() -> None:
+        time.sleep(max(0.0, start - time.time()))
+        began = time.time()
+        try:
+            get()
+        except Exception as error:  # noqa: BLE001  told to whoever started this
+            answers.append(repr(error))
+        else:
+            answers.append(time.time() - began)
+
+    crowd = [threading.Thread(target=ask) for _ in range(count)]
+    for thread in crowd:
+        thread.start()
+    for thread in crowd:
+        thread.join()
+    return answers
+
+
+async def ask_by_tasks(make: Callable[[Setting], Callable[[], Any]], setting: Setting, count: int) -> list[Any]:
+    """Ask from tasks of one loop once the instant has come."""
+    get = make(setting)
+    start = _told()
+
+    async def ask() -> Any:  # noqa: ANN401  (seconds or an error)
+        await asyncio.sleep(max(0.0, start - time.time()))
+        began = time.time()
+        try:
+            await get()
+        except Exception as error:  # noqa: BLE001  told to whoever started this
+            return repr(error)
+        return time.time() - began
+
+    return list(await asyncio.gather(*(ask() for _ in range(count))))
+
+
+def _told() -> float:
+    """Say that all is set up, and return the instant to ask at."""
+    print("ready", flush=True)
+    return float(sys.stdin.readline())
+
+
+def main() -> None:
+    """Ask when it is time."""
+    told = json.loads(sys.argv[1])
+    make = way_of(told["way"], tasks=told["tasks"])
+    setting = stores.Setting(**told["setting"])
+    if told["loop"]:
+        answers = asyncio.run(ask_by_tasks(make, setting, told["count"]))
+    else:
+        answers = ask_by_threads(make(setting), told["count"])
+    print(json.dumps(answers), flush=True)
+    sys.stdout.flush()
+    import os
+
+    os._exit(0)  # no peer's threads or destructors are waited for
+
+
+if __name__ == "__main__":
+    main()
