@@ -280,6 +280,28 @@ def test_a_cancelled_caller_leaves_the_others_alone(
     assert issuer.calls == 2
 
 
+def test_a_cancelled_caller_gives_its_connection_back(
+    loop_kind: LoopKind, issuer: Issuer, serve: Serve, ask: type[Ask], apatiently: APatiently
+) -> None:
+    """Who is cancelled while its refused answer waits for another token keeps no connection from the next (INV-8)."""
+    api = serve(2)
+    api.refusal = replace(api.refusal, body=b"x" * (4 << 20))
+
+    async def scenario() -> int:
+        async with loop_kind.open(issuer.source, connections=1) as send:
+            await issuer.source.atoken()
+            issuer.gate.clear()
+            task = asyncio.create_task(send(ask(api.url)))
+            await apatiently(lambda: issuer.calls == 2)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            issuer.gate.set()
+            return (await send(ask(api.url))).status
+
+    assert asyncio.run(scenario()) == 200
+
+
 def test_the_same_source_in_all_clients_at_once_is_one_login(
     every_thread_kind: list[ThreadKind], every_loop_kind: LoopKind, issuer: Issuer, serve: Serve, ask: type[Ask]
 ) -> None:
