@@ -617,6 +617,9 @@ def test_variables_go_over_the_file(tmp_path: Path) -> None:
     plan = Configuration.from_env(environ)
     assert (plan.namespace, plan.backend, str(plan.backend_url())) == ("file:", "two", f"file://{tmp_path}/two")
     assert plan.policy == RefreshPolicy(early=1, window=9)
+    sealer = plan.sealer()
+    assert sealer is not None
+    assert sealer._sealing is not None  # by a key, not by the provider's credential
     options = plan.provider("my-shop").provider.options  # type: ignore[union-attr,attr-defined]
     assert (options["url"], options["client_id"], options["name"]) == ("u", "variable", "my-shop")
     del environ["TOKENCACHE_BACKEND"]

@@ -211,6 +211,14 @@ def test_a_derived_key_is_bound_to_the_identity() -> None:
         sealer.sealing(provider, "b" * 40).open("k", sealed)
 
 
+def test_a_derived_key_takes_the_credential_itself() -> None:
+    """Who knows the fingerprint, which status and cooldowns show, cannot make the key without the credential."""
+    sealer = Sealer("provider")
+    sealed = sealer.sealing(Acme("one"), "a" * 40).seal("k", b"plain")
+    with pytest.raises(ValueError, match="another key"):
+        sealer.sealing(Acme("two"), "a" * 40).open("k", sealed)
+
+
 @pytest.mark.parametrize("client_secret", [None, ""])
 def test_a_provider_without_a_credential_has_no_key(client_secret: str | None) -> None:
     """`encrypt="provider"` refuses a provider that anybody could imitate, as soon as its source is asked for."""
