@@ -250,7 +250,7 @@ class TokenCache:
     def _mount(self, configured: Configured) -> Mount:
         """Return the mount that a provider's table names."""
         name = configured.backend
-        if self._plan is None or not self._several or name is None or name == self._plan.backend:
+        if self._plan is None or not self._several or name is None or self._plan.is_main(name):
             return self._main
         with self._lock:
             mount = self._mounts.get(name)

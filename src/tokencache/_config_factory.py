@@ -20,6 +20,7 @@ from typing import (
 )
 
 from tokencache._config_types import Setting, kind_of
+from tokencache.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -44,12 +45,20 @@ class Schema:
 
 
 def schema_of(factory: Callable[..., object]) -> Schema:
-    """Return what a configuration may give a factory, a function or a class."""
+    """Return what a configuration may give a factory, a function or a class.
+
+    Raises ``ConfigurationError`` for one whose signature cannot be read.
+    """
     found: dict[str, tuple[object, bool]] = {}
     others: object = None
     plain = inspect.unwrap(factory)
     function = _function(plain)
-    for parameter in inspect.signature(plain).parameters.values():
+    try:
+        parameters = inspect.signature(plain).parameters.values()
+    except (TypeError, ValueError):
+        message = "the signature of its factory cannot be read; it must be a function or a class with type hints"
+        raise ConfigurationError(message) from None
+    for parameter in parameters:
         if parameter.kind in {parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL}:
             continue
         annotation = _evaluated(parameter.annotation, getattr(function, "__globals__", {}))

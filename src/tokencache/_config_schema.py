@@ -10,7 +10,7 @@ from tokencache._config_types import TEXT, Kind, kind_of
 from tokencache.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from tokencache._config_factory import Schema
     from tokencache._config_types import Basic
@@ -39,10 +39,10 @@ def schema(plugins: Iterable[Plugin] | None = None) -> dict[str, object]:
     from tokencache.plugins import PROVIDERS, known, load_provider_factory
 
     names = sorted({plugin.name for plugin in (known(PROVIDERS) if plugins is None else plugins)})
-    factories: dict[str, Callable[..., object]] = {}
+    schemas: dict[str, Schema] = {}
     for name in names:
         try:
-            factories[name] = load_provider_factory(name)
+            schemas[name] = schema_of(load_provider_factory(name))
         except ConfigurationError:
             continue
     return {
@@ -66,11 +66,11 @@ def schema(plugins: Iterable[Plugin] | None = None) -> dict[str, object]:
                 "additionalProperties": {"$ref": "#/definitions/provider"},
             },
         },
-        "definitions": _definitions(names, factories),
+        "definitions": _definitions(names, schemas),
     }
 
 
-def _definitions(names: list[str], factories: Mapping[str, Callable[..., object]]) -> dict[str, object]:
+def _definitions(names: list[str], schemas: Mapping[str, Schema]) -> dict[str, object]:
     """Return what the schema refers to."""
     return {
         "text": {"anyOf": [{"type": "string"}, _REFERENCE]},
@@ -107,7 +107,7 @@ def _definitions(names: list[str], factories: Mapping[str, Callable[..., object]
             "type": "object",
             "properties": {"type": {"type": "string", "enum": names}, "preset": {"type": "string"}},
             "oneOf": [{"required": ["type"]}, {"required": ["preset"]}],
-            "allOf": [_provider(name, schema_of(factory)) for name, factory in factories.items()],
+            "allOf": [_provider(name, found) for name, found in schemas.items()],
         },
     }
 

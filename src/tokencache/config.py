@@ -157,6 +157,12 @@ class Configuration:
             return self._text(given)
         return next((url for name in _BACKEND_VARIABLES if (url := self._environ.get(name))), self._fallback)
 
+    def is_main(self, name: str) -> bool:
+        """Return whether this is the backend of every provider that names no other."""
+        with suppress(Mistake):  # a reference that leads nowhere breaks only those who need it
+            return name == self.backend
+        return False
+
     def backend_url(self, name: str | None = None, place: Place | None = None) -> BackendURL:
         """Return the URL of a backend that is named in the configuration, or given as a URL; ``place`` names it."""
         from tokencache.url import BackendURL

@@ -306,6 +306,18 @@ def test_a_provider_that_is_not_used_breaks_nothing() -> None:
             cache.source("other")
 
 
+def test_a_backend_that_is_not_needed_breaks_nothing() -> None:
+    """A main backend whose reference leads nowhere breaks only those sources that lie on it."""
+    document = {
+        "backend": {"env": "NOT_THERE"},
+        "providers": {"acme": ACME | {"backend": "memory://"}, "other": ACME | {"client_id": "other"}},
+    }
+    with TokenCache.from_config(document, environ={}) as cache:
+        assert cache.source("acme").token().value == "token-of-abc"
+        with pytest.raises(ConfigurationError, match="backend: the variable NOT_THERE is not set"):
+            cache.source("other")
+
+
 def test_an_unknown_provider_is_told_with_the_known_ones() -> None:
     """A name that is neither in the configuration nor installed gets the closest of both."""
     document = {"providers": {"orders": ACME}}
@@ -443,6 +455,8 @@ def test_other_callables_have_a_schema() -> None:
     assert names(Made("u")) == ["word"]
     assert names(unreadable) == ["known"]
     assert schema_of(others).others is str
+    with pytest.raises(ConfigurationError, match="the signature of its factory cannot be read"):
+        schema_of(type)
 
 
 def test_a_preset_is_made_of_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
