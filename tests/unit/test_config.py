@@ -669,6 +669,35 @@ def test_a_variable_is_cut_where_a_provider_ends() -> None:
     assert tables == {"acme": {"type", "grant_type", "client_id"}, "acme_two": {"type", "token_url"}}
 
 
+@pytest.mark.parametrize(
+    ("text", "headers"),
+    [
+        ('{"X-A": "1,2"}', {"X-A": "1,2"}),
+        ("X-A = 1 , X-B=a=b", {"X-A": "1", "X-B": "a=b"}),
+        ('{"X-A": 1}', None),
+        ("{X-A", None),
+        ("X-A", None),
+    ],
+)
+def test_a_table_in_a_variable(text: str, headers: dict[str, str] | None) -> None:
+    """A table of texts is written as pairs or as JSON; anything else is told."""
+    environ = {f"TOKENCACHE_PROVIDER_ACME_{name.upper()}": str(value) for name, value in ACME.items()}
+    plan = Configuration.from_env(environ | {"TOKENCACHE_PROVIDER_ACME_HEADERS": text})
+    if headers is None:
+        with pytest.raises(ConfigurationError, match="this must be a table of texts, and this text is none"):
+            plan.provider("acme")
+    else:
+        assert plan.provider("acme").provider.options["headers"] == headers  # type: ignore[union-attr,attr-defined]
+
+
+def test_a_setting_and_its_file_are_one_too_many() -> None:
+    """A variable for a setting and one for its file contradict each other."""
+    Path("id").write_text("abc")
+    environ = {f"TOKENCACHE_PROVIDER_ACME_{name.upper()}": str(value) for name, value in ACME.items()}
+    with pytest.raises(ConfigurationError, match="client_id is set twice; remove one of the two"):
+        Configuration.from_env(environ | {"TOKENCACHE_PROVIDER_ACME_CLIENT_ID_FILE": "id"}).provider("acme")
+
+
 def test_a_type_of_a_variable_replaces_a_preset_of_the_file() -> None:
     """A provider has one of the two, so the variable's takes the place of the file's."""
     Path("tokencache.toml").write_text('[providers.acme]\npreset = "auth0"\nurl = "u"\nclient_id = "i"\n')
