@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -113,20 +114,26 @@ def environment(qpay: FakeQPay, backend: str, fork: str, **more: str) -> dict[st
 
 @contextmanager
 def running(command: list[str], folder: Path, environ: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """Run a program in ``folder``, and end it gently."""
+    """Run a program in ``folder``, and end it gently; what is left of its session after that goes with it."""
     with (folder / "log").open("w") as log:
         program = subprocess.Popen(
-            [sys.executable, "-m", *command], cwd=folder, env=environ, stdout=log, stderr=subprocess.STDOUT, text=True
+            [sys.executable, "-m", *command],
+            cwd=folder,
+            env=environ,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
         try:
             yield program
         finally:
             program.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 program.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                program.kill()
-                program.wait()
+            with suppress(ProcessLookupError):
+                os.killpg(program.pid, signal.SIGKILL)
+            program.wait()
 
 
 def until_it_listens(program: subprocess.Popen[str], log: Path) -> None:
@@ -199,7 +206,7 @@ def test_gunicorns_workers_share_one_login(qpay: FakeQPay, backend: str, tmp_pat
         f"unix:{tmp_path}/socket",
         "--no-control-socket",
     ]
-    command += ["--worker-tmp-dir", str(tmp_path), "--timeout", "60", "service:application"]
+    command += ["--worker-tmp-dir", str(tmp_path), "--timeout", "60", "--graceful-timeout", "5", "service:application"]
     transport = httpx.HTTPTransport(uds=str(tmp_path / "socket"))
     with (
         running(command, tmp_path, environment(qpay, backend, fork)) as program,
