@@ -35,7 +35,7 @@ MODULES = {
 def imports(plan: Plan) -> list[Row]:
     """Time the start of Python with and without each import, in turns."""
     starts: dict[str, list[float]] = {}
-    for _ in range(5 if plan.quick else 15):
+    for _ in range(5 if plan.quick else 9):
         for name, (_, module) in {"nothing": ("", ""), **MODULES}.items():
             if plan.quick and name not in {"nothing", "tokencache", "MSAL"}:
                 continue

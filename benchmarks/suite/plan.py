@@ -29,7 +29,7 @@ class Plan:
     @property
     def boundary(self) -> float:
         """Seconds of calls around expiries."""
-        return 3.0 if self.quick else 10.0
+        return 3.0 if self.quick else 6.5
 
     @property
     def outage(self) -> float:
@@ -39,7 +39,7 @@ class Plan:
     @property
     def patience(self) -> float:
         """Seconds after which a fleet whose holder was killed counts as not recovered."""
-        return 6.0 if self.quick else 15.0
+        return 6.0 if self.quick else 12.0
 
     @property
     def login(self) -> float:

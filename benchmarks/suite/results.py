@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -123,7 +124,7 @@ def machine() -> dict[str, str]:
 
 def middle(values: Iterable[float]) -> float:
     """Return the median."""
-    return share(values, 0.5)
+    return statistics.median(values)
 
 
 def share(values: Iterable[float], part: float) -> float:

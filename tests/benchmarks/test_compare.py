@@ -1,0 +1,83 @@
+"""The guard between two runs: ratios and counts that became worse are told, times are not looked at."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from suite.results import Results
+
+COMPARE = Path(__file__).parents[2] / "benchmarks" / "compare.py"
+
+
+def changed(results: Results, name: str, measured: float | None) -> Results:
+    """Return the run with another figure for one promise."""
+    claims = [replace(claim, measured=measured) if claim.name == name else claim for claim in results.claims]
+    return replace(results, claims=claims)
+
+
+def compared(old: Results, new: Results, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the program on two runs."""
+    old.save(folder / "old.json")
+    new.save(folder / "new.json")
+    return subprocess.run(
+        [sys.executable, str(COMPARE), str(folder / "old.json"), str(folder / "new.json"), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "measured"),
+    [
+        ("cached get from a thread", 1.6),
+        ("best token client over cached get", 0.3),
+        ("expiry boundary: late tokens", 1.0),
+        ("cached get from a thread", None),
+    ],
+    ids=["a ratio grew", "a ratio that ought to be large shrank", "a count is no longer zero", "gone"],
+)
+def test_what_became_worse_fails_the_comparison(
+    results: Results, tmp_path: Path, name: str, measured: float | None
+) -> None:
+    """A ratio beyond the tolerance, in the direction that is bad for it, exits with 1 and is named."""
+    ended = compared(results, changed(results, name, measured), tmp_path)
+    assert ended.returncode == 1
+    assert name in ended.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "measured"),
+    [
+        ("cached get from a thread", 1.45),
+        ("cached get from a thread", 0.9),
+        ("best token client over cached get", 5.0),
+        ("import", 30.0),
+    ],
+    ids=["within the tolerance", "smaller", "larger where that is good", "measured for the first time"],
+)
+def test_what_is_as_good_or_better_passes(results: Results, tmp_path: Path, name: str, measured: float) -> None:
+    """A ratio within the tolerance, a better one, or a new one exits with 0."""
+    assert compared(results, changed(results, name, measured), tmp_path).returncode == 0
+
+
+def test_times_alone_never_fail_the_comparison(results: Results, tmp_path: Path) -> None:
+    """A run on a machine ten times slower passes, as its ratios are the same."""
+    slow = [
+        replace(row, figures={name: (value or 0) * 10 for name, value in row.figures.items()}) for row in results.rows
+    ]
+    assert compared(results, replace(results, rows=slow), tmp_path).returncode == 0
+
+
+def test_the_tolerance_is_the_callers(results: Results, tmp_path: Path) -> None:
+    """What a quarter allows, a tolerance of a tenth does not."""
+    new = changed(results, "cached get from a thread", 1.4)
+    assert compared(results, new, tmp_path).returncode == 0
+    assert compared(results, new, tmp_path, "--tolerance", "0.1").returncode == 1

@@ -1,0 +1,178 @@
+"""The suite itself: fair turns, honest promises, no peer dropped, a report that names losses and stands alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from suite.results import Results, Row
+
+
+def test_every_way_has_its_turn_before_any_has_the_next() -> None:
+    """Turns are A B A B, so that a busy moment harms all ways alike."""
+    from suite.measure import in_turns
+    from suite.plan import Plan
+
+    order: list[str] = []
+
+    def way(name: str) -> object:
+        def run(calls: int) -> float:
+            order.append(name)
+            return calls * 1e-4
+
+        return run
+
+    turns = in_turns({"a": way("a"), "b": way("b")}, Plan(quick=True))
+    rounds = Plan(quick=True).rounds
+    assert order[-2 * rounds :] == ["a", "b"] * rounds
+    assert turns["a"] == [pytest.approx(1e-4)] * rounds
+
+
+def test_a_ratio_is_the_median_within_turns() -> None:
+    """One turn in which the machine was busy with something else does not change the ratio."""
+    from suite.measure import ratio
+
+    assert ratio({"ours": [2.0, 20.0, 2.0], "limit": [1.0, 1.0, 1.0]}, "ours", "limit") == 2
+
+
+def test_a_token_is_late_from_the_instant_of_its_end() -> None:
+    """INV-1 is judged by the provider's own note of each token's end, not by what the client was told."""
+    import time
+
+    from suite.logins import Logins
+
+    logins = Logins(lifetime=100.0)
+    logins.told = 1e6
+    before = time.monotonic()
+    token = logins()
+    after = time.monotonic()
+    assert not logins.late(token, before + 99.9)
+    assert logins.late(token, after + 100.0)
+
+
+def test_a_peer_that_cannot_be_made_is_told() -> None:
+    """A peer whose import fails has a row with the reason, and the others are measured."""
+    from suite.cached import made
+    from suite.peers import Way
+
+    def absent(_: object) -> object:
+        message = "No module named 'nothing_of_that_name'"
+        raise ModuleNotFoundError(message)
+
+    rows: list[Row] = []
+    ways = (Way("absent", absent, "nothing"), Way("there", lambda logins: logins, "something"))
+    assert list(made("cached get, threads", ways, rows, lambda get: get())) == ["there"]
+    assert [(row.way, "nothing_of_that_name" in row.note) for row in rows] == [("absent", True)]
+
+
+def test_what_was_not_measured_is_neither_met_nor_missed(results: Results) -> None:
+    """A promise without a figure is never counted as kept."""
+    from suite.claims import claims, table
+
+    verdicts = {row[0]: row[-1] for row in table(results.claims)[1:]}
+    assert verdicts["import"] == "not measured"
+    assert verdicts["best token client over cached get"] == "MISSED"
+    assert verdicts["cached get from a thread"] == "met"
+    assert {claim.met for claim in claims(replace(results, rows=[]))} == {None}
+
+
+def test_the_promises_read_the_figures_that_the_scenarios_write(results: Results) -> None:
+    """Each promise of a cached get is computed from its rows: names of scenarios, ways and figures agree."""
+    from suite.claims import claims
+
+    found = {claim.name: claim for claim in claims(results)}
+    assert found["cached get from a thread"].measured == 1.2
+    assert found["login over cached get"].measured == pytest.approx(0.25e9 / 80)
+    assert found["holder killed, Redis: recovery"].measured == 2.5
+
+
+def test_a_run_is_kept_as_it_was(results: Results, tmp_path: Path) -> None:
+    """What was saved is what is loaded."""
+    from suite.results import Results
+
+    results.save(tmp_path / "run.json")
+    assert Results.load(tmp_path / "run.json") == results
+
+
+def test_nothing_names_the_machine() -> None:
+    """The report's account of the machine holds no host name, user or path."""
+    from suite.results import machine
+
+    told = " ".join(machine().values())
+    assert socket.gethostname() not in told
+    assert os.sep not in told
+
+
+def test_the_report_holds_every_way_and_every_loss(results: Results) -> None:
+    """Each row is in the report with its note; a missed promise and a peer that is ahead are under `Where we lose`."""
+    from suite.report import markdown
+
+    text = markdown(results, {})
+    for row in results.rows:
+        assert f"| {row.way} |" in text
+    assert "not measured: ModuleNotFoundError" in text
+    assert "not within 15 s" in text
+    lost = text.partition("## Where we lose")[2].partition("\n## ")[0]
+    assert "best token client over cached get: 0.5" in lost
+    assert "cached get, threads, ns: 80 for us, 40 for swift" in lost
+    assert "Not installed: msal" in text
+
+
+def test_the_page_needs_nothing_from_elsewhere(results: Results, tmp_path: Path) -> None:
+    """The HTML page loads nothing, holds its plots, and no id twice."""
+    pytest.importorskip("matplotlib")
+    from suite.report import write
+
+    write(results, tmp_path)
+    text = (tmp_path / "benchmarks" / "index.html").read_text()
+    ids: list[str] = []
+    loads: list[str] = []
+
+    class Reader(HTMLParser):
+        """Notes ids, and what a browser would load."""
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            """Look at one element."""
+            for name, value in attrs:
+                if name == "id":
+                    ids.append(value or "")
+                elif name in {"src", "href", "xlink:href"} and not (value or "").startswith("#"):
+                    loads.append(f"{tag} {value}")
+
+    Reader().feed(text)
+    assert loads == []
+    assert "@import" not in text
+    assert len(ids) == len(set(ids)) > 0
+    assert text.count("<svg") == 2
+    used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', text))
+    assert used
+    assert used <= set(ids)
+
+
+@pytest.mark.parametrize(("options", "code"), [([], 0), (["--strict"], 1)])
+def test_a_missed_promise_fails_only_a_strict_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], code: int
+) -> None:
+    """`run.py` prints MISSED and exits with 0, with `--strict` it exits with 1."""
+    import logging
+
+    import run
+    from suite.results import Row
+
+    monkeypatch.setattr(
+        run, "SCENARIOS", {"imports": lambda _: [Row("import", "tokencache", "ours", {"ms beyond Python": 60.0})]}
+    )
+    monkeypatch.setattr(sys, "argv", ["run.py", "--quick", *options])
+    monkeypatch.setattr(logging, "disable", lambda _: None)
+    assert run.main() == code
+    assert re.search(r"^import .* MISSED$", capsys.readouterr().out, re.MULTILINE)
