@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from suite.peers import Way
     from suite.plan import Plan
-    from tokencache import TokenSource
+    from tokencache import TokenCache, TokenSource
 
 THREADS, LOOPS = "cached get, threads", "cached get, event loop"
 SOURCES, CROWD = "cached get, many sources", "cached get, many threads"
@@ -98,7 +98,7 @@ def sources(plan: Plan) -> list[Row]:
     return rows
 
 
-def many_sources(count: int, login: Callable[[], Any]) -> list[TokenSource]:
+def many_sources(count: int, login: Callable[[], Any], cache: TokenCache | None = None) -> list[TokenSource]:
     """Return as many sources of one cache, each with a token of its own.
 
     The first gets its token in the ordinary way; the others are handed a copy of what that left behind, as a fetch
@@ -108,7 +108,7 @@ def many_sources(count: int, login: Callable[[], Any]) -> list[TokenSource]:
 
     from tokencache import Token, TokenCache
 
-    cache = TokenCache("memory://", sources=count)
+    cache = cache or TokenCache("memory://", sources=count)
     held = [cache.source(login, key=f"source-{number}") for number in range(count)]
     held[0].token()
     first = held[0]._copy  # noqa: SLF001

@@ -210,13 +210,15 @@ def killed(plan: Plan) -> list[Row]:
         for way in ways:
             turns = min(plan.repeats, 3) if way.kind == "ours" else 1
             try:
+                before = place.qpay.logins
                 found = [_kill_the_holder(place, way, plan.patience) for _ in range(turns)]
+                logins = (place.qpay.logins - before) / turns
             except (RuntimeError, OSError, AssertionError) as error:
                 rows.append(Row(KILLED, way.name, way.kind, note=f"not measured: {error}"[:160]))
                 continue
             times = [took for took in found if took is not None]
             note = "" if len(times) == len(found) else f"not within {plan.patience:g} s"
-            recovery = {"recovery s": max(times) if times and not note else None}
+            recovery = {"recovery s": max(times) if times and not note else None, "logins": logins}
             rows.append(Row(KILLED, way.name, way.kind, recovery, note))
     return rows
 

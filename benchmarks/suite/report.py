@@ -87,9 +87,10 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         fleet.KILLED,
         (
             "The process that is logging in is killed; how long until the last caller of two other processes has a "
-            "token. For us the longest of all turns."
+            "token. For us the longest of all turns. Two logins are right, the killed one and another; with more, the "
+            "others had not waited for the first."
         ),
-        ("recovery s",),
+        ("recovery s", "logins"),
     ),
     (
         outages.PROVIDER,
