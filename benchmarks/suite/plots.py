@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -48,14 +49,14 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
         ("cached", cached.THREADS, "ns", "A cached get from a thread, ns", True),
         ("loops", cached.LOOPS, "ns", "A cached get from an event loop, ns", True),
         ("redis", shared.REDIS, "us", "A shared get from Redis, µs, one CPU", False),
-        ("stampede", fleet.STAMPEDE, "p99 ms", "Cold stampede: p99 of the wait beyond the login, ms", True),
+        ("stampede", fleet.STAMPEDE, "p99 ms", "Cold stampede: p99 beyond the login, ms", True),
         ("boundary", boundary.BOUNDARY, "blocked", "Callers blocked at the boundary", False),
         ("killed", fleet.KILLED, "recovery s", "Seconds until the others have a token", False),
         ("imports", footprint.IMPORT, "ms beyond Python", "Import, ms beyond Python", False),
     )
     shown: dict[str, str] = {}
     for name, scenario, figure, title, logarithmic in bars:
-        rows = [row for row in results.of(scenario) if row.figures.get(figure) is not None]
+        rows = [row for row in results.of(scenario) if figure in row.figures]
         if rows:
             shown[name] = title
             _save(folder / f"{name}.svg", _bars, rows, figure, title, logarithmic)
@@ -77,28 +78,40 @@ def _save(path: Path, draw_on: Callable[..., None], *what: Any) -> None:  # noqa
 
 
 def _bars(axes: Axes, rows: list[Row], figure: str, title: str, logarithmic: bool) -> None:
-    """Draw a bar for each way, the smallest on top, with its figure beside it."""
-    ordered = sorted(rows, key=lambda row: row.figures[figure] or 0.0, reverse=True)
-    values = [max(row.figures[figure] or 0.0, 0.0) for row in ordered]
+    """Draw a bar for each way, the smallest on top, with its figure beside it; without a figure, its note."""
+    ordered = sorted(rows, key=lambda row: _length(row, figure, math.inf), reverse=True)
+    values = [max(_length(row, figure, 0.0), 0.0) for row in ordered]
     names = [row.way for row in ordered]
     drawn = axes.barh(names, values, color=[COLORS[row.kind] for row in ordered], height=0.7)
-    axes.bar_label(drawn, [number(row.figures[figure] or 0.0) for row in ordered], padding=4)
+    told = [row.note if row.figures[figure] is None else number(_length(row, figure, 0.0)) for row in ordered]
+    axes.bar_label(drawn, told, padding=4)
     if logarithmic:
         axes.set_xscale("log")
     axes.margins(x=0.16)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(title + (" (each line ten times the one before)" if logarithmic else ""))
+    axes.set_xlabel(title + (", logarithmic" if logarithmic else ""), loc="left")
     kinds = {row.kind for row in rows}
     handles = [plt.Rectangle((0, 0), 1, 1, color=COLORS[kind]) for kind in NAMES if kind in kinds]
     labels = [NAMES[kind] for kind in NAMES if kind in kinds]
     axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3)
 
 
+def _length(row: Row, figure: str, without: float) -> float:
+    """Return the figure of a row, or ``without`` where there is none."""
+    value = row.figures[figure]
+    return without if value is None else value
+
+
 def _lines(axes: Axes, rows: list[Row], by: str, below: str, beside: str) -> None:
     """Draw a line for us and one for the limit."""
-    for kind in ("ours", "limit"):
+    for kind, name in (("ours", "tokencache"), ("limit", "bare closure")):
         points = [(row.figures[by], row.figures["ns"]) for row in rows if row.kind == kind]
-        axes.plot(*zip(*points, strict=True), "o-", color=COLORS[kind], label=rows[0 if kind == "ours" else 1].way[:12])
+        axes.plot(
+            *zip(*points, strict=True),
+            "o-",
+            color=COLORS[kind],
+            label="tokencache" if kind == "ours" else "bare closure",
+        )
     axes.set(xscale="log", xlabel=below, ylabel=beside)
     ticks = sorted({row.figures[by] for row in rows})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
