@@ -106,12 +106,7 @@ def _lines(axes: Axes, rows: list[Row], by: str, below: str, beside: str) -> Non
     """Draw a line for us and one for the limit."""
     for kind, name in (("ours", "tokencache"), ("limit", "bare closure")):
         points = [(row.figures[by], row.figures["ns"]) for row in rows if row.kind == kind]
-        axes.plot(
-            *zip(*points, strict=True),
-            "o-",
-            color=COLORS[kind],
-            label="tokencache" if kind == "ours" else "bare closure",
-        )
+        axes.plot(*zip(*points, strict=True), "o-", color=COLORS[kind], label=name)
     axes.set(xscale="log", xlabel=below, ylabel=beside)
     ticks = sorted({row.figures[by] for row in rows})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
