@@ -1,6 +1,7 @@
 """Run the benchmark suite: every scenario, for us, the limits and every peer, in one run.
 
-``python benchmarks/run.py [--quick] [--only NAME …] [--strict] [--json FILE] [--report FOLDER] [--compare OLD]``.
+``python benchmarks/run.py [--quick] [--only NAME …] [--strict] [--json FILE] [--report FOLDER] [--onto FILE]
+[--compare OLD]``.
 The promised ratios are printed at the end; only with ``--strict`` does a missed one make the exit code 1.
 """
 
@@ -13,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from suite import boundary, cached, fleet, footprint, outages, shared
+from suite import boundary, cached, cells, fleet, footprint, outages, shared
 from suite.claims import claims, table
 from suite.plan import Plan
 from suite.results import Results, machine, versions_of
@@ -34,6 +35,7 @@ SCENARIOS: dict[str, Callable[[Plan], list[Row]]] = {
     "boundary": boundary.boundary,
     "killed": fleet.killed,
     "outages": outages.both,
+    "cells": cells.cells,
     "imports": footprint.imports,
     "memory": footprint.memory,
     "free": footprint.free_threaded,
@@ -75,10 +77,14 @@ def main() -> int:
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a promise is missed")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--report", type=Path, help="write benchmarks.md, its plots and the page into that folder")
+    parser.add_argument("--onto", type=Path, help="put the scenarios that were run in the place of those in that file")
     parser.add_argument("--compare", type=Path, help="compare the ratios with those of an earlier run")
     asked = parser.parse_args()
     logging.disable(logging.CRITICAL)  # a peer that logs each failure is not measured on its logging
     results = run(Plan(quick=asked.quick), asked.only)
+    if asked.onto:
+        results = Results.load(asked.onto).with_rows_of(results)
+        results.claims = claims(results)
     if asked.json:
         asked.json.parent.mkdir(parents=True, exist_ok=True)
         results.save(asked.json)

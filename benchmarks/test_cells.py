@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 BACKENDS = ("memory", "file", "redis", "memcached")
 COLOURS = ("sync", "async")
-LOGIN, ROUNDS, MANY = 0.25, 40, 10_000
+LOGIN, ROUNDS, MANY = 0.25, 30, 10_000
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import html
 from typing import TYPE_CHECKING
 
 from suite import boundary, cached, fleet, footprint, outages, shared
+from suite import cells as by_backend
 from suite.claims import number, table
 
 if TYPE_CHECKING:
@@ -23,11 +24,23 @@ of their own on loopback. The limit is the least code that does it: a closure or
 and compares, the client library's own GET, a flight, a lock and a message written by hand without any failure \
 handling.
 
+Where counts decide, at the boundary, after a kill and in outages, a peer has one turn, and two in the cold stampede. \
+All share the machine's cores with their servers; only for a shared get are client and server on one CPU.
+
 Peers are set kindly. Early windows that can be set to nothing are; clients with a constant one are told that tokens \
 live longer by just that, or they would fetch at every call. What a peer cannot do, or fails to do here, is in its \
 row."""
 
 SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (
+        by_backend.CELLS,
+        (
+            "Microseconds a call, by pytest-benchmark. `hot` is the local copy; `shared` another process's token, by a "
+            "source that was just made; `miss`, `renewal` and `401 heal` fetch from a provider that answers at once, "
+            "so what is counted is ours: a real one adds its login once, for the whole fleet."
+        ),
+        tuple(by_backend.COLUMNS.values()),
+    ),
     (
         cached.THREADS,
         "`to limit` is to the bare closure.",

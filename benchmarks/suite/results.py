@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import statistics
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -88,6 +88,11 @@ class Results:
         """Return the row with the smallest figure of that name."""
         rows = [row for row in self.of(scenario) if row.kind == kind and row.figures.get(name) is not None]
         return min(rows, key=lambda row: row.figures[name] or 0.0, default=None)
+
+    def with_rows_of(self, other: Results) -> Results:
+        """Return this run with the scenarios of another one in the place of its own."""
+        again = {row.scenario for row in other.rows}
+        return replace(self, rows=[*(row for row in self.rows if row.scenario not in again), *other.rows])
 
     def save(self, path: Path) -> None:
         """Write everything as JSON."""

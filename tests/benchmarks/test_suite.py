@@ -104,6 +104,33 @@ def test_a_run_is_kept_as_it_was(results: Results, tmp_path: Path) -> None:
     assert Results.load(tmp_path / "run.json") == results
 
 
+def test_what_was_measured_again_takes_the_place_of_what_was(results: Results) -> None:
+    """Of two runs, the later one's scenarios count whole; the others stay as they were."""
+    from suite.results import Row
+
+    again = Row("holder killed", "tokencache, Redis", "ours", {"recovery s": 1.0})
+    merged = results.with_rows_of(replace(results, rows=[again]))
+    assert merged.of("holder killed") == [again]
+    assert merged.of("cached get, threads") == results.of("cached get, threads")
+
+
+def test_cells_are_medians_of_one_call() -> None:
+    """What pytest-benchmark timed many calls of is told per call, by backend and colour."""
+    from suite.cells import rows_of
+
+    told = {
+        "test_hot[redis-sync]": 80e-6,
+        "test_miss[redis-sync]": 2e-3,
+        "test_uncached[async]": 0.25,
+        "test_new[x]": 1,
+    }
+    rows = rows_of([{"name": name, "stats": {"median": median}} for name, median in told.items()])
+    assert {row.way: row.figures for row in rows} == {
+        "redis, sync": {"hot": pytest.approx(0.08), "miss": pytest.approx(2000)},
+        "no cache, a login of 250 ms, async": {"uncached": pytest.approx(250_000)},
+    }
+
+
 def test_nothing_names_the_machine() -> None:
     """The report's account of the machine holds no host name, user or path."""
     from suite.results import machine
