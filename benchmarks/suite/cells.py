@@ -58,4 +58,4 @@ def rows_of(benchmarks: list[dict[str, object]]) -> list[Row]:
         way = f"{named[2] or 'no cache, a login of 250 ms'}, {named[3]}"
         median = benchmark["stats"]["median"]  # type: ignore[index]
         found.setdefault(way, {})[COLUMNS[named[1]]] = median / CALLS.get(named[1], 1) * 1e6
-    return [Row(CELLS, way, "ours", figures) for way, figures in found.items()]
+    return [Row(CELLS, way, "peer" if "uncached" in figures else "ours", figures) for way, figures in found.items()]

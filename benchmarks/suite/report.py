@@ -24,6 +24,8 @@ of their own on loopback. The limit is the least code that does it: a closure or
 and compares, the client library's own GET, a flight, a lock and a message written by hand without any failure \
 handling.
 
+A figure within a fifth of its limit may well be on the other side of it in the next run.
+
 Where counts decide, at the boundary, after a kill and in outages, a peer has one turn, and two in the cold stampede. \
 All share the machine's cores with their servers; only for a shared get are client and server on one CPU.
 
@@ -183,7 +185,7 @@ def losses(results: Results) -> list[str]:
         for claim in results.claims
         if claim.met is False
     ]
-    for scenario, _, figures in SECTIONS:
+    for scenario, _, figures in SECTIONS[1:]:  # the first compares our backends with each other
         ours = [row for row in results.of(scenario) if row.kind == "ours"]
         for figure in figures:
             if figure in {"to limit", "to one", "calls", "login / get", "logins", "p50 us", "p99 us"} or not ours:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+LATER = "measured in a later run"
 Kind: TypeAlias = Literal["ours", "limit", "peer"]
 
 PEERS = (
@@ -90,9 +91,11 @@ class Results:
         return min(rows, key=lambda row: row.figures[name] or 0.0, default=None)
 
     def with_rows_of(self, other: Results) -> Results:
-        """Return this run with the scenarios of another one in the place of its own."""
+        """Return this run with the scenarios of another one in the place of its own, and say which those are."""
         again = {row.scenario for row in other.rows}
-        return replace(self, rows=[*(row for row in self.rows if row.scenario not in again), *other.rows])
+        later = {*filter(None, self.machine.get(LATER, "").split("; ")), *again}
+        rows = [*(row for row in self.rows if row.scenario not in again), *other.rows]
+        return replace(self, rows=rows, machine=self.machine | {LATER: "; ".join(sorted(later))})
 
     def save(self, path: Path) -> None:
         """Write everything as JSON."""

@@ -105,13 +105,14 @@ def test_a_run_is_kept_as_it_was(results: Results, tmp_path: Path) -> None:
 
 
 def test_what_was_measured_again_takes_the_place_of_what_was(results: Results) -> None:
-    """Of two runs, the later one's scenarios count whole; the others stay as they were."""
+    """Of two runs, the later one's scenarios count whole and are named; the others stay as they were."""
     from suite.results import Row
 
     again = Row("holder killed", "tokencache, Redis", "ours", {"recovery s": 1.0})
     merged = results.with_rows_of(replace(results, rows=[again]))
     assert merged.of("holder killed") == [again]
     assert merged.of("cached get, threads") == results.of("cached get, threads")
+    assert merged.machine["measured in a later run"] == "holder killed"
 
 
 def test_cells_are_medians_of_one_call() -> None:
