@@ -81,3 +81,11 @@ def test_the_tolerance_is_the_callers(results: Results, tmp_path: Path) -> None:
     new = changed(results, "cached get from a thread", 1.4)
     assert compared(results, new, tmp_path).returncode == 0
     assert compared(results, new, tmp_path, "--tolerance", "0.1").returncode == 1
+
+
+def test_a_quick_run_may_measure_less_but_not_worse(results: Results, tmp_path: Path) -> None:
+    """What a quick run leaves out is no regression beside a whole one; what it measures as worse is."""
+    gone = replace(changed(results, "cached get from a thread", None), quick=True)
+    assert compared(results, gone, tmp_path).returncode == 0
+    worse = replace(changed(results, "cached get from a thread", 1.6), quick=True)
+    assert compared(results, worse, tmp_path).returncode == 1
