@@ -1,6 +1,6 @@
 """The page of the example `order_service` in a real browser, driven over its own protocol: no other tool is needed.
 
-Skipped without Chromium, unless ``TOKENCACHE_CHROMIUM`` is set: then it must be there; a path says where. With
+Skipped without Chromium, unless ``PAGE_CHROMIUM`` is set: then it must be there; a path says where. With
 ``PAGE_PICTURES``, a folder, what was seen is left there.
 """
 
@@ -35,7 +35,7 @@ PATIENCE = 30.0
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SIZES = ((390, 844), (1280, 800))
 PICTURES = os.environ.get("PAGE_PICTURES", "")  # a folder, for whoever wants to look
-PROMISED = os.environ.get("TOKENCACHE_CHROMIUM", "")
+PROMISED = os.environ.get("PAGE_CHROMIUM", "")
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -68,12 +68,12 @@ SEEN = """(() => {
 
 
 def browser_path() -> str:
-    """Return the browser; without one the test is skipped, unless TOKENCACHE_CHROMIUM says that it is there."""
+    """Return the browser; without one the test is skipped, unless PAGE_CHROMIUM says that it is there."""
     found = next((path for name in (PROMISED, *NAMES) if name and (path := shutil.which(name))), None)
     if found is not None:
         return found
     if PROMISED:
-        pytest.fail("there is no chromium, and TOKENCACHE_CHROMIUM promises one", pytrace=False)
+        pytest.fail("there is no chromium, and PAGE_CHROMIUM promises one", pytrace=False)
     return pytest.skip("chromium is not installed")
 
 

@@ -10,6 +10,7 @@ import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import httpx
@@ -162,6 +163,36 @@ def what_failed(error: Exception, host: str, limit: float) -> str:  # noqa: PLR0
             return f"the connection to {host} broke before the answer was complete{detail}; try again"
         case _:
             return f"the request to {host} failed with {type(error).__name__}; check the HTTP client"
+
+
+def secure_url(provider: str, setting: str, text: str) -> str:
+    """Return an address to which a credential may be sent: https, or http on loopback; no user, no fragment.
+
+    Raises ``ConfigurationError`` naming the setting.
+    """
+    try:
+        url = httpx.URL(text.strip())
+    except httpx.InvalidURL:
+        url = None
+    if url is None or url.scheme not in {"http", "https"} or not url.host or url.userinfo or url.fragment:
+        message = f"[{provider}] {setting} must look like https://id.example/token, without user, password and fragment"
+        raise ConfigurationError(message)
+    if url.scheme == "http" and not is_loopback(url.host):
+        message = (
+            f"[{provider}] {setting} must begin with https://, or the credential travels to {url.host} in the clear"
+        )
+        raise ConfigurationError(message)
+    return str(url)
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def host_of(url: httpx.URL) -> str:

@@ -316,6 +316,11 @@ def _scope(value: object) -> str | None:
     return _text(value)
 
 
+def table_of(value: object) -> dict[str, object]:
+    """Return a JSON object, an empty one for anything else."""
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
+
+
 def _text(value: object) -> str | None:
     """Return a non-empty string, or ``None`` for anything else."""
     return value if isinstance(value, str) and value else None

@@ -1,0 +1,187 @@
+"""How a client proves who it is to a token endpoint: RFC 6749 section 2.3, RFC 7523 section 2.2, RFC 8705 section 2."""
+
+from __future__ import annotations
+
+import time
+from base64 import b64encode
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
+from urllib.parse import quote_plus
+from uuid import uuid4
+
+from tokencache.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from tokencache.providers._jose import Signer
+
+Method: TypeAlias = Literal[
+    "client_secret_basic",
+    "client_secret_post",
+    "client_secret_jwt",
+    "private_key_jwt",
+    "jwt_file",
+    "tls_client_auth",
+    "self_signed_tls_client_auth",
+    "none",
+]
+METHODS: Final[tuple[str, ...]] = get_args(Method)
+ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+_ASSERTION_LIFE: Final = 120
+_NEEDS: Final = {
+    "client_secret_basic": ("client_id", "client_secret"),
+    "client_secret_post": ("client_id", "client_secret"),
+    "client_secret_jwt": ("client_id", "client_secret"),
+    "private_key_jwt": ("client_id", "private_key"),
+    "jwt_file": ("client_id", "client_assertion_file"),
+    "tls_client_auth": ("client_id", "certificate"),
+    "self_signed_tls_client_auth": ("client_id", "certificate"),
+    "none": (),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """What a client has to show: the settings of a provider that concern its own proof."""
+
+    client_id: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
+    private_key: str | None = field(default=None, repr=False)
+    key_id: str | None = None
+    algorithm: str | None = None
+    assertion_audience: str | None = None
+    client_assertion_file: str | None = None
+    certificate: str | None = None
+    certificate_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What goes into one request: form fields, headers, and the texts that a server could echo."""
+
+    fields: dict[str, str] = field(repr=False)
+    headers: dict[str, str] = field(repr=False)
+    secrets: tuple[str, ...] = field(repr=False)
+
+
+class ClientAuth:
+    """One method of client authentication, as it is registered in ``token_endpoint_auth_method`` (RFC 7591).
+
+    Without a ``method`` it is the one that the credentials call for: a private key signs, a file of assertions is
+    read, a certificate with its key is shown in the TLS handshake, a secret goes into the ``Authorization`` header,
+    and a client with an id alone is a public one.
+
+    Raises ``ConfigurationError`` naming what is missing, unknown or unreadable.
+    """
+
+    def __init__(self, provider: str, method: str | None, credentials: Credentials) -> None:
+        self.method = method or _suited(credentials)
+        self._provider = provider
+        self._credentials = credentials
+        self.client_id = credentials.client_id
+        if self.method not in METHODS:
+            message = f"[{provider}] client_auth={self.method!r} is not known; choose one of {', '.join(METHODS)}"
+            raise ConfigurationError(message)
+        missing = [name for name in _NEEDS[self.method] if not getattr(credentials, name)]
+        if missing:
+            message = f"[{provider}] client_auth={self.method!r} needs {' and '.join(missing)}; set what is missing"
+            raise ConfigurationError(message)
+        self.thumbprint = self._thumbprint()
+        self._signer = self._make_signer()
+
+    @property
+    def binds(self) -> bool:
+        """Whether a certificate is shown in the TLS handshake, so that tokens may be bound to it (RFC 8705)."""
+        return self._credentials.certificate is not None and (
+            self._credentials.certificate_key is not None or self.method.endswith("tls_client_auth")
+        )
+
+    @property
+    def secrets(self) -> dict[str, str]:
+        """The credentials, for the identity; a certificate counts by its thumbprint, a file by its name."""
+        names = ("client_secret", "private_key", "client_assertion_file")
+        known = {name: value for name in names if (value := getattr(self._credentials, name))}
+        return known | ({"certificate": self.thumbprint} if self.thumbprint else {})
+
+    def prove(self, audience: str) -> Proof:
+        """Return what proves the client in one request to ``audience``, the issuer or the token endpoint."""
+        client_id, secret = self.client_id or "", self._credentials.client_secret or ""
+        match self.method:
+            case "client_secret_basic":
+                pair = b64encode(f"{quote_plus(client_id)}:{quote_plus(secret)}".encode()).decode()
+                return Proof({}, {"Authorization": f"Basic {pair}"}, (secret, pair))
+            case "client_secret_post":
+                return Proof({"client_id": client_id, "client_secret": secret}, {}, (secret,))
+            case "client_secret_jwt" | "private_key_jwt" | "jwt_file":
+                assertion = self._assertion(audience)
+                fields = {"client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion}
+                return Proof({"client_id": client_id, **fields}, {}, (secret, assertion))
+            case _:
+                return Proof({"client_id": client_id} if client_id else {}, {}, (secret,))
+
+    def _assertion(self, audience: str) -> str:
+        """Return a fresh assertion: signed here, or read from the file where a platform puts it."""
+        if self._signer is None:
+            return read_text(self._provider, "client_assertion_file", self._credentials.client_assertion_file or "")
+        now = int(time.time())
+        return self._signer.sign(
+            {
+                "iss": self.client_id,
+                "sub": self.client_id,
+                "aud": self._credentials.assertion_audience or audience,
+                "iat": now,
+                "exp": now + _ASSERTION_LIFE,
+                "jti": uuid4().hex,
+            }
+        )
+
+    def _make_signer(self) -> Signer | None:
+        """Return what signs assertions, where this method has them."""
+        given = self._credentials
+        if self.method not in {"client_secret_jwt", "private_key_jwt"}:
+            return None
+        from tokencache.providers._jose import Signer
+
+        shared = self.method == "client_secret_jwt"
+        return Signer(
+            self._provider,
+            (given.client_secret if shared else given.private_key) or "",
+            shared=shared,
+            algorithm=given.algorithm,
+            key_id=given.key_id,
+            thumbprint=self.thumbprint,
+        )
+
+    def _thumbprint(self) -> str | None:
+        """Return the thumbprint of the certificate, where there is one."""
+        if self._credentials.certificate is None:
+            return None
+        from tokencache.providers._jose import thumbprint_of
+
+        text = read_text(self._provider, "certificate", self._credentials.certificate)
+        return thumbprint_of(self._provider, text.encode())
+
+
+def read_text(provider: str, setting: str, path: str) -> str:
+    """Return what a file holds, without white space around it. Raises ``ConfigurationError`` naming the setting."""
+    try:
+        text = Path(path).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+    else:
+        if text:
+            return text
+        reason = "it is empty"
+    message = f"[{provider}] {setting}: {path} cannot be read ({reason}); check path and permissions"
+    raise ConfigurationError(message)
+
+
+def _suited(credentials: Credentials) -> str:
+    """Return the method that the credentials call for."""
+    if credentials.private_key:
+        return "private_key_jwt"
+    if credentials.client_assertion_file:
+        return "jwt_file"
+    if credentials.client_secret:
+        return "client_secret_basic"
+    return "tls_client_auth" if credentials.certificate else "none"
