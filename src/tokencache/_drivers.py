@@ -107,7 +107,7 @@ def _run(flow: Flow[T], world: World, key: str) -> T:
     finally:
         flow.close()
         for lease in leases.held.values():
-            with contextlib.suppress(TokenCacheError):
+            with contextlib.suppress(Exception):
                 world.backend.release(lease)
 
 
@@ -140,7 +140,7 @@ async def arun(flow: Flow[T], world: World, key: str) -> T:
     finally:
         flow.close()
         for lease in leases.held.values():
-            with contextlib.suppress(TokenCacheError):
+            with contextlib.suppress(Exception):
                 await backend.release(lease)
 
 
@@ -151,8 +151,8 @@ def _call(effect: BackendEffect, world: World) -> object:
         return Unreachable(refusal)
     try:
         reply: object = effect.on(world.backend)
-    except BackendUnavailable as error:
-        return world.failed(effect, error)
+    except Exception as error:  # noqa: BLE001  (INV-5: whatever a backend raises is no answer, not a crash)
+        return world.failed(effect, _no_answer(error, world))
     world.answered(effect)
     return reply
 
@@ -164,10 +164,25 @@ async def _acall(effect: BackendEffect, world: World, backend: AsyncBackend) -> 
         return Unreachable(refusal)
     try:
         reply: object = await effect.on(backend)
-    except BackendUnavailable as error:
-        return world.failed(effect, error)
+    except Exception as error:  # noqa: BLE001  (INV-5: whatever a backend raises is no answer, not a crash)
+        return world.failed(effect, _no_answer(error, world))
     world.answered(effect)
     return reply
+
+
+def _no_answer(error: Exception, world: World) -> BackendUnavailable:
+    """Return what to make of a backend's error; raises one of our own that says more than that there was no answer.
+
+    A foreign one, from a reply that is garbled or a backend with a defect, is quoted by its kind only (INV-9).
+    """
+    if isinstance(error, BackendUnavailable):
+        return error
+    if isinstance(error, TokenCacheError):
+        raise error
+    name = getattr(world.backend, "name", "the backend")
+    return BackendUnavailable(
+        f"{name} failed with {type(error).__name__}; check that the address is that of its server"
+    )
 
 
 def _fetch(effect: Fetch, world: World, key: str) -> Token | ProviderError:
@@ -194,7 +209,7 @@ def _extend(world: World, lease: LeaseGrant, deadline: float, beat: _heartbeat.B
         return False
     try:
         kept = world.backend.extend(lease, lease.ttl)
-    except TokenCacheError:
+    except Exception:  # noqa: BLE001  (the heartbeat is everybody's)
         return True  # it did not answer: not the same as a lost lease
     if not (kept or beat.stopped):
         world.lost(lease)
@@ -239,7 +254,7 @@ class _LoopBeat:
         """Prolong the lease and set the timer again."""
         try:
             kept = await self._backend.extend(self._lease, self._lease.ttl)
-        except TokenCacheError:
+        except Exception:  # noqa: BLE001
             kept = True  # it did not answer: not the same as a lost lease
         if kept:
             self._timer = self._loop.call_later(self._lease.ttl / 3, self._fire)

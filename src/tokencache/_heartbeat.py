@@ -57,7 +57,10 @@ class Heartbeat:
     def _run(self) -> None:
         """Run what is due, for ever or until idle."""
         while (beat := self._next()) is not None:
-            if beat.action(beat) and not beat.stopped:
+            again = False
+            with suppress(Exception):  # one beat's defect must not end everybody's heartbeat
+                again = beat.action(beat)
+            if again and not beat.stopped:
                 with self._changed:
                     heapq.heappush(self._due, (time.monotonic() + beat.every, next(self._order), beat))
 

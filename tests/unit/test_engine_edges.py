@@ -19,12 +19,13 @@ from tokencache import (
     TokenSource,
 )
 from tokencache import _cache as cache_module
+from tokencache import _mount as mount_module
 from tokencache._breaker import Breaker
 from tokencache._flights import Flights
 from tokencache._heartbeat import Heartbeat
 from tokencache.backends._lift import ThreadedBackend, async_half
 from tokencache.backends.memory import MemoryBackend
-from tokencache.errors import BackendClosed
+from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.events import LeaseLost, ProviderWarning
 from tokencache.ports import Granted
 from tokencache.testing.fakes import FakeClock, FakeProvider, Recorder
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from tokencache.ports import LeaseGrant, Slot, Stored
 
 PATIENCE = 20.0
+PLANTED = "planted"
 SHORT = RefreshPolicy(lease=0.15)
 
 
@@ -338,6 +340,8 @@ def test_a_fork_starts_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
     cache._main._half = object()  # type: ignore[assignment]
     monkeypatch.setattr(cache_module, "_caches", {cache})
     monkeypatch.setattr(cache_module, "_sources", {source})
+    monkeypatch.setattr(mount_module, "_mounts", {cache._main})
+    mount_module._after_fork()
     cache_module._after_fork()
     assert not source._lock.locked()
     assert not cache._lock.locked()
@@ -374,11 +378,11 @@ def test_a_provider_that_hangs_on_a_loop_is_left_at_the_deadline() -> None:
         asyncio.run(source.atoken())
 
 
-def test_a_crash_in_the_backend_reaches_everybody_and_is_not_kept() -> None:
-    """A backend with a bug fails its callers; it neither hangs nor poisons the source."""
+def test_a_mistake_that_the_backend_finds_reaches_everybody_and_is_not_kept() -> None:
+    """A mistake in the set-up that a backend finds late fails its callers; it neither hangs nor poisons the source."""
 
     class Broken(MemoryBackend):
-        """Raises what no backend may."""
+        """Raises when it is used."""
 
         fault: Callable[[], None] | None = None
 
@@ -388,15 +392,15 @@ def test_a_crash_in_the_backend_reaches_everybody_and_is_not_kept() -> None:
                 self.fault()
 
     def fault() -> None:
-        message = "bug"
-        raise ZeroDivisionError(message)
+        message = "a wrong setting"
+        raise ConfigurationError(message)
 
     backend = Broken()
     backend.fault = fault
     source = TokenCache(backend).source(FakeProvider())
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ConfigurationError):
         source.token()
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ConfigurationError):
         asyncio.run(source.atoken())
     backend.fault = None
     assert source.token()
@@ -495,3 +499,73 @@ def test_a_flight_that_is_collected_with_its_closed_loop_awaits_nothing() -> Non
     caller.get_coro().close()
     assert not seen.events
     assert backend.inspect(source.key).owner is not None
+
+
+class Odd(MemoryBackend):
+    """A memory backend with a defect: the operations that are named raise what no backend may raise."""
+
+    def __init__(self, *operations: str) -> None:
+        self.operations = operations
+        self.raised = threading.Event()
+        super().__init__()
+
+    def __getattribute__(self, name: str) -> object:
+        """Return the method, or one that raises."""
+        if name in object.__getattribute__(self, "operations"):
+
+            def fail(*arguments: object) -> None:
+                self.raised.set()
+                raise ValueError(PLANTED)
+
+            return fail
+        return object.__getattribute__(self, name)
+
+
+@pytest.mark.parametrize("half", ["sync", "async"])
+@pytest.mark.parametrize("operations", [("load",), ("lease",), ("commit", "release"), ("load", "lease")], ids=str)
+def test_a_backend_that_raises_anything_counts_as_gone(half: str, operations: tuple[str, ...]) -> None:
+    """INV-5: a garbled reply or a defect costs nobody the token; the event names the kind of error, not its text."""
+    recorder = Recorder()
+    backend = Odd(*operations)
+    with TokenCache(backend, observers=[recorder]) as cache:
+        token = ask(cache.source(FakeProvider("one")), half)
+    assert token.value == "one-token-1"
+    assert backend.raised.is_set()
+    said = repr(recorder.events)
+    assert "ValueError" in said
+    assert "planted" not in said
+
+
+def test_one_defect_ends_no_heartbeat() -> None:
+    """INV-2: a backend whose prolonging raises leaves the leases of every other backend prolonged."""
+    odd, slow = Odd("extend"), FakeProvider("odd")
+    slow.gate.clear()
+    caller = threading.Thread(target=TokenCache(odd).source(slow, policy=SHORT).token)
+    caller.start()
+    assert odd.raised.wait(PATIENCE)
+    good, held = Watched(), FakeProvider("good")
+    held.gate.clear()
+    other = threading.Thread(target=TokenCache(good).source(held, policy=SHORT).token)
+    other.start()
+    assert good.enough.wait(PATIENCE)
+    slow.gate.set()
+    held.gate.set()
+    caller.join(PATIENCE)
+    other.join(PATIENCE)
+    assert held.calls == 1
+
+
+def test_an_action_that_raises_is_one_beat_less() -> None:
+    """The thread of a heartbeat outlives what its actions do."""
+    heartbeat, after = Heartbeat(), threading.Event()
+
+    def defective(beat: object) -> bool:
+        raise ValueError
+
+    def sound(beat: object) -> bool:
+        after.set()
+        return False
+
+    heartbeat.start(0.01, defective)
+    heartbeat.start(0.05, sound)
+    assert after.wait(PATIENCE)

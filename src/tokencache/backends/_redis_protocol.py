@@ -123,7 +123,7 @@ class Protocol:
         kind, *rest = cast("Sequence[bytes | int]", reply)
         match kind:
             case b"found":
-                return Found(Stored(cast("bytes", rest[0]), remaining_of(rest[1])))
+                return Found(cast("Stored", stored_of(rest[0], rest[1])))
             case b"granted":
                 return Granted(LeaseGrant(key, owner, int(rest[0]), ttl))
             case b"cooldown":
@@ -188,7 +188,7 @@ class Protocol:
 
     def slot(self, record: bytes | None, life: int, lock: bytes | None, left: int) -> Slot:
         """Put together what ``inspect`` reports."""
-        stored = None if record is None else Stored(record, remaining_of(life))
+        stored = stored_of(record, life)
         if lock is None:
             return Slot(stored)
         if lock.startswith(_COOLDOWN):
@@ -201,6 +201,16 @@ class Protocol:
         _, colon, owner = lock.partition(b":")
         name = owner if colon else b"another program"
         return Slot(stored, name.decode("utf-8", "replace"), remaining_of(left))
+
+
+def stored_of(data: object, life: object) -> Stored | None:
+    """Return a record that was read, with its countdown. Raises ``TypeError`` for a reply that is no record's."""
+    if data is None:
+        return None
+    if not isinstance(data, bytes):
+        message = f"the reply to GET is a {type(data).__name__}"
+        raise TypeError(message)
+    return Stored(data, remaining_of(life))
 
 
 def remaining_of(milliseconds_left: object) -> float | None:

@@ -19,16 +19,15 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tokencache.backends._client_library import version_of
 from tokencache.backends._redis_connect import MOST_CONNECTIONS, Target, check_library, connect, target_of
-from tokencache.backends._redis_protocol import Call, Command, Protocol, remaining_of, translated
+from tokencache.backends._redis_protocol import Call, Command, Protocol, stored_of, translated
 from tokencache.errors import BackendClosed, ConfigurationError
-from tokencache.ports import Stored
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import AsyncGenerator, Iterator
 
     from tokencache.health import Finding
-    from tokencache.ports import Cooldown, LeaseGrant, LeaseReply, Slot
+    from tokencache.ports import Cooldown, LeaseGrant, LeaseReply, Slot, Stored
     from tokencache.url import BackendURL
 
 _FAILURES: Final = (RedisError, RedisClusterException, OSError)  # the second is none of the first
@@ -84,7 +83,7 @@ class RedisBackend:
         """Return the record, or ``None``: two plain reads in one round trip."""
         record = self._protocol.names(key)[0]
         data, life = self._execute(record, ["GET", record], ["PTTL", record])
-        return None if data is None else Stored(data, remaining_of(life))
+        return stored_of(data, life)
 
     def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> LeaseReply:
         """Ask for the lease."""
@@ -284,7 +283,7 @@ class AsyncRedisBackend:
         """Return the record, or ``None``."""
         record = self._protocol.names(key)[0]
         data, life = await self._execute(record, ["GET", record], ["PTTL", record])
-        return None if data is None else Stored(data, remaining_of(life))
+        return stored_of(data, life)
 
     async def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> LeaseReply:
         """Ask for the lease."""

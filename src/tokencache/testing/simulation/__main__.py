@@ -22,6 +22,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="the first of the N seeds; 0 by default")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), metavar="NAME", help="break this rule, stop when caught")
     given = parser.parse_args(arguments)
+    if given.schedules is not None and given.schedules < 1:
+        parser.error("--schedules: give at least 1")
+    if given.schedules is None and (given.first_seed or (given.mutants and given.mutant)):
+        parser.error("--first-seed goes with --schedules, and --mutant with --schedules or --seed")
     if given.mutants:
         width = max(map(len, MUTANTS))
         for mutant in MUTANTS.values():

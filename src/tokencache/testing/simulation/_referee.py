@@ -77,6 +77,7 @@ class Referee:
         self._errors: dict[tuple[int, str], float] = {}
         self._held: dict[int, tuple[str, float, int]] = {}
         self._fences: dict[int, tuple[int, float]] = {}
+        self._refused: dict[tuple[int, int, str], float] = {}
         self._windows: dict[str, dict[int, float]] = {}
         self._together = len({host.identity for host in around.plan.hosts}) == 1  # else they displace each other's
         self._stalls = any(each.name == "stall" for each in around.plan.happenings)
@@ -321,6 +322,7 @@ class Referee:
 
     def settled(self, process: Process) -> None:
         """Hold a process's own copy against INV-3."""
+        self._note_refused(process)
         copy = process.source.copy
         if copy is None or copy.fence is None:
             self._fences.pop(process.number, None)
@@ -357,6 +359,10 @@ class Referee:
             self._violated(
                 "INV-1", f"a token {now - issue.usable_end:.6f}s after its usable end, {allowed:.6f}s allowed"
             )
+        self._note_refused(process)
+        refused_at = self._refused.get((process.number, process.life, result.value))
+        if refused_at is not None and refused_at < call.began_at:
+            self._violated("INV-6", f"{call.what}() gives a token that was reported as refused before it began")
         if result.value in process.source.refused and call.what == "replace":
             self._violated("INV-6", "a refused token was given again")
 
@@ -398,6 +404,11 @@ class Referee:
             copy = process.source.copy
             if copy is None or (copy.data is None and self.around.plan.lifetime > 60):
                 self._violated("INV-5", f"the token of p{process.number} is not shared though the store is back")
+
+    def _note_refused(self, process: Process) -> None:
+        """Remember which tokens a process was told are refused, and since when by its own clock; it may forget."""
+        for value in process.source.refused:
+            self._refused.setdefault((process.number, process.life, value), process.clocks.steady())
 
     def _violated(self, invariant: str, text: str) -> NoReturn:
         """End the schedule."""

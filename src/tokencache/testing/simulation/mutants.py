@@ -114,6 +114,12 @@ MUTANTS: Mapping[str, Mutant] = {
             ),
         ),
         _mutant(
+            "refused-comes-back",
+            "INV-6: a token that was refused while it was on its way is kept all the same",
+            "_local",
+            ("if copy.token.value not in self._refused and not self._outranked", "if not self._outranked"),
+        ),
+        _mutant(
             "late-result-kept",
             "INV-3: a flight that comes in late replaces a newer token of its process",
             "_local",
