@@ -45,7 +45,7 @@ from tokencache._effects import (
     sleep,
     wait,
 )
-from tokencache.errors import DeadlineExceeded, ProviderError, ProviderRejected, ProviderUnavailable
+from tokencache.errors import BackendUnavailable, DeadlineExceeded, ProviderError, ProviderRejected, ProviderUnavailable
 from tokencache.events import CommitRefused, FetchFailed, RecordIgnored, TokenFetched, TokenLoaded, TokenUnchanged
 from tokencache.policy import LONGEST_COOLDOWN, backoff, schedule, unchanged_pause
 from tokencache.ports import Cooldown, Found, Granted, Held, Stored
@@ -63,6 +63,8 @@ if TYPE_CHECKING:
 
 SHORTEST_WAIT: Final = 0.02
 BLIND_WAIT: Final = 0.2
+KEPT: Final = 90 * 86_400.0
+"""For how long a refresh token whose end is not known is kept after its access token, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ class Job:
     ``deadline`` is when the flow gives up, ``alone_at`` the earliest moment to ask the provider without a lease,
     ``attempt`` how many failures in a row are known, ``failure`` the last of them, which binds until its ``next_at``,
     ``spread`` this process's place in the jitter, ``latest`` the token of a newer record that was found but not taken.
+    ``refreshing`` tells that the next token is had for the refresh token of the last one only, so that the record
+    outlives its token, is never deleted, and nobody fetches without a lease.
     """
 
     provider: str
@@ -141,6 +145,7 @@ class Job:
     current: Copy | None
     deadline: float
     spread: float
+    refreshing: bool = False
     refused: frozenset[str] = field(default=frozenset(), repr=False)
     attempt: int = 0
     failure: Failed | None = None
@@ -174,6 +179,8 @@ def obtain(job: Job) -> Flow[Outcome]:
 
 def drop(job: Job, value: str) -> Flow[bool]:
     """Delete the stored record if it is the token ``value``, and nothing else (compare-and-discard)."""
+    if job.refreshing:  # its refresh token leads to the next one; who was refused knows not to take the token
+        return False
     stored = yield from load(job.key)
     if stored is None or isinstance(stored, Unreachable):
         return False
@@ -244,6 +251,10 @@ def _fetch(job: Job, grant: LeaseGrant) -> Flow[Outcome]:
     before = at
     got = yield from _ask(job, grant)
     at = yield from now()
+    if job.refreshing and isinstance(got, ProviderRejected) and got.error == "invalid_grant":
+        newer = yield from _newer(job)  # the lease was lost, and another holder has spent the refresh token
+        if newer is not None and (current is None or newer.token.value != current.token.value):
+            return Obtained(newer)
     if isinstance(got, ProviderError):
         return (yield from _failed(job, got, grant))
     copy = _copy_of(job, got, before)
@@ -273,15 +284,17 @@ def _ask(job: Job, grant: LeaseGrant | None) -> Flow[Token | ProviderError]:
 
 def _commit(job: Job, grant: LeaseGrant, copy: Copy, at: Instants, took: float | None) -> Flow[Outcome]:
     """Store a copy for the fleet and return it; without the backend it is returned all the same (INV-4)."""
+    kept = _kept(job, copy.token, at)
     data = _record.encode(
         copy.token,
+        kept=kept,
         fence=grant.fence,
         identity=job.identity,
         reason="rejected" if copy.healed else job.reason,
         key=job.key,
         sealing=job.sealing,
     )
-    reply = yield from commit(grant, data, copy.usable_at - at.clock)
+    reply = yield from commit(grant, data, copy.usable_at - at.clock + kept)
     if reply is True:
         copy = replace(copy, data=data, fence=_record.fence_of(data))
     elif reply is False:  # INV-3
@@ -301,6 +314,14 @@ def _commit(job: Job, grant: LeaseGrant, copy: Copy, at: Instants, took: float |
             )
         )
     return Obtained(copy)
+
+
+def _kept(job: Job, token: Token, at: Instants) -> float:
+    """Return for how long the record outlives its token: as long as its refresh token may be of use."""
+    if not job.refreshing or token.refresh_token is None:
+        return 0.0
+    ends_at = token.refresh_expires_at
+    return KEPT if ends_at is None else min(max(ends_at - max(at.wall, token.expires_at), 0.0), KEPT)
 
 
 def _newer(job: Job) -> Flow[Copy | None]:
@@ -390,6 +411,8 @@ def _alone(job: Job) -> Flow[Outcome]:
     """Go on without the backend (INV-5): the current token for as long as may be, then a fetch, but not too often."""
     at = yield from now()
     current = job.current
+    if job.refreshing:
+        return _unspent(job, at)
     if current is not None and job.reason == "refresh" and at.clock < (current.refresh_at + current.usable_at) / 2:
         return Kept(current, at.clock + job.policy.probe, asked=False)
     if at.clock < job.alone_at:
@@ -418,6 +441,15 @@ def _alone(job: Job) -> Flow[Outcome]:
     return Obtained(copy)
 
 
+def _unspent(job: Job, at: Instants) -> Outcome:
+    """Go on without the backend and without a fetch: alone, two processes would spend one refresh token."""
+    next_at = at.clock + job.policy.probe
+    if job.current is not None and usable(job.current, at.clock) and job.reason == "refresh":
+        return Kept(job.current, next_at, asked=False)
+    message = f"{_who(job)}: the backend does not answer, and a refresh token must not be spent without a lease"
+    return Failed(BackendUnavailable(f"{message}; see `tokencache doctor`"), next_at, job.attempt, alone=True)
+
+
 def read(job: Job, stored: Stored, at: Instants) -> Copy:
     """Decode a record into a copy as of ``at``; raises ``UnreadableRecord``, also for another identity's (INV-10)."""
     record = _record.decode(stored.data, key=job.key, sealing=job.sealing)
@@ -435,7 +467,7 @@ def read(job: Job, stored: Stored, at: Instants) -> Copy:
         times = schedule(job.policy, lifetime=record.lifetime, remaining=remaining, spread=job.spread)
         last = times.usable
     if stored.remaining is not None:
-        last = min(last, stored.remaining)
+        last = min(last, stored.remaining - record.kept)
     return Copy(
         token=token,
         data=stored.data,

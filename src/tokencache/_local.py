@@ -34,6 +34,7 @@ class LocalCopy:
         "_policy",
         "_recheck_at",
         "_refused",
+        "_spare",
         "_token",
         "_until",
         "_world",
@@ -46,6 +47,7 @@ class LocalCopy:
         self._refused: tuple[str, ...] = ()
         self._attempt = 0
         self._copy: Copy | None = None
+        self._spare: Token | None = None  # the token that was refused last: its refresh token is still good
         # The hot path reads these two and nothing else: until then, this token.
         self._until = -math.inf
         self._token: Token = cast("Token", None)
@@ -118,6 +120,7 @@ class LocalCopy:
         if not COUNTS_SLEEP:  # pragma: no cover  (systems without CLOCK_BOOTTIME)
             due = min(due, now + LATE_LOOK)
         self._copy = copy
+        self._spare = None
         self._token = copy.token
         self._until = min(due, copy.usable_at)
 
@@ -139,6 +142,7 @@ class LocalCopy:
                 self._refused = (*self._refused, token.value)[-_REMEMBERED:]
             if self._copy is None or self._copy.token.value != token.value:
                 return False
+            self._spare = self._copy.token if self._copy.token.refresh_token else None
             self._copy = None
             self._until = -math.inf
             return True

@@ -39,7 +39,8 @@ class Record:
 
     ``fence`` and ``identity`` are ``None`` where another program wrote it. ``lifetime`` is the whole life of the
     token in seconds, ``None`` where the record does not tell; ``token.issued_at`` then is ``token.expires_at``, so that
-    ``token.lifetime`` is 0 and decides nothing. ``reason`` is why the token was fetched.
+    ``token.lifetime`` is 0 and decides nothing. ``reason`` is why the token was fetched. ``kept`` is for
+    how long the record outlives the usable end of its token, in seconds.
     """
 
     token: Token
@@ -47,6 +48,7 @@ class Record:
     identity: str | None
     reason: str | None
     lifetime: float | None
+    kept: float = 0.0
 
 
 class Sealing(Protocol):
@@ -67,6 +69,7 @@ def encode(
     fence: int,
     identity: str,
     reason: str | None = None,
+    kept: float = 0.0,
     key: str = "",
     sealing: Sealing | None = None,
 ) -> bytes:
@@ -85,6 +88,7 @@ def encode(
         "refreshExpiresAt": token.refresh_expires_at,
         "identity": identity,
         "reason": reason,
+        "kept": kept or None,
     }
     stored = {name: value for name, value in fields.items() if value is not None}
     plain = _dump_readable(stored | {"extra": dict(token.extra)} if token.extra else stored)
@@ -131,7 +135,7 @@ def decode(data: bytes, *, key: str = "", sealing: Sealing | None = None) -> Rec
         )
     if token is None:
         _refuse("its field 'accessToken' or 'tokenType' is missing or unusable")
-    return Record(token, _fence(fields), identity, reason, lifetime)
+    return Record(token, _fence(fields), identity, reason, lifetime, _number(fields, "kept") or 0.0)
 
 
 def fence_of(data: bytes) -> int | None:

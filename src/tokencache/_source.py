@@ -462,6 +462,8 @@ class TokenSource(LocalCopy):
             current=copy,
             deadline=self._clock() + self._policy.timeout,
             spread=self._spread,
+            refreshing=bool(getattr(self._world.provider, "refreshing", False)),
+            latest=self._spare,
             refused=frozenset(self._refused),
             attempt=self._attempt,
             failure=self._failure,

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     with broken(MUTANTS[given.mutant]) if given.mutant else contextlib.nullcontext():
         if given.seed is not None:
             return _one(given.seed)
-        return _many(given.first_seed, given.schedules, stop=given.mutant is not None)
+        return _many(given.first_seed, given.schedules or 0, stop=given.mutant is not None)
 
 
 def _one(seed: int) -> int:
