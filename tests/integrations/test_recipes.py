@@ -110,20 +110,21 @@ def test_the_recipe_for_django(run: Run, api: API, monkeypatch: pytest.MonkeyPat
     """Views of a real Django, sync and async, answer through its test clients; the second asks the store alone."""
     import django
     from django.conf import settings
-    from django.test import AsyncClient, Client
+    from django.test import AsyncClient, Client, override_settings
     from django.urls import path
 
     names = run("django")
     urls = types.ModuleType("recipe_urls")
     urls.urlpatterns = [path("balance", names["balance"]), path("ready", names["ready"])]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "recipe_urls", urls)
-    if not settings.configured:
-        settings.configure(ROOT_URLCONF="recipe_urls", ALLOWED_HOSTS=["*"], SECRET_KEY="x", MIDDLEWARE=[])
-        django.setup()
-    with names["api"]():
-        assert Client().get("/balance").json() == {"status": 200}
-        assert served(api)
-    assert asyncio.run(AsyncClient().get("/ready")).json() == {"provider": "qpay"}
+    if not settings.configured:  # another test of this process may have been first
+        settings.configure()
+    django.setup()
+    with override_settings(ROOT_URLCONF="recipe_urls", ALLOWED_HOSTS=["*"], SECRET_KEY="x", MIDDLEWARE=[]):
+        with names["api"]():
+            assert Client().get("/balance").json() == {"status": 200}
+            assert served(api)
+        assert asyncio.run(AsyncClient().get("/ready")).json() == {"provider": "qpay"}
 
 
 def test_the_recipe_for_fastapi(run: Run, api: API) -> None:
