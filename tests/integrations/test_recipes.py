@@ -119,8 +119,8 @@ def test_the_recipe_for_django(run: Run, api: API, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "recipe_urls", urls)
     if not settings.configured:  # another test of this process may have been first
         settings.configure()
-    django.setup()
     with override_settings(ROOT_URLCONF="recipe_urls", ALLOWED_HOSTS=["*"], SECRET_KEY="x", MIDDLEWARE=[]):
+        django.setup()
         with names["api"]():
             assert Client().get("/balance").json() == {"status": 200}
             assert served(api)

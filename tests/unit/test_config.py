@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -872,5 +873,6 @@ def test_importing_tokencache_loads_no_configuration() -> None:
         "ours = [name for name in sys.modules if name.startswith('tokencache') and 'config' in name]\n"
         "print(ours + [name for name in ('tomllib', 'tokencache._crypto') if name in sys.modules])"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    ran = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
