@@ -118,8 +118,8 @@ def test_the_recipe_for_django(run: Run, api: API, monkeypatch: pytest.MonkeyPat
     urls.urlpatterns = [path("balance", names["balance"]), path("ready", names["ready"])]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "recipe_urls", urls)
     if not settings.configured:  # another test of this process may have been first
-        settings.configure()
-    with override_settings(ROOT_URLCONF="recipe_urls", ALLOWED_HOSTS=["*"], SECRET_KEY="x", MIDDLEWARE=[]):
+        settings.configure(SECRET_KEY="x")
+    with override_settings(ROOT_URLCONF="recipe_urls", ALLOWED_HOSTS=["*"], MIDDLEWARE=[]):
         django.setup()
         with names["api"]():
             assert Client().get("/balance").json() == {"status": 200}

@@ -128,7 +128,7 @@ class Shop:
     def django(self, method: str, query: str, body: bytes = b"", kind: str = "") -> tuple[int, str]:
         """Ask a Django view."""
         if not django_settings.configured:
-            django_settings.configure(ALLOWED_HOSTS=["*"])
+            django_settings.configure(ALLOWED_HOSTS=["*"], SECRET_KEY="x")
         with QPayClient(self.source) as client:
             view: Any = django_callback(client, self.told.append)
             request = RequestFactory().generic(method, f"/qpay?{query}", body, content_type=kind or FORM)
