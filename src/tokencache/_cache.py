@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from tokencache._crypto import Encrypt, Sealer
+    from tokencache._warm import Warmer
     from tokencache.config import Configuration, Configured
     from tokencache.events import Event, Observer
     from tokencache.ports import Backend, Clock, FetchContext, TokenProvider
@@ -109,6 +110,7 @@ class TokenCache:
         self._lock = threading.Lock()  # guards _table and _mounts
         self._table: LRUCache[tuple[object, ...], TokenSource] = LRUCache(sources)
         self._closed = False
+        self._warmer: Warmer | None = None
         _caches.add(self)
 
     @classmethod
@@ -169,13 +171,15 @@ class TokenCache:
         *,
         key: str | None = None,
         policy: RefreshPolicy | None = None,
+        keep_warm: bool = False,
     ) -> TokenSource:
         """Return the source for a provider; an equal provider gives the same source.
 
         ``provider`` is a name, of the configuration or of an entry point (``"qpay"``), a
         :class:`~tokencache.ports.TokenProvider`, or a plain function, sync or async, with no argument or the
         :class:`~tokencache.ports.FetchContext`, which returns a :class:`Token` or the OAuth response as a mapping. A
-        function needs a ``key``. ``key`` is used as it stands.
+        function needs a ``key``. ``key`` is used as it stands. With ``keep_warm`` its token is renewed until the cache
+        is closed though nobody asks for it, by a thread of the cache, in the child of a fork too.
 
         Raises ``ConfigurationError`` for an unknown name, missing settings or a function without a key.
         """
@@ -189,6 +193,7 @@ class TokenCache:
         if configured is not None:
             chosen, given = configured.policy_over(chosen), key or configured.key or given
             mount = self._mount(configured)
+            keep_warm = keep_warm or configured.keep_warm
         chosen = policy or chosen
         sealer = self._sealer()
         if sealer is not None:
@@ -198,21 +203,33 @@ class TokenCache:
             source = self._table.get(entry)
             if source is None:
                 source = self._table[entry] = self._make(known, given, chosen, mount, sealer)
-            return source
+            if keep_warm and self._warmer is None:
+                from tokencache._warm import Warmer
+
+                self._warmer = Warmer()
+        if keep_warm and self._warmer is not None:
+            self._warmer.add(source)
+        return source
 
     def close(self) -> None:
         """Close the backends that the cache made. Sources serve what they hold, then raise ``BackendClosed``."""
-        self._closed = True
+        self._close()
         with ExitStack() as stack:
             for mount in list(self._mounts.values()):
                 stack.callback(mount.close)
 
     async def aclose(self) -> None:
         """Close, from an event loop."""
-        self._closed = True
+        self._close()
         async with AsyncExitStack() as stack:
             for mount in list(self._mounts.values()):
                 stack.push_async_callback(mount.aclose)
+
+    def _close(self) -> None:
+        """Take no more orders, and keep nothing warm."""
+        self._closed = True
+        if self._warmer is not None:
+            self._warmer.stop()
 
     def __enter__(self) -> Self:
         """Return the cache itself."""
@@ -303,6 +320,11 @@ class TokenCache:
         """Start afresh in the child of a fork, with its own lock; mounts do so by themselves."""
         self._lock = threading.Lock()
 
+    def _keep_on(self) -> None:
+        """Keep warm in the child of a fork what was kept warm, once all else is good there."""
+        if self._warmer is not None:
+            self._warmer.after_fork()
+
 
 def _sealer(encrypt: Encrypt) -> Sealer:
     """Return what seals records, loaded where it is wanted."""
@@ -327,6 +349,8 @@ def _after_fork() -> None:
         cache._after_fork()  # noqa: SLF001  (the module's own classes)
     for source in list(_sources):
         source._start_afresh()  # noqa: SLF001
+    for cache in list(_caches):
+        cache._keep_on()  # noqa: SLF001
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch

@@ -144,6 +144,13 @@ class TokenSource(LocalCopy):
         """Return the status, from an event loop; otherwise as :meth:`status`."""
         return await self._adrive(self._report())
 
+    def _rest(self) -> float:
+        """Return after how many seconds this source wants to be asked again, to be renewed in time: at least 0.05."""
+        now, copy = self._clock(), self._copy
+        if copy is None or now >= copy.usable_at:
+            return self._policy.probe
+        return max(0.05, min(self._until - now, copy.token.lifetime / 20))
+
     @property
     def provider(self) -> str:
         """The name of the provider."""
