@@ -287,12 +287,12 @@ def _commit(job: Job, grant: LeaseGrant, copy: Copy, at: Instants, took: float |
     kept = _kept(job, copy.token, at)
     data = _record.encode(
         copy.token,
-        kept=kept,
         fence=grant.fence,
         identity=job.identity,
         reason="rejected" if copy.healed else job.reason,
         key=job.key,
         sealing=job.sealing,
+        kept=kept,
     )
     reply = yield from commit(grant, data, copy.usable_at - at.clock + kept)
     if reply is True:
