@@ -14,7 +14,7 @@ from cachetools import LRUCache
 
 from tokencache import _keys
 from tokencache._clock import steady_clock
-from tokencache._mount import Deferred, Mount
+from tokencache._mount import Deferred, Mount, url_from
 from tokencache._source import TokenSource
 from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.policy import RefreshPolicy
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
         | Callable[[], Awaitable[Answer]]
         | Callable[[FetchContext], Awaitable[Answer]]
     )
-
-ENVIRONMENT: Final = ("TOKENCACHE_BACKEND", "REDIS_DATABASE_URI")
-"""The variables that may hold the URL of the backend, in order; the second is what the QPay services had before."""
 
 _caches: weakref.WeakSet[TokenCache] = weakref.WeakSet()
 _sources: weakref.WeakSet[TokenSource] = weakref.WeakSet()
@@ -89,7 +86,7 @@ class TokenCache:
         wall: Clock = time.time,
     ) -> None:
         if backend is None:
-            backend = next((url for name in ENVIRONMENT if (url := os.environ.get(name))), "memory://")
+            backend = url_from(os.environ) or "memory://"
         owned = isinstance(backend, str | Deferred)  # a configuration's is opened when it is needed
         if isinstance(backend, str):
             from tokencache.plugins import open_backend

@@ -77,11 +77,7 @@ class Sealer:
         self._sealing: RecordSealing | None = None  # derived from each provider's own credential
         if isinstance(encrypt, str) and encrypt.strip().lower() == FROM_PROVIDER:
             return
-        given = [encrypt] if isinstance(encrypt, str | bytes) else list(encrypt)
-        if not given:
-            message = f"encrypt holds no key; leave it out, or give 32 random bytes: {MAKE_ONE}"
-            raise ConfigurationError(message)
-        self._sealing = RecordSealing([read_key(key, f"encrypt, key {number}") for number, key in enumerate(given, 1)])
+        self._sealing = sealing_of(encrypt)
 
     def admit(self, provider: TokenProvider) -> None:
         """Raise ``ConfigurationError`` for a provider without a credential, where a key is to be derived from it."""
@@ -104,6 +100,15 @@ class Sealer:
         stretched = _keys.stretched(provider.name, provider.identity(), b"tokencache seal")
         info = b"tokencache record key 1:" + fingerprint.encode()
         return RecordSealing([HKDF(algorithm=SHA256(), length=_SIZE, salt=None, info=info).derive(stretched)])
+
+
+def sealing_of(encrypt: str | bytes | Sequence[str | bytes]) -> RecordSealing:
+    """Return what seals with the first of the keys and opens with all; raises ``ConfigurationError``."""
+    given = [encrypt] if isinstance(encrypt, str | bytes) else list(encrypt)
+    if not given:
+        message = f"encrypt holds no key; leave it out, or give 32 random bytes: {MAKE_ONE}"
+        raise ConfigurationError(message)
+    return RecordSealing([read_key(key, f"encrypt, key {number}") for number, key in enumerate(given, 1)])
 
 
 def read_key(given: object, place: str) -> bytes:

@@ -6,12 +6,12 @@ import os
 import threading
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tokencache._breaker import Breaker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from tokencache.ports import AsyncBackend, Backend, Clock
 
@@ -23,6 +23,9 @@ class Deferred:
     name: str
     open: Callable[[], Backend]
 
+
+_VARIABLES: Final = ("TOKENCACHE_BACKEND", "REDIS_DATABASE_URI")
+"""What may hold the URL of the backend, in order; the second is what the QPay services had before."""
 
 _mounts: weakref.WeakSet[Mount] = weakref.WeakSet()
 
@@ -109,3 +112,8 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def url_from(environ: Mapping[str, str]) -> str | None:
+    """Return the URL of the backend that the environment names, or ``None``."""
+    return next((url for name in _VARIABLES if (url := environ.get(name))), None)

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Self, cast
 
 from tokencache._config_environ import environment_name, lay_over
-from tokencache._config_file import Tables, find, missing, read_file, take_apart
+from tokencache._config_file import VARIABLE, Tables, find, missing, read_file, take_apart
 from tokencache._config_place import ENVIRONMENT, Mistake, Place, as_list, as_table, unknown
 from tokencache._config_providers import Configured, Draft, draft, finish
 from tokencache._config_types import BOOLEAN, NUMBER, TEXT, Given, Setting, read
+from tokencache._mount import url_from
 from tokencache._references import Source, is_reference
 from tokencache.errors import ConfigurationError, TokenCacheError
 from tokencache.policy import RefreshPolicy
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Configuration", "Configured", "Remark", "Setting"]
 
-_BACKEND_VARIABLES: Final = ("TOKENCACHE_BACKEND", "REDIS_DATABASE_URI")
 _URL_PARTS: Final = ("url", "username", "password")
 
 
@@ -97,7 +97,7 @@ class Configuration:
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Return the configuration that variables describe, over the file that ``TOKENCACHE_CONFIG`` names, if any."""
         environ = os.environ if environ is None else environ
-        named = environ.get("TOKENCACHE_CONFIG")
+        named = environ.get(VARIABLE)
         return cls.over(read_file(named) if named else None, environ).right()
 
     @classmethod
@@ -155,7 +155,7 @@ class Configuration:
         given = self._tables.top.get("backend")
         if given is not None:
             return self._text(given)
-        return next((url for name in _BACKEND_VARIABLES if (url := self._environ.get(name))), self._fallback)
+        return url_from(self._environ) or self._fallback
 
     def is_main(self, name: str) -> bool:
         """Return whether this is the backend of every provider that names no other."""

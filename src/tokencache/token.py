@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,6 +86,11 @@ class Token:
     def lifetime(self) -> float:
         """The whole life of the token in seconds, from its issue to its true expiry."""
         return self.expires_at - self.issued_at
+
+    def replace(self, **changes: Any) -> Token:  # noqa: ANN401  (a field's value)
+        """Return a token that differs in the fields given, checked as a new one is."""
+        fields: dict[str, Any] = self.__getstate__() | changes
+        return Token(**fields)
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         """Refuse: a token is immutable."""

@@ -6,13 +6,13 @@ import os
 import time
 from base64 import b64encode
 from hashlib import sha256
-from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypedDict, Unpack
 
 import httpx
 
 from tokencache.errors import ConfigurationError, ProviderError
 from tokencache.ports import Secret, SecretText
+from tokencache.providers._exchange import is_loopback
 from tokencache.providers.http import HTTPTokenProvider
 from tokencache.providers.oauth_response import date_of, raise_for_error, read_json, token_from_mapping
 
@@ -34,6 +34,18 @@ DEFAULT_KEY: Final = "qpay:access_token"
 LONGEST_LIFETIME: Final = 25 * 3600.0  # a token is a server-side session of 24 hours
 _KEPT: Final = ("session_state", "not-before-policy")
 _REJECTING: Final = frozenset({400, 401, 403, 422})  # 422 is QPay's "not found": the merchant is unknown
+
+
+class Settings(TypedDict, total=False):
+    """What goes before the environment, and a provider's table in a configuration by the same names."""
+
+    client_id: str | None
+    client_secret: SecretText | None
+    base_url: str | None
+    key: str | None
+    use_refresh: bool
+    timeout: float
+    name: str
 
 
 class QPayProvider(HTTPTokenProvider):
@@ -86,18 +98,7 @@ class QPayProvider(HTTPTokenProvider):
         self._spent: bytes | None = None
 
     @classmethod
-    def from_env(
-        cls,
-        environ: Mapping[str, str] | None = None,
-        *,
-        client_id: str | None = None,
-        client_secret: str | None = None,
-        base_url: str | None = None,
-        key: str | None = None,
-        use_refresh: bool = False,
-        timeout: float = 10.0,
-        name: str = "qpay",
-    ) -> Self:
+    def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Unpack[Settings]) -> Self:
         """Return a provider made from the environment; what is given by keyword goes before its variable.
 
         ``QPAY_CLIENT_ID`` and ``QPAY_CLIENT_SECRET`` must be set, ``QPAY_BASE_URL`` and ``QPAY_CACHE_KEY`` may be.
@@ -105,6 +106,7 @@ class QPayProvider(HTTPTokenProvider):
         merchant's, whose credentials are given here, is made of the identity, and ``QPAY_CACHE_KEY`` is not its.
         """
         environ = os.environ if environ is None else environ
+        client_id, client_secret = settings.get("client_id"), settings.get("client_secret")
         given = bool(client_id or client_secret)
         client_id = client_id or environ.get("QPAY_CLIENT_ID", "").strip()
         client_secret = client_secret or environ.get("QPAY_CLIENT_SECRET", "").strip("\r\n")
@@ -114,11 +116,11 @@ class QPayProvider(HTTPTokenProvider):
         return cls(
             client_id,
             client_secret,
-            base_url=base_url or environ.get("QPAY_BASE_URL", "").strip() or PRODUCTION,
-            key=key or own_key,
-            use_refresh=use_refresh,
-            timeout=timeout,
-            name=name,
+            base_url=settings.get("base_url") or environ.get("QPAY_BASE_URL", "").strip() or PRODUCTION,
+            key=settings.get("key") or own_key,
+            use_refresh=settings.get("use_refresh", False),
+            timeout=settings.get("timeout", 10.0),
+            name=settings.get("name", "qpay"),
         )
 
     @property
@@ -200,29 +202,12 @@ class QPayProvider(HTTPTokenProvider):
         return previous.refresh_token
 
 
-def from_env(
-    *,
-    client_id: str | None = None,
-    client_secret: SecretText | None = None,
-    base_url: str | None = None,
-    key: str | None = None,
-    use_refresh: bool = False,
-    timeout: float = 10.0,
-    name: str = "qpay",
-) -> QPayProvider:
+def from_env(**settings: Unpack[Settings]) -> QPayProvider:
     """Return QPay's provider: what ``cache.source("qpay")`` calls, and a configuration with a table's settings.
 
     What is not given comes from the environment, as :meth:`QPayProvider.from_env` says.
     """
-    return QPayProvider.from_env(
-        client_id=client_id,
-        client_secret=client_secret,
-        base_url=base_url,
-        key=key,
-        use_refresh=use_refresh,
-        timeout=timeout,
-        name=name,
-    )
+    return QPayProvider.from_env(**settings)
 
 
 _WHERE_FROM: Final = (
@@ -255,17 +240,7 @@ def base_url_of(text: str) -> str:
     if url is None or url.scheme not in {"http", "https"} or not url.host:
         message = f"[qpay] the base URL must look like {PRODUCTION}; check its spelling"
         raise ConfigurationError(message)
-    if url.scheme == "http" and not _is_loopback(url.host):
+    if url.scheme == "http" and not is_loopback(url.host):
         message = f"[qpay] the base URL must begin with https://, or the password travels to {url.host} in the clear"
         raise ConfigurationError(message)
     return str(url).rstrip("/").removesuffix("/v2").rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    """Return whether a host is this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -89,6 +89,19 @@ def test_nothing_secret_in_its_texts() -> None:
     assert repr(Token("t", expires_at=60, issued_at=0)) == "Token(<hidden>, token_type='Bearer', expires_at=60.0)"
 
 
+def test_replace_changes_what_is_given_and_checks_it() -> None:
+    """The other fields stay as they were; a bad value is refused as in a new token, and an unknown field is."""
+    token = full()
+    changed = token.replace(scope="write", issued_at=token.issued_at + 1)
+    assert (changed.scope, changed.issued_at) == ("write", token.issued_at + 1)
+    assert changed.replace(scope=token.scope, issued_at=token.issued_at) == token
+    assert token.replace() == token
+    with pytest.raises(ValueError, match="visible ASCII"):
+        token.replace(value="two lines\n")
+    with pytest.raises(TypeError, match="colour"):
+        token.replace(colour="red")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

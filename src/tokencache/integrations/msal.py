@@ -81,10 +81,14 @@ class SharedTokenCache(_Base):  # type: ignore[misc]
             from tokencache.plugins import open_backend
 
             backend = open_backend(backend)
+        self._sealing: Sealing | None = None
+        if encrypt is not None:
+            from tokencache._crypto import sealing_of
+
+            self._sealing = sealing_of(encrypt)
         self._backend = backend
         self._key = key
         self._lifetime = lifetime
-        self._sealing = None if encrypt is None else _sealing(encrypt)
         self._seen: bytes | None = None
         self._unstored: deque[_Change] = deque(maxlen=_UNSTORED)
         self._lock: Any = threading.RLock()  # MSAL's own; guards everything here, too
@@ -230,14 +234,6 @@ class SharedTokenCache(_Base):  # type: ignore[misc]
         hook = getattr(self._backend, "after_fork", None)
         if hook is not None:
             hook()
-
-
-def _sealing(encrypt: str | bytes | Sequence[str | bytes]) -> Sealing:
-    """Return what seals with the first of the keys and opens with all."""
-    from tokencache._crypto import RecordSealing, read_key
-
-    keys = [encrypt] if isinstance(encrypt, str | bytes) else list(encrypt)
-    return RecordSealing([read_key(key, f"encrypt, key {number}") for number, key in enumerate(keys, 1)])
 
 
 def _after_fork() -> None:

@@ -26,7 +26,6 @@ from tokencache.providers.oauth_response import (
     table_of,
     token_from_mapping,
 )
-from tokencache.token import Token
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from tokencache.ports import FetchContext
     from tokencache.providers._client_auth import Proof
     from tokencache.providers.http import TokenFlow
+    from tokencache.token import Token
 
 # TC: configuration reads the types of the settings, so what they name is imported for good.
 
@@ -162,13 +162,15 @@ class OAuth2Provider(HTTPTokenProvider):
         spare = self._refresh_token(context)
         if spare is not None:
             try:
-                return (yield from self._ask(context, endpoints, refresh_fields(spare), spare))
+                form = {"grant_type": "refresh_token", "refresh_token": spare}
+                return (yield from self._ask(context, endpoints, form, spare))
             except ProviderRejected as error:
                 if self.refreshing or error.error not in _DEAD:
                     raise
                 context.warn(f"the refresh token was not taken ({error.error}); using the grant {self.grant_type}")
         fields = self.grant_fields(endpoints.audience)
-        return (yield from self._ask(context, endpoints, {"grant_type": self.grant_type, **fields}, None))
+        form = {"grant_type": self.grant_type, **fields}
+        return (yield from self._ask(context, endpoints, form, fields.get("refresh_token")))
 
     def __repr__(self) -> str:
         """Return where and for whom, never a credential."""
@@ -239,21 +241,11 @@ class OAuth2Provider(HTTPTokenProvider):
     def _completed(self, token: Token, spare: str | None, context: FetchContext) -> Token:
         """Return the token with what an answer may leave out: the scope asked for, the refresh token just used."""
         scope = token.scope or " ".join(self._scope) or None
-        refresh_token, refresh_expires_at = token.refresh_token, token.refresh_expires_at
-        if refresh_token is None and spare is not None:  # RFC 6749 section 6: it stays in use
-            known = context.previous
-            refresh_token = spare
-            refresh_expires_at = known.refresh_expires_at if known and known.refresh_token == spare else None
-        return Token(
-            token.value,
-            expires_at=token.expires_at,
-            issued_at=token.issued_at,
-            token_type=token.token_type,
-            scope=scope,
-            refresh_token=refresh_token,
-            refresh_expires_at=refresh_expires_at,
-            extra=token.extra,
-        )
+        if token.refresh_token is not None or spare is None:
+            return token.replace(scope=scope)
+        known = context.previous  # RFC 6749 section 6: the one that was spent stays in use
+        ends = known.refresh_expires_at if known and known.refresh_token == spare else None
+        return token.replace(scope=scope, refresh_token=spare, refresh_expires_at=ends)
 
     def _require_ours(self, token: Token) -> None:
         """Raise for a token that is bound to a key (RFC 8705 section 3, RFC 9449) that is not part of the identity."""
@@ -324,11 +316,6 @@ class OAuth2Provider(HTTPTokenProvider):
             " files, and the key belongs to the certificate and has no password"
         )
         raise ConfigurationError(message)
-
-
-def refresh_fields(refresh_token: str) -> dict[str, str]:
-    """Return the fields that spend a refresh token."""
-    return {"grant_type": "refresh_token", "refresh_token": refresh_token}
 
 
 def _credentials(options: Options) -> Credentials:

@@ -105,18 +105,7 @@ class _AsyncCallable(CallableProvider):
 
 def _as_of(token: Token, now: float) -> Token:
     """Return a token whose life counts from ``now``: a function may hand out one that it got a while ago."""
-    if token.issued_at >= now - 1:
-        return token
-    return Token(
-        token.value,
-        expires_at=token.expires_at,
-        issued_at=now,
-        token_type=token.token_type,
-        scope=token.scope,
-        refresh_token=token.refresh_token,
-        refresh_expires_at=token.refresh_expires_at,
-        extra=token.extra,
-    )
+    return token if token.issued_at >= now - 1 else token.replace(issued_at=now)
 
 
 def _is_async(function: object) -> bool:

@@ -23,7 +23,7 @@ from uuid import uuid4
 from tokencache.errors import ConfigurationError, ProviderRejected
 from tokencache.ports import SecretText  # noqa: TC001
 from tokencache.providers._client_auth import read_text
-from tokencache.providers._oauth2 import OAuth2Provider, Options, refresh_fields, required
+from tokencache.providers._oauth2 import OAuth2Provider, Options, required
 
 if TYPE_CHECKING:
     from tokencache.ports import FetchContext
@@ -86,10 +86,7 @@ class RefreshToken(OAuth2Provider):
         if known is not None and known.refresh_token is not None and self._refresh_token(context) is None:
             message = f"[{self.name}] the refresh token has expired; sign in again and set refresh_token to the new one"
             raise ProviderRejected(message, error="invalid_grant")
-        if self._refresh_token(context) is not None:
-            return (yield from super().token_flow(context))
-        endpoints = yield from self._find_endpoints(context)
-        return (yield from self._ask(context, endpoints, refresh_fields(self._given), self._given))
+        return (yield from super().token_flow(context))
 
 
 class Password(OAuth2Provider):
