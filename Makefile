@@ -19,6 +19,7 @@ BIN := $(VENV)/bin
 PINS := requirements/dev.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PRISM := $(VENV)/prism/node_modules/.bin/prism
+OIDC := $(VENV)/oidc/node_modules/oidc-provider
 INPUTS := pyproject.toml $(PINS)
 
 # What the demo needs beyond the command line depends on the backend that it is to use.
@@ -30,7 +31,7 @@ DOCS_STAMP := $(VENV)/.installed-docs
 BENCH_STAMP := $(VENV)/.installed-bench
 PEERS := $(PIP) install --constraint $(PINS)
 
-.PHONY: help demo test test-all lint typecheck format order-service bench bench-quick bench-cells reliability simulate simulate-nightly scale fuzz openapi clean servers
+.PHONY: help demo test test-all lint typecheck format order-service bench bench-quick bench-cells reliability simulate simulate-nightly scale fuzz openapi oidc clean servers
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -93,6 +94,13 @@ openapi: $(TEST_STAMP) ## Hold the QPay client against a server made of docs/qpa
 
 $(PRISM):
 	@npm install --silent --no-audit --no-fund --prefix $(VENV)/prism @stoplight/prism-cli@5.14.2
+
+oidc: $(TEST_STAMP) servers ## Hold the grants against a certified authorization server, oidc-provider. Needs npm and node 18.
+	@if command -v npm >/dev/null; then $(MAKE) $(OIDC) && OIDC_PROVIDER=$(OIDC) $(BIN)/python -m pytest tests/oidc $(ARGS); \
+	else echo "make oidc: npm is not there, nothing was tried"; fi
+
+$(OIDC):
+	@npm install --silent --no-audit --no-fund --prefix $(VENV)/oidc oidc-provider@8.8.1
 
 clean: ## Remove everything that was made here, .venv too.
 	@rm -rf $(VENV) .nox dist build htmlcov .coverage .coverage.* coverage.xml

@@ -1,0 +1,178 @@
+"""An authorization server that is none of ours, oidc-provider in a process of node, and a user who signs in to it.
+
+`make oidc` installs it and sets OIDC_PROVIDER to its folder; elsewhere what needs it is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from base64 import urlsafe_b64encode
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import parse_qs, urljoin, urlsplit
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from jwt.algorithms import ECAlgorithm
+
+from tokencache.testing.servers import ServerProcess, require
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+LIBRARY = os.environ.get("OIDC_PROVIDER")
+REDIRECT = "https://client.example/signed-in"
+SECRET = "a-secret/of more than+thirty-two:characters"
+VERIFIER = "v" * 43  # RFC 7636 section 4.1
+LONG = 3600
+SHORT = 6
+
+
+class AuthorizationServer(ServerProcess):
+    """oidc-provider on a free port of loopback, with the given clients; ``tls`` names the files of its certificate."""
+
+    program: ClassVar[str] = "node"
+
+    def __init__(self, clients: list[dict[str, Any]], tls: dict[str, str] | None = None) -> None:
+        super().__init__()
+        self._clients = clients
+        self._tls = tls
+
+    @property
+    def issuer(self) -> str:
+        """The name that the server goes by, which is its address."""
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
+
+    def command_line(self) -> list[str]:
+        """Return the script, and the file that tells it what to be."""
+        settings = {"library": str(Path(str(LIBRARY)).resolve()), "port": self.port, "clients": self._clients}
+        path = self.folder / "settings.json"
+        path.write_text(json.dumps(settings | ({"tls": self._tls} if self._tls else {})))
+        return [str(Path(__file__).with_name("server.mjs")), str(path)]
+
+    def answering(self) -> int | None:
+        """Return the process that answers."""
+        try:
+            with self.browser() as browser:
+                return int(browser.get("/test/pid").text)
+        except httpx.TransportError as error:
+            raise ConnectionError(str(error)) from None
+
+    def browser(self) -> httpx.Client:
+        """Return a plain client, which trusts the server's authority."""
+        trust = httpx.create_ssl_context()
+        if self._tls:
+            trust.load_verify_locations(self._tls["ca"])
+        return httpx.Client(base_url=self.issuer, verify=trust, timeout=30.0)
+
+    def asked(self) -> list[dict[str, Any]]:
+        """Return what the token endpoint was asked so far: client, grant, error, and the place in its chain."""
+        with self.browser() as browser:
+            asked: list[dict[str, Any]] = browser.get("/test/log").json()
+        return asked
+
+    def sign_in(self, client_id: str, user: str) -> str:
+        """Return a refresh token: the user signs in and agrees (RFC 6749 section 4.1, RFC 7636)."""
+        challenge = urlsafe_b64encode(sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
+        request = {
+            "client_id": client_id,
+            "response_type": "code",
+            "redirect_uri": REDIRECT,
+            "scope": "openid offline_access read write",
+            "prompt": "consent",
+            "code_challenge": challenge,
+            "code_challenge_method": "S256",
+        }
+        with self.browser() as browser:
+            response = browser.get("/auth", params=request)
+            while not response.headers.get("location", "").startswith(REDIRECT):
+                if response.is_redirect:
+                    response = browser.get(urljoin(str(response.url), response.headers["location"]))
+                else:
+                    assert response.status_code == 200, response.text
+                    prompt = "login" if 'value="login"' in response.text else "consent"
+                    form = {"prompt": prompt, "login": user, "password": "any"}
+                    response = browser.post(response.url, data=form)
+            code = parse_qs(urlsplit(response.headers["location"]).query)["code"][0]
+            form = {"grant_type": "authorization_code", "code": code, "redirect_uri": REDIRECT}
+            form |= {"code_verifier": VERIFIER, "client_id": client_id, "client_secret": SECRET}
+            answer = browser.post("/token", data=form)
+            assert answer.status_code == 200, answer.text
+            return str(answer.json()["refresh_token"])
+
+    def judge(self, endpoint: str, token: str) -> dict[str, Any]:
+        """Ask for a token's state (``introspection``, RFC 7662) or end it (``revocation``, RFC 7009)."""
+        form = {"token": token, "client_id": "post", "client_secret": SECRET}
+        with self.browser() as browser:
+            answer = browser.post(f"/token/{endpoint}", data=form)
+        assert answer.status_code == 200, answer.text
+        judged: dict[str, Any] = answer.json() if answer.content else {}
+        return judged
+
+
+def required_library() -> None:
+    """Skip the test where oidc-provider is not there."""
+    if LIBRARY is None:
+        pytest.skip("oidc-provider is not there; `make oidc` gets it")
+    require(AuthorizationServer.program)
+
+
+@pytest.fixture(scope="session")
+def private_key() -> tuple[str, dict[str, str]]:
+    """A client's key: in PEM for the client, as a public JWK for the server."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    return pem, {**ECAlgorithm.to_jwk(key.public_key(), as_dict=True), "use": "sig", "kid": "of-the-test"}
+
+
+def registered(client_id: str, method: str, **more: object) -> dict[str, Any]:
+    """Return the registration of a client (RFC 7591) that asks for tokens of its own."""
+    secret = {"client_secret": SECRET} if method.startswith("client_secret") else {}
+    mine: dict[str, Any] = {"client_id": client_id, "token_endpoint_auth_method": method, "lifetime": LONG, **secret}
+    return mine | {"grant_types": ["client_credentials"], "redirect_uris": [], "response_types": []} | more
+
+
+def for_users(client_id: str, lifetime: float) -> dict[str, Any]:
+    """Return the registration of a client that users sign in to."""
+    grants = ["authorization_code", "refresh_token"]
+    more = {"grant_types": grants, "redirect_uris": [REDIRECT], "response_types": ["code"], "lifetime": lifetime}
+    return registered(client_id, "client_secret_post", **more)
+
+
+@pytest.fixture(scope="session")
+def authorization_server(private_key: tuple[str, dict[str, str]]) -> Iterator[AuthorizationServer]:
+    """A server with a client for each way of authentication, and two that users sign in to."""
+    required_library()
+    clients = [
+        registered("basic", "client_secret_basic"),
+        registered("post", "client_secret_post"),
+        registered("secret-jwt", "client_secret_jwt"),
+        registered("key-jwt", "private_key_jwt", jwks={"keys": [private_key[1]]}),
+        for_users("shop", LONG),
+        for_users("hasty", SHORT),
+    ]
+    with AuthorizationServer(clients) as server:
+        yield server
+
+
+@pytest.fixture
+def server(authorization_server: AuthorizationServer, request: pytest.FixtureRequest) -> AuthorizationServer:
+    """The server, whose output is shown with a test that fails."""
+    request.node.stash[SHOWN] = authorization_server
+    return authorization_server
+
+
+SHOWN: pytest.StashKey[AuthorizationServer] = pytest.StashKey()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add what the server wrote to the report of a test that failed."""
+    report = yield
+    if report.failed and (shown := item.stash.get(SHOWN, None)) is not None:
+        report.sections.append(("authorization server", shown.log[-4000:]))
+    return report
