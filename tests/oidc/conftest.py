@@ -33,14 +33,20 @@ SHORT = 6
 
 
 class AuthorizationServer(ServerProcess):
-    """oidc-provider on a free port of loopback, with the given clients; ``tls`` names the files of its certificate."""
+    """oidc-provider on a free port of loopback, with the given clients.
+
+    ``tls`` names the files of its certificate, ``metadata`` the well-known place where it tells about itself.
+    """
 
     program: ClassVar[str] = "node"
 
-    def __init__(self, clients: list[dict[str, Any]], tls: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, clients: list[dict[str, Any]], tls: dict[str, str] | None = None, metadata: str = "openid-configuration"
+    ) -> None:
         super().__init__()
         self._clients = clients
         self._tls = tls
+        self._metadata = metadata
 
     @property
     def issuer(self) -> str:
@@ -50,6 +56,7 @@ class AuthorizationServer(ServerProcess):
     def command_line(self) -> list[str]:
         """Return the script, and the file that tells it what to be."""
         settings = {"library": str(Path(str(LIBRARY)).resolve()), "port": self.port, "clients": self._clients}
+        settings["metadata"] = self._metadata
         path = self.folder / "settings.json"
         path.write_text(json.dumps(settings | ({"tls": self._tls} if self._tls else {})))
         return [str(Path(__file__).with_name("server.mjs")), str(path)]
@@ -104,9 +111,9 @@ class AuthorizationServer(ServerProcess):
             assert answer.status_code == 200, answer.text
             return str(answer.json()["refresh_token"])
 
-    def judge(self, endpoint: str, token: str) -> dict[str, Any]:
-        """Ask for a token's state (``introspection``, RFC 7662) or end it (``revocation``, RFC 7009)."""
-        form = {"token": token, "client_id": "post", "client_secret": SECRET}
+    def judge(self, endpoint: str, token: str, client_id: str = "post") -> dict[str, Any]:
+        """Ask for a token's state (``introspection``, RFC 7662) or end one's own (``revocation``, RFC 7009)."""
+        form = {"token": token, "client_id": client_id, "client_secret": SECRET}
         with self.browser() as browser:
             answer = browser.post(f"/token/{endpoint}", data=form)
         assert answer.status_code == 200, answer.text
@@ -148,7 +155,7 @@ def authorization_server(private_key: tuple[str, dict[str, str]]) -> Iterator[Au
     """A server with a client for each way of authentication, and two that users sign in to."""
     required_library()
     clients = [
-        registered("basic", "client_secret_basic"),
+        registered("basic", "client_secret_basic", scope="read write"),
         registered("post", "client_secret_post"),
         registered("secret-jwt", "client_secret_jwt"),
         registered("key-jwt", "private_key_jwt", jwks={"keys": [private_key[1]]}),
@@ -156,6 +163,15 @@ def authorization_server(private_key: tuple[str, dict[str, str]]) -> Iterator[Au
         for_users("hasty", SHORT),
     ]
     with AuthorizationServer(clients) as server:
+        yield server
+
+
+@pytest.fixture
+def lone_server() -> Iterator[AuthorizationServer]:
+    """A server that publishes its metadata at the place of RFC 8414 only."""
+    required_library()
+    clients = [registered("basic", "client_secret_basic"), registered("post", "client_secret_post")]
+    with AuthorizationServer(clients, metadata="oauth-authorization-server") as server:
         yield server
 
 

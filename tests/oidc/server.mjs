@@ -76,6 +76,9 @@ const own = { '/test/pid': () => process.pid, '/test/log': () => log };
 const answer = provider.callback();
 const serve = (request, response) => {
   const asked = own[request.url];
+  if (request.url.startsWith('/.well-known/')) {
+    request.url = request.url === `/.well-known/${settings.metadata}` ? '/.well-known/openid-configuration' : '/none';
+  }
   if (asked === undefined) {
     answer(request, response);
   } else {

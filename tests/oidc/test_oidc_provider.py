@@ -6,12 +6,16 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
-from tokencache import TokenCache
-from tokencache.providers.oauth2 import ClientCredentials
+from tokencache import ProviderRejected, ProviderUnavailable, TokenCache
+from tokencache.integrations.httpx import TokenAuth
+from tokencache.providers._jose import claims_of
+from tokencache.providers.oauth2 import ClientCredentials, RefreshToken
 
 if TYPE_CHECKING:
     from conftest import AuthorizationServer
@@ -27,6 +31,7 @@ METHODS = {
     "private_key_jwt": "key-jwt",
 }
 COLOURS = ["threads", "event loop"]
+CALLERS = 20
 
 
 def asked(source: TokenSource, colour: str) -> Any:  # noqa: ANN401
@@ -62,3 +67,126 @@ def test_a_client_gets_a_token(
     assert [(each["client"], each["grant"], each["error"]) for each in server.asked()[before:]] == [
         (METHODS[method], "client_credentials", None)
     ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"client_secret": "wrong-" + SECRET}, "invalid_client"),
+        ({"client_id": "key-jwt"}, "invalid_client"),
+        ({"client_id": "stranger"}, "invalid_client"),
+        ({"scope": "read openid"}, "invalid_scope"),
+    ],
+    ids=["secret", "method", "client", "scope"],
+)
+def test_a_refusal_is_told_by_its_name(server: AuthorizationServer, wrong: dict[str, str], error: str) -> None:
+    """INV-7, INV-9: what the server refuses is a ``ProviderRejected`` with the server's word, and asked for once."""
+    before = len(server.asked())
+    given = {
+        "issuer": server.issuer,
+        "client_id": "basic",
+        "client_secret": SECRET,
+        "client_auth": "client_secret_basic",
+    }
+    with TokenCache("memory://") as cache:
+        source = cache.source(ClientCredentials(**{**given, **wrong}))
+        for _ in range(2):
+            with pytest.raises(ProviderRejected) as caught:
+                source.token()
+    assert caught.value.error == error
+    assert SECRET not in str(caught.value)
+    assert [each["error"] for each in server.asked()[before:]] == [error]
+
+
+def test_discovery_by_rfc_8414(lone_server: AuthorizationServer) -> None:
+    """A server that publishes its metadata at the place of RFC 8414 only is found as well."""
+    with lone_server.browser() as browser:
+        assert browser.get("/.well-known/openid-configuration").status_code == 404
+    provider = ClientCredentials(issuer=lone_server.issuer, client_id="basic", client_secret=SECRET)
+    with TokenCache("memory://") as cache:
+        token = cache.source(provider).token()
+    assert lone_server.judge("introspection", token.value)["active"] is True
+
+
+def test_metadata_of_another_issuer_are_not_believed(server: AuthorizationServer) -> None:
+    """RFC 8414 section 3.3: under another name than the metadata give, nothing is asked for."""
+    before = len(server.asked())
+    provider = ClientCredentials(
+        issuer=server.issuer.replace("127.0.0.1", "localhost"), client_id="basic", client_secret=SECRET
+    )
+    with TokenCache("memory://") as cache, pytest.raises(ProviderUnavailable, match="another issuer"):
+        cache.source(provider).token()
+    assert server.asked()[before:] == []
+
+
+def test_a_resource_has_its_own_token(server: AuthorizationServer) -> None:
+    """RFC 8707: the token that comes is for the resource that was named, and not shared with another's."""
+    given = {"issuer": server.issuer, "client_id": "basic", "client_secret": SECRET, "scope": "read"}
+    with TokenCache("memory://") as cache:
+        tokens = {
+            resource: cache.source(ClientCredentials(**given, resource=resource)).token()
+            for resource in ("https://a.example/", "https://b.example/")
+        }
+    assert len(set(tokens.values())) == 2
+    for resource, token in tokens.items():
+        claims = claims_of(token.value)
+        assert claims["aud"] == resource
+        assert abs(claims["exp"] - token.expires_at) < 5
+
+
+# --- introspection, revocation, and the answer to a 401 ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_a_revoked_token_is_replaced_once(server: AuthorizationServer, colour: str) -> None:
+    """INV-6: once the cached token is revoked, a real resource refuses many callers, and one refresh heals them all."""
+    provider = RefreshToken(
+        issuer=server.issuer,
+        client_id="shop",
+        client_secret=SECRET,
+        client_auth="client_secret_post",
+        refresh_token=server.sign_in("shop", "grace"),
+    )
+    before = len(server.asked())
+    with TokenCache("memory://") as cache:
+        source = cache.source(provider)
+        ask = many if colour == "threads" else amany
+        assert ask(server, source) == ["grace"] * CALLERS
+        first = source.token()
+        assert server.judge("introspection", first.value)["active"] is True
+        server.judge("revocation", first.value, "shop")
+        assert server.judge("introspection", first.value)["active"] is False
+        assert source.token() is first  # nobody has been refused yet
+        assert ask(server, source) == ["grace"] * CALLERS
+        second = source.token()
+        assert second != first
+        assert server.judge("introspection", second.value)["active"] is True
+    assert [(each["grant"], each["error"]) for each in server.asked()[before:]] == [("refresh_token", None)] * 2
+
+
+def many(server: AuthorizationServer, source: TokenSource) -> list[str]:
+    """Return whom the server takes many threads for."""
+    with server.browser() as browser, ThreadPoolExecutor(CALLERS) as pool:
+        auth = TokenAuth(source)
+        return [each.json().get("sub") for each in pool.map(lambda _: browser.get("/me", auth=auth), range(CALLERS))]
+
+
+def amany(server: AuthorizationServer, source: TokenSource) -> list[str]:
+    """Return whom the server takes many tasks for."""
+
+    async def main() -> list[str]:
+        async with httpx.AsyncClient(base_url=server.issuer, auth=TokenAuth(source), timeout=30.0) as client:
+            answers = await asyncio.gather(*(client.get("/me") for _ in range(CALLERS)))
+        return [each.json().get("sub") for each in answers]
+
+    return asyncio.run(main())
+
+
+def test_a_second_refusal_is_given_to_the_caller(server: AuthorizationServer) -> None:
+    """INV-6: a token of the client itself is for no user, so the resource refuses each: one renewal, then the 401."""
+    before = len(server.asked())
+    provider = ClientCredentials(issuer=server.issuer, client_id="basic", client_secret=SECRET)
+    with TokenCache("memory://") as cache, server.browser() as browser:
+        auth = TokenAuth(cache.source(provider))
+        assert [browser.get("/me", auth=auth).status_code for _ in range(3)] == [401, 401, 401]
+    assert len(server.asked()[before:]) == 2

@@ -1,0 +1,108 @@
+"""One process of a fleet: a script that is told what to be on its first line, and what to do on each further one.
+
+After each line it prints what its callers got, as JSON: the tokens by their fingerprints, how many of them came late,
+and what was raised. It ends with its input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from typing import Any
+
+from tokencache import RefreshPolicy, Token, TokenCache
+from tokencache.providers.oauth2 import RefreshToken
+
+PAUSE = 0.02
+
+
+class Caller:
+    """Who asks until it has seen as many different tokens as it is told to, or something is raised."""
+
+    def __init__(self, times: int) -> None:
+        self._times = times
+        self.tokens: dict[str, Token] = {}
+        self.late = 0
+        self.error: str | None = None
+
+    @property
+    def content(self) -> bool:
+        """Whether it has seen enough."""
+        return len(self.tokens) >= self._times or self.error is not None
+
+    def take(self, token: Token | None) -> None:
+        """Look at what came."""
+        if token is None:
+            self.error = "there was no other token"
+            return
+        self.late += token.expires_at <= time.time()
+        self.tokens[sha256(token.value.encode()).hexdigest()[:8]] = token
+
+
+class Member:
+    """The callers of one process: threads, or tasks of one event loop."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self._number = told["callers"]
+        self._runner = asyncio.Runner() if told["colour"] == "event loop" else None
+        self._cache = TokenCache(told["backend"])
+        policy = RefreshPolicy(**told["policy"])
+        self._source = self._cache.source(RefreshToken(**told["provider"]), policy=policy)
+        self._last: Token | None = None
+
+    def obey(self, order: str, times: int) -> dict[str, object]:
+        """Do what is ordered, all callers at once, and say what came of it."""
+        callers = [Caller(times) for _ in range(self._number)]
+        while order == "after the end" and self._last is not None and time.time() < self._last.expires_at:
+            time.sleep(PAUSE)
+        if self._runner is None:
+            self._threads(callers, order)
+        else:
+            self._runner.run(self._tasks(callers, order))
+        tokens = {name: token for caller in callers for name, token in caller.tokens.items()}
+        self._last = max(tokens.values(), key=lambda token: token.expires_at, default=None)
+        errors = [caller.error for caller in callers if caller.error is not None]
+        return {"tokens": sorted(tokens), "late": sum(caller.late for caller in callers), "errors": errors}
+
+    def _threads(self, callers: list[Caller], order: str) -> None:
+        together = threading.Barrier(len(callers))
+
+        def ask(caller: Caller) -> None:
+            together.wait()
+            while not caller.content:
+                try:
+                    refused = self._last if order == "refused" else None
+                    caller.take(self._source.token() if refused is None else self._source.replace(refused))
+                except Exception as error:
+                    caller.error = repr(error)
+                time.sleep(PAUSE)
+
+        with ThreadPoolExecutor(len(callers)) as pool:
+            list(pool.map(ask, callers))
+
+    async def _tasks(self, callers: list[Caller], order: str) -> None:
+        async def ask(caller: Caller) -> None:
+            while not caller.content:
+                try:
+                    refused = self._last if order == "refused" else None
+                    caller.take(await (self._source.atoken() if refused is None else self._source.areplace(refused)))
+                except Exception as error:
+                    caller.error = repr(error)
+                await asyncio.sleep(PAUSE)
+
+        await asyncio.gather(*(ask(caller) for caller in callers))
+
+
+def main() -> None:
+    """Be a member until the input ends."""
+    member = Member(json.loads(sys.stdin.readline()))
+    for line in sys.stdin:
+        print(json.dumps(member.obey(**json.loads(line))), flush=True)
+
+
+main()

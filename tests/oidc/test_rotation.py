@@ -1,0 +1,142 @@
+"""Refresh tokens that an authorization server rotates: a fleet of processes never spends one of them twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis import Redis
+
+from tokencache import ProviderRejected, TokenCache
+from tokencache.providers.oauth2 import RefreshToken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from conftest import AuthorizationServer
+
+pytestmark = pytest.mark.live
+
+SECRET = "a-secret/of more than+thirty-two:characters"
+PROCESSES = 4
+CALLERS = 25
+UNTIL_THE_END = {"window": 0.0}  # nobody renews ahead of the end
+ROUNDS = ["at first", "refused", "after the end", "after the end"]
+
+
+class Fleet:
+    """Processes that share one backend and one user's first refresh token; every other one has an event loop."""
+
+    def __init__(self, members: list[subprocess.Popen[str]]) -> None:
+        self._members = members
+
+    def obey(self, order: str, times: int = 1) -> list[dict[str, Any]]:
+        """Have all members do something at once; return what came of it in each."""
+        for member in self._members:
+            self._tell(member, {"order": order, "times": times})
+        return [json.loads(self._pipe(member.stdout).readline() or "{}") for member in self._members]
+
+    @classmethod
+    def _tell(cls, member: subprocess.Popen[str], what: dict[str, object]) -> None:
+        pipe = cls._pipe(member.stdin)
+        pipe.write(json.dumps(what) + "\n")
+        pipe.flush()
+
+    @staticmethod
+    def _pipe(pipe: Any) -> Any:  # noqa: ANN401
+        assert pipe is not None
+        return pipe
+
+    @classmethod
+    @contextmanager
+    def of(cls, backend: str, provider: dict[str, str], policy: dict[str, float]) -> Iterator[Fleet]:
+        """Start the processes, and end them."""
+        with ExitStack() as stack:
+            members: list[subprocess.Popen[str]] = []
+            for number in range(PROCESSES):
+                command = [sys.executable, str(Path(__file__).with_name("member.py"))]
+                member = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                stack.enter_context(member)
+                stack.callback(member.kill)
+                members.append(member)
+                told = {"backend": backend, "provider": provider, "policy": policy, "callers": CALLERS}
+                cls._tell(member, told | {"colour": ("threads", "event loop")[number % 2]})
+            yield cls(members)
+
+
+@pytest.fixture(params=["redis", "file"])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty backend that processes share."""
+    if request.param == "file":
+        (tmp_path / "tokens").mkdir(mode=0o700)
+        return f"file://{tmp_path}/tokens"
+    url: str = request.getfixturevalue("redis_url")
+    with Redis.from_url(url) as client:
+        client.flushall()
+    return url
+
+
+def settings(server: AuthorizationServer, client_id: str, user: str) -> dict[str, str]:
+    """Return the settings of a provider for a user who has just signed in."""
+    given = {"issuer": server.issuer, "client_id": client_id, "client_secret": SECRET}
+    return given | {"client_auth": "client_secret_post", "refresh_token": server.sign_in(client_id, user)}
+
+
+@pytest.mark.slow
+def test_a_hundred_callers_spend_each_refresh_token_once(server: AuthorizationServer, backend: str) -> None:
+    """INV-2, INV-6: 100 callers in 4 processes, cold, refused and past the end: one refresh each time, none refused.
+
+    The server counts: each refresh is the next one of one chain, and a refresh token that came again would have ended
+    the chain for good.
+    """
+    provider = settings(server, "hasty", "ada")
+    before, seen = len(server.asked()), []
+    with Fleet.of(backend, provider, UNTIL_THE_END) as fleet:
+        for number, order in enumerate(ROUNDS, start=1):
+            got = fleet.obey(order)
+            assert [each["errors"] for each in got] == [[]] * PROCESSES
+            assert {each["late"] for each in got} == {0}
+            tokens = {name for each in got for name in each["tokens"]}
+            assert len(tokens) == 1, order
+            seen += tokens
+            chain = [(each["grant"], each["error"], each["rotations"]) for each in server.asked()[before:]]
+            assert chain == [("refresh_token", None, place) for place in range(1, number + 1)]
+    assert len(set(seen)) == len(ROUNDS)
+
+
+@pytest.mark.slow
+def test_a_busy_fleet_renews_ahead_and_spends_each_refresh_token_once(
+    server: AuthorizationServer, backend: str
+) -> None:
+    """INV-1, INV-2: callers who never stop asking get a good token throughout, each of one refresh of one chain."""
+    provider = settings(server, "hasty", "bob")
+    before = len(server.asked())
+    with Fleet.of(backend, provider, {}) as fleet:
+        got = fleet.obey("ask on", times=4)
+        asked = server.asked()[before:]
+    assert [each["errors"] for each in got] == [[]] * PROCESSES
+    assert {each["late"] for each in got} == {0}
+    tokens = {name for each in got for name in each["tokens"]}
+    assert [(each["error"], each["rotations"]) for each in asked] == [(None, place + 1) for place in range(len(asked))]
+    assert len(tokens) <= len(asked) <= len(tokens) + 1  # the last one may have come when all were content
+
+
+def test_the_server_would_have_seen_it(server: AuthorizationServer) -> None:
+    """The proof can fail: a refresh token that comes again is refused, and ends the one that replaced it."""
+    provider = settings(server, "shop", "eve")
+    before = len(server.asked())
+    with TokenCache("memory://") as one, TokenCache("memory://") as other:
+        source = one.source(RefreshToken(**provider))
+        source.token()
+        with pytest.raises(ProviderRejected, match="invalid_grant") as caught:
+            other.source(RefreshToken(**provider)).token()
+        assert caught.value.error == "invalid_grant"
+        assert provider["refresh_token"] not in str(caught.value)
+        with pytest.raises(ProviderRejected, match="invalid_grant"):
+            source.renew()
+    assert [each["error"] for each in server.asked()[before:]] == [None, "invalid_grant", "invalid_grant"]
