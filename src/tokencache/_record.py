@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol, cast
 
 from tokencache.expiry import classify
 from tokencache.token import Token
@@ -27,14 +26,15 @@ LARGEST: Final = 1 << 20
 _LARGEST_FENCE: Final = 2**53 - 1  # the next one is still exact in Lua, and there the one after it looks the same
 _ROUNDING: Final = 0.001
 _FAR: Final = 1e11  # from here on a number of our own cannot be epoch seconds
+_NUMBERS: Final = (int, float)
+_TEXTS: Final = ("accessToken", "tokenType", "scope", "refreshToken", "identity", "reason")
 
 
 class UnreadableRecord(ValueError):
     """Stored bytes are no usable record; the text says why, with nothing of the content (INV-9)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A decoded record.
 
     ``fence`` and ``identity`` are ``None`` where another program wrote it. ``lifetime`` is the whole life of the
@@ -113,29 +113,31 @@ def decode(data: bytes, *, key: str = "", sealing: Sealing | None = None) -> Rec
     _require_version(fields)
     if sealing is not None or "sealed" in fields:
         fields = _opened(fields, key, sealing)
+    _require_kinds(fields)
+    given: dict[str, Any] = fields  # of those kinds
+    get = given.get
     expires_at = _instant(fields, "expiresAt")
     if expires_at is None:
         _refuse("its field 'expiresAt' is missing")
     expires_at, lifetime = _exact(expires_at, _instant(fields, "issuedAt"), _number(fields, "lifetime"))
-    scope, reason = _text(fields, "scope"), _text(fields, "reason")
-    value, token_type = _text(fields, "accessToken") or "", _text(fields, "tokenType") or "Bearer"
-    refresh_token, refresh_expires_at = _text(fields, "refreshToken"), _instant(fields, "refreshExpiresAt")
-    identity, extra = _text(fields, "identity"), _table(fields, "extra")
-    token: Token | None = None
-    with suppress(ValueError):
+    refresh_expires_at = _instant(fields, "refreshExpiresAt")
+    token: Token | None
+    try:
         token = Token(
-            value,
+            get("accessToken") or "",
             expires_at=expires_at,
             issued_at=expires_at - (lifetime or 0),
-            token_type=token_type,
-            scope=scope,
-            refresh_token=refresh_token,
+            token_type=get("tokenType") or "Bearer",
+            scope=get("scope"),
+            refresh_token=get("refreshToken"),
             refresh_expires_at=refresh_expires_at,
-            extra=extra,
+            extra=get("extra"),
         )
+    except ValueError:
+        token = None
     if token is None:
         _refuse("its field 'accessToken' or 'tokenType' is missing or unusable")
-    return Record(token, _fence(fields), identity, reason, lifetime, _number(fields, "kept") or 0.0)
+    return Record(token, _fence(fields), get("identity"), get("reason"), lifetime, _number(fields, "kept") or 0.0)
 
 
 def fence_of(data: bytes) -> int | None:
@@ -207,12 +209,15 @@ def _require_version(fields: dict[str, object]) -> None:
         _refuse("it was written by a newer version of tokencache; upgrade this one")
 
 
-def _text(fields: dict[str, object], name: str) -> str | None:
-    """Return a text field, ``None`` when it is missing."""
-    value = fields.get(name)
-    if value is not None and not isinstance(value, str):
-        _refuse(f"its field {name!r} is no text")
-    return value
+def _require_kinds(fields: dict[str, object]) -> None:
+    """Raise ``UnreadableRecord`` where a text or an object is something else."""
+    for name in _TEXTS:
+        value = fields.get(name)
+        if value is not None and not isinstance(value, str):
+            _refuse(f"its field {name!r} is no text")
+    value = fields.get("extra")
+    if value is not None and not isinstance(value, dict):
+        _refuse("its field 'extra' is no object")
 
 
 def _number(fields: dict[str, object], name: str) -> float | None:
@@ -220,7 +225,7 @@ def _number(fields: dict[str, object], name: str) -> float | None:
     value = fields.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _FAR:
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS) or not -_FAR < value < _FAR:
         _refuse(f"its field {name!r} is no number of seconds")
     return float(value)
 
@@ -233,20 +238,12 @@ def _instant(fields: dict[str, object], name: str) -> float | None:
     value = fields.get(name)
     if value is None:
         return None
-    if "v" in fields and isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _FAR:
+    if "v" in fields and isinstance(value, _NUMBERS) and not isinstance(value, bool) and -_FAR < value < _FAR:
         return float(value)
     found = classify(value)
     if found is None or found.kind == "duration":
         _refuse(f"its field {name!r} is no instant")
     return found.amount
-
-
-def _table(fields: dict[str, object], name: str) -> dict[str, object] | None:
-    """Return a field that is an object itself, ``None`` when it is missing."""
-    value = fields.get(name)
-    if value is not None and not isinstance(value, dict):
-        _refuse(f"its field {name!r} is no object")
-    return cast("dict[str, object] | None", value)
 
 
 def _fence(fields: dict[str, object]) -> int | None:
@@ -279,9 +276,10 @@ def _parse(data: bytes) -> dict[str, object] | None:
     """Return a JSON object in UTF-8 whose names are unique, ``None`` for anything else. Never raises."""
     if len(data) > LARGEST:
         return None
-    parsed: object = None
-    with suppress(ValueError, RecursionError):
-        parsed = _JSON.decode(data.decode())
+    try:
+        parsed: object = _JSON.decode(data.decode())
+    except (ValueError, RecursionError):
+        return None
     return cast("dict[str, object]", parsed) if isinstance(parsed, dict) else None
 
 

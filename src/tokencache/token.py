@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 _NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 _FAR: Final = 1e14
+_NUMBERS: Final = (int, float)
+_VISIBLE: Final = bytes(range(0x21, 0x7F))
 _FIELDS: Final = (
     "value",
     "expires_at",
@@ -62,9 +64,10 @@ class Token:
         extra: Mapping[str, object] | None = None,
     ) -> None:
         _require_visible("value", value)
-        _require_visible("token_type", token_type)
-        if token_type.lower() == "bearer":
-            token_type = "Bearer"
+        if token_type != "Bearer":
+            _require_visible("token_type", token_type)
+            if token_type.lower() == "bearer":
+                token_type = "Bearer"
         _require_instant("expires_at", expires_at)
         _require_instant("issued_at", issued_at)
         store = object.__setattr__
@@ -138,14 +141,13 @@ class Token:
 
 def _require_visible(name: str, text: object) -> None:
     """Raise ``ValueError`` unless ``text`` is a non-empty string of visible ASCII characters."""
-    if not isinstance(text, str) or not text or not text.isascii() or not text.isprintable() or " " in text:
+    if not isinstance(text, str) or not text or not text.isascii() or text.encode().translate(None, _VISIBLE):
         message = f"a token's {name} must be a non-empty string of visible ASCII characters without spaces"
         raise ValueError(message)
 
 
 def _require_instant(name: str, instant: object) -> None:
     """Raise ``ValueError`` unless ``instant`` is a finite number."""
-    usable = isinstance(instant, int | float) and not isinstance(instant, bool)
-    if not usable or not -_FAR < instant < _FAR:  # type: ignore[operator]
+    if not isinstance(instant, _NUMBERS) or isinstance(instant, bool) or not -_FAR < instant < _FAR:
         message = f"a token's {name} must be finite epoch seconds"
         raise ValueError(message)

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import select
 import socket
+import struct
 import time
 from collections import deque
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeVar, cast
 
 from tokencache.backends._client_library import version_of
 from tokencache.backends._memcached_form import DELETED, LARGEST
 from tokencache.errors import BackendUnavailable, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     Spec = tuple[str, int] | str
 
@@ -62,32 +62,67 @@ class Connection(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """A value as it lies on the server; ``cas`` numbers this state of it."""
 
     data: bytes
     cas: bytes
 
 
+class Line:
+    """A connection, with what tells whether anything has come in on it since its last answer was read."""
+
+    __slots__ = ("connection", "idle_since", "poller")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.idle_since = 0.0
+        self.poller = select.poll()
+        if connection.sock is not None:
+            self.poller.register(connection.sock, select.POLLIN)
+
+    def is_fresh(self) -> bool:
+        """Return whether it can be used again: neither forgotten on its way, nor closed, nor out of step."""
+        if time.monotonic() - self.idle_since >= _STALE or self.connection.sock is None:
+            return False
+        return not self.poller.poll(0)
+
+
 class Session:
-    """The commands of one call of the backend, all on one connection.
+    """The commands of one call of the backend, all on one connection; whatever ends the call early ends that.
 
     A restarted server counts its cas anew, so that an old one may match a new item. But then the connection is gone
     too, and the command fails.
     """
 
-    def __init__(self, server: Server, connection: Connection) -> None:
+    __slots__ = ("_connection", "_line", "_server")
+
+    def __init__(self, server: Server) -> None:
         self._server = server
-        self._connection = connection
+        self._line = server.take()
+        self._connection = self._line.connection
+
+    def __enter__(self) -> Self:
+        """Return the session itself."""
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Give the connection back, or close it: a KeyboardInterrupt too may leave an answer that nobody read."""
+        if kind is None:
+            self._server.put_back(self._line)
+        else:
+            self._connection.close()
 
     def read(self, *names: str) -> dict[str, Item]:
         """Return what is there of several items, in one round trip."""
         found = self._server.answered(lambda: self._connection.gets_many(names))
-        if any(cas == _NO_CAS for _, cas in found.values()):
-            why = "it was started with -C, which takes cas away; start it without"
-            raise self.failure(why)
-        return {name: Item(data, cas) for name, (data, cas) in found.items()}
+        items: dict[str, Item] = {}
+        for name, (data, cas) in found.items():
+            if cas == _NO_CAS:
+                why = "it was started with -C, which takes cas away; start it without"
+                raise self.failure(why)
+            items[name] = Item(data, cas)
+        return items
 
     def add(self, name: str, data: bytes, expiry: int) -> bool:
         """Store an item that is not there; return whether it was not."""
@@ -133,18 +168,11 @@ class Server:
         self._settings = settings
         self._make = cast("Callable[..., Connection]", import_module("pymemcache.client.base").Client)
         self._closed = False
-        self._idle: deque[tuple[Connection, float]] = deque()  # its methods are atomic, so it needs no lock
+        self._idle: deque[Line] = deque()  # its methods are atomic, so it needs no lock
 
-    @contextmanager
-    def session(self) -> Generator[Session]:
-        """Give a connection to one call; whatever ends the call early ends the connection."""
-        connection = self._take()
-        try:
-            yield Session(self, connection)
-        except BaseException:  # a KeyboardInterrupt too: its answer has not been read
-            connection.close()
-            raise
-        self._put_back(connection)
+    def session(self) -> Session:
+        """Return a connection for one call."""
+        return Session(self)
 
     def answered(self, call: Callable[[], T]) -> T:
         """Return what a call of the client library returns; raises ``BackendUnavailable`` for whatever it raises."""
@@ -170,28 +198,30 @@ class Server:
     def _drop_idle(self) -> None:
         while self._idle:
             try:
-                connection, _ = self._idle.pop()
+                line = self._idle.pop()
             except IndexError:  # another thread took the last one
                 return
-            connection.close()
+            line.connection.close()
 
-    def _take(self) -> Connection:
+    def take(self) -> Line:
         """Return an idle connection that is in step, or a new one."""
         while self._idle:
             try:
-                connection, since = self._idle.pop()
+                line = self._idle.pop()
             except IndexError:
                 break
-            if time.monotonic() - since < _STALE and _is_quiet(connection.sock):
-                return connection
-            connection.close()
-        return self.answered(self._connect)
+            if line.is_fresh():
+                return line
+            line.connection.close()
+        return Line(self.answered(self._connect))
 
-    def _put_back(self, connection: Connection) -> None:
+    def put_back(self, line: Line) -> None:
+        """Keep a connection for the next call, if there is room."""
         if len(self._idle) >= _KEPT:
-            connection.close()
+            line.connection.close()
             return
-        self._idle.append((connection, time.monotonic()))
+        line.idle_since = time.monotonic()
+        self._idle.append(line)
         if self._closed:
             self._drop_idle()
 
@@ -202,6 +232,7 @@ class Server:
             connection = self._make(address, **self._settings)
             try:
                 connection.version()
+                self._let_the_kernel_time(connection.sock)
             except BaseException as error:
                 connection.close()
                 if not isinstance(error, OSError) or isinstance(error, TimeoutError):
@@ -210,6 +241,15 @@ class Server:
             else:
                 return connection
         raise refused or OSError
+
+    def _let_the_kernel_time(self, sock: socket.socket | None) -> None:
+        """Move the time-out from Python, which asks the kernel twice for each, to the kernel itself."""
+        timeout = self._settings.get("timeout")
+        if type(sock) is socket.socket and isinstance(timeout, float | int):  # TLS has its own way to wait
+            span = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
+            sock.settimeout(None)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
 
     def _addresses(self) -> Sequence[Spec]:
         """Return where to try: pymemcache itself tries only the first address of a name."""
@@ -227,6 +267,7 @@ class Servers:
 
     def __init__(self, specs: Sequence[Spec], settings: Mapping[str, object]) -> None:
         self._servers = {server.name: server for server in (Server(spec, settings) for spec in specs)}
+        self._only = next(iter(self._servers.values())) if len(self._servers) == 1 else None
         hashing: Any = import_module("pymemcache.client.rendezvous").RendezvousHash
         self._choose = cast("Callable[[str], str]", hashing(list(self._servers)).get_node)
 
@@ -237,9 +278,7 @@ class Servers:
 
     def of(self, name: str) -> Server:
         """Return the server that has the record of this name, and its lock."""
-        if len(self._servers) == 1:
-            return next(iter(self._servers.values()))
-        return self._servers[self._choose(name)]
+        return self._only or self._servers[self._choose(name)]
 
     def __iter__(self) -> Iterator[Server]:
         """Yield each server."""
@@ -307,19 +346,10 @@ def _is_place(spec: object) -> bool:
             return False
 
 
-def _is_quiet(sock: socket.socket | None) -> bool:
-    """Return whether nothing has come in: neither the end of the connection nor an answer that nobody read."""
-    if sock is None:
-        return False
-    poller = select.poll()
-    poller.register(sock, select.POLLIN)
-    return not poller.poll(0)
-
-
 def _meaning(error: Exception) -> str:
     """Return what a failure means; the text of a foreign error is not repeated (INV-9)."""
     name = type(error).__name__
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | BlockingIOError):  # Python's time-out, the kernel's
         return "it did not answer in time"
     if isinstance(error, OSError):
         return f"it cannot be reached ({name})"
