@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from base64 import urlsafe_b64encode
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,7 +23,7 @@ from jwt.algorithms import ECAlgorithm
 from tokencache.testing.servers import ServerProcess, require
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 LIBRARY = os.environ.get("OIDC_PROVIDER")
 REDIRECT = "https://client.example/signed-in"
@@ -121,6 +122,9 @@ class AuthorizationServer(ServerProcess):
         return judged
 
 
+SHOWN: pytest.StashKey[AuthorizationServer] = pytest.StashKey()
+
+
 def required_library() -> None:
     """Skip the test where oidc-provider is not there."""
     if LIBRARY is None:
@@ -176,13 +180,25 @@ def lone_server() -> Iterator[AuthorizationServer]:
 
 
 @pytest.fixture
+def secure_server(request: pytest.FixtureRequest) -> Iterator[Callable[..., AuthorizationServer]]:
+    """Starts a server over TLS, of files of its own, whose clients prove themselves by certificates."""
+    required_library()
+    with ExitStack() as stack:
+
+        def start(tls: dict[str, str], clients: dict[str, dict[str, Any]]) -> AuthorizationServer:
+            bound = {"tls_client_certificate_bound_access_tokens": True}
+            server = AuthorizationServer([registered(name, name, **bound, **own) for name, own in clients.items()], tls)
+            request.node.stash[SHOWN] = server
+            return stack.enter_context(server)
+
+        yield start
+
+
+@pytest.fixture
 def server(authorization_server: AuthorizationServer, request: pytest.FixtureRequest) -> AuthorizationServer:
     """The server, whose output is shown with a test that fails."""
     request.node.stash[SHOWN] = authorization_server
     return authorization_server
-
-
-SHOWN: pytest.StashKey[AuthorizationServer] = pytest.StashKey()
 
 
 @pytest.hookimpl(wrapper=True)

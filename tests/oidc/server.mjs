@@ -30,6 +30,10 @@ const provider = new Provider(issuer, {
   cookies: { keys: ['of-a-test'] },
   rotateRefreshToken: true,
   ttl: { AccessToken: lifetime, ClientCredentials: lifetime },
+  clientAuthMethods: [
+    'client_secret_basic', 'client_secret_post', 'client_secret_jwt', 'private_key_jwt', 'none',
+    ...(secure ? ['tls_client_auth', 'self_signed_tls_client_auth'] : []),
+  ],
   enabledJWA: { clientAuthSigningAlgValues: ['HS256', 'RS256', 'ES256'] },
   features: {
     clientCredentials: { enabled: true },
