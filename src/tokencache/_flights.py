@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from tokencache.errors import TokenCacheError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from tokencache._flow import Outcome
 
@@ -22,12 +23,13 @@ _LOOK: Final = 0.25
 class Flight:
     """One run of the flow. It lands with an outcome or an error, or is vacated when whoever ran it died (INV-8)."""
 
-    __slots__ = ("_future", "loop", "lost_at", "started")
+    __slots__ = ("_future", "_waiters", "loop", "lost_at", "started")
 
     def __init__(self, lost_at: float) -> None:
         self.lost_at = lost_at
         self.started = False
         self.loop: asyncio.AbstractEventLoop | None = None
+        self._waiters: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
         self._future: Future[Outcome | None] = Future()
         self._future.set_running_or_notify_cancel()  # so that a cancelled waiter cannot cancel it for the others
 
@@ -44,17 +46,33 @@ class Flight:
         """Wait on this event loop; ``None`` when it was vacated, stalled, or ``timeout`` passed."""
         import asyncio
 
-        limit = self.patience(timeout, asyncio.get_running_loop())
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(self._future), limit)
-        except TimeoutError:
-            return None
-        except TokenCacheError as error:
-            raise error.replica() from error.__cause__
+        loop = asyncio.get_running_loop()
+        if not self.over:
+            waiter: asyncio.Future[None] = loop.create_future()
+            waiters = self._waiters.get(loop)
+            (self._call_back_on(loop) if waiters is None else waiters).append(waiter)
+            timer = loop.call_later(self.patience(timeout, loop), _wake_all, [waiter])
+            try:
+                await waiter
+            finally:
+                timer.cancel()
+        return self.join(0.0)
+
+    def _call_back_on(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Future[None]]:
+        """Return the waiters of ``loop``, all of whom one call wakes when the flight is over."""
+        waiters: list[asyncio.Future[None]] = []
+        self._waiters[loop] = waiters
+
+        def tell(_: object) -> None:
+            with suppress(RuntimeError):  # the loop was closed meanwhile
+                loop.call_soon_threadsafe(_wake_all, waiters)
+
+        self._future.add_done_callback(tell)
+        return waiters
 
     def patience(self, timeout: float, mine: asyncio.AbstractEventLoop | None = None) -> float:
-        """Return how long to wait at once: to the end only for a flight that runs, on a thread or on ``mine``."""
-        trusted = self.started and (self.loop is None or self.loop is mine)
+        """Return how long to wait at once: to the end only for a flight of ``mine``, or that runs on a thread."""
+        trusted = self.started if self.loop is None else self.loop is mine
         return timeout if trusted else min(timeout, _LOOK)
 
     def when_over(self, call: Callable[[], None]) -> None:
@@ -85,6 +103,13 @@ class Flight:
     def over(self) -> bool:
         """Whether it has landed or was vacated."""
         return self._future.done()
+
+
+def _wake_all(waiters: Iterable[asyncio.Future[None]]) -> None:
+    """Wake those who still wait."""
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
 
 
 class Flights:

@@ -1,0 +1,160 @@
+"""Flights: who waits for one, for how long, and what wakes it, on threads and on event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from tokencache._flights import Flight
+from tokencache.errors import ProviderUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tokencache._flow import Outcome
+
+LANDED = cast("Outcome", object())
+PATIENCE = 30.0
+
+
+async def waiting(flight: Flight, count: int) -> list[asyncio.Task[Any]]:
+    """Return ``count`` tasks of this loop, all of which wait for the flight."""
+    tasks = [asyncio.create_task(flight.ajoin(PATIENCE)) for _ in range(count)]
+    await asyncio.sleep(0)
+    assert not any(task.done() for task in tasks)
+    return tasks
+
+
+def test_one_call_wakes_all_who_wait_on_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand waiters cost one call into their loop, not a thousand."""
+
+    async def crowd() -> None:
+        loop = asyncio.get_running_loop()
+        flight = Flight(PATIENCE)
+        flight.loop = loop
+        tasks = await waiting(flight, 1_000)
+        calls: list[object] = []
+        into = loop.call_soon_threadsafe
+
+        def counted(*arguments: Any) -> asyncio.Handle:  # noqa: ANN401  (the loop's own)
+            calls.append(arguments)
+            return into(*arguments)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+        flight.land(LANDED)
+        assert [outcome is LANDED for outcome in await asyncio.gather(*tasks)] == [True] * 1_000
+        assert len(calls) == 1
+
+    asyncio.run(crowd())
+
+
+def test_every_loop_is_woken(caplog: pytest.LogCaptureFixture) -> None:
+    """Two loops and a thread wait for one flight; a third loop was closed meanwhile, and hinders nobody."""
+    flight = Flight(PATIENCE)
+    flight.started = True
+    gone = asyncio.new_event_loop()
+    lost = gone.create_task(flight.ajoin(PATIENCE))
+    gone.run_until_complete(asyncio.sleep(0))
+    gone.run_until_complete(_cancelled(lost))
+    gone.close()
+    outcomes: list[object] = []
+    there = threading.Barrier(4)
+
+    async def on_a_loop() -> None:
+        tasks = await waiting(flight, 3)
+        there.wait(PATIENCE)
+        outcomes.extend(await asyncio.gather(*tasks))
+
+    def on_a_thread() -> None:
+        there.wait(PATIENCE)
+        outcomes.append(flight.join(PATIENCE))
+
+    targets: list[Callable[[], None]] = [
+        on_a_thread,
+        lambda: asyncio.run(on_a_loop()),
+        lambda: asyncio.run(on_a_loop()),
+    ]
+    threads = [threading.Thread(target=target) for target in targets]
+    for thread in threads:
+        thread.start()
+    there.wait(PATIENCE)
+    flight.land(LANDED)
+    for thread in threads:
+        thread.join()
+    assert outcomes == [LANDED] * 7
+    assert not caplog.records
+
+
+async def _cancelled(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and see it end."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_a_waiter_that_is_cancelled_leaves_the_others() -> None:
+    """INV-8: one who no longer waits neither ends the flight nor keeps the others from their outcome."""
+
+    async def three() -> None:
+        flight = Flight(PATIENCE)
+        flight.loop = asyncio.get_running_loop()
+        wrong: list[object] = []
+        flight.loop.set_exception_handler(lambda _, context: wrong.append(context))
+        first, second, third = await waiting(flight, 3)
+        await _cancelled(second)
+        assert not flight.over
+        flight.land(LANDED)
+        assert await first is LANDED
+        assert await third is LANDED
+        assert not wrong
+
+    asyncio.run(three())
+
+
+@pytest.mark.parametrize("end", ["vacate", "fail", "time"])
+def test_how_a_wait_ends_without_an_outcome(end: str) -> None:
+    """A vacated flight and a wait that is over give nothing; a failed one each waiter an error of its own."""
+
+    async def wait() -> None:
+        flight = Flight(PATIENCE)
+        flight.loop = asyncio.get_running_loop()
+        if end == "time":
+            assert await flight.ajoin(0.0) is None
+            return
+        tasks = await waiting(flight, 2)
+        if end == "vacate":
+            flight.vacate()
+            assert await asyncio.gather(*tasks) == [None, None]
+            assert await flight.ajoin(PATIENCE) is None
+            return
+        flight.fail(ProviderUnavailable("down"))
+        first, second = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(first, ProviderUnavailable)
+        assert isinstance(second, ProviderUnavailable)
+        assert first is not second
+
+    asyncio.run(wait())
+
+
+def test_who_is_trusted_to_land() -> None:
+    """INV-8: one's own loop runs its tasks, a thread that began goes on; anything else is looked at again soon."""
+
+    async def look() -> None:
+        mine = asyncio.get_running_loop()
+        flight = Flight(PATIENCE)
+        assert flight.patience(PATIENCE, mine) < PATIENCE  # a thread that has not begun
+        flight.started = True
+        assert flight.patience(PATIENCE, mine) == PATIENCE
+        flight.loop = mine
+        assert flight.patience(PATIENCE, mine) == PATIENCE
+        flight.started = False
+        assert flight.patience(PATIENCE, mine) == PATIENCE
+        assert flight.patience(PATIENCE) < PATIENCE  # a thread that waits for a task
+        other = asyncio.new_event_loop()
+        assert flight.patience(PATIENCE, other) < PATIENCE
+        other.close()
+
+    asyncio.run(look())
