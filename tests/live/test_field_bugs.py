@@ -1,0 +1,227 @@
+"""Bugs that reviews found in other token caches, where they are bugs of a store: none of them is here, on real servers.
+
+The others are in tests/unit/test_field_bugs.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tokencache import ProviderUnavailable, RefreshPolicy, Token, TokenCache
+from tokencache.ports import Granted
+from tokencache.testing.fakes import FakeProvider
+from tokencache.testing.servers import MemcachedServer, RedisServer, require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from redis import Redis
+
+    from tokencache import TokenSource
+    from tokencache.backends.redis import RedisBackend
+    from tokencache.ports import LeaseGrant
+
+pytestmark = pytest.mark.live
+
+PATIENCE = 30.0
+LONG = 60.0
+KEY = "shared"
+both_colours = pytest.mark.parametrize("colour", ["threads", "event loop"])
+
+FORKED = """
+import os, sys
+from tokencache import TokenCache
+from tokencache.testing.fakes import FakeProvider
+
+class Named(FakeProvider):
+    def identity(self):
+        return {"client": self.name}
+
+providers = [Named(f"p{number}") for number in range(200)]
+with TokenCache(sys.argv[1], observers=[]) as other:
+    for provider in providers:
+        other.source(provider).token()
+        provider.failure = AssertionError("the record was there")
+cache = TokenCache(sys.argv[1], observers=[])
+cache.source(Named("parent")).token()  # the connection that the child inherits
+ready, steady = os.pipe(), os.pipe()
+child = os.fork()
+os.write((ready if child else steady)[1], b".")  # both begin at once
+os.read((steady if child else ready)[0], 1)
+wrong = [each.name for each in providers if cache.source(each).token().value != f"{each.name}-token-1"]
+if child == 0:
+    os._exit(len(wrong) != 0)
+sys.exit(len(wrong) != 0 or os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+class Crowd:
+    """One more thread, what it got and what it raised."""
+
+    def __init__(self, call: Callable[[], Token]) -> None:
+        self.got: Token | None = None
+        self.raised: BaseException | None = None
+        self._call = call
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.got = self._call()
+        except BaseException as error:
+            self.raised = error
+
+    def leave(self) -> Token | None:
+        """Wait until it has ended; return what it got."""
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive()
+        return self.got
+
+
+def ask(source: TokenSource, colour: str) -> Token:
+    """Return a token of the source, asked for from a thread or from an event loop of its own."""
+    return source.token() if colour == "threads" else asyncio.run(source.atoken())
+
+
+def until(reached: Callable[[], bool]) -> None:
+    """Wait until it is so, with patience."""
+    give_up = time.monotonic() + PATIENCE
+    while not reached():
+        assert time.monotonic() < give_up
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def process(redis_url: str, store: Redis) -> Iterator[Callable[..., TokenSource]]:
+    """Makes the source of one more process of a fleet on the emptied server."""
+    caches: list[TokenCache] = []
+
+    def start(provider: FakeProvider, **policy: float) -> TokenSource:
+        caches.append(TokenCache(redis_url, policy=RefreshPolicy(**policy), observers=[]))
+        return caches[-1].source(provider, key=KEY)
+
+    yield start
+    for cache in caches:
+        cache.close()
+
+
+def granted(backend: RedisBackend, owner: str) -> LeaseGrant:
+    """Return a lease that must be free."""
+    reply = backend.lease(KEY, owner, "identity", None, LONG)
+    assert isinstance(reply, Granted)
+    return reply.lease
+
+
+@both_colours
+def test_a_lease_shorter_than_the_slowest_fetch(process: Callable[..., TokenSource], store: Redis, colour: str) -> None:
+    """INV-2: while a fetch takes several times its lease, another process waits for it and does not fetch."""
+    provider = FakeProvider()
+    provider.gate.clear()
+    one, other = process(provider, lease=0.3), process(provider, lease=0.3)
+    slow = Crowd(lambda: ask(one, colour))
+    assert provider.started.wait(PATIENCE)
+    began = time.monotonic()
+    waiting = Crowd(lambda: ask(other, colour))
+    until(lambda: time.monotonic() > began + 4 * 0.3 or provider.calls > 1)
+    assert store.exists(f"{KEY}:lock")
+    provider.gate.set()
+    assert slow.leave() == waiting.leave() == other.token()
+    assert provider.calls == 1
+
+
+@both_colours
+def test_a_release_without_owner_check_frees_anothers_lease(
+    process: Callable[..., TokenSource], store: Redis, colour: str
+) -> None:
+    """INV-2: a holder that lost its lease and fails leaves the next holder's lease, and no cooldown in its place."""
+    loser, winner = FakeProvider(), FakeProvider()
+    loser.gate.clear()
+    winner.gate.clear()
+    loser.failure = ProviderUnavailable("too late")
+    one, other = process(loser), process(winner)
+    losing = Crowd(lambda: ask(one, colour))
+    assert loser.started.wait(PATIENCE)
+    store.delete(f"{KEY}:lock")
+    winning = Crowd(other.token)
+    assert winner.started.wait(PATIENCE)
+    lock = store.get(f"{KEY}:lock")
+    loser.gate.set()
+    losing.leave()
+    assert isinstance(losing.raised, ProviderUnavailable)
+    assert store.get(f"{KEY}:lock") == lock is not None
+    winner.gate.set()
+    assert winning.leave() is not None
+
+
+def test_a_release_that_is_a_get_then_a_del(backend: RedisBackend, store: Redis) -> None:
+    """INV-2: looking whose lease it is and freeing it are one command, so that it cannot change hands in between."""
+    backend.release(granted(backend, "one"))  # the script is known to the server now
+    grant = granted(backend, "one")
+    sent: dict[str, list[str]] = {}
+    with store.monitor() as monitor:
+        backend.release(grant)
+        store.echo("over")
+        while "over" not in (command := monitor.next_command())["command"]:
+            if command["client_type"] != "lua":
+                sent.setdefault(command["client_port"], []).append(command["command"].split()[0])
+    assert [commands for commands in sent.values() if commands != ["HELLO"]] == [["EVALSHA"]]
+    assert not store.exists(f"{KEY}:lock")
+
+
+def test_a_store_error_taken_for_busy() -> None:
+    """INV-5: a store that has gone is not waited for as if somebody held the lease; each caller gets a token."""
+    with RedisServer() as server, TokenCache(server.url, observers=[]) as cache:
+        provider, later = FakeProvider(), FakeProvider("later")
+        assert cache.source(provider).token().value == "fake-token-1"
+        server.kill()
+        assert cache.source(later).token(5.0).value == "later-token-1"
+        assert asyncio.run(cache.source(FakeProvider("third")).atoken(5.0)).value == "third-token-1"
+
+
+@both_colours
+def test_an_older_token_overwrites_a_newer_one(process: Callable[..., TokenSource], store: Redis, colour: str) -> None:
+    """INV-3: who comes late with its token finds a newer one stored, leaves it there, and takes it."""
+    late, quick = FakeProvider(), FakeProvider()
+    late.gate.clear()
+    quick.value = "newer"
+    one, other = process(late), process(quick)
+    waiting = Crowd(lambda: ask(one, colour))
+    assert late.started.wait(PATIENCE)
+    store.delete(f"{KEY}:lock")
+    newer = other.token()
+    stored = store.get(KEY)
+    late.gate.set()
+    assert waiting.leave() == newer
+    assert store.get(KEY) == stored
+
+
+@both_colours
+def test_a_start_discards_the_shared_token(redis_url: str, store: Redis, colour: str) -> None:
+    """INV-2: processes that start and end leave the record of the fleet as it is, and use it."""
+    provider = FakeProvider()
+    with TokenCache(redis_url, observers=[]) as cache:
+        token = cache.source(provider, key=KEY).token()
+    stored = store.get(KEY)
+    for _ in range(3):
+        with TokenCache(redis_url, observers=[]) as cache:
+            assert ask(cache.source(provider, key=KEY), colour) == token
+    assert store.get(KEY) == stored is not None
+    assert provider.calls == 1
+
+
+@pytest.mark.parametrize("server", [RedisServer, MemcachedServer], ids=["redis", "memcached"])
+def test_a_fork_with_a_live_connection(server: type[RedisServer | MemcachedServer]) -> None:
+    """INV-10: parent and child of a fork ask at once, and neither reads a reply that was for the other."""
+    require(server.program)
+    with server() as running:
+        ran = subprocess.run(
+            [sys.executable, "-c", FORKED, running.url], capture_output=True, text=True, check=False, timeout=100
+        )
+    assert ran.returncode == 0, ran.stderr[-2000:]
