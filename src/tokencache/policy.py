@@ -42,7 +42,7 @@ class RefreshPolicy:
     fetch_timeout: float = 20.0
     lease: float = 3.0
     backoff: float = 1.0
-    backoff_limit: float = 60.0
+    backoff_limit: float = 15.0
     rejected_cooldown: float = 300.0
     settle: float = 5.0
     probe: float = 1.0
