@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tokencache.testing.servers import RedisServer
 
-WAKE_UP, WAKE_UP_LIMIT = 0.005, 3.0
+LIMITS = {"threads": 1.5, "sources": 5.0}
 WAITERS, TURNS = 16, 7
 WORKER = Path(__file__).with_name("_waiting_worker.py")
 
@@ -57,7 +57,7 @@ def delays(way: str, server: RedisServer) -> list[float]:
 
 
 def test_a_waiter_holds_the_token_soon_after_commit(benchmark: BenchmarkFixture, server: RedisServer) -> None:
-    """Sixteen waiters in another process: threads of one source within 5 ms (p50), sources within three bare reads."""
+    """Sixteen waiters elsewhere: threads of one source have it about as soon as bare readers, sources in 5 times that."""
     found: dict[str, list[float]] = {"threads": [], "sources": [], "limit": []}
 
     def turn() -> None:
@@ -70,5 +70,5 @@ def test_a_waiter_holds_the_token_soon_after_commit(benchmark: BenchmarkFixture,
     for way in found:
         benchmark.extra_info[way] = f"p50 {middle[way] * 1e3:.1f} ms, p99 {late[way] * 1e3:.1f} ms"
         print(f"\ncommit to {WAITERS} waiters, {way}: {benchmark.extra_info[way]}")
-    assert middle["threads"] <= WAKE_UP
-    assert middle["sources"] <= WAKE_UP_LIMIT * middle["limit"]
+    for way, limit in LIMITS.items():
+        assert middle[way] <= limit * middle["limit"], way
