@@ -57,7 +57,7 @@ def delays(way: str, server: RedisServer) -> list[float]:
 
 
 def test_a_waiter_holds_the_token_soon_after_commit(benchmark: BenchmarkFixture, server: RedisServer) -> None:
-    """Sixteen waiters elsewhere: threads of one source have it about as soon as bare readers, sources in 5 times that."""
+    """Sixteen waiters elsewhere: threads of one source have it as soon as bare readers, sources in 5 times that."""
     found: dict[str, list[float]] = {"threads": [], "sources": [], "limit": []}
 
     def turn() -> None:
