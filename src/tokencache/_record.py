@@ -277,10 +277,11 @@ def _parse(data: bytes) -> dict[str, object] | None:
     if len(data) > LARGEST:
         return None
     try:
-        parsed: object = _JSON.decode(data.decode())
+        text = data.decode().strip(_SPACE)
+        parsed, end = cast("tuple[object, int]", _JSON.raw_decode(text))
     except (ValueError, RecursionError):
         return None
-    return cast("dict[str, object]", parsed) if isinstance(parsed, dict) else None
+    return cast("dict[str, object]", parsed) if isinstance(parsed, dict) and end == len(text) else None
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -301,4 +302,5 @@ def _refuse(why: str) -> NoReturn:
     raise UnreadableRecord(why)
 
 
+_SPACE: Final = " \t\n\r"
 _JSON: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
