@@ -1,4 +1,4 @@
-"""The demo's fleet: processes that wait for one start, and what they report."""
+"""A fleet of the demo or the bench: processes that wait for one start, and what they report."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from tokencache.cli._demo_orders import Orders
+    from tokencache.cli._demo_orders import Drill, Orders
 
 PATIENCE: Final = 60.0
-"""How long the demo waits for its processes, in seconds, before it gives up."""
+"""How long a command waits for its processes, in seconds, before it gives up."""
 
 
 @dataclass
 class Report:
-    """What the whole fleet saw."""
+    """What the whole fleet saw. ``fetches`` are the times of the logins that its own processes played."""
 
     calls: int = 0
     waited: int = 0
     late: int = 0
     slowest: float = 0.0
+    times: list[float] = field(default_factory=list[float])
+    fetches: list[float] = field(default_factory=list[float])
     tokens: set[str] = field(default_factory=set[str])
     errors: list[str] = field(default_factory=list[str])
 
@@ -41,6 +43,8 @@ class Report:
         self.waited += message["waited"]
         self.late += message["late"]
         self.slowest = max(self.slowest, message["slowest"])
+        self.times += message.get("times", [])
+        self.fetches += message.get("fetches", [])
         self.tokens |= set(message["tokens"])
         self.errors += message["errors"]
 
@@ -50,9 +54,15 @@ FAREWELL: Final = 5.0
 
 
 class Fleet:
-    """Processes that do what `_demo_worker` does; leaving the block ends whatever still runs."""
+    """Processes that do what the module ``worker`` does; leaving the block ends whatever still runs."""
 
-    def __init__(self, orders: Orders, processes: int, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        orders: Orders | Drill,
+        processes: int,
+        patience: float = PATIENCE,
+        worker: str = "tokencache.cli._demo_worker",
+    ) -> None:
         self._messages: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
         self._ends = time.monotonic() + patience + orders.seconds
         # Ctrl-C goes to us, who end them: not to a process that has not yet read its first line and knows no better.
@@ -60,7 +70,7 @@ class Fleet:
         try:
             self._workers = [
                 subprocess.Popen(
-                    [sys.executable, "-m", "tokencache.cli._demo_worker"],
+                    [sys.executable, "-m", worker],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     text=True,
@@ -69,9 +79,9 @@ class Fleet:
             ]
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-        for number, worker in enumerate(self._workers):
-            self._tell(worker, json.dumps(asdict(orders)))
-            threading.Thread(target=self._listen, args=(number, worker), daemon=True).start()
+        for number, process in enumerate(self._workers):
+            self._tell(process, json.dumps(asdict(orders)))
+            threading.Thread(target=self._listen, args=(number, process), daemon=True).start()
 
     def __enter__(self) -> Self:
         return self
@@ -121,11 +131,11 @@ class Fleet:
                 number, message = self._messages.get(timeout=min(0.2, max(left, 0.01)))
             except queue.Empty:  # wakes now and then, so that Ctrl-C is heard
                 if left <= 0:
-                    text = "the demo's processes did not report in time; the machine may be overloaded, so try again"
+                    text = "the fleet's processes did not report in time; the machine may be overloaded, so try again"
                     raise TokenCacheError(text) from None
                 continue
             if message is None:
-                text = f"process {number + 1} of the demo ended early; its own message is above"
+                text = f"process {number + 1} of the fleet ended early; its own message is above"
                 raise TokenCacheError(text)
             return number, message
 

@@ -1,4 +1,4 @@
-"""What the demo tells a process of its fleet to do; sent over a pipe, so that no credential is in a process list."""
+"""What a process of a fleet is told to do; sent over a pipe, so that no credential is in a process list."""
 
 from __future__ import annotations
 
@@ -6,17 +6,39 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
-class Orders:
-    """One process's part. With ``seconds`` its threads ask again and again for that long, else each asks once.
+class Crowd:
+    """The threads of one process. With ``seconds`` they ask again and again for that long, else each asks once.
 
     ``patience`` is how long a call takes, in seconds, before it counts as one that waited.
     """
+
+    threads: int
+    patience: float
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orders(Crowd):
+    """One process's part in the demo."""
 
     backend: str = field(repr=False)
     namespace: str
     base_url: str
     client_id: str
     client_secret: str = field(repr=False)
-    threads: int
-    patience: float
-    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drill(Crowd):
+    """One process's part in a stampede of `tokencache bench`, whose login is played.
+
+    It takes ``login`` seconds and gives a token of ``size`` characters. ``secret`` stands for the credential, so that
+    all processes have one identity. ``backend`` and ``config`` are as on the command line.
+    """
+
+    backend: str | None = field(repr=False)
+    config: str | None
+    key: str
+    secret: str = field(repr=False)
+    login: float
+    size: int

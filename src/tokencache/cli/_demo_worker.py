@@ -21,6 +21,7 @@ from tokencache.policy import RefreshPolicy, early_of
 
 if TYPE_CHECKING:
     from tokencache import Token, TokenSource
+    from tokencache.cli._demo_orders import Crowd
 
 PAUSE = 0.001
 """Between two calls of one thread under load, so that the fetch itself gets its turn at the interpreter."""
@@ -34,6 +35,7 @@ class Tally:
     waited: int = 0
     late: int = 0
     slowest: float = 0.0
+    times: list[float] = field(default_factory=list[float])
     tokens: set[str] = field(default_factory=set[str])
     errors: list[str] = field(default_factory=list[str])
 
@@ -49,6 +51,7 @@ class Tally:
         self.calls += 1
         self.waited += took > patience
         self.slowest = max(self.slowest, took)
+        self.times.append(took)
         self.late += asked_at >= token.expires_at - early_of(policy, token.lifetime)
         self.tokens.add(_mark(token))
 
@@ -67,13 +70,13 @@ def main() -> None:
             policy = RefreshPolicy()
             source = cache.source(provider, policy=policy)
             _ = source.key  # worked out before the start, so that the figures are those of the fetch
-            tallies = _run(orders, source, policy)
+            tallies = run(orders, source, policy)
     except TokenCacheError as error:
         sys.exit(f"a process of the demo: {error}")
-    _say({"done": "all", **_sum(tallies)})
+    say({"done": "all", **total(tallies), "times": []})  # nobody looks at each of so many
 
 
-def _run(orders: Orders, source: TokenSource, policy: RefreshPolicy) -> list[Tally]:
+def run(orders: Crowd, source: TokenSource, policy: RefreshPolicy) -> list[Tally]:
     """Wait for the start, let the threads ask, and return what each saw."""
     tallies = [Tally() for _ in range(orders.threads)]
     start = threading.Barrier(orders.threads + 1)
@@ -92,7 +95,7 @@ def _run(orders: Orders, source: TokenSource, policy: RefreshPolicy) -> list[Tal
     threads = [threading.Thread(target=target, args=(tally,), daemon=True) for tally in tallies]
     for thread in threads:
         thread.start()
-    _say({"ready": True})
+    say({"ready": True})
     if not sys.stdin.readline():
         sys.exit(1)
     if orders.seconds:
@@ -101,24 +104,25 @@ def _run(orders: Orders, source: TokenSource, policy: RefreshPolicy) -> list[Tal
     ends = time.monotonic() + orders.seconds
     while time.monotonic() < ends:
         time.sleep(0.2)
-        _say({"calls": sum(tally.calls for tally in tallies)})
+        say({"calls": sum(tally.calls for tally in tallies)})
     over.set()
     for thread in threads:
         thread.join()
     return tallies
 
 
-def _sum(tallies: list[Tally]) -> dict[str, object]:
+def total(tallies: list[Tally]) -> dict[str, object]:
     """Return one tally for all threads, as plain values."""
-    total = Tally()
+    whole = Tally()
     for tally in tallies:
-        total.calls += tally.calls
-        total.waited += tally.waited
-        total.late += tally.late
-        total.slowest = max(total.slowest, tally.slowest)
-        total.tokens |= tally.tokens
-        total.errors += tally.errors
-    return {**asdict(total), "tokens": sorted(total.tokens)}
+        whole.calls += tally.calls
+        whole.waited += tally.waited
+        whole.late += tally.late
+        whole.slowest = max(whole.slowest, tally.slowest)
+        whole.times += tally.times
+        whole.tokens |= tally.tokens
+        whole.errors += tally.errors
+    return {**asdict(whole), "tokens": sorted(whole.tokens)}
 
 
 def _mark(token: Token) -> str:
@@ -126,7 +130,7 @@ def _mark(token: Token) -> str:
     return sha256(token.value.encode()).hexdigest()[:16]
 
 
-def _say(message: dict[str, object]) -> None:
+def say(message: dict[str, object]) -> None:
     """Send one message to the parent."""
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""The commands: `token`, `status`, `invalidate`, `doctor`, `verify`, `tail`, `plugins`, `config` and `demo`.
+"""The commands: `token`, `status`, `invalidate`, `doctor`, `verify`, `tail`, `bench`, `plugins`, `config` and `demo`.
 
 Results go to stdout, everything else to stderr.
 """
@@ -16,6 +16,7 @@ from tokencache.cli.outcome import Exit, complain, reported
 
 if TYPE_CHECKING:
     from tokencache import Token, TokenCache, TokenSource
+    from tokencache.cli._bench_figures import Figures
     from tokencache.cli.doctor import Result
 
 _EXAMPLES = (
@@ -27,6 +28,7 @@ _EXAMPLES = (
     "tokencache doctor qpay  ·  what is wrong, and the remedy",
     "tokencache verify qpay  ·  after a deployment: do processes share one login?",
     "tokencache tail qpay  ·  follow what the fleet does to its token",
+    "tokencache bench --backend redis://localhost:6379/0  ·  what a token costs on your own servers",
     "tokencache token qpay --backend file:///run/tokens  ·  share it with your service",
     "tokencache config check  ·  what is wrong with tokencache.toml",
 )
@@ -290,6 +292,50 @@ def tail(
             sys.stdout.flush()
 
 
+@app.command(epilog="\n\n".join(_QPAY))
+def bench(
+    provider: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[PROVIDER]", help="Whose login to time, once per backend; without it, that of a fake, 250 ms."
+        ),
+    ] = None,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option("--backend", "-b", metavar="URL", help="As for the other commands; again for each to compare."),
+    ] = None,
+    config: Config = None,
+    processes: Annotated[
+        int, typer.Option("--processes", "-p", min=1, max=64, help="How many processes stampede.")
+    ] = 8,
+    threads: Annotated[int, typer.Option("--threads", "-t", min=1, max=256, help="Threads of each of them.")] = 16,
+    picture: Annotated[
+        str | None, typer.Option("--picture", metavar="FILE", help="Draw the figures there, as an SVG.")
+    ] = None,
+    as_json: AsJson = False,
+    timeout: Timeout = None,
+    verbose: Verbose = False,
+) -> None:
+    """Measure what a token costs on your own servers: at first, cached, from the store, and when many ask at once.
+
+    One login per backend, at a key of its own beside the fleet's, which is deleted at the end; that of the stampede is
+    played, and asks nobody. No secrets.
+    """
+    from tokencache.cli._bench_picture import draw, picture_place
+    from tokencache.cli._setup import Setup
+    from tokencache.cli.bench import Size, measure
+
+    with reported(verbose=verbose):
+        place = None if picture is None else picture_place(picture)
+        setups = [Setup(config, url) for url in (backend or (None,))]
+        report = measure(provider, setups, Size(processes, threads, timeout), None if as_json else _show)
+        if as_json:
+            _print_json(report.as_dict())
+        if place is not None:
+            place.write_text(draw(report), encoding="utf-8")
+            complain(f"the picture is {place}")
+
+
 @app.command()
 def plugins(
     backend: Annotated[
@@ -377,6 +423,12 @@ def schema(verbose: Verbose = False) -> None:
 
     with reported(verbose=verbose):
         _print(json.dumps(made(), indent=2))
+
+
+def _show(figures: Figures) -> None:
+    """Print what was measured on one backend, now."""
+    _print("\n".join((*figures.lines(), "")))
+    sys.stdout.flush()
 
 
 def _ask_doctor(provider: str) -> str:

@@ -1,0 +1,295 @@
+"""Bench: what a token costs on the user's own servers, at first, from the local copy, from the store, in a stampede.
+
+The provider is asked once per backend, at a key of the bench's own beside that of the fleet, and nothing stays behind.
+"""
+
+from __future__ import annotations
+
+import secrets
+import statistics
+import time
+import timeit
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+from rich.console import Console
+
+from tokencache.cli._bench_figures import Figures, Percentiles, Report, Stampede
+from tokencache.cli._checks import binds
+from tokencache.cli._counted import CountedProvider
+from tokencache.cli._demo_fleet import Fleet
+from tokencache.cli._demo_orders import Drill
+from tokencache.cli._verify_worker import Reader
+from tokencache.cli.demo import LATENCY, Stage
+from tokencache.cli.outcome import complain
+from tokencache.cli.sight import duration
+from tokencache.config import Configured
+from tokencache.errors import BackendUnavailable, ConfigurationError, ProviderUnavailable, TokenCacheError
+from tokencache.plugins import open_backend
+from tokencache.ports import Granted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Sequence
+
+    from tokencache import Token, TokenSource
+    from tokencache.cli._setup import Setup
+    from tokencache.ports import Backend
+    from tokencache.url import BackendURL
+
+ROUNDS: Final = 50_000
+TURNS: Final = 5
+SHARED_CALLS: Final = 1_000
+SHARED_FOR: Final = 2.0
+"""How long the store is read, in seconds, at most."""
+
+LONGEST_PLAY: Final = 2.0
+"""A slower login is played by one of this length, in seconds."""
+
+FAKE: Final = f"a fake with a login of {LATENCY * 1e3:.0f} ms"
+_NAMES: Final = 8
+_TTL: Final = 5.0
+_NOT_SHARED: Final = "processes do not share this backend, so there is no shared get and no stampede"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A backend on which to measure. ``key`` is the bench's own, ``cold`` that of its stampede."""
+
+    setup: Setup
+    configured: Configured
+    url: BackendURL
+    key: str
+
+    @property
+    def cold(self) -> str:
+        """The key of the stampede."""
+        return f"{self.key}:cold"
+
+    @property
+    def drill_backend(self) -> str | None:
+        """The backend as another process is told it, with its password."""
+        return self.setup.backend or self.configured.backend
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many processes and threads stampede, and how long a login may take."""
+
+    processes: int
+    threads: int
+    timeout: float | None
+
+
+def measure(
+    name: str | None, setups: Sequence[Setup], size: Size, tell: Callable[[Figures], None] | None = None
+) -> Report:
+    """Measure on each backend and ``tell`` the figures of each as soon as they are known.
+
+    Every backend is looked at before the first login. Raises what a source raises when there is no token to be had,
+    ``BackendUnavailable`` for a backend that does not answer, ``ConfigurationError`` for a provider that must not be
+    asked twice.
+    """
+    import_module("httpx")  # most logins load it, which is not to count for the first backend alone
+    report = Report(FAKE if name is None else name)
+    stage = Stage(Console(stderr=True, highlight=False), "")
+    with _providers(name, setups, stage) as configured:
+        places = [_place(setup, each, name) for setup, each in zip(setups, configured, strict=True)]
+        if name is not None:
+            complain(
+                f"{name} is asked for {len(places)} token{'' if len(places) == 1 else 's'} at most, stored beside the"
+                " fleet's and deleted at the end; a server that keeps one token per client may end the fleet's"
+            )
+        for place in places:
+            counted = CountedProvider(place.configured.provider, most=1)
+            try:
+                figures = _figures(place, counted, size, stage)
+            finally:
+                report.logins += counted.logins
+                _sweep(place)
+            report.backends.append(figures)
+            if tell is not None:
+                tell(figures)
+    return report
+
+
+@contextmanager
+def _providers(name: str | None, setups: Sequence[Setup], stage: Stage) -> Generator[list[Configured]]:
+    """Yield the provider for each backend: the one that was named, made for each, or one that asks a fake."""
+    if name is None:
+        with stage.fake() as (_, provider):
+            yield [Configured(provider)] * len(setups)
+        return
+    found = [setup.provider(name) for setup in setups]
+    if any(getattr(each.provider, "refreshing", False) for each in found):
+        message = (
+            f"[{name}] each login spends the refresh token that the fleet needs, so the bench does not ask for one;"
+            " run `tokencache bench` without a provider, on the same backend"
+        )
+        raise ConfigurationError(message)
+    yield found
+
+
+def _place(setup: Setup, configured: Configured, name: str | None) -> Place:
+    """Return where to measure, unless the backend does not answer or the provider is to be left alone."""
+    from tokencache import TokenCache
+
+    url = setup.url(configured)
+    with (
+        closing(open_backend(url)) as backend,
+        TokenCache.from_config(setup.plan, backend=backend, observers=()) as cache,
+    ):
+        if name is None:
+            return Place(setup, configured, url, _own_key(backend, url, f"{setup.plan.namespace}tokencache"))
+        source = cache.source(configured.provider, policy=setup.quiet_policy(configured), key=configured.key)
+        own = _own_key(backend, url, source.key)
+        status = source.status()
+        if status.cooldown is not None and binds(status):
+            message = (
+                f"[{name}] the fleet leaves the provider alone for {duration(status.cooldown.remaining)} more, and so"
+                f" does the bench: {status.cooldown.message}; try again then"
+            )
+            raise ProviderUnavailable(message)
+    return Place(setup, configured, url, own)
+
+
+def _own_key(backend: Backend, url: BackendURL, beside: str) -> str:
+    """Return a key at which nothing lies; there are few, as a store may keep something small of each for ever."""
+    problem: BackendUnavailable | None = None
+    for number in range(_NAMES):
+        key = f"{beside}:bench{number or ''}"
+        try:
+            slots = [backend.inspect(each) for each in (key, f"{key}:cold")]
+        except BackendUnavailable as error:  # one of several servers may be away
+            problem = problem or error
+        else:
+            if all(slot.stored is None and slot.owner is None and slot.cooldown is None for slot in slots):
+                return key
+    if problem is None:
+        message = f"{_NAMES} others are at work on {url}; try again when they are through"
+        raise BackendUnavailable(message)
+    message = f"{problem}; start it, or correct the URL: docs/troubleshooting.md, Redis connection error"
+    raise BackendUnavailable(message)
+
+
+def _figures(place: Place, counted: CountedProvider, size: Size, stage: Stage) -> Figures:
+    """Return the figures of one backend."""
+    from tokencache import TokenCache
+
+    with (
+        closing(open_backend(place.url)) as backend,
+        TokenCache.from_config(place.setup.plan, backend=backend) as cache,
+        stage.progress("the first token", 4) as advance,
+    ):
+        source = cache.source(counted, policy=place.setup.quiet_policy(place.configured), key=place.key)
+        source.status()  # works out the identity and opens the way to the store: neither is to be measured
+        began = time.perf_counter()
+        token = source.token(size.timeout)
+        first = time.perf_counter() - began
+        _require_shared(source)
+        advance(1, ", and again")
+        cached = statistics.median(timeit.repeat(source.token, number=ROUNDS, repeat=TURNS)) / ROUNDS
+        figures = Figures(str(place.url), first, cached, Percentiles.of(_single(source.token)))
+        with closing(open_backend(place.url)) as another:
+            if another.load(place.key) is None:
+                return replace(figures, note=_NOT_SHARED)
+        advance(2, ", from the store")
+        figures.shared = Percentiles.of(list(_shared(place, backend)))
+        advance(3, f", and {size.processes} processes")
+        figures.stampede = _stampede(place, size, login=min(first, LONGEST_PLAY), token=token)
+    return figures
+
+
+def _require_shared(source: TokenSource) -> None:
+    """Raise ``BackendUnavailable`` where the token could not be stored."""
+    problem = source.status().problem
+    if problem is not None:
+        message = f"{problem}; the bench needs a backend that answers"
+        raise BackendUnavailable(message)
+
+
+def _single(ask: Callable[[], object]) -> list[float]:
+    """Return how long each of many calls took, less what reading the clock takes."""
+    clock = time.perf_counter_ns
+    own = statistics.median([-(clock() - clock()) for _ in range(1_000)])
+    times: list[float] = []
+    for _ in range(ROUNDS):
+        began = clock()
+        ask()
+        times.append(max(clock() - began - own, 1) * 1e-9)
+    return times
+
+
+def _shared(place: Place, backend: Backend) -> Iterator[float]:
+    """Yield how long a call took of sources that were just made, each of which finds the token in the store."""
+    from tokencache import TokenCache
+
+    reader, policy = Reader(backend), place.setup.quiet_policy(place.configured)
+    provider = CountedProvider(place.configured.provider, most=0)
+    ends = time.monotonic() + SHARED_FOR
+    for number in range(SHARED_CALLS):
+        with TokenCache.from_config(place.setup.plan, backend=reader, observers=()) as cache:
+            source = cache.source(provider, policy=policy, key=place.key)
+            _ = source.key  # known to a process that is at work
+            began = time.perf_counter()
+            source.token()
+            yield time.perf_counter() - began
+        if number and time.monotonic() > ends:
+            return
+
+
+def _stampede(place: Place, size: Size, *, login: float, token: Token) -> Stampede:
+    """Let processes with threads ask at once for a token that nobody has; the login is played, and asks nobody."""
+    drill = Drill(
+        backend=place.drill_backend,
+        config=place.setup.config,
+        key=place.cold,
+        secret=secrets.token_hex(16),
+        login=login,
+        size=len(token.value),
+        threads=size.threads,
+        patience=login,
+    )
+    with Fleet(drill, size.processes, worker="tokencache.cli._bench_worker") as fleet:
+        fleet.muster(lambda _count: None)
+        report = fleet.run(lambda _calls: None)
+    if report.errors or not report.fetches:
+        first = report.errors[0] if report.errors else "nobody logged in"
+        message = f"{len(report.errors)} callers of the stampede got no token. The first said: {first}"
+        raise TokenCacheError(message)
+    fetch = max(report.fetches)
+    return Stampede(
+        processes=size.processes,
+        threads=size.threads,
+        served=report.calls,
+        provider_calls=len(report.fetches),
+        fetch=fetch,
+        beyond=Percentiles.of([max(took - fetch, 0.0) for took in report.times]),
+    )
+
+
+def _sweep(place: Place) -> None:
+    """Delete the bench's own records, leases and cooldowns, those of processes that were killed included."""
+    try:
+        with closing(open_backend(place.url)) as backend:
+            for key in (place.key, place.cold):
+                _clear(backend, key)
+    except TokenCacheError as error:
+        complain(f"the bench's own records at {place.key} could not be deleted, and end by themselves: {error}")
+
+
+def _clear(backend: Backend, key: str) -> None:
+    """Leave nothing at a key that is ours."""
+    for _ in range(3):  # a record that comes while we look is seen at the next look
+        slot = backend.inspect(key)
+        if slot.stored is not None:
+            backend.discard(key, slot.stored.data)
+        elif slot.owner is not None or slot.cooldown is not None:
+            # Whoever asks again with the holder's name gets its lease; a cooldown of another identity is displaced.
+            reply = backend.lease(key, slot.owner or secrets.token_hex(12), "bench", None, _TTL)
+            if isinstance(reply, Granted):
+                with suppress(TokenCacheError):
+                    backend.release(reply.lease)
+        else:
+            return
