@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 BODY_LIMIT: Final = 1 << 20
 _SHORTEST: Final = 0.001  # a socket time-out of 0 would mean "do not block"
+_CERTIFICATE: Final = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")  # how a server refuses ours, or none
 _FRAMING: Final = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 
 
@@ -157,6 +158,11 @@ def what_failed(error: Exception, host: str, limit: float) -> str:  # noqa: PLR0
             return f"{host} gave no complete answer within {limit:.1f} s; give it a longer timeout"
         case httpx.ProxyError():
             return f"the proxy did not let the request to {host} through; check the proxy settings"
+        case httpx.TransportError() | OSError() if "ALERT" in detail and any(sign in detail for sign in _CERTIFICATE):
+            return (
+                f"{host} broke off the TLS handshake{detail}; it asks for a client certificate that it knows: set"
+                " certificate and certificate_key"
+            )
         case httpx.ConnectError():
             return f"could not connect to {host}{detail}; check the address and the network: `tokencache doctor` does"
         case httpx.TransportError() | OSError():
