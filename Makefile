@@ -29,7 +29,7 @@ TEST_STAMP := $(VENV)/.installed-test
 DEV_STAMP := $(VENV)/.installed-dev
 DOCS_STAMP := $(VENV)/.installed-docs
 BENCH_STAMP := $(VENV)/.installed-bench
-PEERS := $(PIP) install --constraint $(PINS)
+PEERS := $(PIP) install --constraint $(PINS) --constraint requirements/bench.txt
 
 .PHONY: help demo test test-all lint typecheck format order-service bench bench-quick bench-cells reliability simulate simulate-nightly scale fuzz openapi oidc clean servers
 
@@ -180,7 +180,8 @@ $(DOCS_STAMP): $(INPUTS) | $(TEST_STAMP)
 # A peer that cannot be installed is said to be missing, here and in the report; the others are measured all the same.
 $(BENCH_STAMP): $(INPUTS) requirements/bench.txt | $(DOCS_STAMP)
 	@echo "Installing the peers that are measured beside us (a minute the first time) …"
-	@$(PEERS) --requirement requirements/bench.txt || grep '==' requirements/bench.txt | while read -r peer; do \
+	@$(PEERS) --editable '.[bench]' || $(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', \
+	  'rb'))['project']['optional-dependencies']['bench'], sep='\n')" | while read -r peer; do \
 	  $(PEERS) "$$peer" || echo "Not installed, so not measured: $$peer"; done
 	@touch $@
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
+import sys
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -16,7 +18,11 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
-PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements" / "dev.txt").read_text(), re.MULTILINE))
+PINNED = [
+    dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements" / name).read_text(), re.MULTILINE))
+    for name in ("dev.txt", "bench.txt")
+]
+PINS = {canonicalize_name(name): version for pins in PINNED for name, version in pins.items()}
 TARGETS = {
     *(target for group in PROJECT["project"]["entry-points"].values() for target in group.values()),
     *PROJECT["project"]["scripts"].values(),
@@ -31,9 +37,28 @@ def test_each_entry_point_leads_to_something_callable(target: str) -> None:
 
 
 def test_the_extra_all_holds_every_other() -> None:
-    """`tokencache[all]` brings every extra."""
+    """`tokencache[all]` brings every extra but `bench`, which brings our peers and is for the benchmarks alone."""
     (everything,) = EXTRAS["all"]
-    assert Requirement(everything).extras == set(EXTRAS) - {"all"}
+    assert Requirement(everything).extras == set(EXTRAS) - {"all", "bench"}
+
+
+def test_no_library_is_pinned_to_two_versions() -> None:
+    """The peers' pins go on top of the others, so that both can be constraints of one installation."""
+    dev, bench = ({canonicalize_name(name) for name in pins} for pins in PINNED)
+    assert not dev & bench
+
+
+def test_every_peer_in_the_report_is_installed_by_the_extra() -> None:
+    """What the report says the version of, or that it is not installed, is what `tokencache[bench]` asks for."""
+    spec = importlib.util.spec_from_file_location("suite_results", ROOT / "benchmarks" / "suite" / "results.py")
+    assert spec is not None
+    assert spec.loader is not None
+    results = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = results  # a dataclass looks its module up
+    spec.loader.exec_module(results)
+    asked = {canonicalize_name(Requirement(text).name) for text in EXTRAS["bench"]}
+    asked |= {canonicalize_name(Requirement(text).name) for text in PROJECT["project"]["dependencies"]}
+    assert {canonicalize_name(name) for name in results.PEERS} <= asked
 
 
 def test_every_requirement_is_pinned_within_its_bounds() -> None:
@@ -46,7 +71,7 @@ def test_every_requirement_is_pinned_within_its_bounds() -> None:
     for requirement in named:
         name = canonicalize_name(requirement.name)
         if name != "tokencache":
-            assert name in PINS, f"{name} is not pinned in requirements/dev.txt"
+            assert name in PINS, f"{name} is not pinned in requirements/dev.txt or bench.txt"
             assert requirement.specifier.contains(Version(PINS[name])), f"{requirement} does not allow {PINS[name]}"
 
 
