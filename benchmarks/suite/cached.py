@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from suite import peers
 from suite.logins import Logins
 from suite.measure import in_turns, ratio, timed, timed_async
-from suite.results import Row, middle
+from suite.results import Row, build, middle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -145,7 +145,9 @@ def crowd(plan: Plan) -> list[Row]:
         for name in gets:
             figures = {"ns": middle(found[f"{name}, {count}"]) * 1e9, "threads": float(count)}
             figures["to one"] = ratio(found, f"{name}, {count}", f"{name}, 1")
-            rows.append(Row(CROWD, f"{name}, {count}", "ours" if name == "tokencache" else "limit", figures))
+            rows.append(
+                Row(CROWD, f"{name}, {count}", "ours" if name == "tokencache" else "limit", figures, note=build())
+            )
     return rows
 
 

@@ -87,6 +87,7 @@ def _bars(axes: Axes, rows: list[Row], figure: str, title: str, logarithmic: boo
     axes.bar_label(drawn, told, padding=4)
     if logarithmic:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: number(value))
     axes.margins(x=0.16)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(title + (", logarithmic" if logarithmic else ""), loc="left")
@@ -111,5 +112,5 @@ def _lines(axes: Axes, rows: list[Row], by: str, below: str, beside: str) -> Non
     ticks = sorted({row.figures[by] for row in rows})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(row.figures["ns"] for row in rows))
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)

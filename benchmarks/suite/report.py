@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from suite.results import Results
 
+WORDS = frozenset({"way", "", "note", "claim", "beside"})
+"""The columns of a table that hold words; those of figures stand to the right."""
+
 METHOD = """\
 All ways are measured in one run, on one machine, in turns: each has its turn, then each again, so that a busy moment \
 harms all alike. A ratio is the median of the ratios within a turn, and only ratios are judged: times depend on the \
@@ -215,14 +218,18 @@ def cells(results: Results, scenario: str, figures: tuple[str, ...]) -> list[lis
 def grid(rows: list[list[str]]) -> str:
     """Return rows of words as a table of Markdown; figures stand to the right."""
     head, *body = rows
-    words = {"way", "", "note", "claim", "beside"}
-    lines = [head, ["---" if name in words else "---:" for name in head], *body]
+    lines = [head, ["---" if name in WORDS else "---:" for name in head], *body]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def html_table(rows: list[list[str]]) -> str:
     """Return rows of words as a table of HTML."""
     head, *body = rows
-    first = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
-    rest = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n" for row in body)
-    return f"<div class=wide><table>\n<thead><tr>{first}</tr></thead>\n<tbody>{rest}</tbody></table></div>"
+    kinds = ["" if name in WORDS else " class=n" for name in head]
+
+    def line(cells: list[str], tag: str) -> str:
+        told = (f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+        return f"<tr>{''.join(told)}</tr>"
+
+    rest = "\n".join(line(cells, "td") for cells in body)
+    return f"<div class=wide><table>\n<thead>{line(head, 'th')}</thead>\n<tbody>{rest}\n</tbody></table></div>"

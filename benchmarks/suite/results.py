@@ -6,15 +6,18 @@ import json
 import os
 import platform
 import statistics
+import sys
+import sysconfig
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 LATER = "measured in a later run"
+LOCKED = "with the global lock"
 Kind: TypeAlias = Literal["ours", "limit", "peer"]
 
 PEERS = (
@@ -127,7 +130,16 @@ def machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "threads": build(),
     }
+
+
+def build() -> str:
+    """Return whether threads run side by side here: that takes a free-threaded build whose global lock is off."""
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return LOCKED
+    is_locked: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
+    return f"free-threaded build, {'but an extension turned the global lock on' if is_locked() else 'no global lock'}"
 
 
 def middle(values: Iterable[float]) -> float:
