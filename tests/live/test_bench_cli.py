@@ -26,11 +26,14 @@ from tokencache_qpay.testing import FakeQPay
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.live
 
 PATIENCE = 30.0
 SECRET = "planted-client-secret-7f3a"
+PASSWORD = "planted-acl-password-9d"
+RIGHTS = "+get +pttl +set +del +pexpire +time +eval +evalsha +xadd +xread"
 KEY = "qpay:access_token"
 OWN = (f"{KEY}:bench", f"{KEY}:bench:cold")
 run = CliRunner()
@@ -106,6 +109,19 @@ def test_a_bench_with_its_fake_leaves_an_empty_store(fake: FakeQPay, store: Stor
     assert [line.split()[0] for line in ran.stdout.splitlines()[1:4]] == ["first", "cached", "speed-up"]
     assert fake.requests == 0
     only_the_fleets(store)
+
+
+def test_an_acl_that_admits_the_fleets_keys_admits_the_benchs(fake: FakeQPay, tmp_path: Path) -> None:
+    """Its keys begin as the fleet's does; the password of the URL is in no output and no picture (INV-9)."""
+    require("redis-server")
+    file = tmp_path / "bench.svg"
+    with RedisServer() as server:
+        server.command("ACL", "SETUSER", "app", "reset", "on", f">{PASSWORD}", f"~{KEY}*", *RIGHTS.split())
+        url = f"redis://app:{PASSWORD}@127.0.0.1:{server.port}/0"
+        ran = run.invoke(app, ["bench", "qpay", "-b", url, "-p", "2", "-t", "2", "-v", "--picture", str(file)])
+        assert ran.exit_code == Exit.OK, ran.output
+    assert f"redis://app:***@127.0.0.1:{server.port}/0" in ran.stdout
+    assert PASSWORD not in ran.output + file.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("when", ["login", "stampede"])
