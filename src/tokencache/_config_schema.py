@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tokencache._config_factory import Schema
     from tokencache._config_types import Basic
     from tokencache.plugins import Plugin
+    from tokencache.providers.presets import Preset
 
 DRAFT: Final = "http://json-schema.org/draft-07/schema#"  # the one that TOML editors read
 
@@ -63,7 +64,9 @@ def schema(plugins: Iterable[Plugin] | None = None) -> dict[str, object]:
             "providers": {
                 "type": "object",
                 "description": "Providers by name: cache.source(name), tokencache token NAME.",
-                "additionalProperties": {"$ref": "#/definitions/provider"},
+                "additionalProperties": {
+                    "allOf": [{"$ref": "#/definitions/provider"}, {"$ref": "#/definitions/preset"}]
+                },
             },
         },
         "definitions": _definitions(names, schemas),
@@ -72,6 +75,9 @@ def schema(plugins: Iterable[Plugin] | None = None) -> dict[str, object]:
 
 def _definitions(names: list[str], schemas: Mapping[str, Schema]) -> dict[str, object]:
     """Return what the schema refers to."""
+    from tokencache.providers.presets import presets
+
+    known = presets()
     return {
         "text": {"anyOf": [{"type": "string"}, _REFERENCE]},
         "texts": {"type": "object", "additionalProperties": _TEXT},
@@ -105,10 +111,14 @@ def _definitions(names: list[str], schemas: Mapping[str, Schema]) -> dict[str, o
         },
         "provider": {
             "type": "object",
-            "properties": {"type": {"type": "string", "enum": names}, "preset": {"type": "string"}},
+            "properties": {
+                "type": {"type": "string", "enum": names},
+                "preset": {"type": "string", "enum": list(known)},
+            },
             "oneOf": [{"required": ["type"]}, {"required": ["preset"]}],
             "allOf": [_provider(name, found) for name, found in schemas.items()],
         },
+        "preset": {"allOf": [_preset(each) for each in known.values()]},
     }
 
 
@@ -122,6 +132,26 @@ def _provider(name: str, found: Schema) -> dict[str, object]:
     if found.others is not None:
         then["additionalProperties"] = _setting(kind_of(found.others), secret=False)
     return {"if": {"properties": {"type": {"const": name}}, "required": ["type"]}, "then": then}
+
+
+def _preset(found: Preset) -> dict[str, object]:
+    """Return what holds for the table of a preset: its own settings, and those that must be there.
+
+    The rest, which it shares with its provider's type, is left to the reader: the schema would be many times as long.
+    """
+    from tokencache.providers.presets import preset_settings
+
+    settings = preset_settings(found.name)
+    shown = [setting for setting in settings.values() if setting.name in found.settings or setting.required]
+    properties = {each.name: _setting(each.kind, each.secret, each.description) for each in shown}
+    required = [each.name for each in shown if each.required]
+    then: dict[str, object] = {
+        "properties": {"preset": {"const": found.name, "description": found.title}, **properties},
+        "required": required,
+    }
+    if found.any_of:
+        then["anyOf"] = [{"required": [each]} for each in (*found.any_of, "client_auth")]
+    return {"if": {"properties": {"preset": {"const": found.name}}, "required": ["preset"]}, "then": then}
 
 
 def _cache_settings() -> dict[str, object]:

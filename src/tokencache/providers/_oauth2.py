@@ -108,6 +108,7 @@ class OAuth2Provider(HTTPTokenProvider):
     refreshing: bool = False
     """Whether only the refresh token of the last record leads to the next token, so that it must not be lost."""
     _default_name: ClassVar[str] = "oauth2"
+    _scope_in_form: bool = True
 
     def __init__(self, **options: Unpack[Options]) -> None:
         self.name = options.get("name") or self._default_name
@@ -209,7 +210,8 @@ class OAuth2Provider(HTTPTokenProvider):
         """Return the token request: the grant's fields, ours, the client's proof."""
         options = self._options
         form: dict[str, str | list[str]] = {**options.get("parameters", {}), **fields}
-        for name, value in (("scope", " ".join(self._scope)), ("audience", options.get("audience"))):
+        scope = " ".join(self._scope) if self._scope_in_form else None
+        for name, value in (("scope", scope), ("audience", options.get("audience"))):
             if value:
                 form.setdefault(name, value)
         if self._resource:

@@ -40,7 +40,7 @@ __all__ = [
     "TokenExchange",
 ]
 
-_ASSERTION_LIFE: Final = 3600
+_LONGEST_ASSERTION: Final = 3600
 
 
 class ClientCredentials(OAuth2Provider):
@@ -114,8 +114,9 @@ class JWTBearer(OAuth2Provider):
     """A token for whom a signed assertion names (RFC 7523 section 2.1), as Google's service accounts use it.
 
     ``private_key`` signs the assertion, ``assertion_issuer`` is its ``iss`` (by default ``client_id``), ``subject``
-    its ``sub`` (by default the issuer). ``scope_in_assertion`` puts the scope into the assertion rather than into the
-    form. ``claims`` are added. The client proves nothing else unless ``client_auth`` says so.
+    its ``sub`` (by default the issuer; an empty text leaves it out). ``scope_in_assertion`` puts the scope into the
+    assertion rather than into the form. ``claims`` are added. ``assertion_lifetime`` is how long the assertion holds,
+    in seconds. The client proves nothing else unless ``client_auth`` says so.
     """
 
     grant_type = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -128,14 +129,19 @@ class JWTBearer(OAuth2Provider):
         subject: str | None = None,
         scope_in_assertion: bool = False,
         claims: Mapping[str, str] | None = None,
+        assertion_lifetime: float = 3600.0,
         **options: Unpack[Options],
     ) -> None:
         options.setdefault("client_auth", "client_secret_basic" if options.get("client_secret") else "none")
         super().__init__(**options)
         self._issuer = required(self.name, "assertion_issuer", assertion_issuer or options.get("client_id", ""))
-        self._subject = subject
-        self._in_assertion = scope_in_assertion
+        self._subject = self._issuer if subject is None else subject
+        self._scope_in_form = not scope_in_assertion
         self._claims = dict(claims or {})
+        if not 1 <= assertion_lifetime <= _LONGEST_ASSERTION:
+            message = f"[{self.name}] assertion_lifetime={assertion_lifetime!r} must be from 1 to 3600 seconds"
+            raise ConfigurationError(message)
+        self._assertion_lifetime = int(assertion_lifetime)
         self._private_key = required(self.name, "private_key", options.get("private_key", ""))
         from tokencache.providers._jose import Signer
 
@@ -148,19 +154,21 @@ class JWTBearer(OAuth2Provider):
         now = int(time.time())
         claims: dict[str, object] = {
             "iss": self._issuer,
-            "sub": self._subject or self._issuer,
+            "sub": self._subject,
             "aud": self._options.get("assertion_audience", audience),
             "iat": now,
-            "exp": now + _ASSERTION_LIFE,
+            "exp": now + self._assertion_lifetime,
             "jti": uuid4().hex,
         }
-        if self._in_assertion:
+        if not self._subject:
+            del claims["sub"]
+        if not self._scope_in_form:
             claims["scope"] = " ".join(self._scope)
         return {"assertion": self._signer.sign(claims | self._claims)}
 
     def grant_identity(self) -> Mapping[str, str]:
         """Return whom the assertion names, and the key."""
-        named = {"iss": self._issuer, "sub": self._subject or self._issuer, "private_key": self._private_key}
+        named = {"iss": self._issuer, "sub": self._subject, "private_key": self._private_key}
         return named | {f"claim {name}": value for name, value in self._claims.items()}
 
 
