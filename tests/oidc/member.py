@@ -1,7 +1,7 @@
 """One process of a fleet: a script that is told what to be on its first line, and what to do on each further one.
 
 After each line it prints what its callers got, as JSON: the tokens by their fingerprints, how many of them came late,
-and what was raised. It ends with its input.
+what was raised, and when the last one ends. First it says that it is ready; it ends with its input.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Caller:
         """Whether it has seen enough."""
         return len(self.tokens) >= self._times or self.error is not None
 
-    def take(self, token: Token | None) -> None:
-        """Look at what came."""
+    def take(self, token: Token | None, asked_at: float) -> None:
+        """Look at what came; it must not have been at its end when it was asked for (INV-1)."""
         if token is None:
             self.error = "there was no other token"
             return
-        self.late += token.expires_at <= time.time()
+        self.late += token.expires_at <= asked_at
         self.tokens[sha256(token.value.encode()).hexdigest()[:8]] = token
 
 
@@ -54,6 +54,8 @@ class Member:
         policy = RefreshPolicy(**told["policy"])
         self._source = self._cache.source(RefreshToken(**told["provider"]), policy=policy)
         self._last: Token | None = None
+        self._old: Token | None = None
+        assert self._source.key  # it takes a while, which is not to be a part of the first round
 
     def obey(self, order: str, times: int) -> dict[str, object]:
         """Do what is ordered, all callers at once, and say what came of it."""
@@ -65,9 +67,21 @@ class Member:
         else:
             self._runner.run(self._tasks(callers, order))
         tokens = {name: token for caller in callers for name, token in caller.tokens.items()}
-        self._last = max(tokens.values(), key=lambda token: token.expires_at, default=None)
+        last = max(tokens.values(), key=lambda token: token.expires_at, default=None)
+        if last != self._last:
+            self._last, self._old = last, self._last
         errors = [caller.error for caller in callers if caller.error is not None]
-        return {"tokens": sorted(tokens), "late": sum(caller.late for caller in callers), "errors": errors}
+        late = sum(caller.late for caller in callers)
+        return {
+            "tokens": sorted(tokens),
+            "late": late,
+            "errors": errors,
+            "ends_at": self._last and self._last.expires_at,
+        }
+
+    def _refused(self, order: str) -> Token | None:
+        """Return the token to report: the last one, or the one before that, which somebody has replaced."""
+        return {"refused": self._last, "refused late": self._old}.get(order)
 
     def _threads(self, callers: list[Caller], order: str) -> None:
         together = threading.Barrier(len(callers))
@@ -75,9 +89,9 @@ class Member:
         def ask(caller: Caller) -> None:
             together.wait()
             while not caller.content:
+                asked_at, refused = time.time(), self._refused(order)
                 try:
-                    refused = self._last if order == "refused" else None
-                    caller.take(self._source.token() if refused is None else self._source.replace(refused))
+                    caller.take(self._source.token() if refused is None else self._source.replace(refused), asked_at)
                 except Exception as error:
                     caller.error = repr(error)
                 time.sleep(PAUSE)
@@ -88,9 +102,10 @@ class Member:
     async def _tasks(self, callers: list[Caller], order: str) -> None:
         async def ask(caller: Caller) -> None:
             while not caller.content:
+                asked_at, refused = time.time(), self._refused(order)
                 try:
-                    refused = self._last if order == "refused" else None
-                    caller.take(await (self._source.atoken() if refused is None else self._source.areplace(refused)))
+                    token = await (self._source.atoken() if refused is None else self._source.areplace(refused))
+                    caller.take(token, asked_at)
                 except Exception as error:
                     caller.error = repr(error)
                 await asyncio.sleep(PAUSE)
@@ -101,6 +116,7 @@ class Member:
 def main() -> None:
     """Be a member until the input ends."""
     member = Member(json.loads(sys.stdin.readline()))
+    print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(member.obey(**json.loads(line))), flush=True)
 
