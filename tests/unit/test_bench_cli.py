@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -246,6 +247,51 @@ def test_what_cannot_be_deleted_is_told(fake: FakeQPay, monkeypatch: pytest.Monk
     code, found, said = benched("qpay")
     assert (code, len(found["backends"])) == (Exit.OK, 1)
     assert f"own records at {KEY}:bench could not be deleted, and end by themselves: the store is gone" in said
+
+
+def test_tokens_that_end_too_soon_are_not_measured(fake: FakeQPay, tmp_path: Path) -> None:
+    """A token that may end in the middle would be told as a slow store: exit 1, one login, the reason, no key left."""
+    fake.lifetime = 5.0
+    code, found, said = benched("qpay")
+    assert (code, found, fake.logins) == (Exit.FAILED, {}, 1)
+    assert "too short a time to measure in" in said
+    assert left_behind(tmp_path / "tokencache") == []
+
+
+def test_sealed_records_are_measured_sealed(fake: FakeQPay, tmp_path: Path) -> None:
+    """With a configuration that names backends and seals by the credential, all is measured, and nothing stays."""
+    pytest.importorskip("cryptography")
+    file = tmp_path / "tokencache.toml"
+    folder = tmp_path / "sealed"
+    file.write_text(
+        f'namespace = "shop:"\nbackend = "local"\n[backends.local]\nurl = "{folder.as_uri()}"\n'
+        "[encryption]\nfrom_provider = true\n"
+    )
+    for provider in ((), ("qpay",)):
+        code, found, _ = benched(*provider, "--config", str(file))
+        assert code == Exit.OK
+        assert found["backends"][0]["stampede"]["served"] == 4
+        assert found["backends"][0]["backend"] == folder.as_uri()
+    assert not list(folder.glob("*.json"))
+    assert any(path.name.startswith("shop-") for path in folder.iterdir()), "the fake's key is in the namespace"
+
+
+def test_progress_is_for_a_terminal_and_wipes_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a person looks a line says what is done, and is gone at the end; a pipe gets nothing."""
+
+    class Terminal(io.StringIO):
+        """A text that says that it is a terminal."""
+
+        def isatty(self) -> bool:
+            """Say yes."""
+            return True
+
+    for kind, said in ((Terminal, "\r\x1b[2K  reading …\r\x1b[2K"), (io.StringIO, "")):
+        text = kind()
+        monkeypatch.setattr(sys, "stderr", text)
+        with bench._progress() as at_work:
+            at_work("reading")
+        assert text.getvalue() == said
 
 
 class Mute:

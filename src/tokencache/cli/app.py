@@ -318,8 +318,8 @@ def bench(
 ) -> None:
     """Measure what a token costs on your own servers: at first, cached, from the store, and when many ask at once.
 
-    One login per backend, at a key of its own beside the fleet's, which is deleted at the end; that of the stampede is
-    played, and asks nobody. No secrets.
+    One login per backend, stored at a key of its own and deleted at the end; those who ask at once are given a
+    made-up token. No secrets.
     """
     from tokencache.cli._bench_picture import draw, picture_place
     from tokencache.cli._setup import Setup

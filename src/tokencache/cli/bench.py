@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import statistics
+import sys
 import time
 import timeit
 from contextlib import closing, contextmanager, suppress
@@ -43,6 +44,9 @@ TURNS: Final = 5
 SHARED_CALLS: Final = 1_000
 SHARED_FOR: Final = 2.0
 """How long the store is read, in seconds, at most."""
+
+SHORTEST: Final = 15.0
+"""The least lifetime of a token, in seconds: it is not to end while it is measured."""
 
 LONGEST_PLAY: Final = 2.0
 """A slower login is played by one of this length, in seconds."""
@@ -93,8 +97,7 @@ def measure(
     """
     import_module("httpx")  # most logins load it, which is not to count for the first backend alone
     report = Report(FAKE if name is None else name)
-    stage = Stage(Console(stderr=True, highlight=False), "")
-    with _providers(name, setups, stage) as configured:
+    with _providers(name, setups) as configured:
         places = [_place(setup, each, name) for setup, each in zip(setups, configured, strict=True)]
         if name is not None:
             complain(
@@ -104,7 +107,7 @@ def measure(
         for place in places:
             counted = CountedProvider(place.configured.provider, most=1)
             try:
-                figures = _figures(place, counted, size, stage)
+                figures = _figures(place, counted, size)
             finally:
                 report.logins += counted.logins
                 _sweep(place)
@@ -115,10 +118,10 @@ def measure(
 
 
 @contextmanager
-def _providers(name: str | None, setups: Sequence[Setup], stage: Stage) -> Generator[list[Configured]]:
+def _providers(name: str | None, setups: Sequence[Setup]) -> Generator[list[Configured]]:
     """Yield the provider for each backend: the one that was named, made for each, or one that asks a fake."""
     if name is None:
-        with stage.fake() as (_, provider):
+        with Stage(Console(stderr=True), "").fake() as (_, provider):
             yield [Configured(provider)] * len(setups)
         return
     found = [setup.provider(name) for setup in setups]
@@ -173,32 +176,56 @@ def _own_key(backend: Backend, url: BackendURL, beside: str) -> str:
     raise BackendUnavailable(message)
 
 
-def _figures(place: Place, counted: CountedProvider, size: Size, stage: Stage) -> Figures:
+def _figures(place: Place, counted: CountedProvider, size: Size) -> Figures:
     """Return the figures of one backend."""
     from tokencache import TokenCache
 
     with (
         closing(open_backend(place.url)) as backend,
         TokenCache.from_config(place.setup.plan, backend=backend) as cache,
-        stage.progress("the first token", 4) as advance,
+        _progress() as at_work,
     ):
         source = cache.source(counted, policy=place.setup.quiet_policy(place.configured), key=place.key)
+        at_work(f"{place.url}: the first token")
         source.status()  # works out the identity and opens the way to the store: neither is to be measured
         began = time.perf_counter()
         token = source.token(size.timeout)
         first = time.perf_counter() - began
         _require_shared(source)
-        advance(1, ", and again")
+        if token.lifetime < SHORTEST:
+            message = (
+                f"[{source.provider}] its tokens live {duration(token.lifetime)}, too short a time to measure in; run"
+                " `tokencache bench` without a provider, on the same backend"
+            )
+            raise TokenCacheError(message)
+        at_work(f"{place.url}: a token from the local copy")
         cached = statistics.median(timeit.repeat(source.token, number=ROUNDS, repeat=TURNS)) / ROUNDS
         figures = Figures(str(place.url), first, cached, Percentiles.of(_single(source.token)))
         with closing(open_backend(place.url)) as another:
             if another.load(place.key) is None:
                 return replace(figures, note=_NOT_SHARED)
-        advance(2, ", from the store")
+        at_work(f"{place.url}: a token from the store")
         figures.shared = Percentiles.of(list(_shared(place, backend)))
-        advance(3, f", and {size.processes} processes")
+        at_work(f"{place.url}: {size.processes} processes that have none")
         figures.stampede = _stampede(place, size, login=min(first, LONGEST_PLAY), token=token)
     return figures
+
+
+@contextmanager
+def _progress() -> Generator[Callable[[str], None]]:
+    """Tell where a person looks what is being done; no thread draws, as that would be measured as well."""
+    if not sys.stderr.isatty():
+        yield lambda _text: None
+        return
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"\r\x1b[2K{text}")
+        sys.stderr.flush()
+
+    try:
+        yield lambda text: say(f"  {text} …")
+    finally:
+        say("")
 
 
 def _require_shared(source: TokenSource) -> None:
