@@ -451,6 +451,7 @@ def test_the_picture_bears_any_name_and_any_time() -> None:
 # --- as a process -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_process_and_no_key(fake: FakeQPay, tmp_path: Path) -> None:
     """INV-8: an interrupt in the middle of a stampede exits 130; its processes, leases and records are gone."""
     folder = tmp_path / "tokencache"
@@ -460,6 +461,7 @@ def test_ctrl_c_leaves_no_process_and_no_key(fake: FakeQPay, tmp_path: Path) -> 
     assert fake.logins == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_the_login_leaves_no_key(fake: FakeQPay, tmp_path: Path) -> None:
     """INV-8: an interrupt while the provider is asked leaves neither a lease nor the token that comes later."""
     folder = tmp_path / "tokencache"
@@ -505,6 +507,7 @@ def interrupted(arguments: list[str], when: Any) -> None:  # noqa: ANN401  (a fu
         os.killpg(process.pid, 0)
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_it_quietly(fake: FakeQPay, tmp_path: Path) -> None:
     """In a pipe whose reader has gone, it ends with 141 and no traceback, and its keys are gone."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
