@@ -210,7 +210,8 @@ def test_a_rate_limit_is_waited_for(github: GitHub, status: int, headers: dict[s
     """INV-7: a rate limit, also one with status 403, is no refusal, and names the instant at which it ends."""
     now = time.time()
     shown = {name: str(int(now + 120)) if value == "RESET" else value for name, value in headers.items()}
-    github.refuse(status, "You have exceeded a secondary rate limit.", **shown)
+    told = "You have exceeded a secondary rate limit." if status == 403 and not headers else "Slow down."
+    github.refuse(status, told, **shown)
     with pytest.raises(ProviderUnavailable) as raised:
         app(base_url=github.url).fetch(context())
     assert raised.value.status == status
