@@ -114,6 +114,11 @@ def preset_settings(name: str) -> Mapping[str, Setting]:
     return cast("Mapping[str, Setting]", _presets("preset_settings")(name))
 
 
+def _is_preset(name: str) -> bool:
+    """Return whether there is a preset of this name."""
+    return name in cast("Mapping[str, object]", _presets("presets")())
+
+
 def _presets(name: str) -> Callable[..., object]:
     """Return a function of the presets, loaded when it is needed."""
     from importlib import import_module
@@ -153,7 +158,8 @@ def _find_factory(drawn: Draft, table: Mapping[str, Given]) -> bool:
             factory = load_provider_factory(value)
             drawn.make, drawn.schema = factory, schema_of(factory)
     except ConfigurationError as error:
-        drawn.mistakes.append(Mistake(given.place, str(error), ""))
+        remedy = f'it is a preset: write preset = "{value}"' if chosen == ["type"] and _is_preset(value) else ""
+        drawn.mistakes.append(Mistake(given.place, str(error), remedy))
         return False
     for name in drawn.schema.unfit:
         problem = (
@@ -227,7 +233,8 @@ def _missing(place: Place, name: str, setting: Setting) -> Mistake:
     """Return the mistake of a setting that must be there."""
     variable = f"{name}_{setting.name}".upper().replace("-", "_")
     value = f'{{ env = "{variable}" }}' if setting.secret else "…"
-    return Mistake(place.at(setting.name), "this is missing", f"add {setting.name} = {value}")
+    what = f" ({setting.description.rstrip('.')})" if setting.description else ""
+    return Mistake(place.at(setting.name), "this is missing", f"add {setting.name} = {value}{what}")
 
 
 def _first(drawn: Draft) -> ConfigurationError:

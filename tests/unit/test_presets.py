@@ -499,7 +499,7 @@ def test_the_check_names_what_a_preset_lacks(folder: Path) -> None:
     ran = CliRunner().invoke(app, ["config", "check"], env={"COLUMNS": "500"})
     assert ran.exit_code == 2
     assert "providers.calls.account_id" in ran.output
-    assert "add account_id = …" in ran.output
+    assert "add account_id = … (The account's ID, from the app's credentials)" in ran.output
     assert 'add client_secret = { env = "CALLS_CLIENT_SECRET" }' in ran.output
     assert "did you mean 'account_id'?" in ran.output
 
@@ -509,12 +509,14 @@ def test_the_check_knows_presets_and_their_choices(folder: Path) -> None:
     (folder / "tokencache.toml").write_text(
         '[providers.a]\npreset = "okt"\n[providers.b]\npreset = "paypal"\nclient_id = "i"\nenvironment = "sandbx"\n'
         'client_secret = { env = "SECRET" }\n[providers.c]\npreset = "auth0"\nclient_id = "i"\naudience = "u"\n'
-        'domain = "shop.eu.auth0.com"\n'
+        'domain = "shop.eu.auth0.com"\n[providers.d]\ntype = "zoom"\n[providers.e]\ntype = "nobody"\n'
     )
     ran = CliRunner().invoke(app, ["config", "check"], env={"COLUMNS": "500"})
     assert "did you mean 'okta'?" in ran.output
     assert "did you mean 'sandbox'?" in ran.output
     assert "needs one of client_secret, private_key" in ran.output
+    assert 'write preset = "zoom"' in ran.output
+    assert 'write preset = "nobody"' not in ran.output
 
 
 def test_the_data_has_no_name_that_nobody_reads() -> None:
