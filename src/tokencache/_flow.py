@@ -282,7 +282,9 @@ def _ask(job: Job, grant: LeaseGrant | None) -> Flow[Token | ProviderError]:
     return got
 
 
-def _commit(job: Job, grant: LeaseGrant, copy: Copy, at: Instants, took: float | None) -> Flow[Outcome]:
+def _commit(
+    job: Job, grant: LeaseGrant, copy: Copy, at: Instants, *, took: float | None, again_at: float | None = None
+) -> Flow[Outcome]:
     """Store a copy for the fleet and return it; without the backend it is returned all the same (INV-4)."""
     kept = _kept(job, copy.token, at)
     data = _record.encode(
@@ -293,6 +295,7 @@ def _commit(job: Job, grant: LeaseGrant, copy: Copy, at: Instants, took: float |
         key=job.key,
         sealing=job.sealing,
         kept=kept,
+        again_at=again_at,
     )
     reply = yield from commit(grant, data, copy.usable_at - at.clock + kept)
     if reply is True:
@@ -338,8 +341,9 @@ def _newer(job: Job) -> Flow[Copy | None]:
 
 
 def _unchanged(job: Job, grant: LeaseGrant, current: Copy, at: Instants) -> Flow[Outcome]:
-    """Keep the current token and say so to the fleet under a new fence, so that nobody else asks now."""
-    outcome = yield from _commit(job, grant, current, at, took=None)
+    """Keep the current token and say so to the fleet under a new fence, so that nobody asks now, nor who starts now."""
+    again_at = at.wall + unchanged_pause(current.usable_at - at.clock)
+    outcome = yield from _commit(job, grant, current, at, took=None, again_at=again_at)
     copy = outcome.copy if isinstance(outcome, Obtained) else current
     return (yield from _keep(job, copy, at))
 
@@ -468,11 +472,14 @@ def read(job: Job, stored: Stored, at: Instants) -> Copy:
         last = times.usable
     if stored.remaining is not None:
         last = min(last, stored.remaining - record.kept)
+    refresh = times.refresh
+    if record.again_at is not None:  # the writer's clock may be anywhere
+        refresh = max(refresh, min(record.again_at - at.wall, unchanged_pause(last)))
     return Copy(
         token=token,
         data=stored.data,
         fence=record.fence,
-        refresh_at=at.clock + min(times.refresh, last),
+        refresh_at=at.clock + min(refresh, last),
         usable_at=at.clock + last,
         fetched_at=at.clock + remaining - (record.lifetime or remaining),
         got_at=at.clock,

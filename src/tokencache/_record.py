@@ -2,8 +2,8 @@
 
 ``expiresAt`` is the true expiry in whole epoch seconds. We add ``v``, ``fence``, ``identity``, ``reason``,
 ``tokenType``, ``scope``, ``issuedAt``, ``lifetime`` (the float seconds that keep a short token exact),
-``refreshToken``, ``refreshExpiresAt`` and ``extra``. A sealed record is ``{"v": 1, "fence": …, "sealed": "…"}``: the
-fence stays readable, because backends compare it (INV-3).
+``refreshToken``, ``refreshExpiresAt``, ``againAt``, ``kept`` and ``extra``. A sealed record is
+``{"v": 1, "fence": …, "sealed": "…"}``: the fence stays readable, because backends compare it (INV-3).
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class Record(NamedTuple):
     ``fence`` and ``identity`` are ``None`` where another program wrote it. ``lifetime`` is the whole life of the
     token in seconds, ``None`` where the record does not tell; ``token.issued_at`` then is ``token.expires_at``, so that
     ``token.lifetime`` is 0 and decides nothing. ``reason`` is why the token was fetched. ``kept`` is for
-    how long the record outlives the usable end of its token, in seconds.
+    how long the record outlives the usable end of its token, in seconds. ``again_at`` is when to ask again
+    a provider that had nothing better, in epoch seconds.
     """
 
     token: Token
@@ -49,6 +50,7 @@ class Record(NamedTuple):
     reason: str | None
     lifetime: float | None
     kept: float = 0.0
+    again_at: float | None = None
 
 
 class Sealing(Protocol):
@@ -70,6 +72,7 @@ def encode(
     identity: str,
     reason: str | None = None,
     kept: float = 0.0,
+    again_at: float | None = None,
     key: str = "",
     sealing: Sealing | None = None,
 ) -> bytes:
@@ -89,6 +92,7 @@ def encode(
         "identity": identity,
         "reason": reason,
         "kept": kept or None,
+        "againAt": again_at,
     }
     stored = {name: value for name, value in fields.items() if value is not None}
     plain = _dump_readable(stored | {"extra": dict(token.extra)} if token.extra else stored)
@@ -137,7 +141,8 @@ def decode(data: bytes, *, key: str = "", sealing: Sealing | None = None) -> Rec
         token = None
     if token is None:
         _refuse("its field 'accessToken' or 'tokenType' is missing or unusable")
-    return Record(token, _fence(fields), get("identity"), get("reason"), lifetime, _number(fields, "kept") or 0.0)
+    kept, again_at = _number(fields, "kept") or 0.0, _number(fields, "againAt")
+    return Record(token, _fence(fields), get("identity"), get("reason"), lifetime, kept, again_at)
 
 
 def fence_of(data: bytes) -> int | None:

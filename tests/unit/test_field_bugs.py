@@ -523,6 +523,25 @@ def test_the_same_token_until_it_expires_makes_a_loop(world: World, colour: str)
 
 
 @both_colours
+def test_the_same_token_is_asked_for_by_each_process_that_starts(world: World, colour: str) -> None:
+    """INV-2: in a rolling restart nobody asks again what the fleet has just been told; later, one does."""
+    world.provider.value = "same"
+    ask(world.source, colour)
+    world.clock.advance(2900)  # into the window
+    for _ in range(20):
+        source = world.process()
+        assert ask(source, colour).value == ask(source, colour).value == "same"
+        land()
+    assert world.provider.calls == 2
+    world.clock.advance(161)  # a quarter of what remained
+    for _ in range(20):
+        source = world.process()
+        assert ask(source, colour).value == ask(source, colour).value == "same"
+        land()
+    assert world.provider.calls == 3
+
+
+@both_colours
 @pytest.mark.parametrize("lifetime", [1.0, 2.0, 10.0, 59.0, 240.0, 300.0])
 def test_a_lifetime_shorter_than_the_window_makes_a_fetch_per_call(world: World, colour: str, lifetime: float) -> None:
     """INV-2: a token that lives no longer than others' windows is kept for the first half of its life at least."""

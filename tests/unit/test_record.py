@@ -292,6 +292,16 @@ def test_too_large_is_unreadable() -> None:
     assert "larger" in refusal(dump(extra={"a": "x" * (room + 1)}))
 
 
+def test_what_a_record_tells_beside_its_token() -> None:
+    """For how long it outlives its token, and when the provider is to be asked again; neither is there by default."""
+    data = encode(FULL, fence=FENCE, identity=ID, kept=5.5, again_at=1704067100.25)
+    assert (decode(data).kept, decode(data).again_at) == (5.5, 1704067100.25)
+    assert (json.loads(data)["kept"], json.loads(data)["againAt"]) == (5.5, 1704067100.25)
+    bare = encode(FULL, fence=FENCE, identity=ID)
+    assert (decode(bare).kept, decode(bare).again_at) == (0.0, None)
+    assert not {"kept", "againAt"} & set(json.loads(bare))
+
+
 @pytest.mark.parametrize(
     ("changed", "part"),
     [
@@ -314,6 +324,8 @@ def test_too_large_is_unreadable() -> None:
         *(({"refreshToken": value}, "'refreshToken' is no text") for value in (1, [], True)),
         *(({"issuedAt": value}, "'issuedAt' is no instant") for value in (True, "soon", [], 1e400)),
         *(({"lifetime": value}, "'lifetime' is no number") for value in (True, "1", [], 1e400, -1e400, 10**400)),
+        *(({"againAt": value}, "'againAt' is no number") for value in (True, "1", [], 1e400)),
+        *(({"kept": value}, "'kept' is no number") for value in (True, "1", [], 1e400)),
         *(({"refreshExpiresAt": value}, "'refreshExpiresAt' is no instant") for value in (False, "never", {})),
         *(({"extra": value}, "'extra' is no object") for value in (1, [], "x", True)),
     ],

@@ -94,7 +94,7 @@ MUTANTS: Mapping[str, Mutant] = {
             "INV-2: the fleet is not told that the provider has nothing better",
             "_flow",
             (
-                "    outcome = yield from _commit(job, grant, current, at, took=None)\n    copy =",
+                "    outcome = yield from _commit(job, grant, current, at, took=None, again_at=again_at)\n    copy =",
                 "    outcome = None\n    copy =",
             ),
         ),
