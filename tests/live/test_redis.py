@@ -273,3 +273,23 @@ def test_closing_in_mid_call_leaves_no_connection(redis_url: str) -> None:
             backend.close()
         assert [load.result() for load in loads] == [None] * 8
         eventually(lambda: proxy.connections == 0)
+
+
+def test_no_connection_outlives_the_clients_that_are_let_go(redis_url: str) -> None:
+    """A cluster's clients are made anew when its nodes change: idle connections end, lent ones when they return."""
+    backend = from_url(BackendURL.parse(redis_url))
+    backend.load("key")
+    (stack,) = backend._idle._stacks.values()
+    (idle,) = stack
+    lent, pool = backend._idle, backend._pool("key", waiting=False)
+    taken = pool.connection_class(**pool.connection_kwargs)
+    taken.connect()
+    backend._forget()
+    assert not idle.is_connected
+    lent.put(pool, taken)
+    assert not taken.is_connected
+    backend.load("key")
+    (stack,) = backend._idle._stacks.values()
+    (again,) = stack
+    backend.close()
+    assert not again.is_connected

@@ -134,8 +134,8 @@ class RedisBackend:
     def close(self) -> None:
         """Close the connections that were made here."""
         self._closed = True
-        self._idle.close()
         self._forget()
+        self._idle.close()
 
     def aio(self) -> AsyncRedisBackend | Any:
         """Return the half for the running event loop, with connections of its own."""
@@ -174,15 +174,16 @@ class RedisBackend:
         if self._closed:
             raise closed()
         try:
+            idle = self._idle
             pool = self._pool(key, waiting=waiting)
-            connection = self._idle.take(pool)
+            connection = idle.take(pool)
             try:
                 connection.send_packed_command(connection.pack_commands(commands))
                 replies = [_reply(connection) for _ in commands]
             except BaseException:
                 connection.disconnect()
                 raise
-            self._idle.put(pool, connection)
+            idle.put(pool, connection)
             return checked(replies)
         except _FAILURES as error:
             if self._cluster and _is_of_topology(error):
@@ -193,6 +194,8 @@ class RedisBackend:
         """Let go of the clients of a cluster whose nodes or slots have changed; the next call asks where they are."""
         with self._lock:
             clients, self._client, self._waiting = (self._client, self._waiting), None, None
+            idle, self._idle = self._idle, _Idle()
+        idle.close()
         for client in clients:
             if client is not None:
                 client.close()

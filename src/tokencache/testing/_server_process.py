@@ -175,8 +175,9 @@ class ServerProcess:
 
     def resume(self) -> None:
         """Let a paused process go on (SIGCONT). Returns when it answers."""
-        os.kill(self.pid, signal.SIGCONT)
-        self._await()
+        process = self._running()
+        os.kill(process.pid, signal.SIGCONT)
+        self._await(process)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -203,11 +204,10 @@ class ServerProcess:
                 start_new_session=True,  # an interrupt on the terminal is for the tests
             )
         self._tell_guard(self._process.pid)
-        self._await()
+        self._await(self._process)
 
-    def _await(self) -> None:
+    def _await(self, process: subprocess.Popen[bytes]) -> None:
         """Wait until the process answers for itself: another may have got the port."""
-        process = self._running()
         deadline = time.monotonic() + PATIENCE
         while not self._answers(process.pid):
             try:
