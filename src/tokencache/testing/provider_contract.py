@@ -1,0 +1,218 @@
+"""The contract of HTTP providers: each law of :class:`tokencache.ports.TokenProvider` written once, for both halves.
+
+A provider passes when a class of about this size does::
+
+    class TestMyProvider(ProviderContract):
+        def make_provider(self, server, secret):
+            return MyProvider(server.url, client_id="shop", client_secret=secret)
+
+        def make_others(self, server, secret):
+            return {"scope": MyProvider(server.url, client_id="shop", client_secret=secret, scope="orders")}
+
+pytest runs the laws on threads and on event loops, against a real server on loopback
+(:class:`~tokencache.testing.token_server.TokenServer`). A server that speaks otherwise than OAuth says so in
+``token_reply``, ``error_reply`` and ``rejecting``.
+"""
+
+# ruff: noqa: S101 - a law is an assertion, and a figure in it is the claim itself
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import replace
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tokencache._keys import fingerprint, quick_fingerprint
+from tokencache.errors import ProviderRejected, ProviderUnavailable
+from tokencache.testing._provider_laws import ProviderLaws
+from tokencache.testing.token_server import Reply, TokenServer, reset, silent
+
+if TYPE_CHECKING:
+    from tokencache.ports import TokenProvider
+    from tokencache.token import Token
+
+__all__ = ["ProviderContract"]
+
+_OTHER_SECRET = "another/planted+secret"
+_PAUSE = 120
+
+
+class ProviderContract(ProviderLaws):
+    """All laws. A subclass whose name begins with ``Test`` says how to make a provider."""
+
+    # --- tokens
+
+    def test_both_halves_give_the_same_token(self, server: TokenServer) -> None:
+        """Threads and event loops get the token that the server gave, with the same fields, for the same request."""
+        tokens: dict[str, Token] = {}
+        for half in ("sync", "async"):
+            server.answer(self.token_reply("planted-token-1", 3600))
+            tokens[half] = self.fetch(self.make_provider(server, self.secret), half)
+        one, other = tokens["sync"], tokens["async"]
+        assert one.value == other.value == "planted-token-1"
+        assert (one.token_type, one.scope, one.extra) == (other.token_type, other.scope, other.extra)
+        sent, sent_too = server.requests
+        assert (sent.method, sent.path) == (sent_too.method, sent_too.path)
+
+    def test_each_fetch_asks_the_server(self, server: TokenServer, half: str) -> None:
+        """A provider keeps no token: a second fetch brings a second one, also where the first is known."""
+        provider = self.make_provider(server, self.secret)
+        first = self.fetch(provider, half)
+        assert self.fetch(provider, half, previous=first).value == "planted-token-2"
+
+    @pytest.mark.parametrize("lifetime", [90, 3600, 7200])
+    def test_the_lifetime_is_that_of_the_answer(self, server: TokenServer, half: str, lifetime: int) -> None:
+        """INV-1: a token ends when the server said, counted from before the request came, and not much earlier."""
+        server.answer(self.token_reply("planted-token-1", lifetime))
+        before = time.time()
+        token = self.fetch(self.make_provider(server, self.secret), half)
+        assert token.expires_at <= server.came_at[-1] + lifetime
+        assert token.expires_at >= before + lifetime - 2.0  # a server's clock may show whole seconds
+
+    # --- identity
+
+    def test_the_identity_is_the_same_for_equal_settings(self, server: TokenServer) -> None:
+        """INV-2: two processes with the same settings name the same record, before and after a fetch."""
+        one, other = (self.make_provider(server, self.secret) for _ in range(2))
+        named = fingerprint(one.name, one.identity())
+        assert fingerprint(other.name, other.identity()) == named
+        self.fetch(one, "sync")
+        assert quick_fingerprint(one.name, one.identity()) == quick_fingerprint(other.name, other.identity())
+
+    def test_whatever_makes_another_token_makes_another_identity(self, server: TokenServer) -> None:
+        """INV-10: another credential, another server, and each of ``make_others`` has a record of its own."""
+        with TokenServer() as elsewhere:
+            providers: dict[str, TokenProvider] = {
+                "itself": self.make_provider(server, self.secret),
+                "another secret": self.make_provider(server, _OTHER_SECRET),
+                "another server": self.make_provider(elsewhere, self.secret),
+                **self.make_others(server, self.secret),
+            }
+            seen: dict[bytes, str] = {}
+            for what, provider in providers.items():
+                twin = seen.setdefault(quick_fingerprint("provider", provider.identity()), what)
+                assert twin == what, f"{what!r} has the identity of {twin!r}: they would share a token"
+
+    def test_the_identity_shows_no_secret(self, server: TokenServer) -> None:
+        """INV-9: credentials are in the identity as ``Secret``, and nowhere else in it."""
+        self.require_clean(repr(self.make_provider(server, self.secret).identity()), "identity", server)
+
+    # --- no secret leaves
+
+    def test_the_provider_shows_no_secret(self, server: TokenServer) -> None:
+        """INV-9: neither ``repr`` nor ``str`` of a provider shows what it proves itself by, nor does its name."""
+        provider = self.make_provider(server, self.secret)
+        self.fetch(provider, "sync")
+        for text in (repr(provider), str(provider), provider.name):
+            self.require_clean(text, "text of the provider", server)
+
+    def test_the_log_shows_no_secret(self, server: TokenServer, half: str, caplog: pytest.LogCaptureFixture) -> None:
+        """INV-9: a fetch, and one that fails, log neither secret nor token at any level."""
+        with caplog.at_level(logging.DEBUG):
+            self.fetch(self.make_provider(server, self.secret), half)
+            self.fails(ProviderUnavailable, server, half, self.error_reply(500, self.secret))
+        self.require_clean(caplog.text, "log", server)
+
+    def test_a_secret_that_the_server_repeats_stays_hidden(self, server: TokenServer, half: str) -> None:
+        """INV-9: a server that writes what it was sent into its refusal has it quoted nowhere."""
+
+        async def tell(asked: object) -> Reply:
+            sent = server.requests[-1].headers.get("authorization", "")
+            del asked
+            return self.error_reply(self.rejecting[0], f"{self.secret} and {sent} are unknown")
+
+        self.fails(ProviderRejected, server, half, tell)
+
+    # --- refusals
+
+    def test_a_refusal_is_permanent(self, server: TokenServer, half: str) -> None:
+        """INV-7: what the server refuses for good is ``ProviderRejected``, with the status, after one request."""
+        for status in self.rejecting:
+            server.requests.clear()
+            error = self.fails(ProviderRejected, server, half, self.error_reply(status, "unknown client"))
+            assert error.status == status
+            assert len(server.requests) == 1
+
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_a_pause_in_seconds_is_handed_on(self, server: TokenServer, half: str, status: int) -> None:
+        """INV-7: the seconds of ``Retry-After`` become ``retry_at``, and the fleet waits that long."""
+        before = time.time()
+        refused = self.error_reply(status, "slow down", {"Retry-After": str(_PAUSE)})
+        error = self.fails(ProviderUnavailable, server, half, refused)
+        assert error.retry_at is not None, "Retry-After is lost"
+        assert before + _PAUSE <= error.retry_at <= time.time() + _PAUSE
+
+    @pytest.mark.parametrize("ahead", [0, 3600, -3600], ids=["in time", "an hour ahead", "an hour behind"])
+    def test_a_pause_until_a_date_is_handed_on(self, server: TokenServer, half: str, ahead: int) -> None:
+        """INV-7: a date in ``Retry-After`` counts by the server's own ``Date``, whatever its clock shows."""
+        before = time.time()
+        dates = {
+            "Date": formatdate(before + ahead, usegmt=True),
+            "Retry-After": formatdate(before + ahead + _PAUSE, usegmt=True),
+        }
+        error = self.fails(ProviderUnavailable, server, half, self.error_reply(429, "slow down", dates))
+        assert error.retry_at is not None, "Retry-After is lost"
+        assert before + _PAUSE - 1 <= error.retry_at <= time.time() + _PAUSE + 1  # dates hold whole seconds
+
+    # --- failures
+
+    @pytest.mark.parametrize("status", [500, 502, 503, 504])
+    def test_a_failing_server_is_unavailable(self, server: TokenServer, half: str, status: int) -> None:
+        """A status of 500 and above is transient, whatever the body says."""
+        for reply in (self.error_reply(status, "broken"), Reply(status), _page(status, self.secret)):
+            self.fails(ProviderUnavailable, server, half, reply)
+
+    @pytest.mark.parametrize("status", [500, 503])
+    def test_a_token_in_an_error_is_not_taken(self, server: TokenServer, half: str, status: int) -> None:
+        """What looks like a token in the body of an error is none, and is quoted nowhere."""
+        self.fails(ProviderUnavailable, server, half, replace(self.token_reply("planted-token-1", 60), status=status))
+
+    @pytest.mark.parametrize("body", [b"", b"null", b"[]", b'"planted-token-1"', b"{}", b'{"access_token": null}'])
+    def test_an_answer_without_a_token_is_unavailable(self, server: TokenServer, half: str, body: bytes) -> None:
+        """A success that holds no token is a failure of the server, and never an exception of another kind."""
+        self.fails(ProviderUnavailable, server, half, Reply(200, body, (("Content-Type", "application/json"),)))
+
+    def test_a_page_is_unavailable(self, server: TokenServer, half: str) -> None:
+        """A page of HTML in the place of a token, as proxies send it, is a failure; it is not quoted."""
+        self.fails(ProviderUnavailable, server, half, _page(200, self.secret))
+
+    def test_half_a_document_is_unavailable(self, server: TokenServer, half: str) -> None:
+        """A body that ends before its JSON does is a failure; the half of a token in it is neither used nor quoted."""
+        whole = self.token_reply("planted-token-1", 3600)
+        self.fails(ProviderUnavailable, server, half, replace(whole, body=whole.body[: len(whole.body) // 2]))
+
+    def test_a_body_that_is_cut_off_is_unavailable(self, server: TokenServer, half: str) -> None:
+        """A connection that breaks within the body is a failure, and no half of a token is used."""
+        self.fails(ProviderUnavailable, server, half, replace(self.token_reply("planted-token-1", 3600), cut=True))
+
+    def test_a_broken_connection_is_unavailable(self, server: TokenServer, half: str) -> None:
+        """A connection that is reset before there is an answer is a failure."""
+        self.fails(ProviderUnavailable, server, half, reset)
+
+    def test_nobody_there_is_unavailable(self, server: TokenServer, half: str) -> None:
+        """A server that does not listen is a failure."""
+        server.stop()
+        self.fails(ProviderUnavailable, server, half)
+
+    def test_a_silent_server_is_given_up_by_the_deadline(self, server: TokenServer, half: str) -> None:
+        """INV-8: a fetch ends by its deadline, whatever time-out the provider has of its own."""
+        self.fails(ProviderUnavailable, server, half, silent, timeout=0.3)
+
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    def test_a_redirect_takes_no_credential_along(self, server: TokenServer, half: str, status: int) -> None:
+        """INV-9: a redirect is not followed: nobody else gets the credential, and no token comes from elsewhere."""
+        with TokenServer() as elsewhere:
+            elsewhere.answer(self.token_reply("planted-token-elsewhere", 3600))
+            moved = Reply(status, json.dumps({}).encode(), (("Location", f"{elsewhere.url}/token"),))
+            self.fails(ProviderUnavailable, server, half, moved)
+            assert elsewhere.requests == [], "the redirect was followed"
+
+
+def _page(status: int, text: str) -> Reply:
+    """Return a page for people."""
+    return Reply(status, f"<html><body>{text} planted-token-1</body></html>".encode(), (("Content-Type", "text/html"),))

@@ -1,0 +1,124 @@
+"""The contract of providers, kept by those of tokencache that speak HTTP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tokencache.providers.oauth2 import ClientCredentials, CustomGrant, OAuth2Provider, Password, RefreshToken
+from tokencache.testing.provider_contract import ProviderContract
+from tokencache.testing.token_server import json_reply
+from tokencache_qpay import QPayProvider
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tokencache.testing.token_server import Reply, TokenServer
+
+
+class TestClientCredentials(ProviderContract):
+    """Every law, on the grant of most APIs."""
+
+    def make_provider(self, server: TokenServer, secret: str, **changes: object) -> OAuth2Provider:
+        """Return a client with its secret in the header."""
+        options: dict[str, object] = {"token_url": f"{server.url}/token", "client_id": "shop", "client_secret": secret}
+        return ClientCredentials(**{**options, **changes})  # type: ignore[arg-type]
+
+    def make_others(self, server: TokenServer, secret: str) -> Mapping[str, OAuth2Provider]:
+        """Return what differs in one setting."""
+        changes: dict[str, object] = {
+            "client_id": "other",
+            "scope": "orders",
+            "audience": "https://api.example",
+            "resource": "https://api.example",
+            "parameters": {"tenant": "one"},
+            "client_auth": "client_secret_post",
+            "token_url": f"{server.url}/elsewhere",
+        }
+        return {name: self.make_provider(server, secret, **{name: value}) for name, value in changes.items()}
+
+
+class TestClientCredentialsInTheForm(TestClientCredentials):
+    """Every law, with the secret in the form and another scope."""
+
+    def make_provider(self, server: TokenServer, secret: str, **changes: object) -> OAuth2Provider:
+        """Return a client with its secret in the form."""
+        own: dict[str, object] = {"client_auth": "client_secret_post", "scope": "payments"}
+        return super().make_provider(server, secret, **{**own, **changes})
+
+    def make_others(self, server: TokenServer, secret: str) -> Mapping[str, OAuth2Provider]:
+        """Return what differs in scope and way of proof."""
+        return {
+            "scope": self.make_provider(server, secret, scope="payments orders"),
+            "client_auth": self.make_provider(server, secret, client_auth="client_secret_basic"),
+        }
+
+
+class TestRefreshToken(ProviderContract):
+    """Every law, on refresh tokens: the refresh token is the secret."""
+
+    def make_provider(self, server: TokenServer, secret: str, **changes: object) -> OAuth2Provider:
+        """Return a public client with a refresh token."""
+        options: dict[str, object] = {"token_url": f"{server.url}/token", "client_id": "shop", "client_auth": "none"}
+        return RefreshToken(refresh_token=secret, **{**options, **changes})  # type: ignore[arg-type]
+
+    def make_others(self, server: TokenServer, secret: str) -> Mapping[str, OAuth2Provider]:
+        """Return what differs in one setting."""
+        return {
+            "client_id": self.make_provider(server, secret, client_id="other"),
+            "scope": self.make_provider(server, secret, scope="orders"),
+        }
+
+
+class TestPassword(ProviderContract):
+    """Every law, on users' passwords."""
+
+    def make_provider(self, server: TokenServer, secret: str, username: str = "anna") -> OAuth2Provider:
+        """Return a client that knows a user's password."""
+        return Password(
+            token_url=f"{server.url}/token", client_id="shop", client_auth="none", username=username, password=secret
+        )
+
+    def make_others(self, server: TokenServer, secret: str) -> Mapping[str, OAuth2Provider]:
+        """Return another user's."""
+        return {"username": self.make_provider(server, secret, username="berta")}
+
+
+class TestCustomGrant(ProviderContract):
+    """Every law, on a JSON API that only looks like OAuth: the secret is a parameter, the token lies deeper."""
+
+    def make_provider(self, server: TokenServer, secret: str, account: str = "1") -> OAuth2Provider:
+        """Return a client that sends JSON."""
+        return CustomGrant(
+            grant_type="account_credentials",
+            token_url=f"{server.url}/login",
+            client_auth="none",
+            parameters={"account": account, "password": secret},
+            encoding="json",
+            token_field="data.token",
+        )
+
+    def make_others(self, server: TokenServer, secret: str) -> Mapping[str, OAuth2Provider]:
+        """Return another account's."""
+        return {"account": self.make_provider(server, secret, account="2")}
+
+    def token_reply(self, value: str, lifetime: float) -> Reply:
+        """Return the token within an object."""
+        return json_reply({"data": {"token": value, "expires_in": lifetime}})
+
+
+class TestQPay(ProviderContract):
+    """Every law, on the plugin that has nothing but the public interface."""
+
+    rejecting = (400, 401, 403, 422)
+
+    def make_provider(self, server: TokenServer, secret: str, merchant: str = "MERCHANT") -> QPayProvider:
+        """Return a merchant's provider."""
+        return QPayProvider(merchant, secret, base_url=server.url)
+
+    def make_others(self, server: TokenServer, secret: str) -> Mapping[str, QPayProvider]:
+        """Return another merchant's."""
+        return {"merchant": self.make_provider(server, secret, merchant="OTHER")}
+
+    def error_reply(self, status: int, said: str, headers: Mapping[str, str] | None = None) -> Reply:
+        """Return an error in QPay's words."""
+        return json_reply({"error": "AUTHENTICATION_FAILED", "message": said}, status, headers)
