@@ -142,9 +142,9 @@ class LocalCopy:
                 self._refused = (*self._refused, token.value)[-_REMEMBERED:]
             if self._copy is None or self._copy.token.value != token.value:
                 return False
+            self._until = -math.inf  # first: a signal may interrupt between any two of these
             self._spare = self._copy.token if self._copy.token.refresh_token else None
             self._copy = None
-            self._until = -math.inf
             return True
 
     def _settling(self, token: Token) -> bool:

@@ -45,7 +45,7 @@ logging.basicConfig()
 logging.getLogger("tokencache").setLevel(logging.DEBUG)
 qpay, url, policy = sys.argv[1:]
 cache = TokenCache(url)
-provider = QPayProvider("TEST_MERCHANT", "123456", base_url=qpay)
+provider = QPayProvider("TEST_MERCHANT", "123456", base_url=qpay, timeout=300.0)
 source = cache.source(provider, policy=RefreshPolicy(**json.loads(policy)))
 source.key
 
@@ -198,8 +198,9 @@ def test_a_killed_holder_is_succeeded(
 ) -> None:
     """INV-2, INV-8: wherever the kill falls, one of those who wait takes over within the lease, and one alone."""
     outcome.case = f"killed {moment}"
-    # The system lets go of a dead holder's file lock at once, so there the lease may be long.
-    lease, when = (60.0, "at once") if store.kind == "file" else (SHORT.lease, "when the lease had ended")
+    # The system lets go of a dead holder's file lock at once, so there the lease may be long. Elsewhere it is long
+    # enough to be looked at before it ends: nobody prolongs that of a holder that stands still outside of its fetch.
+    lease, when = (60.0, "at once") if store.kind == "file" else (3.0, "when the lease had ended")
     (holder,), crowd = start(lease=lease), [source_on(store.open(), qpay) for _ in range(2)]
     if moment.startswith("in"):
         gate = qpay.hold()
@@ -329,7 +330,7 @@ def test_a_fetch_that_is_torn_out_frees_its_lease(store: Store, outcome: Outcome
 
 
 INTERRUPTED = """
-import random, signal, sys, time
+import linecache, random, signal, sys, time
 from tokencache import TokenCache
 from tokencache.ports import Granted
 from tokencache.testing.fakes import FakeProvider
@@ -369,37 +370,48 @@ for turn in range(50):
 left = 0
 
 def trace(frame, event, _):
-    # As if a signal came at one line of a backend, each time at another one.
+    # As if a signal came at one line, each time at another one. It cannot come between a lock and its release.
     global left
-    if "backends" in frame.f_code.co_filename or "cachetools" in frame.f_code.co_filename:
-        left -= event == "line"
+    if "tokencache" in frame.f_code.co_filename:
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip()
+        left -= event == "line" and not line.startswith("with ")
         if left < 0:
             raise KeyboardInterrupt
     return trace
 
-for lines in range(1000):
-    left = lines
-    try:
-        sys.settrace(trace)
-        source.invalidate(token)
-        break
-    except KeyboardInterrupt:
+def stumbles(call):
+    # Signals come to the main thread alone: interrupt it at each of its lines in turn; return at how many.
+    global left, wrong
+    for lines in range(1000):
+        left, through = lines, False
+        try:
+            sys.settrace(trace)
+            call()
+            through = True
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        if through:
+            return lines
         wrong += not right()
-    finally:
-        sys.settrace(None)
-    token = source.token()
-print(wrong, provider.together, provider.calls <= 52 + lines)
+
+lines = stumbles(lambda: source.invalidate(source.token())), stumbles(source.renew)
+print(wrong, provider.together, provider.calls <= 52 + sum(lines), *lines)
 """
 
 
 @EVERY
 @pytest.mark.fault(3, case="KeyboardInterrupt at any moment")
 def test_an_interrupted_caller_leaves_all_in_order(store: Store, outcome: Outcome) -> None:
-    """INV-8: after interruptions at random, and at each line of a backend, the next answers are right."""
+    """INV-8: after interruptions at random, and at each line that a caller runs, the next answers are right."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # tracing is too slow
     command = [sys.executable, "-c", INTERRUPTED, store.url]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE, check=False, env=plain)
-    assert ran.stdout.split() == ["0", "1", "True"], ran.stderr[-2000:]
+    *answers, invalidating, renewing = ran.stdout.split()
+    assert answers == ["0", "1", "True"], ran.stderr[-2000:]
+    assert int(invalidating) > 20
+    assert int(renewing) > 20
     assert "fake-token" not in ran.stderr
     outcome.record("KeyboardInterrupt, and the right token at the next call", calls="at most one an interruption")
 
@@ -565,7 +577,8 @@ def test_an_interpreter_exits_in_mid_refresh(
     store: Store, outcome: Outcome, qpay: FakeQPay, start: Callable[..., list[Agent]]
 ) -> None:
     """INV-8: a process ends at once and cleanly while it renews in the background; the next one renews in its place."""
-    (agent,) = start(window=1e6, window_fraction=0.99, jitter=0.0)
+    patient = 4 * PATIENCE  # whoever waited for the fetch would be seen to
+    (agent,) = start(window=1e6, window_fraction=0.99, jitter=0.0, timeout=patient, fetch_timeout=patient)
     source = source_on(store.open(), qpay)
     agent.tell("token", 1)
     _, first = agent.crowd()
