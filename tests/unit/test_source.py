@@ -636,9 +636,10 @@ def test_a_flight_whose_loop_has_stopped_is_taken_over(world: World) -> None:
     world.clock.advance(4)  # beyond the lease of the flight that was left behind
     assert world.source.token()
     assert asyncio.run(world.source.atoken())
-    for task in asyncio.all_tasks(loop):
+    left = asyncio.all_tasks(loop)
+    for task in left:
         task.cancel()
-    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.run_until_complete(asyncio.wait(left))
     loop.close()
 
 
