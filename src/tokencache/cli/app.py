@@ -1,4 +1,4 @@
-"""The commands: `token`, `status`, `invalidate`, `doctor`, `verify`, `tail`, `bench`, `plugins`, `config` and `demo`.
+"""Commands: `token`, `status`, `invalidate`, `doctor`, `verify`, `tail`, `bench`, `plugins`, `config`, `new`, `demo`.
 
 Results go to stdout, everything else to stderr.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tokencache.cli.new import new_app
 from tokencache.cli.outcome import Exit, complain, reported
 
 if TYPE_CHECKING:
@@ -389,6 +390,7 @@ def demo(
 
 config_app = typer.Typer(help="Check a configuration, or print its schema.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(new_app, name="new")
 
 
 @config_app.command()
