@@ -21,6 +21,9 @@ def main() -> None:
         where = Path(str(package.__file__)).resolve()
         _require(home in where.parents, f"{package.__name__} was imported from {where}, not from the wheel")
         _require(resources.files(package).joinpath("py.typed").is_file(), f"{package.__name__} has no py.typed")
+    from tokencache.providers.presets import presets
+
+    _require("zoom" in presets(), "the presets' data are not in it")
     names: set[str] = set()
     for group in ("tokencache.backends", "tokencache.providers"):
         for entry in metadata.entry_points(group=group):
