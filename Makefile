@@ -96,7 +96,7 @@ $(PRISM):
 	@npm install --silent --no-audit --no-fund --prefix $(VENV)/prism @stoplight/prism-cli@5.14.2
 
 oidc: $(TEST_STAMP) servers ## Hold the grants against a certified authorization server, oidc-provider. Needs npm and node 18.
-	@if command -v npm >/dev/null; then $(MAKE) $(OIDC) && OIDC_PROVIDER=$(OIDC) $(BIN)/python -m pytest tests/oidc $(ARGS); \
+	@if command -v npm >/dev/null; then $(MAKE) $(OIDC) && OIDC_PROVIDER=$(OIDC) $(BIN)/python -m pytest tests/oidc -n $(JOBS) --maxprocesses 4 $(ARGS); \
 	else echo "make oidc: npm is not there, nothing was tried"; fi
 
 $(OIDC):
