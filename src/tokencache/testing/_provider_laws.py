@@ -76,11 +76,15 @@ class ProviderLaws:
         self, provider: TokenProvider, half: str, *, timeout: float | None = None, previous: Token | None = None
     ) -> Token:
         """Fetch once by one half; a half that the provider does not have is lifted, as the engine does it."""
-        deadline = time.monotonic() + (self.patience if timeout is None else timeout)
-        context = FetchContext(previous, deadline, "refresh" if previous else "cold", time.monotonic)
+        context = self.context(timeout=timeout, previous=previous)
         if half == "sync":
             return _sync_half(provider)(context)
         return asyncio.run(_async_half(provider)(context))
+
+    def context(self, *, timeout: float | None = None, previous: Token | None = None) -> FetchContext:
+        """Return what a fetch that begins now is told."""
+        deadline = time.monotonic() + (self.patience if timeout is None else timeout)
+        return FetchContext(previous, deadline, "refresh" if previous else "cold", time.monotonic)
 
     def fails(
         self, kind: type[Error], server: TokenServer, half: str, *answers: Answer, timeout: float | None = None

@@ -18,6 +18,7 @@ pytest runs the laws on threads and on event loops, against a real server on loo
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -27,19 +28,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tokencache._drivers import _async_half
 from tokencache._keys import fingerprint, quick_fingerprint
-from tokencache.errors import ProviderRejected, ProviderUnavailable
+from tokencache.errors import ProviderError, ProviderRejected, ProviderUnavailable
 from tokencache.testing._provider_laws import ProviderLaws
 from tokencache.testing.token_server import Reply, TokenServer, reset, silent
 
 if TYPE_CHECKING:
     from tokencache.ports import TokenProvider
+    from tokencache.testing.token_server import Asked
     from tokencache.token import Token
 
 __all__ = ["ProviderContract"]
 
 _OTHER_SECRET = "another/planted+secret"
 _PAUSE = 120
+_LATE = 5.0
 
 
 class ProviderContract(ProviderLaws):
@@ -167,10 +171,10 @@ class ProviderContract(ProviderLaws):
         for reply in (self.error_reply(status, "broken"), Reply(status), _page(status, self.secret)):
             self.fails(ProviderUnavailable, server, half, reply)
 
-    @pytest.mark.parametrize("status", [500, 503])
-    def test_a_token_in_an_error_is_not_taken(self, server: TokenServer, half: str, status: int) -> None:
+    def test_a_token_in_an_error_is_not_taken(self, server: TokenServer, half: str) -> None:
         """What looks like a token in the body of an error is none, and is quoted nowhere."""
-        self.fails(ProviderUnavailable, server, half, replace(self.token_reply("planted-token-1", 60), status=status))
+        for status in (500, 503, *self.rejecting):
+            self.fails(ProviderError, server, half, replace(self.token_reply("planted-token-1", 60), status=status))
 
     @pytest.mark.parametrize("body", [b"", b"null", b"[]", b'"planted-token-1"', b"{}", b'{"access_token": null}'])
     def test_an_answer_without_a_token_is_unavailable(self, server: TokenServer, half: str, body: bytes) -> None:
@@ -200,8 +204,35 @@ class ProviderContract(ProviderLaws):
         self.fails(ProviderUnavailable, server, half)
 
     def test_a_silent_server_is_given_up_by_the_deadline(self, server: TokenServer, half: str) -> None:
-        """INV-8: a fetch ends by its deadline, whatever time-out the provider has of its own."""
-        self.fails(ProviderUnavailable, server, half, silent, timeout=0.3)
+        """INV-8: a fetch ends by its deadline, whatever time-out the provider has of its own; it gets no late token."""
+
+        async def late(_: Asked) -> Reply:
+            await asyncio.sleep(_LATE)
+            return self.token_reply("planted-token-1", 3600)
+
+        self.fails(ProviderUnavailable, server, half, late, timeout=0.3)
+
+    def test_a_cancelled_fetch_leaves_nothing_behind(self, server: TokenServer) -> None:
+        """INV-8: cancelling ends ``afetch`` as cancelled, no task of its own goes on, and the next fetch is served."""
+        provider = self.make_provider(server, self.secret)
+        if not hasattr(provider, "afetch"):
+            pytest.skip("the provider has no half for event loops that could be cancelled")
+
+        async def cancel() -> None:
+            fetching = asyncio.ensure_future(_async_half(provider)(self.context()))
+            async with asyncio.timeout(self.patience):
+                while not (server.requests or fetching.done()):  # noqa: ASYNC110  (the server is on a thread)
+                    await asyncio.sleep(0.01)
+            fetching.cancel()
+            await asyncio.wait([fetching], timeout=self.patience)
+            assert fetching.cancelled(), "the fetch did not end as cancelled"
+            await asyncio.sleep(0)
+            assert asyncio.all_tasks() == {asyncio.current_task()}, "the fetch left a task behind"
+
+        server.answer(silent)
+        asyncio.run(cancel())
+        server.answer(self.token_reply("planted-token-1", 3600))
+        assert self.fetch(provider, "async").value == "planted-token-1"
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
     def test_a_redirect_takes_no_credential_along(self, server: TokenServer, half: str, status: int) -> None:
