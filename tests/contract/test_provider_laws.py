@@ -20,8 +20,8 @@ SOUND: Final = '''
 
 import asyncio
 import logging
+import os
 import time
-import uuid
 from dataclasses import replace
 
 import httpx
@@ -149,6 +149,20 @@ DEFECTS: Final = {
     def fetch(self, context):
         self.fetched += 1
         return super().fetch(context)
+""",
+    ),
+    "Hashing": (
+        "test_the_identity_is_the_same_in_another_process",
+        """
+    def identity(self):
+        return {**super().identity(), "scope": str(set("orders payments refunds invoices".split()))}
+""",
+    ),
+    "Numbered": (
+        "test_the_identity_is_the_same_in_another_process",
+        """
+    def identity(self):
+        return {**super().identity(), "process": os.getpid()}
 """,
     ),
     "Scopeless": (

@@ -1,18 +1,22 @@
-"""The contract of providers, kept by those of tokencache that speak HTTP."""
+"""The contract of providers, kept by those of tokencache and by functions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tokencache._keys import fingerprint
+from tokencache.providers.callable import CallableProvider
 from tokencache.providers.oauth2 import ClientCredentials, CustomGrant, OAuth2Provider, Password, RefreshToken
 from tokencache.testing.provider_contract import ProviderContract
 from tokencache.testing.token_server import json_reply
 from tokencache_qpay import QPayProvider
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
+    from tokencache.ports import FetchContext
     from tokencache.testing.token_server import Reply, TokenServer
+    from tokencache.token import Token
 
 
 class TestClientCredentials(ProviderContract):
@@ -104,6 +108,35 @@ class TestCustomGrant(ProviderContract):
     def token_reply(self, value: str, lifetime: float) -> Reply:
         """Return the token within an object."""
         return json_reply({"data": {"token": value, "expires_in": lifetime}})
+
+
+class TestCallable(ProviderContract):
+    """Every law, on a plain function: all of its identity is the key that the author gives."""
+
+    def make_provider(self, server: TokenServer, secret: str, scope: str = "") -> CallableProvider:
+        """Return a function that logs in as client credentials do."""
+        inner = ClientCredentials(token_url=f"{server.url}/token", client_id="shop", client_secret=secret, scope=scope)
+        return CallableProvider(self.function(inner), key=fingerprint(inner.name, inner.identity()))
+
+    def make_others(self, server: TokenServer, secret: str) -> Mapping[str, CallableProvider]:
+        """Return what differs in scope, and so in its key."""
+        return {"scope": self.make_provider(server, secret, scope="orders")}
+
+    def function(self, inner: ClientCredentials) -> Callable[[FetchContext], Token | Awaitable[Token]]:
+        """Return a function for threads."""
+        return inner.fetch
+
+
+class TestAsyncCallable(TestCallable):
+    """Every law, on a coroutine function, which threads get lifted."""
+
+    def function(self, inner: ClientCredentials) -> Callable[[FetchContext], Token | Awaitable[Token]]:
+        """Return a function for event loops."""
+
+        async def login(context: FetchContext) -> Token:
+            return await inner.afetch(context)
+
+        return login
 
 
 class TestQPay(ProviderContract):

@@ -5,15 +5,22 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import inspect
+import os
+import subprocess
+import sys
 import time
 import traceback
 from base64 import b64encode
+from operator import attrgetter
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, quote_plus
 
 import pytest
 
 from tokencache._drivers import _async_half, _sync_half
+from tokencache._keys import fingerprint
 from tokencache.errors import ProviderError
 from tokencache.ports import FetchContext
 from tokencache.testing.token_server import TokenServer, json_reply
@@ -35,6 +42,8 @@ class ProviderLaws:
     """The credential that :meth:`make_provider` is given; the laws look for it in everything that can be read."""
     rejecting: tuple[int, ...] = (400, 401)
     """The statuses by which the server says that asking again does not help."""
+    portable: bool = True
+    """Whether another process makes the same providers of this class: its file is loaded there, with no fixture."""
     patience: float = 30.0
     """How long a law waits for what has to happen."""
 
@@ -81,6 +90,21 @@ class ProviderLaws:
             return _sync_half(provider)(context)
         return asyncio.run(_async_half(provider)(context))
 
+    def identity_elsewhere(self, server: TokenServer) -> str:
+        """Return the fingerprint that another process has for the same settings; it hashes texts otherwise."""
+        own = type(self)
+        seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+        ran = subprocess.run(  # noqa: S603 - this interpreter, with arguments of our own
+            [sys.executable, "-c", _ELSEWHERE, inspect.getfile(own), own.__qualname__, server.url.rpartition(":")[2]],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        self.require_clean(ran.stdout + ran.stderr, "output of another process", server)
+        assert ran.returncode == 0, f"no provider could be made in another process (see `portable`): {ran.stderr}"
+        return ran.stdout.strip()
+
     def context(self, *, timeout: float | None = None, previous: Token | None = None) -> FetchContext:
         """Return what a fetch that begins now is told."""
         deadline = time.monotonic() + (self.patience if timeout is None else timeout)
@@ -114,6 +138,22 @@ class ProviderLaws:
             kind, _, credential = asked.headers.get("authorization", "").partition(" ")
             if credential or kind:
                 yield credential or kind
+
+
+_ELSEWHERE = "import sys; from tokencache.testing._provider_laws import tell_identity; tell_identity(*sys.argv[1:])"
+
+
+def tell_identity(file: str, name: str, port: str) -> None:
+    """Print the fingerprint of the provider that the class of laws ``name`` in ``file`` makes."""
+    spec = importlib.util.spec_from_file_location("_laws_elsewhere", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    laws: ProviderLaws = attrgetter(name)(module)()
+    provider = laws.make_provider(TokenServer(int(port)), laws.secret)
+    sys.stdout.write(fingerprint(provider.name, provider.identity()))
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -88,6 +88,13 @@ class ProviderContract(ProviderLaws):
         self.fetch(one, "sync")
         assert quick_fingerprint(one.name, one.identity()) == quick_fingerprint(other.name, other.identity())
 
+    def test_the_identity_is_the_same_in_another_process(self, server: TokenServer) -> None:
+        """INV-2: a fleet shares a record, so no process number, address, or order of a set is in the identity."""
+        if not self.portable:
+            pytest.skip("providers of this class cannot be made in another process")
+        provider = self.make_provider(server, self.secret)
+        assert self.identity_elsewhere(server) == fingerprint(provider.name, provider.identity())
+
     def test_whatever_makes_another_token_makes_another_identity(self, server: TokenServer) -> None:
         """INV-10: another credential, another server, and each of ``make_others`` has a record of its own."""
         with TokenServer() as elsewhere:

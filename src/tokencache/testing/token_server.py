@@ -41,16 +41,18 @@ class TokenServer:
     """Answers with what :meth:`answer` was given, in turn, and then with the last of it again and again.
 
     ``pages`` holds what is answered at other paths, always: metadata, a first step. ``requests`` holds what came for
-    a token, and ``came_at`` when, in epoch seconds. Use it as a context manager.
+    a token, and ``came_at`` when, in epoch seconds. Use it as a context manager; until then it has the address that
+    ``port`` says, and is not there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.pages: dict[str, Answer] = {}
         self.requests: list[Asked] = []
         self.came_at: list[float] = []
         self._lock = threading.Lock()  # guards _answers
         self._answers: list[Answer] = [Reply(404)]
         self._server = LoopbackServer(self._handle)
+        self._server.port = port
 
     @property
     def url(self) -> str:
