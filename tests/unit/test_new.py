@@ -112,6 +112,19 @@ def test_a_new_package_is_clean_whatever_its_name(kind: Kind, name: str, tmp_pat
         assert ran.returncode == 0, ran.stdout
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["backend", "provider"])
+def test_a_new_package_is_typed(kind: Kind, tmp_path: Path) -> None:
+    """What says by `py.typed` that it is typed is: mypy strict and pyright find nothing."""
+    folder = create(kind, "acme-eu", str(tmp_path / "made"))
+    checks = [["mypy", "--strict", f"--cache-dir={tmp_path / 'cache'}"], ["pyright", "--pythonpath", sys.executable]]
+    for check in checks:
+        ran = subprocess.run(
+            [sys.executable, "-m", *check, "src"], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, ran.stdout
+
+
 def test_the_example_is_what_is_written() -> None:
     """The example of a third-party backend is what `tokencache new backend sqlite` writes, to the letter."""
     from tokencache.cli.new import Names, files_of

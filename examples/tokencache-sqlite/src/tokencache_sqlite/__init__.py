@@ -55,16 +55,16 @@ class SqliteBackend:
             if stored is not None and is_another(stored.data, seen):
                 return Found(stored)
             row = database.execute("SELECT owner, fence, ends, cooldown FROM slot WHERE key = ?", [name]).fetchone()
-            last = row[1] if row else 0
-            live = row is not None and row[2] > now
-            if live and row[3] is not None:
-                cooldown = Cooldown(**json.loads(row[3]))
+            holder, last, ends, left = row or (None, 0, 0.0, None)
+            live = ends > now
+            if live and left is not None:
+                cooldown = Cooldown(**json.loads(left))
                 if cooldown.identity == identity:
-                    return Held(row[2] - now, replace(cooldown, remaining=row[2] - now))
-            elif live and row[0] not in (owner, None):
-                return Held(row[2] - now)
+                    return Held(ends - now, replace(cooldown, remaining=ends - now))
+            elif live and holder not in (owner, None):
+                return Held(ends - now)
             known = (stored and fence_of(stored.data)) or 0
-            fence = last if live and row[0] == owner else max(time.time_ns() // 1000, last + 1, known + 1)
+            fence = last if live and holder == owner else max(time.time_ns() // 1000, last + 1, known + 1)
             database.execute("REPLACE INTO slot VALUES (?, ?, ?, ?, NULL)", [name, owner, fence, now + ttl])
             return Granted(LeaseGrant(key, owner, fence, ttl))
 
