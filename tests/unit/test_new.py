@@ -241,6 +241,18 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert module_of(empty).is_file()
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """Below a file there is no folder: the error names the place, the system's reason and the way out."""
+    file, link = tmp_path / "file", tmp_path / "link"
+    file.write_text("mine")
+    link.symlink_to(tmp_path / "nowhere")
+    for place, reason in ((file / "made", "Not a directory"), (link, "File exists")):
+        code, out, err = new("provider", "acme", "--into", str(place))
+        assert (code, out) == (2, "")
+        assert f"{place} cannot be written: {reason}; name another folder by --into" in err
+    assert file.read_text() == "mine"
+
+
 # --- its tests notice what is wrong
 
 

@@ -118,17 +118,23 @@ def files_of(names: Names) -> dict[str, str]:
 def create(kind: Kind, name: str, into: str | None = None) -> Path:
     """Write a new package into a folder that is not there yet, or is empty; return the folder.
 
-    Raises ``ConfigurationError`` for a name that cannot be used, and for a folder that holds something.
+    Raises ``ConfigurationError`` for a name that cannot be used, and for a folder that holds something or cannot be
+    written.
     """
     names = Names.of(kind, name)
     folder = Path(into or names.distribution)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         message = f"{folder} exists already, and nothing was written; name another folder by --into, or remove it"
         raise ConfigurationError(message)
-    for path, text in files_of(names).items():
-        file = folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+    made = files_of(names)
+    try:
+        for path, text in made.items():
+            file = folder / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        message = f"{folder} cannot be written: {error.strerror or type(error).__name__}; name another folder by --into"
+        raise ConfigurationError(message) from None
     return folder
 
 
