@@ -473,8 +473,9 @@ def read(job: Job, stored: Stored, at: Instants) -> Copy:
     if stored.remaining is not None:
         last = min(last, stored.remaining - record.kept)
     refresh = times.refresh
-    if record.again_at is not None:  # the writer's clock may be anywhere
-        refresh = max(refresh, min(record.again_at - at.wall, unchanged_pause(last)))
+    if record.again_at is not None:  # the writer's clock may be anywhere; and who starts together is to ask apart
+        pause = min(record.again_at - at.wall, unchanged_pause(last))
+        refresh = max(refresh, pause * (1 + job.policy.jitter * (1 + job.spread) / 2))
     return Copy(
         token=token,
         data=stored.data,

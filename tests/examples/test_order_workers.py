@@ -22,7 +22,7 @@ from tokencache.testing._server_process import free_port
 from tokencache_qpay.testing import FakeQPay
 
 if TYPE_CHECKING:
-    from tokencache_qpay.testing._server import Asked, Reply
+    from tokencache.testing.loopback import Asked, Reply
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("importable")]
 

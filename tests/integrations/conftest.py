@@ -27,7 +27,7 @@ from tokencache.integrations import httpx as for_httpx
 from tokencache.integrations import httpx2 as for_httpx2
 from tokencache.integrations import requests as for_requests
 from tokencache.testing.fakes import FakeProvider
-from tokencache_qpay.testing import _server
+from tokencache.testing.loopback import Asked, LoopbackServer, Reply
 
 if TYPE_CHECKING:
     import threading
@@ -337,13 +337,13 @@ class API:
 
     def __init__(self, *accepts: int, challenge: str = INVALID, status: int = 401) -> None:
         self.accepts = {f"Bearer fake-token-{number}" for number in accepts}
-        self.refusal = _server.Reply(status, b"no", (("WWW-Authenticate", challenge),))
+        self.refusal = Reply(status, b"no", (("WWW-Authenticate", challenge),))
         self.redirects: dict[str, tuple[int, str]] = {}
-        self.asked: list[_server.Asked] = []
+        self.asked: list[Asked] = []
         self.crowd = 0
         self.held: dict[str, threading.Event] = {}
         self._refused = 0
-        self._server = _server.LoopbackServer(self._answer)
+        self._server = LoopbackServer(self._answer)
 
     @property
     def url(self) -> str:
@@ -362,13 +362,13 @@ class API:
     def __exit__(self, *_: object) -> None:
         self._server.stop()
 
-    async def _answer(self, asked: _server.Asked) -> _server.Reply:
+    async def _answer(self, asked: Asked) -> Reply:
         self.asked.append(asked)
         if asked.path in self.redirects:
             status, location = self.redirects[asked.path]
-            return _server.Reply(status, b"", (("Location", location),))
+            return Reply(status, b"", (("Location", location),))
         if asked.headers.get("authorization") in self.accepts:
-            return _server.Reply(200, asked.body)
+            return Reply(200, asked.body)
         self._refused += 1
         while self._refused < self.crowd:
             await asyncio.sleep(0.002)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from conftest import API, Ask, Issuer, Kind, LoopKind, ThreadKind
-    from tokencache_qpay.testing._server import Asked, Reply
+    from tokencache.testing.loopback import Asked, Reply
 
     Serve: TypeAlias = Callable[..., API]
     Patiently: TypeAlias = Callable[[Callable[[], object]], None]

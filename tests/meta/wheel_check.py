@@ -46,6 +46,8 @@ def main() -> None:
     else:
         _require(ran.returncode == 0, f"`tokencache plugins` exited {ran.returncode}: {ran.stderr}")
         _require("qpay" in ran.stdout, f"`tokencache plugins` does not list qpay: {ran.stdout!r}")
+        ran = subprocess.run([script, "new", "provider", "acme"], capture_output=True, text=True, check=False)
+        _require(ran.returncode == 0, f"`tokencache new provider` exited {ran.returncode}: {ran.stderr}")
     print(f"wheel, {sys.argv[1]}: ok ({len(names)} entry points)")
 
 

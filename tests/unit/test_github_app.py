@@ -18,7 +18,7 @@ from tokencache._keys import quick_fingerprint
 from tokencache.errors import ConfigurationError, ProviderRejected, ProviderUnavailable
 from tokencache.ports import FetchContext
 from tokencache.providers.github import GitHubApp
-from tokencache_qpay.testing._server import Asked, LoopbackServer, Reply
+from tokencache.testing.loopback import Asked, LoopbackServer, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

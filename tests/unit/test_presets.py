@@ -25,7 +25,7 @@ from tokencache.errors import ConfigurationError
 from tokencache.ports import FetchContext
 from tokencache.providers import presets as module
 from tokencache.providers.presets import Preset, preset, preset_settings, presets
-from tokencache_qpay.testing._server import Asked, LoopbackServer, Reply
+from tokencache.testing.loopback import Asked, LoopbackServer, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

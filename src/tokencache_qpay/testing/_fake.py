@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
 
+from tokencache.testing.loopback import LoopbackServer, Reply, Reset
 from tokencache_qpay.testing._forms import Refusal, answer, refusal
-from tokencache_qpay.testing._server import LoopbackServer, Reply, Reset
 from tokencache_qpay.testing._sessions import Sessions
 from tokencache_qpay.testing._shop import Shop
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
     from types import TracebackType
 
-    from tokencache_qpay.testing._server import Asked
+    from tokencache.testing.loopback import Asked
     from tokencache_qpay.testing._sessions import Expires
     from tokencache_qpay.testing._shop import PaymentType
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TypeAlias, cast
 
-from tokencache_qpay.testing._server import Reply
+from tokencache.testing.loopback import Reply
 
 Fields: TypeAlias = "dict[str, object]"
 

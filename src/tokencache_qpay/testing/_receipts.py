@@ -11,7 +11,7 @@ from tokencache_qpay.testing._forms import Fields, Refusal, answer, object_of, r
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokencache_qpay.testing._server import Reply
+    from tokencache.testing.loopback import Reply
 
 
 class Receipts:

@@ -14,7 +14,7 @@ from tokencache_qpay.testing._receipts import Receipts
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tokencache_qpay.testing._server import Reply
+    from tokencache.testing.loopback import Reply
 
 PaymentType: TypeAlias = Literal["P2P", "CARD"]
 
