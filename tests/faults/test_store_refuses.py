@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from conftest import Outcome, Remote
+    from tokencache import Token
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("tidy")]
 
@@ -42,6 +43,16 @@ def fence_of(remote: Remote, key: str) -> int:
     """Return the fence of a stored record, 0 where there is none."""
     with closing(remote.store) as store:
         return store.fence(key)
+
+
+def fails_to_write_and_reads(remote: Remote, options: str = "") -> Token:
+    """Return the stored token as a process gets it that was refused a write just before, and asks no more for a while.
+
+    What a process writes and what it reads have a breaker each.
+    """
+    process = remote.process(options, provider=FakeProvider("unstored"), policy=RefreshPolicy(probe=PATIENCE))
+    assert remote.ask(process).value == "unstored-token-1"
+    return remote.ask(remote.caches[-1].source(remote.provider))
 
 
 @contextmanager
@@ -116,6 +127,7 @@ def test_a_full_store_serves_what_it_holds(remote: Remote, outcome: Outcome) -> 
     second = remote.ask(*[without] * 10)
     (warning,) = remote.seen.of(BackendFailed)
     assert "out of memory" in warning.error  # type: ignore[attr-defined]
+    assert fails_to_write_and_reads(remote) == first
     with outcome.healing():
         empty(remote)
         remote.until(lambda: remote.ask(without) == second and fence_of(remote, without.key) > 0)
@@ -293,6 +305,8 @@ def test_a_store_that_refuses(remote: Remote, fault: Case, outcome: Outcome) -> 
         warnings = remote.seen.of(BackendFailed)
         assert 0 < len(warnings) <= 4  # of each process, one about reading and one about writing
         assert all(fault.said in event.error for event in warnings)  # type: ignore[attr-defined]
+        if fault.reads and fault.fault is not wrongtype_of_leases:  # which refuses at some keys only
+            assert fails_to_write_and_reads(remote, fault.options) == first
     with outcome.healing():
         remote.until(
             lambda: (
