@@ -23,7 +23,8 @@ class Issue:
     """The truth about one token, in true time.
 
     ``early`` is the smallest that any holder was told to apply, ``most_early`` the largest; ``offset`` and
-    ``least_offset`` are the errors of the wall clocks by which its expiry was reckoned.
+    ``least_offset`` are the errors of the wall clocks by which its expiry was reckoned, ``slowest`` is how long the
+    slowest of the requests that it answers was on its way.
     """
 
     value: str
@@ -35,6 +36,7 @@ class Issue:
     most_early: float
     offset: float
     least_offset: float
+    slowest: float
     refresh_token: str | None
     healed: bool
 
@@ -45,8 +47,8 @@ class Issue:
 
     @property
     def surely_until(self) -> float:
-        """The instant until which everybody ought to take it: its life counts from before it was asked for."""
-        return self.sent_at + (self.expires_at - self.at) - self.most_early
+        """The instant until which everybody ought to take it: each who asked counts its life from before that."""
+        return self.expires_at - self.slowest - self.most_early
 
 
 class Provider:
@@ -154,6 +156,7 @@ class Provider:
                 most_early=0.0,
                 offset=offset,
                 least_offset=offset,
+                slowest=0.0,
                 refresh_token=f"r{number}" if plan.rotates else None,
                 healed=effect.reason == "rejected",
             )
@@ -162,6 +165,7 @@ class Provider:
         remaining = issue.expires_at - now
         early = early_of(plan.policy, remaining)
         issue.early, issue.most_early = min(issue.early, early), max(issue.most_early, early)
+        issue.slowest = max(issue.slowest, now - sent_at)
         issue.offset, issue.least_offset = max(issue.offset, offset), min(issue.least_offset, offset)
         return Token(
             issue.value,
