@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from typing import TYPE_CHECKING
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
 from tokencache.testing.servers import RedisServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    Interrupt: TypeAlias = Callable[[Sequence[str], Callable[[], object]], None]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, whose children would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,3 +33,40 @@ def redis_url() -> Iterator[str]:
     """The URL of a Redis of our own; skipped where there is none, unless CI promises one."""
     with RedisServer() as server:
         yield server.url
+
+
+@pytest.fixture
+def interrupt() -> Interrupt:
+    """Give what runs the command line, interrupts it and its processes when it is time, and sees all of them end."""
+    return _interrupt
+
+
+def _interrupt(arguments: Sequence[str], when: Callable[[], object]) -> None:
+    """Run it in a group of its own, interrupt the group, and wait until all of it has ended with 130."""
+    patience = 60.0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tokencache", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={name: value for name, value in os.environ.items() if not name.startswith("COV")},
+    )
+    watchdog = threading.Timer(patience, process.kill)
+    watchdog.start()
+    try:
+        ends = time.monotonic() + patience
+        while not when():
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < ends
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate()
+    finally:
+        watchdog.cancel()
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import threading
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,7 +20,7 @@ from tokencache.testing.servers import MemcachedServer, RedisServer, require
 from tokencache_qpay.testing import FakeQPay
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.live
@@ -125,37 +120,16 @@ def test_an_acl_that_admits_the_fleets_keys_admits_the_benchs(fake: FakeQPay, tm
 
 
 @pytest.mark.parametrize("when", ["login", "stampede"])
-def test_ctrl_c_leaves_no_process_and_no_key(fake: FakeQPay, store: Store, when: str) -> None:
+def test_ctrl_c_leaves_no_process_and_no_key(
+    fake: FakeQPay, store: Store, interrupt: Callable[..., None], when: str
+) -> None:
     """INV-8: an interrupt exits 130; its processes are gone, and with them leases and records, on a real server too."""
     fake.latency = 1.0
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tokencache", "bench", "qpay", "-b", store.url, "-p", "2", "-t", "2"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=environ,
-    )
-    watchdog = threading.Timer(2 * PATIENCE, process.kill)
-    watchdog.start()
-    try:
-        ends = time.monotonic() + PATIENCE
-        with closing(open_backend(store.url)) as backend:
-            while not (fake.logins if when == "login" else backend.inspect(OWN[1]).owner):
-                assert process.poll() is None, process.communicate()[1]
-                assert time.monotonic() < ends
-                time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate()
-    finally:
-        watchdog.cancel()
-        process.kill()
-        process.wait()
-    assert process.returncode == Exit.INTERRUPTED
-    assert "Traceback" not in errors
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    with closing(open_backend(store.url)) as backend:
+        interrupt(
+            ["bench", "qpay", "-b", store.url, "-p", "2", "-t", "2"],
+            lambda: fake.logins if when == "login" else backend.inspect(OWN[1]).owner,
+        )
     assert store.slots() == []
     assert fake.logins == 1
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 import xml.etree.ElementTree as ET
 from contextlib import closing
@@ -34,6 +32,7 @@ from tokencache.ports import Cooldown, FetchContext, Granted, Slot
 from tokencache.url import BackendURL
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tokencache_qpay.testing import FakeQPay
@@ -452,21 +451,21 @@ def test_the_picture_bears_any_name_and_any_time() -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_no_process_and_no_key(fake: FakeQPay, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_no_process_and_no_key(fake: FakeQPay, tmp_path: Path, interrupt: Callable[..., None]) -> None:
     """INV-8: an interrupt in the middle of a stampede exits 130; its processes, leases and records are gone."""
     folder = tmp_path / "tokencache"
     fake.latency = 1.0
-    interrupted(["qpay", "-b", folder.as_uri()], lambda: stampeding(folder))
+    interrupt(["bench", "qpay", "-b", folder.as_uri(), "-p", "2", "-t", "2"], lambda: stampeding(folder))
     assert left_behind(folder) == []
     assert fake.logins == 1
 
 
 @pytest.mark.slow
-def test_ctrl_c_during_the_login_leaves_no_key(fake: FakeQPay, tmp_path: Path) -> None:
+def test_ctrl_c_during_the_login_leaves_no_key(fake: FakeQPay, tmp_path: Path, interrupt: Callable[..., None]) -> None:
     """INV-8: an interrupt while the provider is asked leaves neither a lease nor the token that comes later."""
     folder = tmp_path / "tokencache"
     fake.latency = 1.0
-    interrupted(["qpay", "-b", folder.as_uri()], lambda: fake.logins == 1)
+    interrupt(["bench", "qpay", "-b", folder.as_uri(), "-p", "2", "-t", "2"], lambda: fake.logins == 1)
     assert left_behind(folder) == []
 
 
@@ -474,37 +473,6 @@ def stampeding(folder: Path) -> bool:
     """Return whether a process of the stampede has the lease."""
     with closing(FileBackend(folder)) as backend:
         return backend.inspect(OWN[1]).owner is not None
-
-
-def interrupted(arguments: list[str], when: Any) -> None:  # noqa: ANN401  (a function that says when)
-    """Run a bench in a group of its own, interrupt the group, and wait until all of it has ended with 130."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tokencache", "bench", *arguments, "-p", "2", "-t", "2"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=environ,
-    )
-    watchdog = threading.Timer(2 * PATIENCE, process.kill)
-    watchdog.start()
-    try:
-        ends = time.monotonic() + PATIENCE
-        while not when():
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < ends
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate()
-    finally:
-        watchdog.cancel()
-        process.kill()
-        process.wait()
-    assert process.returncode == Exit.INTERRUPTED
-    assert "Traceback" not in errors
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from tokencache.errors import ConfigurationError, ProviderUnavailable
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from http.cookiejar import Cookie, CookieJar
 
     from tokencache.errors import TokenCacheError
@@ -242,3 +242,12 @@ def restore_cookies(jar: CookieJar, before: Mapping[tuple[str, str, str], Cookie
 def cookies_of(jar: CookieJar) -> dict[tuple[str, str, str], Cookie]:
     """Return the cookies of a jar by domain, path and name."""
     return {(cookie.domain, cookie.path, cookie.name): cookie for cookie in list(jar)}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return what to say of a name that is none of the known ones: which was probably meant, or which there are."""
+    from difflib import get_close_matches
+
+    names = sorted(known)
+    close = get_close_matches(name.lower(), names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}"

@@ -16,7 +16,7 @@ from tokencache.expiry import TEN_YEARS
 from tokencache.ports import Secret, SecretText
 from tokencache.providers._client_auth import ClientAuth, Credentials, Method
 from tokencache.providers._discovery import Endpoints, discover
-from tokencache.providers._exchange import secure_url
+from tokencache.providers._exchange import nearest, secure_url
 from tokencache.providers.http import HTTPTokenProvider
 from tokencache.providers.oauth_response import (
     DEFAULT_LIFETIME,
@@ -354,9 +354,5 @@ def _require_known(provider: str, options: Mapping[str, object]) -> None:
     known = Options.__annotations__
     for name in options:
         if name not in known:
-            from difflib import get_close_matches
-
-            close = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
-            message = f"[{provider}] there is no setting {name!r}{hint}"
+            message = f"[{provider}] there is no setting {name!r}; {nearest(name, known)}"
             raise ConfigurationError(message)

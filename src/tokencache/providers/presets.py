@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from tokencache._config_types import Setting
 from tokencache.errors import ConfigurationError
+from tokencache.providers._exchange import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -166,11 +167,7 @@ def _find(name: str) -> Preset:
     known = presets()
     if name in known:
         return known[name]
-    from difflib import get_close_matches
-
-    close = get_close_matches(name.lower(), known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-    message = f"unknown preset {name!r}; {hint}"
+    message = f"unknown preset {name!r}; {nearest(name, known)}"
     raise ConfigurationError(message)
 
 
@@ -192,11 +189,7 @@ def _require_known(found: Preset, label: str, given: Mapping[str, object]) -> No
     known = {*preset_settings(found.name), *_IN_CODE}
     for each in given:
         if each not in known:
-            from difflib import get_close_matches
-
-            close = get_close_matches(each, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
-            message = f"[{label}] the preset {found.name!r} has no setting {each!r}; {hint}"
+            message = f"[{label}] the preset {found.name!r} has no setting {each!r}; {nearest(each, known)}"
             raise ConfigurationError(message)
 
 
