@@ -12,7 +12,8 @@ BACKEND ?=
 ARGS ?=
 SCHEDULES ?= 5000
 FIRST_SEED ?= 0
-JOBS ?= $(if $(ARGS),0,auto)
+CORES := $(shell nproc 2>/dev/null || echo 2)
+JOBS ?= $(if $(ARGS),0,$(shell expr $(CORES) + 1))
 
 VENV := .venv
 BIN := $(VENV)/bin

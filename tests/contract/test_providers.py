@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tokencache._keys import fingerprint
 from tokencache.providers.callable import CallableProvider
-from tokencache.providers.oauth2 import ClientCredentials, CustomGrant, OAuth2Provider, Password, RefreshToken
+from tokencache.providers.oauth2 import ClientCredentials, CustomGrant, OAuth2Provider, RefreshToken
 from tokencache.testing.provider_contract import ProviderContract
 from tokencache.testing.token_server import json_reply
 from tokencache_qpay import QPayProvider
@@ -41,22 +41,6 @@ class TestClientCredentials(ProviderContract):
         return {name: self.make_provider(server, secret, **{name: value}) for name, value in changes.items()}
 
 
-class TestClientCredentialsInTheForm(TestClientCredentials):
-    """Every law, with the secret in the form and another scope."""
-
-    def make_provider(self, server: TokenServer, secret: str, **changes: object) -> OAuth2Provider:
-        """Return a client with its secret in the form."""
-        own: dict[str, object] = {"client_auth": "client_secret_post", "scope": "payments"}
-        return super().make_provider(server, secret, **{**own, **changes})
-
-    def make_others(self, server: TokenServer, secret: str) -> Mapping[str, OAuth2Provider]:
-        """Return what differs in scope and way of proof."""
-        return {
-            "scope": self.make_provider(server, secret, scope="payments orders"),
-            "client_auth": self.make_provider(server, secret, client_auth="client_secret_basic"),
-        }
-
-
 class TestRefreshToken(ProviderContract):
     """Every law, on refresh tokens: the refresh token is the secret."""
 
@@ -71,20 +55,6 @@ class TestRefreshToken(ProviderContract):
             "client_id": self.make_provider(server, secret, client_id="other"),
             "scope": self.make_provider(server, secret, scope="orders"),
         }
-
-
-class TestPassword(ProviderContract):
-    """Every law, on users' passwords."""
-
-    def make_provider(self, server: TokenServer, secret: str, username: str = "anna") -> OAuth2Provider:
-        """Return a client that knows a user's password."""
-        return Password(
-            token_url=f"{server.url}/token", client_id="shop", client_auth="none", username=username, password=secret
-        )
-
-    def make_others(self, server: TokenServer, secret: str) -> Mapping[str, OAuth2Provider]:
-        """Return another user's."""
-        return {"username": self.make_provider(server, secret, username="berta")}
 
 
 class TestCustomGrant(ProviderContract):
