@@ -255,7 +255,7 @@ def test_a_planted_link_leads_nowhere(tmp_path: Path, outcome: Outcome, kind: st
         fleet.path(kind).unlink()
         with outcome.healing():
             until(lambda: mine.token().value == fleet.stored or theirs.token().value == fleet.stored)
-    assert fleet.process().token().value == fleet.stored
+    until(lambda: fleet.process().token().value == fleet.stored)  # the other one may share its own in between
     assert fleet.provider.calls == (1 if shared else 2)
     assert (there.read_bytes(), there.stat().st_mtime_ns, there.stat().st_nlink) == (
         before[0],

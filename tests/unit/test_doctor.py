@@ -178,7 +178,7 @@ def test_rejected_credentials_are_asked_once(fake: FakeQPay, monkeypatch: pytest
 def test_a_cooldown_over_a_usable_token_is_a_warning(fake: FakeQPay) -> None:
     """INV-4: while a usable token is stored, a cooldown harms nobody yet: a warning, exit 0."""
     run.invoke(app, ["token", "qpay"])
-    with fake.fail_while(status=503):
+    with fake.fail_while(status=503, headers={"Retry-After": "60"}):  # a pause of chance may be over at once
         failing = examined("qpay", "--login")[1]["token token"]
     assert (failing.mark, fake.logins) == ("failed", 2)
     ran, found = examined("qpay")
