@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -12,7 +13,7 @@ from tokencache.errors import TokenCacheError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from tokencache._flow import Outcome
 
@@ -20,16 +21,51 @@ _LOOK: Final = 0.25
 """How often, in seconds, a waiter looks whether a flight has anybody who runs it."""
 
 
+class _Crowd:
+    """Those who wait for a flight on one event loop: one call wakes them all, one timer minds all their ends."""
+
+    __slots__ = ("_loop", "_timer", "_waiters")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiters: list[tuple[float, asyncio.Future[None]]] = []
+
+    def wait(self, timeout: float) -> asyncio.Future[None]:
+        """Return what is done when the flight is over or the time is up."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        end = self._loop.time() + timeout
+        self._waiters.append((end, waiter))
+        if self._timer is None or end < self._timer.when():
+            self._call_at(end)
+        return waiter
+
+    def wake(self, until: float = math.inf) -> None:
+        """Wake those whose time is up, and mind the others."""
+        for end, waiter in self._waiters:
+            if end <= until and not waiter.done():
+                waiter.set_result(None)
+        self._waiters = [(end, waiter) for end, waiter in self._waiters if not waiter.done()]
+        self._call_at(min((end for end, _ in self._waiters), default=None))
+
+    def _call_at(self, end: float | None) -> None:
+        """Set the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if end is None else self._loop.call_at(end, self.wake, end)
+
+
 class Flight:
     """One run of the flow. It lands with an outcome or an error, or is vacated when whoever ran it died (INV-8)."""
 
-    __slots__ = ("_future", "_waiters", "loop", "lost_at", "started")
+    __slots__ = ("_crowds", "_future", "_outcome", "loop", "lost_at", "started")
 
     def __init__(self, lost_at: float) -> None:
         self.lost_at = lost_at
         self.started = False
         self.loop: asyncio.AbstractEventLoop | None = None
-        self._waiters: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+        self._crowds: dict[asyncio.AbstractEventLoop, _Crowd] = {}
+        self._outcome: Outcome | None = None
         self._future: Future[Outcome | None] = Future()
         self._future.set_running_or_notify_cancel()  # so that a cancelled waiter cannot cancel it for the others
 
@@ -48,27 +84,21 @@ class Flight:
 
         loop = asyncio.get_running_loop()
         if not self.over:
-            waiter: asyncio.Future[None] = loop.create_future()
-            waiters = self._waiters.get(loop)
-            (self._call_back_on(loop) if waiters is None else waiters).append(waiter)
-            timer = loop.call_later(self.patience(timeout, loop), _wake_all, [waiter])
-            try:
-                await waiter
-            finally:
-                timer.cancel()
-        return self.join(0.0)
+            crowd = self._crowds.get(loop) or self._crowd_on(loop)
+            await crowd.wait(self.patience(timeout, loop))
+        outcome = self._outcome
+        return self.join(0.0) if outcome is None else outcome
 
-    def _call_back_on(self, loop: asyncio.AbstractEventLoop) -> list[asyncio.Future[None]]:
-        """Return the waiters of ``loop``, all of whom one call wakes when the flight is over."""
-        waiters: list[asyncio.Future[None]] = []
-        self._waiters[loop] = waiters
+    def _crowd_on(self, loop: asyncio.AbstractEventLoop) -> _Crowd:
+        """Return the crowd of ``loop``, which is woken when the flight is over."""
+        crowd = self._crowds[loop] = _Crowd(loop)
 
         def tell(_: object) -> None:
             with suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(_wake_all, waiters)
+                loop.call_soon_threadsafe(crowd.wake)
 
         self._future.add_done_callback(tell)
-        return waiters
+        return crowd
 
     def patience(self, timeout: float, mine: asyncio.AbstractEventLoop | None = None) -> float:
         """Return how long to wait at once: to the end only for a flight of ``mine``, or that runs on a thread."""
@@ -87,6 +117,7 @@ class Flight:
     def land(self, outcome: Outcome) -> None:
         """Give everybody the outcome."""
         if not self._future.done():
+            self._outcome = outcome
             self._future.set_result(outcome)
 
     def fail(self, error: Exception) -> None:
@@ -103,13 +134,6 @@ class Flight:
     def over(self) -> bool:
         """Whether it has landed or was vacated."""
         return self._future.done()
-
-
-def _wake_all(waiters: Iterable[asyncio.Future[None]]) -> None:
-    """Wake those who still wait."""
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(None)
 
 
 class Flights:

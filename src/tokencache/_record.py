@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import math
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, NoReturn, Protocol, cast
+
+import msgspec
 
 from tokencache.expiry import classify
 from tokencache.token import Token
@@ -51,6 +53,30 @@ class Record(NamedTuple):
     lifetime: float | None
     kept: float = 0.0
     again_at: float | None = None
+
+
+_Fence = Annotated[int, msgspec.Meta(ge=0, le=_LARGEST_FENCE)]
+_Seconds = Annotated[float, msgspec.Meta(gt=-_FAR, lt=_FAR)]
+
+
+class _Fields(msgspec.Struct, rename="camel", gc=False):
+    """The fields of a plain record, of the kinds that they have when we wrote it."""
+
+    access_token: str
+    expires_at: _Seconds
+    v: Literal[1]
+    fence: _Fence | None = None
+    token_type: str | None = None
+    scope: str | None = None
+    issued_at: _Seconds | None = None
+    lifetime: _Seconds | None = None
+    refresh_token: str | None = None
+    refresh_expires_at: _Seconds | None = None
+    identity: str | None = None
+    reason: str | None = None
+    kept: _Seconds | None = None
+    again_at: _Seconds | None = None
+    extra: dict[str, Any] | None = None
 
 
 class Sealing(Protocol):
@@ -111,38 +137,25 @@ def decode(data: bytes, *, key: str = "", sealing: Sealing | None = None) -> Rec
 
     With ``sealing`` only sealed records are taken: a plain one might be anybody's.
     """
-    fields = _parse(data)
-    if fields is None:
-        _refuse(f"it is larger than {LARGEST} bytes" if len(data) > LARGEST else "it is damaged or no JSON object")
-    _require_version(fields)
-    if sealing is not None or "sealed" in fields:
-        fields = _opened(fields, key, sealing)
-    _require_kinds(fields)
-    given: dict[str, Any] = fields  # of those kinds
-    get = given.get
-    expires_at = _instant(fields, "expiresAt")
-    if expires_at is None:
-        _refuse("its field 'expiresAt' is missing")
-    expires_at, lifetime = _exact(expires_at, _instant(fields, "issuedAt"), _number(fields, "lifetime"))
-    refresh_expires_at = _instant(fields, "refreshExpiresAt")
+    fields = (_own(data) if sealing is None else None) or _any(data, key, sealing)
+    expires_at, lifetime = _exact(fields.expires_at, fields.issued_at, fields.lifetime)
     token: Token | None
     try:
         token = Token(
-            get("accessToken") or "",
+            fields.access_token,
             expires_at=expires_at,
             issued_at=expires_at - (lifetime or 0),
-            token_type=get("tokenType") or "Bearer",
-            scope=get("scope"),
-            refresh_token=get("refreshToken"),
-            refresh_expires_at=refresh_expires_at,
-            extra=get("extra"),
+            token_type=fields.token_type or "Bearer",
+            scope=fields.scope,
+            refresh_token=fields.refresh_token,
+            refresh_expires_at=fields.refresh_expires_at,
+            extra=fields.extra,
         )
     except ValueError:
         token = None
     if token is None:
         _refuse("its field 'accessToken' or 'tokenType' is missing or unusable")
-    kept, again_at = _number(fields, "kept") or 0.0, _number(fields, "againAt")
-    return Record(token, _fence(fields), get("identity"), get("reason"), lifetime, kept, again_at)
+    return Record(token, fields.fence, fields.identity, fields.reason, lifetime, fields.kept or 0.0, fields.again_at)
 
 
 def fence_of(data: bytes) -> int | None:
@@ -171,6 +184,59 @@ def is_late(fence: int, stored: bytes | None, *, held: bool) -> bool:
         return False
     theirs = fence_of(stored)
     return not held if theirs is None else theirs > fence
+
+
+def _own(data: bytes) -> _Fields | None:
+    """Return the fields of a plain record as we write them, ``None`` for any that needs a closer look. Never raises.
+
+    A shared get consists of the round trip and of this, so it is left to compiled code. That tells nothing of a name
+    that comes twice, but each name has its colon: as many colons as names, and none was lost.
+    """
+    if len(data) > LARGEST:
+        return None
+    try:
+        fields = _OWN.decode(data)
+    except (ValueError, RecursionError):  # msgspec's own are ValueErrors
+        return None
+    values = msgspec.structs.astuple(fields)
+    names = len(values) - values.count(None) + len(fields.extra or ())
+    colons = data.count(b":")
+    if fields.scope is not None and b"\\" not in data:
+        colons -= fields.scope.count(":")
+    return fields if colons == names else None
+
+
+def _any(data: bytes, key: str, sealing: Sealing | None) -> _Fields:
+    """Return the fields of any record, sealed or another program's; raises ``UnreadableRecord``, saying why."""
+    fields = _parse(data)
+    if fields is None:
+        _refuse(f"it is larger than {LARGEST} bytes" if len(data) > LARGEST else "it is damaged or no JSON object")
+    _require_version(fields)
+    if sealing is not None or "sealed" in fields:
+        fields = _opened(fields, key, sealing)
+    _require_kinds(fields)
+    given: dict[str, Any] = fields  # of those kinds
+    get = given.get
+    expires_at = _instant(fields, "expiresAt")
+    if expires_at is None:
+        _refuse("its field 'expiresAt' is missing")
+    return _Fields(
+        access_token=get("accessToken") or "",
+        expires_at=expires_at,
+        v=VERSION,
+        fence=_fence(fields),
+        token_type=get("tokenType"),
+        scope=get("scope"),
+        issued_at=_instant(fields, "issuedAt"),
+        lifetime=_number(fields, "lifetime"),
+        refresh_token=get("refreshToken"),
+        refresh_expires_at=_instant(fields, "refreshExpiresAt"),
+        identity=get("identity"),
+        reason=get("reason"),
+        kept=_number(fields, "kept"),
+        again_at=_number(fields, "againAt"),
+        extra=get("extra"),
+    )
 
 
 def _exact(expires_at: float, issued_at: float | None, lifetime: float | None) -> tuple[float, float | None]:
@@ -307,5 +373,6 @@ def _refuse(why: str) -> NoReturn:
     raise UnreadableRecord(why)
 
 
+_OWN: Final = msgspec.json.Decoder(_Fields)
 _SPACE: Final = " \t\n\r"
 _JSON: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)

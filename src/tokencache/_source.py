@@ -229,12 +229,17 @@ class TokenSource(LocalCopy):
 
     def _replace(self, token: Token) -> Steps[Token | None]:
         """Get another token than the refused ``token`` (INV-6)."""
-        if self._settling(token):
-            return None
-        if self._value() == token.value:
-            yield from self._drop(token)
+        deadline = self._deadline(None)
         try:
-            other = yield from self._acquire(self._deadline(None), "rejected", token.value)
+            if self._value() is None:  # the fleet may have another by now, or know this one for a replacement
+                other = yield from self._acquire(deadline)
+                if other.value != token.value:
+                    return other
+            if self._settling(token):
+                return None
+            if self._value() == token.value:
+                yield from self._drop(token)
+            other = yield from self._acquire(deadline, "rejected", token.value)
         except TokenCacheError:
             return None
         return other if other.value != token.value else None

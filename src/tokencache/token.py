@@ -68,12 +68,12 @@ class Token:
             _require_visible("token_type", token_type)
             if token_type.lower() == "bearer":
                 token_type = "Bearer"
-        _require_instant("expires_at", expires_at)
-        _require_instant("issued_at", issued_at)
+        if not (type(expires_at) is type(issued_at) is float and -_FAR < expires_at < _FAR > issued_at > -_FAR):
+            expires_at, issued_at = _instant("expires_at", expires_at), _instant("issued_at", issued_at)
         store = object.__setattr__
         store(self, "value", value)
-        store(self, "expires_at", float(expires_at))
-        store(self, "issued_at", float(issued_at))
+        store(self, "expires_at", expires_at)
+        store(self, "issued_at", issued_at)
         store(self, "token_type", token_type)
         store(self, "scope", scope)
         store(self, "refresh_token", refresh_token)
@@ -146,8 +146,9 @@ def _require_visible(name: str, text: object) -> None:
         raise ValueError(message)
 
 
-def _require_instant(name: str, instant: object) -> None:
-    """Raise ``ValueError`` unless ``instant`` is a finite number."""
+def _instant(name: str, instant: object) -> float:
+    """Return a finite number as float; raises ``ValueError`` for anything else."""
     if not isinstance(instant, _NUMBERS) or isinstance(instant, bool) or not -_FAR < instant < _FAR:
         message = f"a token's {name} must be finite epoch seconds"
         raise ValueError(message)
+    return float(instant)

@@ -155,7 +155,7 @@ DEFECTS: Final = {
         "test_the_identity_is_the_same_in_another_process",
         """
     def identity(self):
-        return {**super().identity(), "scope": str(set("orders payments refunds invoices".split()))}
+        return {**super().identity(), "scopes": str({str(scope) for scope in range(40)})}
 """,
     ),
     "Numbered": (

@@ -29,7 +29,7 @@ from tokencache_qpay.testing import FakeQPay, fleet
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tokencache.backends._memcached_servers import Item
+    from tokencache.backends._memcached_wire import Item
     from tokencache.ports import LeaseGrant, LeaseReply
 
 pytestmark = pytest.mark.live

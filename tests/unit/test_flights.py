@@ -114,6 +114,55 @@ def test_a_waiter_that_is_cancelled_leaves_the_others() -> None:
     asyncio.run(three())
 
 
+def test_waiters_of_one_loop_leave_at_ends_of_their_own() -> None:
+    """INV-8: one timer minds them all, the later as well as the earlier, and those who come after it was set."""
+
+    async def leave() -> None:
+        flight = Flight(PATIENCE)
+        flight.loop = asyncio.get_running_loop()
+        left: list[float] = []
+
+        async def wait(timeout: float) -> object:  # noqa: ASYNC109  (the flight's waiter has one)
+            outcome = await flight.ajoin(timeout)
+            left.append(timeout)
+            return outcome
+
+        tasks = {timeout: asyncio.create_task(wait(timeout)) for timeout in (PATIENCE, 0.2, 0.001, 0.1)}
+        await asyncio.wait([tasks[0.001], tasks[0.1]])
+        late = asyncio.create_task(wait(0.002))
+        await asyncio.wait([late, tasks[0.2]])
+        assert sorted(left) == [0.001, 0.002, 0.1, 0.2]
+        assert left.index(0.001) < left.index(0.1) < left.index(0.2)
+        assert not tasks[PATIENCE].done()
+        flight.land(LANDED)
+        assert await tasks[PATIENCE] is LANDED
+
+    asyncio.run(leave())
+
+
+def test_a_crowd_sets_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand waiters with one end cost one timer, which goes with the flight."""
+
+    async def crowd() -> None:
+        loop = asyncio.get_running_loop()
+        flight = Flight(PATIENCE)
+        flight.loop = loop
+        timers: list[asyncio.TimerHandle] = []
+        call_at = loop.call_at
+
+        def counted(*arguments: Any) -> asyncio.TimerHandle:  # noqa: ANN401  (the loop's own)
+            timers.append(call_at(*arguments))
+            return timers[-1]
+
+        monkeypatch.setattr(loop, "call_at", counted)
+        tasks = await waiting(flight, 1_000)
+        flight.land(LANDED)
+        await asyncio.gather(*tasks)
+        assert [timer.cancelled() for timer in timers] == [True]
+
+    asyncio.run(crowd())
+
+
 @pytest.mark.parametrize("end", ["vacate", "fail", "time"])
 def test_how_a_wait_ends_without_an_outcome(end: str) -> None:
     """A vacated flight and a wait that is over give nothing; a failed one each waiter an error of its own."""

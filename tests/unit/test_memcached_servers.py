@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import socketserver
 import sys
@@ -22,6 +23,7 @@ from tokencache.url import BackendURL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from io import BufferedIOBase
 
 SECRET = "eyJhbGciOi.secret"
 
@@ -37,6 +39,7 @@ class Fake(socketserver.ThreadingTCPServer):
         self.answer = answer
         self.commands: list[bytes] = []
         self.connections = 0
+        self.open: list[BufferedIOBase] = []
 
     @property
     def place(self) -> str:
@@ -52,6 +55,7 @@ class _Talk(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         """Answer line by line; no answer at all closes the connection."""
         self.server.connections += 1
+        self.server.open.append(self.wfile)
         while line := self.rfile.readline():
             self.server.commands.append(line)
             if line == b"version\r\n":
@@ -127,12 +131,25 @@ def test_after_an_answer_without_sense_the_connection_is_another(fake: Fake, bac
 
 def test_a_connection_on_which_something_was_left_is_not_used_again(fake: Fake, backend: MemcachedBackend) -> None:
     """An answer that nobody has read would be taken for the next one."""
-    late = b"VALUE key 0 1 7\r\nx\r\nEND\r\n"
-    fake.answer = b"END\r\n" + late
     assert backend.load("key") is None
-    fake.answer = b"END\r\n"
+    session = backend._servers.of("key")._idle[0]
+    assert session.is_fresh()
+    (connection,) = fake.open
+    connection.write(b"VALUE key 0 1 7\r\nx\r\nEND\r\n")
+    select.select([session._connection.sock], [], [])
     for _ in range(3):
         assert backend.load("key") is None
+    assert fake.connections == 2
+
+
+def test_two_answers_to_one_question_are_none(fake: Fake, backend: MemcachedBackend) -> None:
+    """Where more comes than was asked for, nobody knows which of the two is the answer."""
+    fake.answer = b"END\r\nVALUE key 0 1 7\r\nx\r\nEND\r\n"
+    with pytest.raises(BackendUnavailable, match="no sense"):
+        backend.load("key")
+    fake.answer = b"END\r\n"
+    assert backend.load("key") is None
+    assert fake.connections == 2
 
 
 def test_a_good_connection_is_used_again(fake: Fake, backend: MemcachedBackend) -> None:

@@ -329,6 +329,30 @@ def test_a_replacement_that_is_refused_too_is_not_replaced_again(world: World) -
     assert world.source.replace(second) is not None
 
 
+def test_a_process_that_never_held_the_refused_token_replaces_it(world: World) -> None:
+    """INV-6: it was given to it by another process, say; one fetch, though the new token ends no later."""
+    bad = world.source.token()
+    stranger = world.another().source(world.provider)
+    good = stranger.replace(bad)
+    assert good is not None
+    assert (good.value, world.provider.calls) == ("fake-token-2", 2)
+    late = world.another().source(world.provider)
+    assert late.replace(bad) == good, "what the fleet has by now is another token, and costs nothing"
+    assert world.another().source(world.provider).replace(good) is None, "it has just replaced a refused one"
+    assert world.provider.calls == 2
+    assert world.source.replace(bad) == good
+    assert world.provider.calls == 2
+
+
+def test_a_process_that_can_reach_nothing_leaves_the_401(world: World) -> None:
+    """INV-6: neither a token that the store still has nor an error takes the place of the 401."""
+    bad = world.source.token()
+    world.provider.failure = ProviderUnavailable("gone")
+    assert world.another().source(world.provider).replace(bad) is None
+    world.backend.down = EVERYTHING
+    assert world.another().source(world.provider).replace(bad) is None
+
+
 def test_a_replacement_that_a_bystander_fetched_is_not_replaced_in_turn(world: World) -> None:
     """INV-6: when another caller asks first after a report, what it brings counts as the replacement all the same."""
     world.source.invalidate(world.source.token())

@@ -12,6 +12,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
 
 from tokencache.ports import Cooldown
@@ -62,6 +63,7 @@ class Foreign:
 Lock: TypeAlias = Lease | Pause | Foreign
 
 
+@lru_cache(1 << 14)
 def names_of(key: str, prefix: int = 0) -> tuple[str, str]:
     """Return the names of record and lock; ``prefix`` is the length of what the client puts before each.
 

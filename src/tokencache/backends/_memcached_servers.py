@@ -14,22 +14,25 @@ import time
 from collections import deque
 from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, Self, TypeVar, cast
 
 from tokencache.backends._client_library import version_of
 from tokencache.backends._memcached_form import DELETED, LARGEST
+from tokencache.backends._memcached_wire import NoCas, Reader
 from tokencache.errors import BackendUnavailable, ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from tokencache.backends._memcached_wire import Item
+
     Spec = tuple[str, int] | str
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _KEPT: Final = 16  # idle connections to one server
 _STALE: Final = 30.0  # seconds after which an idle connection may have been forgotten on its way
-_NO_CAS: Final = b"0"
 
 
 class Connection(Protocol):
@@ -39,10 +42,6 @@ class Connection(Protocol):
 
     def version(self) -> bytes:
         """Return the server's version."""
-        ...
-
-    def gets_many(self, keys: Iterable[str]) -> dict[str, tuple[bytes, bytes]]:
-        """Return values and their cas."""
         ...
 
     def add(self, key: str, value: bytes, expire: int, noreply: bool) -> bool:
@@ -62,45 +61,22 @@ class Connection(Protocol):
         ...
 
 
-class Item(NamedTuple):
-    """A value as it lies on the server; ``cas`` numbers this state of it."""
-
-    data: bytes
-    cas: bytes
-
-
-class Line:
-    """A connection, with what tells whether anything has come in on it since its last answer was read."""
-
-    __slots__ = ("connection", "idle_since", "poller")
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.idle_since = 0.0
-        self.poller = select.poll()
-        if connection.sock is not None:
-            self.poller.register(connection.sock, select.POLLIN)
-
-    def is_fresh(self) -> bool:
-        """Return whether it can be used again: neither forgotten on its way, nor closed, nor out of step."""
-        if time.monotonic() - self.idle_since >= _STALE or self.connection.sock is None:
-            return False
-        return not self.poller.poll(0)
-
-
 class Session:
-    """The commands of one call of the backend, all on one connection; whatever ends the call early ends that.
+    """A connection, and the commands on it for one call of the backend; whatever ends the call early ends it as well.
 
     A restarted server counts its cas anew, so that an old one may match a new item. But then the connection is gone
     too, and the command fails.
     """
 
-    __slots__ = ("_connection", "_line", "_server")
+    __slots__ = ("_connection", "_idle_since", "_poller", "_server")
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, connection: Connection) -> None:
         self._server = server
-        self._line = server.take()
-        self._connection = self._line.connection
+        self._connection = connection
+        self._idle_since = 0.0
+        self._poller = select.poll()
+        if connection.sock is not None:
+            self._poller.register(connection.sock, select.POLLIN)
 
     def __enter__(self) -> Self:
         """Return the session itself."""
@@ -109,31 +85,35 @@ class Session:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         """Give the connection back, or close it: a KeyboardInterrupt too may leave an answer that nobody read."""
         if kind is None:
-            self._server.put_back(self._line)
+            self._idle_since = time.monotonic()
+            self._server.put_back(self)
         else:
             self._connection.close()
 
+    def is_fresh(self) -> bool:
+        """Return whether it can be used again: neither forgotten on its way, nor closed, nor out of step."""
+        if time.monotonic() - self._idle_since >= _STALE or self._connection.sock is None:
+            return False
+        return not self._poller.poll(0)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
     def read(self, *names: str) -> dict[str, Item]:
         """Return what is there of several items, in one round trip."""
-        found = self._server.answered(lambda: self._connection.gets_many(names))
-        items: dict[str, Item] = {}
-        for name, (data, cas) in found.items():
-            if cas == _NO_CAS:
-                why = "it was started with -C, which takes cas away; start it without"
-                raise self.failure(why)
-            items[name] = Item(data, cas)
-        return items
+        return self._server.answered(self._server.reader.gets, self._connection.sock, names)
 
     def add(self, name: str, data: bytes, expiry: int) -> bool:
         """Store an item that is not there; return whether it was not."""
         self._require_room(data)
-        return self._server.answered(lambda: self._connection.add(name, data, expire=expiry, noreply=False)) is True
+        return self._server.answered(self._connection.add, name, data, expire=expiry, noreply=False) is True
 
     def replace(self, name: str, data: bytes, item: Item, expiry: int) -> bool:
         """Store an item in place of ``item``; return whether that was still there, unchanged."""
         self._require_room(data)
-        answer = self._server.answered(lambda: self._connection.cas(name, data, item.cas, expire=expiry, noreply=False))
-        return answer is True
+        cas = self._connection.cas
+        return self._server.answered(cas, name, data, item.cas, expire=expiry, noreply=False) is True
 
     def delete(self, name: str, item: Item) -> bool:
         """Delete ``item``; return whether it was still there, unchanged."""
@@ -141,7 +121,7 @@ class Session:
 
     def figures(self, *kinds: str) -> dict[str, str]:
         """Return the server's figures, in general or of one kind, such as its settings."""
-        found = self._server.answered(lambda: self._connection.stats(*kinds))
+        found = self._server.answered(self._connection.stats, *kinds)
         return {name.decode(): text.decode() if isinstance(text, bytes) else str(text) for name, text in found.items()}
 
     def failure(self, why: str) -> BackendUnavailable:
@@ -159,25 +139,22 @@ class Server:
     """One server, and the idle connections to it.
 
     ``name`` decides which keys it has, so it must be the same for the whole fleet. ``settings`` are arguments of
-    ``pymemcache.client.base.Client``.
+    ``pymemcache.client.base.Client``; ``reader`` reads what it answers.
     """
 
     def __init__(self, spec: Spec, settings: Mapping[str, object]) -> None:
         self.name = spec if isinstance(spec, str) else f"{spec[0]}:{spec[1]}"
         self._spec = spec
         self._settings = settings
+        self.reader = Reader(prefix_of(settings))
         self._make = cast("Callable[..., Connection]", import_module("pymemcache.client.base").Client)
         self._closed = False
-        self._idle: deque[Line] = deque()  # its methods are atomic, so it needs no lock
+        self._idle: deque[Session] = deque()  # its methods are atomic, so it needs no lock
 
-    def session(self) -> Session:
-        """Return a connection for one call."""
-        return Session(self)
-
-    def answered(self, call: Callable[[], T]) -> T:
+    def answered(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what a call of the client library returns; raises ``BackendUnavailable`` for whatever it raises."""
         try:
-            return call()
+            return call(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  (a mix-up is a KeyError, whose text holds another's value: INV-9)
             meaning = _meaning(error)
         raise self.failure(meaning)  # outside, so that the foreign error is not chained to ours
@@ -198,30 +175,29 @@ class Server:
     def _drop_idle(self) -> None:
         while self._idle:
             try:
-                line = self._idle.pop()
+                session = self._idle.pop()
             except IndexError:  # another thread took the last one
                 return
-            line.connection.close()
+            session.close()
 
-    def take(self) -> Line:
-        """Return an idle connection that is in step, or a new one."""
+    def session(self) -> Session:
+        """Return an idle connection that is in step, or a new one, for one call."""
         while self._idle:
             try:
-                line = self._idle.pop()
+                session = self._idle.pop()
             except IndexError:
                 break
-            if line.is_fresh():
-                return line
-            line.connection.close()
-        return Line(self.answered(self._connect))
+            if session.is_fresh():
+                return session
+            session.close()
+        return Session(self, self.answered(self._connect))
 
-    def put_back(self, line: Line) -> None:
+    def put_back(self, session: Session) -> None:
         """Keep a connection for the next call, if there is room."""
         if len(self._idle) >= _KEPT:
-            line.connection.close()
+            session.close()
             return
-        line.idle_since = time.monotonic()
-        self._idle.append(line)
+        self._idle.append(session)
         if self._closed:
             self._drop_idle()
 
@@ -346,6 +322,12 @@ def _is_place(spec: object) -> bool:
             return False
 
 
+def prefix_of(settings: Mapping[str, object]) -> bytes:
+    """Return what the client puts before each name."""
+    prefix = settings.get("key_prefix")
+    return prefix if isinstance(prefix, bytes) else b""
+
+
 def _meaning(error: Exception) -> str:
     """Return what a failure means; the text of a foreign error is not repeated (INV-9)."""
     name = type(error).__name__
@@ -353,6 +335,8 @@ def _meaning(error: Exception) -> str:
         return "it did not answer in time"
     if isinstance(error, OSError):
         return f"it cannot be reached ({name})"
+    if isinstance(error, NoCas):
+        return "it was started with -C, which takes cas away; start it without"
     if name == "MemcacheUnexpectedCloseError":
         return "it closed the connection"
     if name == "MemcacheServerError":

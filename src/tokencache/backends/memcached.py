@@ -29,7 +29,7 @@ from tokencache.backends._memcached_form import (
     record_expiry,
     remaining_of,
 )
-from tokencache.backends._memcached_servers import Servers, check_library, read_servers, settings_of
+from tokencache.backends._memcached_servers import Servers, check_library, prefix_of, read_servers, settings_of
 from tokencache.errors import BackendClosed, BackendUnavailable, ConfigurationError
 from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot, Stored
 
@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from tokencache.backends._memcached_form import Lock
-    from tokencache.backends._memcached_servers import Item, Server, Session, Spec
+    from tokencache.backends._memcached_servers import Server, Session, Spec
+    from tokencache.backends._memcached_wire import Item
     from tokencache.health import Finding
     from tokencache.ports import Cooldown, LeaseReply
     from tokencache.url import BackendURL
@@ -81,8 +82,7 @@ class MemcachedBackend:
         specs, taken = (read_servers(servers), {}) if client is None else settings_of(client)
         settings = {"connect_timeout": connect_timeout, "timeout": timeout, "no_delay": True} | taken
         self._servers = Servers(specs, settings)
-        prefix = taken.get("key_prefix", b"")
-        self._prefix = len(prefix) if isinstance(prefix, bytes) else 0
+        self._prefix = len(prefix_of(settings))
         self._wall = wall
         self._closing = threading.Event()
         self._crowd = Crowd(_SHORTEST_PAUSE, _LONGEST_PAUSE)

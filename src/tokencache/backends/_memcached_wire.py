@@ -1,0 +1,109 @@
+"""How items are read from memcached: one ``gets``, one answer, taken apart as a whole.
+
+pymemcache reads an answer piece by piece, which costs as much as the round trip itself, and a shared get is little
+else. Connections and all other commands are pymemcache's own.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+
+if TYPE_CHECKING:
+    import socket
+
+_CHUNK: Final = 1 << 14
+_LONGEST_LINE: Final = 2048
+_END: Final = b"END\r\n"
+
+
+class Item(NamedTuple):
+    """A value as it lies on the server; ``cas`` numbers this state of it."""
+
+    data: bytes
+    cas: bytes
+
+
+class NoCas(Exception):
+    """The server numbers no states of its items."""
+
+
+class Reader:
+    """Reads items; ``prefix`` is what each of their names begins with on the server, and nowhere else."""
+
+    __slots__ = ("_prefix", "_value")
+
+    def __init__(self, prefix: bytes) -> None:
+        self._prefix = prefix
+        self._value = re.compile(rb"VALUE %b([!-~]+) \d+ (\d+) (\d+)\r\n" % re.escape(prefix))
+
+    def gets(self, sock: socket.socket | None, names: tuple[str, ...]) -> dict[str, Item]:
+        """Return what is there of several items, by name, in one round trip.
+
+        Raises ``OSError``, ``ValueError``, ``NoCas`` or an exception of pymemcache's; after any of them the connection
+        may be out of step.
+        """
+        if sock is None:
+            _raise("MemcacheUnexpectedCloseError")
+        request = b"gets"
+        for name in names:
+            request += b" " + self._prefix + name.encode()
+        sock.sendall(request + b"\r\n")
+        answer = sock.recv(_CHUNK)
+        while True:
+            items, missing = self._items(answer)
+            if not missing:
+                break
+            answer = _more(sock, answer, missing)
+        for name in items:
+            if name not in names:
+                raise ValueError
+        return items
+
+    def _items(self, answer: bytes) -> tuple[dict[str, Item], int]:
+        """Return the items of an answer, and how many bytes it lacks at least, 0 when it is whole."""
+        items: dict[str, Item] = {}
+        start = 0
+        while found := self._value.match(answer, start):
+            name, size, cas = found.groups()
+            begin = found.end()
+            stop = begin + int(size)
+            if answer[stop : stop + 2] != b"\r\n":
+                if len(answer) < stop + 2:
+                    return items, stop + 2 - len(answer)
+                raise ValueError
+            if cas == b"0":
+                raise NoCas
+            items[name.decode()] = Item(answer[begin:stop], cas)
+            start = stop + 2
+        rest = answer[start:]
+        return items, 0 if rest == _END else _lacking(rest)
+
+
+def _lacking(rest: bytes) -> int:
+    """Return how many bytes a line lacks at least that is neither a value's nor the end; raises for a whole one."""
+    line, _, more = rest.partition(b"\r\n")
+    if len(rest) <= _LONGEST_LINE and not more and not rest.endswith(b"\r\n"):
+        return 1
+    if line.partition(b" ")[0].endswith(b"ERROR"):
+        _raise("MemcacheServerError" if line.startswith(b"SERVER_ERROR") else "MemcacheClientError")
+    raise ValueError
+
+
+def _more(sock: socket.socket, answer: bytes, missing: int) -> bytes:
+    """Return the answer with at least as many more bytes."""
+    pieces = [answer]
+    while missing > 0:
+        piece = sock.recv(_CHUNK)
+        if not piece:
+            _raise("MemcacheUnexpectedCloseError")
+        pieces.append(piece)
+        missing -= len(piece)
+    return b"".join(pieces)
+
+
+def _raise(name: str) -> NoReturn:
+    """Raise an exception of pymemcache's, without a text: it might hold anybody's value (INV-9)."""
+    exceptions: Any = import_module("pymemcache.exceptions")
+    raise getattr(exceptions, name)
