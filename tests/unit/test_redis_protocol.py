@@ -7,14 +7,14 @@ import asyncio
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from redis import Redis
+from redis import Connection, Redis
 from redis.crc import key_slot
 from redis.exceptions import AuthenticationError, BusyLoadingError, OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from tokencache import BackendClosed, BackendUnavailable, ConfigurationError, TokenCache
 from tokencache.backends._redis_connect import Target, connect, target_of
-from tokencache.backends._redis_protocol import Protocol, keys_of, milliseconds, translated
+from tokencache.backends._redis_protocol import Protocol, keys_of, look_at, milliseconds, translated
 from tokencache.backends.redis import RedisBackend
 from tokencache.ports import Cooldown, LeaseGrant
 from tokencache.url import BackendURL
@@ -219,3 +219,15 @@ async def _alone() -> None:
     source = TokenCache(backend).source(lambda: {"access_token": "x", "expires_in": 60}, key="k")
     assert (await source.atoken()).value == "x"
     await backend.aio().close()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+@pytest.mark.parametrize(
+    "record", ["k", "qpay:access_token", "t\N{LATIN SMALL LETTER O WITH DIAERESIS}k", "a\r\nb", "x" * 500]
+)
+def test_a_look_is_packed_as_the_client_library_packs_it(record: str, encoding: str) -> None:
+    """The bytes are the client library's own, in the encoding of its connection, however odd the key."""
+    connection = Connection(encoding=encoding)
+    encoder = connection.encoder
+    packed = connection.pack_commands([["GET", record], ["PTTL", record]])
+    assert b"".join(look_at(record, encoder.encoding, encoder.encoding_errors)) == b"".join(packed)

@@ -7,6 +7,7 @@ else. Connections and all other commands are pymemcache's own.
 from __future__ import annotations
 
 import re
+from functools import lru_cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
@@ -32,11 +33,13 @@ class NoCas(Exception):
 class Reader:
     """Reads items; ``prefix`` is what each of their names begins with on the server, and nowhere else."""
 
-    __slots__ = ("_prefix", "_value")
+    __slots__ = ("_request", "_single", "_value")
 
     def __init__(self, prefix: bytes) -> None:
-        self._prefix = prefix
-        self._value = re.compile(rb"VALUE %b([!-~]+) \d+ (\d+) (\d+)\r\n" % re.escape(prefix))
+        head = rb"VALUE %b([!-~]+) \d+ (\d+) (\d+)\r\n" % re.escape(prefix)
+        self._value = re.compile(head)
+        self._single = re.compile(head + rb"(.*)\r\nEND\r\n", re.DOTALL)
+        self._request = lru_cache(1 << 14)(partial(_request, prefix))
 
     def gets(self, sock: socket.socket | None, names: tuple[str, ...]) -> dict[str, Item]:
         """Return what is there of several items, by name, in one round trip.
@@ -46,11 +49,13 @@ class Reader:
         """
         if sock is None:
             _raise("MemcacheUnexpectedCloseError")
-        request = b"gets"
-        for name in names:
-            request += b" " + self._prefix + name.encode()
-        sock.sendall(request + b"\r\n")
+        sock.sendall(self._request(names))
         answer = sock.recv(_CHUNK)
+        whole = self._single.fullmatch(answer)
+        if whole is not None:  # the usual answer, at once
+            name, size, cas, data = whole.groups()
+            if int(size) == len(data) and cas != b"0" and (text := name.decode()) in names:
+                return {text: Item(data, cas)}
         while True:
             items, missing = self._items(answer)
             if not missing:
@@ -79,6 +84,11 @@ class Reader:
             start = stop + 2
         rest = answer[start:]
         return items, 0 if rest == _END else _lacking(rest)
+
+
+def _request(prefix: bytes, names: tuple[str, ...]) -> bytes:
+    """Return the command."""
+    return b"gets " + b" ".join(prefix + name.encode() for name in names) + b"\r\n"
 
 
 def _lacking(rest: bytes) -> int:

@@ -7,6 +7,7 @@ import json
 import re
 import threading
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from cachetools import LRUCache
@@ -71,6 +72,14 @@ class Call:
         return ["EVAL", self.script.text, len(self.keys), *self.keys, *self.arguments]
 
 
+@lru_cache(1 << 14)
+def look_at(record: str, encoding: str, errors: str) -> tuple[bytes]:
+    """Return GET and PTTL of a record as they are sent, in RESP: the same bytes for each look at it."""
+    name = record.encode(encoding, errors)
+    return (b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n" % (len(name), name, len(name), name),)
+
+
+@lru_cache(1 << 14)
 def keys_of(key: str, *, cluster: bool) -> tuple[str, str, str]:
     """Return the names of record, lock and stream; in a cluster all three hash to one slot.
 

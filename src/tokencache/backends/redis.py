@@ -19,12 +19,12 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tokencache.backends._client_library import version_of
 from tokencache.backends._redis_connect import MOST_CONNECTIONS, Target, check_library, connect, target_of
-from tokencache.backends._redis_protocol import Call, Command, Protocol, stored_of, translated
+from tokencache.backends._redis_protocol import Call, Command, Protocol, look_at, stored_of, translated
 from tokencache.errors import BackendClosed, ConfigurationError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 
     from tokencache.health import Finding
     from tokencache.ports import Cooldown, LeaseGrant, LeaseReply, Slot, Stored
@@ -82,7 +82,7 @@ class RedisBackend:
     def load(self, key: str) -> Stored | None:
         """Return the record, or ``None``: two plain reads in one round trip."""
         record = self._protocol.names(key)[0]
-        data, life = self._execute(record, ["GET", record], ["PTTL", record])
+        data, life = self._exchange(record, lambda connection: _look(connection, record), 2)
         return stored_of(data, life)
 
     def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> LeaseReply:
@@ -170,7 +170,15 @@ class RedisBackend:
             return self._execute(call.keys[0], call.eval())[0]
 
     def _execute(self, key: str, *commands: Command, waiting: bool = False) -> list[Any]:
-        """Send commands in one go and return the replies; an interrupted call costs the connection, not an answer."""
+        """Send commands in one go and return the replies."""
+        return self._exchange(
+            key, lambda connection: connection.pack_commands(commands), len(commands), waiting=waiting
+        )
+
+    def _exchange(
+        self, key: str, packed: Callable[[Any], Iterable[bytes]], count: int, *, waiting: bool = False
+    ) -> list[Any]:
+        """Send so many commands and return the replies; an interrupted call costs the connection, not an answer."""
         if self._closed:
             raise closed()
         try:
@@ -178,8 +186,8 @@ class RedisBackend:
             pool = self._pool(key, waiting=waiting)
             connection = idle.take(pool)
             try:
-                connection.send_packed_command(connection.pack_commands(commands))
-                replies = [_reply(connection) for _ in commands]
+                connection.send_packed_command(packed(connection))
+                replies = [_reply(connection) for _ in range(count)]
             except BaseException:
                 connection.disconnect()
                 raise
@@ -211,6 +219,9 @@ class RedisBackend:
         """Return the client for commands, or the one for blocking reads."""
         if self._target is None:
             return self._own
+        made = self._waiting if waiting else self._client
+        if made is not None:
+            return made
         with self._lock:
             client = self._waiting if waiting else self._client
             if client is None:
@@ -420,6 +431,12 @@ class AsyncRedisBackend:
 
 class _Unknown(Exception):
     """The server does not know the script."""
+
+
+def _look(connection: Any, record: str) -> tuple[bytes]:
+    """Return a look at a record as this connection sends it."""
+    encoder = connection.encoder
+    return look_at(record, encoder.encoding, encoder.encoding_errors)
 
 
 def _reply(connection: Any) -> Any:
