@@ -60,7 +60,7 @@ def threads(plan: Plan) -> list[Row]:
     """Time a cached get from a thread, of everyone."""
     rows: list[Row] = []
     gets = made(THREADS, peers.THREADS, rows, lambda get: get())
-    turns = in_turns({name: timed(get) for name, get in gets.items()}, plan)
+    turns = in_turns({name: timed(get) for name, get in gets.items()}, plan, share=3)
     return [*rows_of(THREADS, peers.THREADS, turns), *rows]
 
 
@@ -89,7 +89,7 @@ def sources(plan: Plan) -> list[Row]:
             ways[f"{name}, {count}"] = partial(_in_order, cycle(gets))
             if count == plan.sources:
                 ways[f"{name}, one of {count}"] = partial(_in_order, cycle(gets[:1]))
-    turns = in_turns(ways, plan)
+    turns = in_turns(ways, plan, share=0.5)
     rows: list[Row] = []
     for name in ways:
         way, _, _ = name.partition(", ")

@@ -161,7 +161,7 @@ def in_turns(scenario: str, ways: Sequence[Shared], plan: Plan, processes: int, 
     with ground(plan.login) as place:
         for turn in range(plan.repeats):
             for way in ways:
-                if way.kind == "peer" and turn >= 3:
+                if way.kind == "peer" and turn >= PEER_TURNS:
                     continue
                 try:
                     figures = play(place, way, processes, count, tasks=scenario == TASKS)

@@ -18,15 +18,18 @@ if TYPE_CHECKING:
 _FIRST = 20
 
 
-def in_turns(ways: Mapping[str, Callable[[int], float]], plan: Plan) -> dict[str, list[float]]:
-    """Return the seconds per call of each turn of each way. A way takes a number of calls and returns the seconds."""
+def in_turns(ways: Mapping[str, Callable[[int], float]], plan: Plan, *, share: float = 1.0) -> dict[str, list[float]]:
+    """Return the seconds per call of each turn of each way, for a share of the plan's turns.
+
+    A way takes a number of calls and returns the seconds.
+    """
     counts: dict[str, int] = {}
     for name, run in ways.items():
         run(_FIRST)
         counts[name] = max(_FIRST, int(plan.turn / max(run(_FIRST) / _FIRST, 1e-9)))
     turns: dict[str, list[float]] = {name: [] for name in ways}
     gc.collect()
-    for _ in range(plan.rounds):
+    for _ in range(max(1, int(plan.rounds * share))):
         for name, run in ways.items():
             turns[name].append(run(counts[name]) / counts[name])
     return turns

@@ -24,7 +24,7 @@ class Plan:
     @property
     def repeats(self) -> int:
         """How often a scenario of many processes is played."""
-        return 1 if self.quick else 5
+        return 1 if self.quick else 7
 
     @property
     def boundary(self) -> float:

@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, TypeVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import pytest
 from pymemcache.client.base import Client, PooledClient
@@ -17,7 +18,7 @@ from pymemcache.client.hash import HashClient
 
 from tokencache import TokenCache
 from tokencache.backends import memcached
-from tokencache.backends._memcached_form import LARGEST, LONGEST
+from tokencache.backends._memcached_form import LARGEST, LONGEST, Lease, lease_value
 from tokencache.backends._memcached_servers import Session
 from tokencache.backends.memcached import MemcachedBackend
 from tokencache.errors import BackendUnavailable
@@ -200,6 +201,101 @@ def test_a_cooldown_is_not_forgotten_early(server: MemcachedServer, monkeypatch:
     backend.release(lease, cooldown(20.0))
     assert expiries == [21]
     backend.close()
+
+
+# --- leases whose holder is gone
+
+
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Give the backend a steady clock that is set by hand."""
+    now = [1_000.0]
+    monkeypatch.setattr(memcached, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    return now
+
+
+def abandon(other: Client, ttl: float = 3.0) -> None:
+    """Leave a lease behind that the server keeps for a minute."""
+    value = lease_value(Lease(10**15, "dead", time.time() + ttl, ttl))
+    assert other.set(f"{KEY}:lock", value, expire=60, noreply=False)
+
+
+def test_a_lease_that_nobody_prolongs_ends_when_it_should(
+    backend: MemcachedBackend, other: Client, steady: list[float]
+) -> None:
+    """INV-2, INV-8: the server keeps it longer, but whoever has watched it for its whole length takes it over."""
+    abandon(other)
+    held(ask(backend, "b"))
+    steady[0] += 2.9
+    held(ask(backend, "b"))
+    steady[0] += 0.1
+    taken = granted(ask(backend, "b"))
+    assert taken.fence > 10**15
+    assert backend.inspect(KEY).owner == "b"
+    assert backend.commit(taken, record(taken.fence), LONG)
+
+
+def test_who_waits_for_a_lease_that_nobody_prolongs_is_let_go(
+    backend: MemcachedBackend, other: Client, steady: list[float]
+) -> None:
+    """INV-8: the wait ends when the lease does, long before the server's own end of it."""
+    abandon(other)
+    looks: list[float] = []
+
+    def pause(seconds: float) -> bool:
+        looks.append(seconds)
+        steady[0] += 0.5
+        return False
+
+    backend._closing = cast("threading.Event", SimpleNamespace(wait=pause, is_set=lambda: False, set=lambda: None))
+    assert backend.wait(KEY, None, 30.0) is None
+    assert len(looks) == 6, "three seconds, half a second a look"
+    granted(ask(backend, "b"))
+
+
+def test_a_lease_that_is_prolonged_is_nobody_elses(
+    server: MemcachedServer, backend: MemcachedBackend, steady: list[float]
+) -> None:
+    """INV-2: each prolongation starts the count anew, however long the fetch takes."""
+    holder = connect(server)
+    lease = granted(ask(holder, ttl=3.0))
+    for _ in range(5):
+        held(ask(backend, "b"))
+        steady[0] += 2.9
+        held(ask(backend, "b"))
+        assert holder.extend(lease, 3.0)
+        steady[0] += 2.9
+    held(ask(backend, "b"))
+    assert holder.commit(lease, record(lease.fence), LONG)
+    holder.close()
+
+
+def test_a_lease_of_the_same_length_is_another(
+    server: MemcachedServer, backend: MemcachedBackend, steady: list[float]
+) -> None:
+    """INV-2: what was seen of the lease before counts for nothing; nor does an owner count its own."""
+    one = granted(ask(backend, ttl=3.0))
+    watcher = connect(server)
+    held(ask(watcher, "b"))
+    backend.release(one)
+    granted(ask(backend, ttl=3.0))
+    steady[0] += 3.5
+    held(ask(watcher, "b"))
+    again = granted(ask(backend, ttl=3.0))
+    assert again.fence > one.fence
+    steady[0] += 3.5
+    assert granted(ask(backend, ttl=3.0)).fence == again.fence
+    watcher.close()
+
+
+def test_a_program_that_says_no_length_is_waited_for(
+    backend: MemcachedBackend, other: Client, steady: list[float]
+) -> None:
+    """The lock of a program that knows only `add` is respected for as long as the server keeps it."""
+    assert other.add(f"{KEY}:lock", b"1", expire=60, noreply=False)
+    for _ in range(3):
+        held(ask(backend, "b"))
+        steady[0] += 3_600.0
 
 
 # --- keys and values

@@ -4,6 +4,9 @@ The record lies at the key ``K``, the lease at ``K:lock``, on the same server: t
 hash names for ``K``. A lease is taken by ``add``, and changed or freed by ``gets`` and ``cas``. There are no scripts
 and no wake-ups: a call takes up to three round trips, and waiters look again every few milliseconds.
 
+A lease that was seen unchanged for as long as it lasts is over, as its holder would have prolonged it: the server,
+which counts whole seconds, may keep it up to a second longer. What counts is the steady clock of whoever looked.
+
 An evicted lease, or a server that restarts empty, lets a second one fetch; the fence decides whose record stands.
 """
 
@@ -86,8 +89,9 @@ class MemcachedBackend:
         self._wall = wall
         self._closing = threading.Event()
         self._crowd = Crowd(_SHORTEST_PAUSE, _LONGEST_PAUSE)
-        self._guard = threading.Lock()  # guards _fences
+        self._guard = threading.Lock()  # guards _fences, _sights
         self._fences: LRUCache[str, int] = LRUCache(10_000)
+        self._sights: LRUCache[str, tuple[Item, float]] = LRUCache(10_000)  # a lock, and since when it is unchanged
 
     def __repr__(self) -> str:
         """Return the servers."""
@@ -110,6 +114,8 @@ class MemcachedBackend:
                     return Found(stored)
                 held, now = self._seen(key, items.get(lock)), self._wall()
                 again = isinstance(held, Lease) and held.owner == owner
+                if not again and self._abandoned(key, items.get(lock), held):
+                    held = None
                 if not (again or held is None or (isinstance(held, Pause) and not _binds(held, identity, now))):
                     return _held(held, now)
                 fence = held.fence if isinstance(held, Lease) else self._next_fence(key, seen, stored)
@@ -178,7 +184,7 @@ class MemcachedBackend:
                     stored, held = _stored(items.get(record)), self._seen(key, items.get(lock))
                     if stored is not None and is_another(stored.data, seen):
                         return stored
-                    if held is None or isinstance(held, Pause):
+                    if held is None or isinstance(held, Pause) or self._abandoned(key, items.get(lock), held):
                         return None
                 left = give_up - time.monotonic()
                 if left <= 0 or self._closing.wait(min(self._crowd.pause(), left)):
@@ -274,6 +280,18 @@ class MemcachedBackend:
         if isinstance(held, Lease):
             self._note(key, held.fence)
         return held
+
+    def _abandoned(self, key: str, item: Item | None, held: Lock | None) -> bool:
+        """Return whether a lease was seen unchanged for as long as it lasts."""
+        if item is None or not isinstance(held, Lease):
+            return False
+        now = time.monotonic()
+        with self._guard:
+            seen, since = self._sights.get(key, (None, now))
+            if seen != item:
+                self._sights[key] = (item, now)
+                return False
+            return now - since >= held.ttl
 
     def _note(self, key: str, fence: int) -> None:
         with self._guard:
