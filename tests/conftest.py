@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
@@ -33,6 +35,20 @@ def redis_url() -> Iterator[str]:
     """The URL of a Redis of our own; skipped where there is none, unless CI promises one."""
     with RedisServer() as server:
         yield server.url
+
+
+@pytest.fixture
+def count_sockets() -> Callable[[], int]:
+    """Give what tells how many sockets this process has, as far as the system tells."""
+
+    def count() -> int:
+        found = 0
+        for descriptor in Path("/proc/self/fd").glob("*"):
+            with suppress(OSError):  # the one that lists them
+                found += str(descriptor.readlink()).startswith("socket:")
+        return found
+
+    return count
 
 
 @pytest.fixture

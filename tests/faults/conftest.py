@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -314,28 +314,19 @@ def remote(request: pytest.FixtureRequest, outcome: Outcome, caplog: pytest.LogC
 
 
 @pytest.fixture
-def tidy() -> Iterator[None]:
+def tidy(count_sockets: Callable[[], int]) -> Iterator[None]:
     """Nothing is left behind: when the test is over, so are its threads, but the heartbeat, and its sockets."""
     gc.collect()
-    threads, sockets = set(threading.enumerate()), _sockets()
+    threads, sockets = set(threading.enumerate()), count_sockets()
     yield
     patience = time.monotonic() + 30
     while True:
         left = [each for each in threading.enumerate() if each not in threads and each.name != "tokencache-heartbeat"]
-        if not left and _sockets() <= sockets:
+        if not left and count_sockets() <= sockets:
             return
-        assert time.monotonic() < patience, f"left behind: {left}, {_sockets() - sockets} sockets"
+        assert time.monotonic() < patience, f"left behind: {left}, {count_sockets() - sockets} sockets"
         gc.collect()
         time.sleep(0.005)
-
-
-def _sockets() -> int:
-    """Return how many sockets this process has, as far as the system tells."""
-    count = 0
-    for descriptor in Path("/proc/self/fd").glob("*"):
-        with suppress(OSError):  # the one that lists them
-            count += str(descriptor.readlink()).startswith("socket:")
-    return count
 
 
 @pytest.hookimpl(trylast=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from tokencache.url import BackendURL
 from tokencache_qpay.testing import FakeQPay, fleet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tokencache.backends.redis import RedisBackend
@@ -88,6 +89,23 @@ def test_a_cold_fleet_logs_in_once(kind: type[RedisCluster | RedisSentinels]) ->
         assert [row[:2] for row in rows] == [["16", "1"]] * 8, rows
         assert len({row[2] for row in rows}) == 1
         assert qpay.logins == 1
+
+
+@pytest.mark.parametrize("kind", [RedisCluster, RedisSentinels])
+def test_a_closed_backend_leaves_no_connection(
+    kind: type[RedisCluster | RedisSentinels], count_sockets: Callable[[], int]
+) -> None:
+    """Not to a node, nor to a sentinel: the client library would leave some to the garbage collector."""
+    with kind() as servers:
+        gc.collect()
+        before = count_sockets()
+        backend = from_url(BackendURL.parse(servers.url))
+        assert backend.load("key") is None
+        clients = (backend._client, backend._waiting)  # held, so that nothing goes by itself
+        assert count_sockets() > before
+        backend.close()
+        assert count_sockets() == before
+        del clients
 
 
 def test_tls_and_an_acl_user_are_enough(tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ class RedisBackend:
             raise translated(error, self._where) from None
 
     def _forget(self) -> None:
-        """Let go of the clients of a cluster whose nodes or slots have changed; the next call asks where they are."""
+        """Let go of the clients; when nodes or slots of a cluster have moved, the next call asks where they are."""
         with self._lock:
             clients, self._client, self._waiting = (self._client, self._waiting), None, None
             idle, self._idle = self._idle, _Idle()
@@ -207,6 +207,8 @@ class RedisBackend:
         for client in clients:
             if client is not None:
                 client.close()
+                for sentinel in _sentinels(client):
+                    sentinel.close()
 
     def _pool(self, key: str, *, waiting: bool) -> Any:
         """Return the pool of the server that has ``key``."""
