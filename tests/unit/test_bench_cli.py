@@ -22,6 +22,7 @@ from tokencache.cli import bench
 from tokencache.cli._bench_figures import Figures, Percentiles, Report, Stampede
 from tokencache.cli._bench_picture import LEFT, RIGHT, draw
 from tokencache.cli._bench_worker import PlayedProvider
+from tokencache.cli._checks import clear
 from tokencache.cli._demo_fleet import Report as FleetReport
 from tokencache.cli._demo_orders import Drill
 from tokencache.cli._setup import Setup
@@ -364,7 +365,7 @@ def test_whatever_lies_at_its_keys_is_cleared() -> None:
             backend.commit(reply.lease, b'{"accessToken": "x", "expiresAt": 4000000000}', 60.0)
     for key in ("record", "lease", "cooldown"):
         assert backend.inspect(key) != Slot(None)
-        bench._clear(backend, key)
+        clear(backend, key)
         assert backend.inspect(key) == Slot(None)
     assert backend.load("other") is not None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from tokencache.backends.redis import from_url
 from tokencache.errors import BackendUnavailable
@@ -37,3 +38,37 @@ def test_an_outage_is_unavailability_whatever_the_client_library_calls_it(url: s
         assert "pl4nted" not in str(raised.value)
         assert raised.value.__suppress_context__
     backend.close()
+
+
+class Stubborn:
+    """A client that gives no connection, and cannot be closed."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    @property
+    def connection_pool(self) -> Stubborn:
+        """Its pool is itself."""
+        return self
+
+    async def get_connection(self) -> None:
+        """Refuse."""
+        raise ConnectionRefusedError
+
+    async def aclose(self) -> None:
+        """Fail."""
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RedisTimeout("slow"), OSError("gone")])
+def test_a_connection_that_cannot_be_closed_is_nobodys_concern(error: Exception) -> None:
+    """INV-5, INV-8: neither whoever closes the backend nor a call that is under way then gets a foreign error."""
+
+    async def close() -> None:
+        half = from_url(BackendURL.parse("redis://127.0.0.1:1/0")).aio()
+        half._client = half._waiting = Stubborn(error)
+        await half.close()
+        with pytest.raises(BackendUnavailable):
+            await half._exchange(Stubborn(error), "key", (["GET", "key"],))
+
+    asyncio.run(close())

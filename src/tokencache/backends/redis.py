@@ -361,9 +361,9 @@ class AsyncRedisBackend:
         clients, self._client, self._waiting = (self._client, self._waiting), None, None
         for client in clients:
             if client is not None:
-                await client.aclose()
+                await _let_go(client)
                 for sentinel in _sentinels(client):
-                    await sentinel.aclose()
+                    await _let_go(sentinel)
 
     async def _call(self, call: Call) -> Any:
         """Call a script by its name, or by its text where the server does not know it."""
@@ -410,11 +410,11 @@ class AsyncRedisBackend:
         except _FAILURES as error:
             self._time_outs += isinstance(error, TimeoutError | RedisTimeoutError)
             if self._target.cluster and _is_of_topology(error):
-                await client.aclose()  # the next call asks where nodes and slots are
+                await _let_go(client)  # the next call asks where nodes and slots are
             raise translated(error, self._target.where) from None
         finally:
             if self._parent._closed:  # noqa: SLF001  (its other half)
-                await client.aclose()  # once more, as this call may have connected meanwhile
+                await _let_go(client)  # once more, as this call may have connected meanwhile
 
     def _require_open(self) -> None:
         """Raise ``BackendClosed`` after ``close()``."""
@@ -455,6 +455,12 @@ async def _areply(connection: Any) -> Any:
         return await connection.read_response()
     except ResponseError as error:
         return error
+
+
+async def _let_go(client: Any) -> None:
+    """Close a client's connections; a failure at that is nobody's concern any more."""
+    with suppress(*_FAILURES):
+        await client.aclose()
 
 
 def _sentinels(client: Any) -> list[Any]:

@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 import timeit
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 
 from tokencache.cli._bench_figures import Figures, Percentiles, Report, Stampede
-from tokencache.cli._checks import binds
+from tokencache.cli._checks import binds, clear
 from tokencache.cli._counted import CountedProvider
 from tokencache.cli._demo_fleet import Fleet
 from tokencache.cli._demo_orders import Drill
@@ -29,7 +29,6 @@ from tokencache.cli.sight import duration
 from tokencache.config import Configured
 from tokencache.errors import BackendUnavailable, ConfigurationError, ProviderUnavailable, TokenCacheError
 from tokencache.plugins import open_backend
-from tokencache.ports import Granted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -53,7 +52,6 @@ LONGEST_PLAY: Final = 2.0
 
 FAKE: Final = f"a fake with a login of {LATENCY * 1e3:.0f} ms"
 _NAMES: Final = 8
-_TTL: Final = 5.0
 _NOT_SHARED: Final = "processes do not share this backend, so there is no shared get and no stampede"
 
 
@@ -301,22 +299,6 @@ def _sweep(place: Place) -> None:
     try:
         with closing(open_backend(place.url)) as backend:
             for key in (place.key, place.cold):
-                _clear(backend, key)
+                clear(backend, key)
     except TokenCacheError as error:
         complain(f"the bench's own records at {place.key} could not be deleted, and end by themselves: {error}")
-
-
-def _clear(backend: Backend, key: str) -> None:
-    """Leave nothing at a key that is ours."""
-    for _ in range(3):  # a record that comes while we look is seen at the next look
-        slot = backend.inspect(key)
-        if slot.stored is not None:
-            backend.discard(key, slot.stored.data)
-        elif slot.owner is not None or slot.cooldown is not None:
-            # Whoever asks again with the holder's name gets its lease; a cooldown of another identity is displaced.
-            reply = backend.lease(key, slot.owner or secrets.token_hex(12), "bench", None, _TTL)
-            if isinstance(reply, Granted):
-                with suppress(TokenCacheError):
-                    backend.release(reply.lease)
-        else:
-            return

@@ -12,7 +12,7 @@ import time
 import timeit
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -270,13 +270,13 @@ def _namespace() -> str:
 
 
 def _forget(stage: Stage, provider: QPayProvider, namespace: str) -> None:
-    """Drop the scene's record, so that nothing stays behind in a backend that is not ours."""
+    """Delete the scene's record, so that nothing stays behind in a backend that is not ours; nothing is renewed."""
     from tokencache import TokenCache
+    from tokencache.cli._checks import clear
+    from tokencache.plugins import open_backend
 
-    with TokenCache(stage.backend, namespace=namespace) as cache:
-        source = cache.source(provider)
-        if source.status().usable_until is not None:
-            source.invalidate(source.token())
+    with TokenCache(stage.backend, namespace=namespace) as cache, closing(open_backend(stage.backend)) as backend:
+        clear(backend, cache.source(provider).key)
 
 
 def _fail_loudly(errors: list[str]) -> None:
