@@ -182,16 +182,17 @@ class Referee:
             self._alone_fetch(run)
             return
         since, entry = self._granted[effect.lease.fence]
+        mine = Fetching(run, effect.lease, since, now + effect.timeout * (1 + _DRIFT))
         for fence, other in tuple(self._fetching.items()):
             if other.run.over or now >= other.ends_at:
                 del self._fetching[fence]
             elif fence != effect.lease.fence and other.run.process.host.identity == process.host.identity:
-                self._extra += not other.extra
-                other.extra = True
+                lost = min(mine, other, key=lambda each: each.grant.fence)  # the later grant says so
+                self._extra += not lost.extra
+                lost.extra = True
                 if not self._excused(min(since, other.since)) or self._extra > self._losses:
                     self._violated("INV-2", "two fetches at once, and no lease was lost")
-        ends_at = now + effect.timeout * (1 + _DRIFT)
-        self._fetching[effect.lease.fence] = Fetching(run, effect.lease, since, ends_at)
+        self._fetching[effect.lease.fence] = mine
         if entry is not None:
             self._hold_against(run, entry, now)
         issue = self.around.provider.latest.get(process.host.identity)
