@@ -275,8 +275,8 @@ def _forget(stage: Stage, provider: QPayProvider, namespace: str) -> None:
     from tokencache.cli._checks import clear
     from tokencache.plugins import open_backend
 
-    with TokenCache(stage.backend, namespace=namespace) as cache, closing(open_backend(stage.backend)) as backend:
-        clear(backend, cache.source(provider).key)
+    with closing(open_backend(stage.backend)) as backend:
+        clear(backend, TokenCache(backend, namespace=namespace).source(provider).key)
 
 
 def _fail_loudly(errors: list[str]) -> None:
