@@ -60,7 +60,7 @@ def threads(plan: Plan) -> list[Row]:
     """Time a cached get from a thread, of everyone."""
     rows: list[Row] = []
     gets = made(THREADS, peers.THREADS, rows, lambda get: get())
-    turns = in_turns({name: timed(get) for name, get in gets.items()}, plan, share=3)
+    turns = in_turns({name: timed(get) for name, get in gets.items()}, plan, share=2)
     return [*rows_of(THREADS, peers.THREADS, turns), *rows]
 
 

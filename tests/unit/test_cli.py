@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -416,7 +415,7 @@ def test_a_broken_promise_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_the_demo_keeps_every_promise_it_shows(tmp_path: Path) -> None:
-    """INV-1, INV-2, INV-6: the demo, as a person runs it, exits 0, shows each figure, and leaves no token behind."""
+    """INV-1, INV-2, INV-6: the demo, as a person runs it, exits 0, shows each figure, and leaves no record behind."""
     folder = tmp_path / "tokens"
     ran = tokencache("demo", "--backend", folder.as_uri())
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -430,8 +429,7 @@ def test_the_demo_keeps_every_promise_it_shows(tmp_path: Path) -> None:
         "50 of 50 calls good, 1 new login",
     ):
         assert words in ran.stdout
-    left = [json.loads(path.read_bytes()) for path in folder.rglob("*.json")]
-    assert not [record for record in left if record["expiresAt"] > time.time()], "what has ended is nobody's token"
+    assert not [path for path in folder.rglob("*") if path.is_file() and b"accessToken" in path.read_bytes()]
 
 
 @pytest.mark.slow

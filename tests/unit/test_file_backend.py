@@ -159,6 +159,18 @@ def test_the_countdown_of_a_record_is_the_machines(
     assert granted(ask(other)).fence > json.loads(data)["fence"]
 
 
+def test_what_has_ended_leaves_the_disk_with_the_next_lease_that_is_freed(backend: FileBackend, world: World) -> None:
+    """INV-9: an ended token does not lie about for good, and the fences go on above its own; a live one stays."""
+    data = store(backend, ttl=60.0)
+    backend.release(granted(ask(backend, seen=data)))
+    assert backend.record_path(KEY).read_bytes() == data
+    world.now += 60.0
+    lease = granted(ask(backend))
+    backend.release(lease)
+    assert not backend.record_path(KEY).exists()
+    assert granted(ask(backend)).fence > lease.fence > json.loads(data)["fence"]
+
+
 def test_a_record_placed_by_another_program_has_no_countdown(backend: FileBackend, world: World) -> None:
     """INV-1: what others wrote is not given the life of the record that lay there before; its own instants count."""
     old = store(backend, ttl=60.0)

@@ -150,6 +150,8 @@ class FileBackend:
                 state = files.state()
                 if _is_live(lease, state, now):
                     pause = Pause(cooldown, Term(now + cooldown.remaining, cooldown.remaining)) if cooldown else None
+                    if files.stored(now) is None:
+                        files.remove_record()  # what has ended is nobody's token, and need not stay on the disk
                     files.write_state(replace(state, lease=None, pause=pause))
                     files.remove_holder()
         finally:

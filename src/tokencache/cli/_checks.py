@@ -170,16 +170,15 @@ def _left(until: float) -> str:
 
 
 def clear(backend: Backend, key: str) -> None:
-    """Leave nothing at a key that is ours."""
+    """Leave nothing at a key that is ours, not even what has ended and is still on a disk."""
     for _ in range(3):  # a record that comes while we look is seen at the next look
         slot = backend.inspect(key)
         if slot.stored is not None:
             backend.discard(key, slot.stored.data)
-        elif slot.owner is not None or slot.cooldown is not None:
-            # Whoever asks again with the holder's name gets its lease; a cooldown of another identity is displaced.
-            reply = backend.lease(key, slot.owner or secrets.token_hex(12), "clear", None, _TTL)
-            if isinstance(reply, Granted):
-                with suppress(TokenCacheError):
-                    backend.release(reply.lease)
-        else:
+            continue
+        # Whoever asks again with the holder's name gets its lease; a cooldown of another identity is displaced.
+        reply = backend.lease(key, slot.owner or secrets.token_hex(12), "clear", None, _TTL)
+        if isinstance(reply, Granted):
+            with suppress(TokenCacheError):
+                backend.release(reply.lease)
             return
