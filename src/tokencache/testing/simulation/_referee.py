@@ -311,8 +311,9 @@ class Referee:
             return
         if isinstance(outcome, Obtained):
             self._got[process.number, copy.token.value] = self.around.timeline.now
-        _, usable_at, fence = self._held.get(process.number, ("", 0.0, 0))
-        if copy.fence is None or copy.fence >= fence or process.clocks.steady() >= usable_at:
+        value, usable_at, fence = self._held.get(process.number, ("", 0.0, 0))
+        gone = value in process.source.refused or process.clocks.steady() >= usable_at
+        if gone or copy.fence is None or copy.fence >= fence:
             self._held[process.number] = (copy.token.value, copy.usable_at, copy.fence or 0)
         window = copy.usable_at - copy.refresh_at
         if isinstance(outcome, Obtained) and window > 0 and self.around.plan.policy.jitter:
@@ -338,10 +339,8 @@ class Referee:
         return any(each.name in {"fail over", "flush"} for each in self.around.plan.happenings)
 
     def reported(self, process: Process, token: Token) -> None:
-        """Take note of a refusal."""
+        """Take note of a refusal. The process may keep the token all the same: what it refuses is on its own list."""
         self.reports.add(token.value)
-        if self._held.get(process.number, ("",))[0] == token.value:
-            del self._held[process.number]
         self._fences.pop(process.number, None)
 
     def returned(self, call: Call, result: object) -> None:
