@@ -313,7 +313,8 @@ class Referee:
             self._got[process.number, copy.token.value] = self.around.timeline.now
         value, usable_at, fence = self._held.get(process.number, ("", 0.0, 0))
         gone = value in process.source.refused or process.clocks.steady() >= usable_at
-        if gone or copy.fence is None or copy.fence >= fence:
+        newer = isinstance(outcome, Obtained) and (copy.fence is None or copy.fence >= fence)
+        if gone or newer:  # what a late flight kept from before is not taken over what is here
             self._held[process.number] = (copy.token.value, copy.usable_at, copy.fence or 0)
         window = copy.usable_at - copy.refresh_at
         if isinstance(outcome, Obtained) and window > 0 and self.around.plan.policy.jitter:
