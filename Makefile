@@ -21,7 +21,7 @@ PINS := requirements/dev.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PRISM := $(VENV)/prism/node_modules/.bin/prism
 OIDC := $(VENV)/oidc/node_modules/oidc-provider
-INPUTS := pyproject.toml $(PINS)
+INPUTS := pyproject.toml $(PINS) tests/support/bring_redis.py
 
 # What the demo needs beyond the command line depends on the backend that it is to use.
 CLIENT := $(if $(findstring redis,$(BACKEND))$(findstring unix:,$(BACKEND)),redis)$(if $(findstring memcached,$(BACKEND)),memcached)
@@ -32,7 +32,11 @@ DOCS_STAMP := $(VENV)/.installed-docs
 BENCH_STAMP := $(VENV)/.installed-bench
 PEERS := $(PIP) install --constraint $(PINS) --constraint requirements/bench.txt
 
-.PHONY: help demo test test-all lint typecheck format order-service bench bench-quick bench-cells reliability simulate simulate-nightly scale fuzz openapi oidc clean servers
+# What the tests of a folder need; `check` runs what needs nothing but this process.
+PURE := tests/unit tests/contract tests/integrations tests/security tests/meta
+PYTHONS := 3.11 3.12 3.13
+
+.PHONY: help demo test check tests-pure test-all test-pure-all lint typecheck format order-service bench bench-quick bench-cells reliability simulate simulate-nightly scale fuzz openapi oidc wheel clean servers
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,15 +44,34 @@ help: ## Show this list.
 demo: $(DEMO_STAMP) ## See it work: fetch, share, renew, heal. No server, no credentials. BACKEND=URL for another backend.
 	@$(BIN)/tokencache demo $(if $(BACKEND),--backend "$(BACKEND)") $(ARGS)
 
-test: $(TEST_STAMP) servers ## Run the tests on this Python, with branch coverage, JOBS at once. ARGS=… goes to pytest.
+test: $(TEST_STAMP) ## Run all tests on this Python, with branch coverage, JOBS at once. ARGS=… goes to pytest.
 	@$(BIN)/python -m coverage erase
 	@$(BIN)/python -m coverage run -m pytest -n $(JOBS) --maxprocesses 4 $(ARGS)
 	@$(BIN)/python -m coverage combine --quiet
 	@$(BIN)/python -m coverage report $(if $(ARGS),--fail-under=0,$$(for program in $(SERVERS); do \
 	  command -v $$program >/dev/null || { echo --fail-under=0; break; }; done))
 
-test-all: $(DEV_STAMP) servers ## Run the tests on every supported Python that is installed.
-	@$(BIN)/python -m nox --session tests
+check: lint typecheck tests-pure ## Before each commit, under two minutes: form, types, the tests that need nothing but this process.
+
+tests-pure: $(TEST_STAMP)
+	@$(BIN)/python -m pytest -n $(CORES) --maxprocesses 4 -q -r fE $(PURE) $(ARGS)
+
+test-all: ## Run all tests on every supported Python that is installed, each in an environment of its own.
+	@$(call each_python,$(PYTHONS),test)
+
+test-pure-all: ## Run the tests that need nothing but this process on the Pythons that `make test` has not tried.
+	@$(call each_python,$(filter-out $(shell $(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null),$(PYTHONS)),tests-pure)
+
+# $(1): versions, $(2): target. A shim on PATH may run nothing, so each candidate is tried.
+define each_python
+for version in $(1); do \
+  python=; for found in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python$$version; do \
+    if "$$found" -c '' 2>/dev/null; then python=$$found; break; fi; \
+  done; \
+  if [ -z "$$python" ]; then echo "Python $$version is not installed: nothing was tried on it."; continue; fi; \
+  echo "Python $$version:"; $(MAKE) $(2) PYTHON="$$python" VENV=.venv-$$version; \
+done
+endef
 
 lint: $(DEV_STAMP) ## Check form: ruff, and the formatter's opinion.
 	@$(BIN)/python -m ruff check .
@@ -65,13 +88,13 @@ format: $(DEV_STAMP) ## Put the form right.
 order-service: $(TEST_STAMP) ## See a shop's order service with four workers on a fake QPay, and pay on its page.
 	@PYTHONPATH=examples/order_service/src $(BIN)/python -m order_service.demo $(ARGS)
 
-bench: $(BENCH_STAMP) servers ## Measure us, the limits and every peer in one run; write docs/benchmarks.md. Under ten minutes.
+bench: $(BENCH_STAMP) ## Measure us, the limits and every peer in one run; write docs/benchmarks.md. Under ten minutes.
 	@$(BIN)/python benchmarks/run.py --json docs/benchmarks/results.json --report docs $(ARGS)
 
-bench-quick: $(BENCH_STAMP) servers ## The same in under a minute, with fewer turns and peers; writes nothing.
+bench-quick: $(BENCH_STAMP) ## The same in under a minute, with fewer turns and peers; writes nothing.
 	@$(BIN)/python benchmarks/run.py --quick $(ARGS)
 
-bench-cells: $(BENCH_STAMP) servers ## Every backend, sync and async, by situation, with pytest-benchmark. ARGS=… goes to pytest.
+bench-cells: $(BENCH_STAMP) ## Every backend, sync and async, by situation, with pytest-benchmark. ARGS=… goes to pytest.
 	@$(BIN)/python -m pytest benchmarks --benchmark-only -p no:randomly $(ARGS)
 
 simulate: $(TEST_STAMP) ## Run the real flow through 5,000 bad days on a virtual world. SCHEDULES=N; simulate-nightly: 200,000.
@@ -80,43 +103,54 @@ simulate: $(TEST_STAMP) ## Run the real flow through 5,000 bad days on a virtual
 simulate-nightly: SCHEDULES := 200000
 simulate-nightly: simulate
 
-scale: $(DOCS_STAMP) servers ## Simulate fleets of any size and write docs/scale.md with its plots, for some ten minutes.
+scale: $(DOCS_STAMP) ## Simulate fleets of any size and write docs/scale.md with its plots, for some ten minutes.
 	@$(BIN)/python benchmarks/scale.py
 
-reliability: $(TEST_STAMP) servers ## Run the fault matrix and write docs/reliability.md.
-	@$(BIN)/python -m pytest tests/faults --reliability $(ARGS)
+reliability: $(TEST_STAMP) ## Run the fault matrix and write docs/reliability.md.
+	@$(BIN)/python -m pytest tests/servers/faults --reliability $(ARGS)
 
-fuzz: $(TEST_STAMP) servers ## Try thousands of inputs and programs of calls, for some ten minutes. ARGS=… goes to pytest.
-	@$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=long --durations=0 --durations-min=60 $(ARGS)
+fuzz: $(TEST_STAMP) ## Try thousands of inputs and programs of calls, for some ten minutes. ARGS=… goes to pytest.
+	@$(BIN)/python -m pytest tests/servers/fuzz --hypothesis-profile=long --durations=0 --durations-min=60 $(ARGS)
 
 openapi: $(TEST_STAMP) ## Hold the QPay client against a server made of docs/qpay-openapi.yaml. Needs npm.
-	@if command -v npm >/dev/null; then $(MAKE) $(PRISM) && PRISM=$(PRISM) $(BIN)/python -m pytest tests/openapi $(ARGS); \
+	@if command -v npm >/dev/null; then $(MAKE) $(PRISM) && PRISM=$(PRISM) $(BIN)/python -m pytest tests/npm/openapi $(ARGS); \
 	else echo "make openapi: npm is not there, nothing was tried"; fi
 
 $(PRISM):
 	@npm install --silent --no-audit --no-fund --prefix $(VENV)/prism @stoplight/prism-cli@5.14.2
 
-oidc: $(TEST_STAMP) servers ## Hold the grants against a certified authorization server, oidc-provider. Needs npm and node 18.
-	@if command -v npm >/dev/null; then $(MAKE) $(OIDC) && OIDC_PROVIDER=$(OIDC) $(BIN)/python -m pytest tests/oidc -n $(JOBS) --maxprocesses 4 $(ARGS); \
+oidc: $(TEST_STAMP) ## Hold the grants against a certified authorization server, oidc-provider. Needs npm and node 18.
+	@if command -v npm >/dev/null; then $(MAKE) $(OIDC) && OIDC_PROVIDER=$(OIDC) $(BIN)/python -m pytest tests/npm/oidc -n $(JOBS) --maxprocesses 4 $(ARGS); \
 	else echo "make oidc: npm is not there, nothing was tried"; fi
 
 $(OIDC):
 	@npm install --silent --no-audit --no-fund --prefix $(VENV)/oidc oidc-provider@8.8.1
 
+wheel: $(TEST_STAMP) ## Build the wheel, and try it in an environment of its own, bare and with the command line.
+	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
+	$(PIP) wheel --no-deps --wheel-dir "$$work/dist" .; \
+	$(BIN)/python -m venv "$$work/venv"; cp tests/meta/wheel_check.py "$$work/"; \
+	for extra in bare cli; do \
+	  "$$work/venv/bin/python" -m pip --disable-pip-version-check --quiet install --constraint $(PINS) \
+	    "$$(echo "$$work"/dist/tokencache-*.whl)$$([ $$extra = bare ] || echo "[$$extra]")"; \
+	  (cd "$$work"; venv/bin/python wheel_check.py $$extra); \
+	done
+
 clean: ## Remove everything that was made here, .venv too.
-	@rm -rf $(VENV) .nox dist build htmlcov .coverage .coverage.* coverage.xml
+	@rm -rf $(VENV) .venv-* dist build htmlcov .coverage .coverage.* coverage.xml
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# --- servers for the live tests -----------------------------------------------------------------------------------
+# --- servers for the tests ----------------------------------------------------------------------------------------
 
-# Only what is missing is installed, nothing is upgraded, and no service is started: the tests start servers of their
-# own. Debian asks a policy whether to start a new service; where there is one that allows it, nothing is installed.
+# No other target changes the system. Only what is missing is installed, nothing is upgraded, and no service is started:
+# the tests start servers of their own. Debian asks a policy whether to start a new service; a policy that allows it
+# stops the installation.
 SERVERS := redis-server memcached
 POLICY := /usr/sbin/policy-rc.d
 APT := DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1 apt-get -qq -o DPkg::Lock::Timeout=60
 
-servers:
+servers: ## Install redis-server and memcached from the system's packages, for the tests that need them. Asks for no password.
 	@missing=; for program in $(SERVERS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	[ -n "$$missing" ] || exit 0; \
 	root=none; if [ "$$(id -u)" = 0 ]; then root=env; elif sudo -n true 2>/dev/null; then root='sudo -n env'; fi; \
@@ -134,7 +168,7 @@ servers:
 	fi; \
 	missing=; for program in $(SERVERS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	[ -n "$$missing" ] || exit 0; \
-	echo "Not installed:$$missing. The live tests that need them are skipped, or fail where CI is set, and coverage has" \
+	echo "Not installed:$$missing. The tests that need them are skipped, or fail where CI is set, and coverage has" \
 	  "no lower limit. On Debian and Ubuntu: sudo apt-get install$$missing; on Fedora: sudo dnf install redis" \
 	  "memcached; on macOS: brew install redis memcached. They need not run as services." >&2
 
@@ -166,6 +200,7 @@ $(TEST_STAMP): $(INPUTS) | $(BIN)/python
 	@echo "Installing tokencache, its extras and the test tools (a minute the first time) …"
 	@$(PIP) install --constraint $(PINS) --upgrade pip
 	@$(PIP) install --constraint $(PINS) --group test --editable '.[all]'
+	@$(BIN)/python tests/support/bring_redis.py
 	@touch $@
 
 $(DEV_STAMP): $(INPUTS) | $(TEST_STAMP)

@@ -1,9 +1,15 @@
-"""Fixtures for all tests: servers of our own on free loopback ports."""
+"""Fixtures for all tests: servers of our own on free loopback ports, and a fake QPay that the environment names.
+
+A folder says what its tests need: `unit`, `contract`, `integrations`, `security` and `meta` need this process alone,
+`processes` and `simulation` start others, `servers` needs Redis and memcached, `browsers` a Chromium, `npm` packages of
+Node. ``tests/meta`` holds them to it.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,7 +20,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
-from tokencache.testing.servers import RedisServer
+from tokencache.testing.servers import RedisServer, require
+from tokencache_qpay.testing import FakeQPay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +30,9 @@ if TYPE_CHECKING:
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, whose children would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A Redis of the system comes first; without one, `make test` has put Valkey beside this Python, under Redis' name.
+os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,8 +43,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """The URL of a Redis of our own; skipped where there is none, unless CI promises one."""
+    require("redis-server")
     with RedisServer() as server:
         yield server.url
+
+
+@pytest.fixture
+def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeQPay]:
+    """A fake QPay that the environment names, with the module's SECRET, and a cache folder of the test's own."""
+    with FakeQPay(credentials={"merchant": request.module.SECRET}) as server:
+        for name, value in server.environ.items():
+            monkeypatch.setenv(name, value)
+        for name in ("QPAY_CACHE_KEY", "TOKENCACHE_BACKEND", "REDIS_DATABASE_URI", "NO_COLOR"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        yield server
+
+
+@pytest.fixture
+def unused_port() -> Iterator[int]:
+    """A port of loopback that is taken, and on which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README + (ROOT / "docs/qpay.md").read_text(), re.DOTALL | re.MULTILINE)
 INVARIANTS = [f"INV-{number}" for number in range(1, 11)]
 SYNONYMS = {"margin", "leeway", "skew", "buffer", "threshold"}
-SKIPPED = {".git", ".hypothesis", ".benchmarks", ".venv", ".nox", "dist", "build", "htmlcov"}
+SKIPPED = {".git", ".hypothesis", ".benchmarks", ".venv", "dist", "build", "htmlcov"}
 
 
 def texts() -> list[Path]:

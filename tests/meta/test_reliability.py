@@ -12,7 +12,7 @@ LINES = re.findall(r"^\| (\d+) \|.*\| `([\w.]+)::(\w+)` \|$", (ROOT / "docs/reli
 def test_every_line_names_a_test_that_exists() -> None:
     """No line outlives its test."""
     for _, file, name in LINES:
-        assert f"def {name}(" in (ROOT / "tests/faults" / file).read_text()
+        assert f"def {name}(" in (ROOT / "tests/servers/faults" / file).read_text()
 
 
 def test_every_row_of_the_matrix_is_there() -> None:

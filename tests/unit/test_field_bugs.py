@@ -1,7 +1,7 @@
 """Bugs that reviews found in other token caches, one after another: none of them is here.
 
 Each test is named after its bug and runs the real engine, on threads and on event loops where that makes a difference.
-What needs real servers is in tests/live/test_field_bugs.py.
+What needs real servers is in tests/servers/live/test_field_bugs.py.
 """
 
 from __future__ import annotations

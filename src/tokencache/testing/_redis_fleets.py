@@ -19,6 +19,7 @@ _SENTINELS: Final = 3
 _NODES: Final = 3
 _SLOTS: Final = 16_384
 _SERVICE: Final = "mymaster"
+_PATIENT: Final = 10.0
 _HURRY: Final = ("info-period", "100", "publish-period", "100")
 # A replica seen less recently than three times the one is not promoted; a promotion not heard of for four times the
 # other is undone.
@@ -56,7 +57,11 @@ class _Fleet:
 
 
 class RedisSentinels(_Fleet):
-    """One master, its replicas, and three sentinels, which find a dead master after ``down_after`` seconds."""
+    """One master, its replicas, and three sentinels.
+
+    The sentinels find a master that ``failover`` kills after ``down_after`` seconds. Otherwise they are patient, so
+    that a loaded machine does not make them doubt a living master.
+    """
 
     def __init__(self, *, replicas: int = 1, password: str | None = None, down_after: float = 0.5) -> None:
         super().__init__()
@@ -91,6 +96,7 @@ class RedisSentinels(_Fleet):
         """
         old = self.master
         if kill:
+            self._set_down_after(self._down_after)
             old.kill()
         else:
             wait_until(self._ordered, "a replica that may be promoted")
@@ -107,6 +113,7 @@ class RedisSentinels(_Fleet):
             return self.master.info("replication")["role"] == "master"
 
         wait_until(agreed, "promoting a replica")
+        self._set_down_after(_PATIENT)
         return self.master
 
     def wait(self) -> None:
@@ -126,6 +133,13 @@ class RedisSentinels(_Fleet):
         self._set_pace(_HURRY)
         self.wait()
         self._set_pace(_EASE)
+        self._set_down_after(_PATIENT)
+
+    def _set_down_after(self, seconds: float) -> None:
+        """Set after how many seconds of silence the living sentinels take the master for dead."""
+        for sentinel in self.sentinels:
+            if sentinel.running:
+                sentinel.command("SENTINEL", "SET", _SERVICE, "down-after-milliseconds", f"{seconds * 1000:.0f}")
 
     def _set_pace(self, periods: tuple[str, ...]) -> None:
         for sentinel in self.sentinels:

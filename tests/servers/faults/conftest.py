@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tokencache import RefreshPolicy, Token, TokenSource
     from tokencache.ports import Backend, Clock
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "reliability.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "reliability.md"
 HEALED = 3.0 + 0.5 + 1.0
 """The promise in seconds: a lease, a fetch of the tests, and one. It is held when the table is written."""
 HEAD = "| # | fault | backend | what callers saw | provider calls | healed after | test |"

@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from suite.results import Results
 
-COMPARE = Path(__file__).parents[2] / "benchmarks" / "compare.py"
+COMPARE = Path(__file__).parents[3] / "benchmarks" / "compare.py"
 
 
 def changed(results: Results, name: str, measured: float | None) -> Results:

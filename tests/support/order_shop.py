@@ -1,4 +1,4 @@
-"""The order service on a fake QPay: in this process, and as the workers that a shop would run."""
+"""Fixtures: the order service on a fake QPay, in this process and as the workers that a shop would run."""
 
 from __future__ import annotations
 

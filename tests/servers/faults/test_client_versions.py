@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.live
 
 PATIENCE = 60.0
-PINS = Path(__file__).parents[2] / "requirements" / "clients.txt"
+PINS = Path(__file__).parents[3] / "requirements" / "clients.txt"
 PROBE = Path(__file__).with_name("out_of_step.py")
 
 FLEET = """

@@ -71,7 +71,7 @@ def test_a_good_redis_passes_every_check(fake: FakeQPay) -> None:
         checks = {"reachable", "round trip", "server", "role", "eviction", "rights", "wake-ups", "clock"}
         assert {f"backend {check}" for check in checks} <= set(found)
         assert {finding.mark for finding in found.values()} == {"ok"}
-        assert found["backend server"].seen.startswith("Redis ")
+        assert found["backend server"].seen.startswith(("Redis ", "Valkey "))
         with TokenCache(server.url) as cache:
             cache.source("qpay").token()
         keys = server.command("KEYS", "*:doctor*")

@@ -27,12 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     import httpx
-
-    from conftest import Shop
+    from order_shop import Shop
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "order_service"
 CREATE = "/api/create-payment-session"
-SHOP_TOKEN = "the shop's own token, not to be seen"  # as in conftest
+SHOP_TOKEN = "the shop's own token, not to be seen"  # as in order_shop
 ENVIRONMENT = dict.fromkeys(REQUIRED, "x" * 16) | {"PUBLIC_URL": "https://shop.test/"}
 
 

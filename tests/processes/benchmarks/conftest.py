@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 if TYPE_CHECKING:

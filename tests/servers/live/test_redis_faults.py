@@ -7,7 +7,6 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-import trustme
 
 from tokencache import Token, TokenCache
 from tokencache.backends.redis import from_url
@@ -108,27 +107,20 @@ def test_a_closed_backend_leaves_no_connection(
         del clients
 
 
-def test_tls_and_an_acl_user_are_enough(tmp_path: Path) -> None:
+def test_tls_and_an_acl_user_are_enough(tls_redis: RedisServer, certificates: Certificates) -> None:
     """A server with TLS and a user of few rights: one login, and a certificate of another authority is refused."""
-    authority = trustme.CA()
-    issued = authority.issue_cert("localhost", "127.0.0.1")
-    paths = [tmp_path / name for name in ("ca.pem", "cert.pem", "key.pem")]
-    authority.cert_pem.write_to_path(str(paths[0]))
-    issued.cert_chain_pems[0].write_to_path(str(paths[1]))
-    issued.private_key_pem.write_to_path(str(paths[2]))
     rights = "+get +pttl +set +del +pexpire +time +eval +evalsha +xadd +xread"
-    with RedisServer(tls=Certificates(*paths)) as server:
-        server.command("ACL", "SETUSER", "app", "on", ">pw", "~tokens:*", *rights.split())
-        url = f"rediss://app:pw@localhost:{server.port}/0"
-        provider = FakeProvider()
-        seen = Recorder()
-        for _ in range(2):
-            with TokenCache(f"{url}?ssl_ca_certs={paths[0]}", observers=[seen], namespace="tokens:") as cache:
-                source = cache.source(provider)
-                assert source.token().value == "fake-token-1"
-                assert source.invalidate(Token("other", expires_at=1, issued_at=0)) is False
-        assert not seen.of(BackendFailed)
-        with TokenCache(url, observers=[seen], namespace="tokens:") as cache:
-            assert cache.source(FakeProvider()).token()
-        (event,) = seen.of(BackendFailed)
-        assert "pw" not in event.error  # type: ignore[attr-defined]
+    tls_redis.command("ACL", "SETUSER", "app", "on", ">pw", "~tokens:*", *rights.split())
+    url = f"rediss://app:pw@localhost:{tls_redis.port}/0"
+    provider = FakeProvider()
+    seen = Recorder()
+    for _ in range(2):
+        with TokenCache(f"{url}?ssl_ca_certs={certificates.authority}", observers=[seen], namespace="tokens:") as cache:
+            source = cache.source(provider)
+            assert source.token().value == "fake-token-1"
+            assert source.invalidate(Token("other", expires_at=1, issued_at=0)) is False
+    assert not seen.of(BackendFailed)
+    with TokenCache(url, observers=[seen], namespace="tokens:") as cache:
+        assert cache.source(FakeProvider()).token()
+    (event,) = seen.of(BackendFailed)
+    assert "pw" not in event.error  # type: ignore[attr-defined]

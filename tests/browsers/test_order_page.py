@@ -27,7 +27,7 @@ from order_service.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from conftest import Shop
+    from order_shop import Shop
 
 pytestmark = pytest.mark.live
 

@@ -26,7 +26,7 @@ from tokencache_qpay.requests import Account, Address, BranchData, Discount, Inv
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DESCRIPTION = Path(__file__).parents[2] / "docs" / "qpay-openapi.yaml"
+DESCRIPTION = Path(__file__).parents[3] / "docs" / "qpay-openapi.yaml"
 PRISM = os.environ.get("PRISM") or shutil.which("prism")
 PATIENCE = 60.0
 

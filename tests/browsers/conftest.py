@@ -1,0 +1,5 @@
+"""Fixtures for tests of the order service, as in `tests/support`."""
+
+from order_shop import importable, shop
+
+__all__ = ["importable", "shop"]
