@@ -26,7 +26,6 @@ INPUTS := pyproject.toml $(PINS) tests/support/bring_redis.py
 # What the demo needs beyond the command line depends on the backend that it is to use.
 CLIENT := $(if $(findstring redis,$(BACKEND))$(findstring unix:,$(BACKEND)),redis)$(if $(findstring memcached,$(BACKEND)),memcached)
 DEMO_STAMP := $(VENV)/.installed-demo$(addprefix -,$(CLIENT))
-TEST_STAMP := $(VENV)/.installed-test
 DEV_STAMP := $(VENV)/.installed-dev
 DOCS_STAMP := $(VENV)/.installed-docs
 BENCH_STAMP := $(VENV)/.installed-bench
@@ -44,7 +43,7 @@ help: ## Show this list.
 demo: $(DEMO_STAMP) ## See it work: fetch, share, renew, heal. No server, no credentials. BACKEND=URL for another backend.
 	@$(BIN)/tokencache demo $(if $(BACKEND),--backend "$(BACKEND)") $(ARGS)
 
-test: $(TEST_STAMP) ## Run all tests on this Python, with branch coverage, JOBS at once. ARGS=… goes to pytest.
+test: $(DEV_STAMP) ## Run all tests on this Python, with branch coverage, JOBS at once. ARGS=… goes to pytest.
 	@$(BIN)/python -m coverage erase
 	@$(BIN)/python -m coverage run -m pytest -n $(JOBS) --maxprocesses 4 $(ARGS)
 	@$(BIN)/python -m coverage combine --quiet
@@ -53,7 +52,7 @@ test: $(TEST_STAMP) ## Run all tests on this Python, with branch coverage, JOBS 
 
 check: lint typecheck tests-pure ## Before each commit, under two minutes: form, types, the tests that need nothing but this process.
 
-tests-pure: $(TEST_STAMP)
+tests-pure: $(DEV_STAMP)
 	@$(BIN)/python -m pytest -n $(CORES) --maxprocesses 4 -q -r fE $(PURE) $(ARGS)
 
 test-all: ## Run all tests on every supported Python that is installed, each in an environment of its own.
@@ -85,7 +84,7 @@ format: $(DEV_STAMP) ## Put the form right.
 	@$(BIN)/python -m ruff check --fix .
 	@$(BIN)/python -m ruff format .
 
-order-service: $(TEST_STAMP) ## See a shop's order service with four workers on a fake QPay, and pay on its page.
+order-service: $(DEV_STAMP) ## See a shop's order service with four workers on a fake QPay, and pay on its page.
 	@PYTHONPATH=examples/order_service/src $(BIN)/python -m order_service.demo $(ARGS)
 
 bench: $(BENCH_STAMP) ## Measure us, the limits and every peer in one run; write docs/benchmarks.md. Under ten minutes.
@@ -97,7 +96,7 @@ bench-quick: $(BENCH_STAMP) ## The same in under a minute, with fewer turns and 
 bench-cells: $(BENCH_STAMP) ## Every backend, sync and async, by situation, with pytest-benchmark. ARGS=… goes to pytest.
 	@$(BIN)/python -m pytest benchmarks --benchmark-only -p no:randomly $(ARGS)
 
-simulate: $(TEST_STAMP) ## Run the real flow through 5,000 bad days on a virtual world. SCHEDULES=N; simulate-nightly: 200,000.
+simulate: $(DEV_STAMP) ## Run the real flow through 5,000 bad days on a virtual world. SCHEDULES=N; simulate-nightly: 200,000.
 	@$(BIN)/python -m tokencache.testing.simulation --schedules $(SCHEDULES) --first-seed $(FIRST_SEED)
 
 simulate-nightly: SCHEDULES := 200000
@@ -106,27 +105,27 @@ simulate-nightly: simulate
 scale: $(DOCS_STAMP) ## Simulate fleets of any size and write docs/scale.md with its plots, for some ten minutes.
 	@$(BIN)/python benchmarks/scale.py
 
-reliability: $(TEST_STAMP) ## Run the fault matrix and write docs/reliability.md.
+reliability: $(DEV_STAMP) ## Run the fault matrix and write docs/reliability.md.
 	@$(BIN)/python -m pytest tests/servers/faults --reliability $(ARGS)
 
-fuzz: $(TEST_STAMP) ## Try thousands of inputs and programs of calls, for some ten minutes. ARGS=… goes to pytest.
+fuzz: $(DEV_STAMP) ## Try thousands of inputs and programs of calls, for some ten minutes. ARGS=… goes to pytest.
 	@$(BIN)/python -m pytest tests/servers/fuzz --hypothesis-profile=long --durations=0 --durations-min=60 $(ARGS)
 
-openapi: $(TEST_STAMP) ## Hold the QPay client against a server made of docs/qpay-openapi.yaml. Needs npm.
+openapi: $(DEV_STAMP) ## Hold the QPay client against a server made of docs/qpay-openapi.yaml. Needs npm.
 	@if command -v npm >/dev/null; then $(MAKE) $(PRISM) && PRISM=$(PRISM) $(BIN)/python -m pytest tests/npm/openapi $(ARGS); \
 	else echo "make openapi: npm is not there, nothing was tried"; fi
 
 $(PRISM):
 	@npm install --silent --no-audit --no-fund --prefix $(VENV)/prism @stoplight/prism-cli@5.14.2
 
-oidc: $(TEST_STAMP) ## Hold the grants against a certified authorization server, oidc-provider. Needs npm and node 18.
+oidc: $(DEV_STAMP) ## Hold the grants against a certified authorization server, oidc-provider. Needs npm and node 18.
 	@if command -v npm >/dev/null; then $(MAKE) $(OIDC) && OIDC_PROVIDER=$(OIDC) $(BIN)/python -m pytest tests/npm/oidc -n $(JOBS) --maxprocesses 4 $(ARGS); \
 	else echo "make oidc: npm is not there, nothing was tried"; fi
 
 $(OIDC):
 	@npm install --silent --no-audit --no-fund --prefix $(VENV)/oidc oidc-provider@8.8.1
 
-wheel: $(TEST_STAMP) ## Build the wheel, and try it in an environment of its own, bare and with the command line.
+wheel: $(DEV_STAMP) ## Build the wheel, and try it in an environment of its own, bare and with the command line.
 	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
 	$(PIP) wheel --no-deps --wheel-dir "$$work/dist" .; \
 	$(BIN)/python -m venv "$$work/venv"; cp tests/meta/wheel_check.py "$$work/"; \
@@ -196,19 +195,14 @@ $(DEMO_STAMP): $(INPUTS) | $(BIN)/python
 	@$(PIP) install --constraint $(PINS) --editable '.[cli$(addprefix $(comma),$(CLIENT))]'
 	@touch $@
 
-$(TEST_STAMP): $(INPUTS) | $(BIN)/python
-	@echo "Installing tokencache, its extras and the test tools (a minute the first time) …"
+$(DEV_STAMP): $(INPUTS) | $(BIN)/python
+	@echo "Installing tokencache, its extras, the test tools and the checkers (a minute the first time) …"
 	@$(PIP) install --constraint $(PINS) --upgrade pip
-	@$(PIP) install --constraint $(PINS) --group test --editable '.[all]'
+	@$(PIP) install --constraint $(PINS) --group dev --editable '.[all]'
 	@$(BIN)/python tests/support/bring_redis.py
 	@touch $@
 
-$(DEV_STAMP): $(INPUTS) | $(TEST_STAMP)
-	@echo "Installing the checkers (a minute the first time) …"
-	@$(PIP) install --constraint $(PINS) --group dev
-	@touch $@
-
-$(DOCS_STAMP): $(INPUTS) | $(TEST_STAMP)
+$(DOCS_STAMP): $(INPUTS) | $(DEV_STAMP)
 	@echo "Installing what draws the plots (half a minute the first time) …"
 	@$(PIP) install --constraint $(PINS) --group docs
 	@touch $@

@@ -14,13 +14,14 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections import Counter
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
-from tokencache.testing.servers import RedisServer, require
+from tokencache.testing.servers import RedisServer, ServerNotInstalled, require
 from tokencache_qpay.testing import FakeQPay
 
 if TYPE_CHECKING:
@@ -33,6 +34,37 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jo
 
 # A Redis of the system comes first; without one, `make test` has put Valkey beside this Python, under Redis' name.
 os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    """Skip a test whose fixture starts a server that is not installed; fail it where CI promises the server."""
+    with _skipped_without_server():
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """Skip a test that starts a server that is not installed; fail it where CI promises the server."""
+    with _skipped_without_server():
+        return (yield)
+
+
+@contextmanager
+def _skipped_without_server() -> Iterator[None]:
+    try:
+        yield
+    except ServerNotInstalled as missing:
+        require(missing.program)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line for each reason how many tests were skipped for it."""
+    reports = terminalreporter.getreports("skipped")
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
+    for reason, count in sorted(reasons.items()):
+        remedy = "; `make servers` installs it" if reason.startswith(("redis-server", "memcached")) else ""
+        terminalreporter.write_line(f"skipped {count}: {reason}{remedy}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

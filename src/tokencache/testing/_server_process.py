@@ -37,6 +37,14 @@ class ServerFailed(Exception):
     """A server did not start, ended by itself, or did not get where it was waited for."""
 
 
+class ServerNotInstalled(ServerFailed):
+    """A server's program is not on PATH."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__(f"{program} is not installed")
+        self.program = program
+
+
 def require(program: str) -> str:
     """Return the path of a program that a test needs; skip the test without it, but fail it where ``CI`` is set."""
     import pytest
@@ -124,10 +132,9 @@ class ServerProcess:
         return (self.folder / "log").read_text(errors="replace")
 
     def start(self) -> Self:
-        """Start on a free port and wait until the server answers. Raises ``ServerFailed``."""
+        """Start on a free port and wait until the server answers. Raises ``ServerFailed``, ``ServerNotInstalled``."""
         if shutil.which(self.program) is None:
-            message = f"{self.program} is not installed"
-            raise ServerFailed(message)
+            raise ServerNotInstalled(self.program)
         self.folder = Path(tempfile.mkdtemp(prefix="tokencache-server-"))
         try:
             self._guard = subprocess.Popen(  # noqa: S603  our own words

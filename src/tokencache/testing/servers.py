@@ -16,7 +16,7 @@ from tokencache.testing._proxy import Proxy
 from tokencache.testing._redis_fleets import RedisCluster, RedisSentinels
 from tokencache.testing._redis_server import Certificates, RedisSentinel, RedisServer
 from tokencache.testing._resp import CommandRefused, Reply
-from tokencache.testing._server_process import ServerFailed, ServerProcess, require
+from tokencache.testing._server_process import ServerFailed, ServerNotInstalled, ServerProcess, require
 
 __all__ = [
     "Certificates",
@@ -29,6 +29,7 @@ __all__ = [
     "RedisServer",
     "Reply",
     "ServerFailed",
+    "ServerNotInstalled",
     "ServerProcess",
     "require",
 ]
