@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import re
 import sys
 import tomllib
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 
 import pytest
@@ -36,10 +37,36 @@ def test_each_entry_point_leads_to_something_callable(target: str) -> None:
     assert callable(getattr(importlib.import_module(module), name))
 
 
-def test_the_extra_all_holds_every_other() -> None:
-    """`tokencache[all]` brings every extra but `bench`, which brings our peers and is for the benchmarks alone."""
+def test_the_extra_all_holds_what_a_service_may_use() -> None:
+    """`tokencache[all]` brings every extra but `testing` (pytest) and `bench` (our peers)."""
     (everything,) = EXTRAS["all"]
-    assert Requirement(everything).extras == set(EXTRAS) - {"all", "bench"}
+    assert Requirement(everything).extras == set(EXTRAS) - {"all", "testing", "bench"}
+
+
+def loaded_by(tree: ast.AST) -> set[str]:
+    """Return the top-level modules that a module loads, by statement or by `import_module("…")`."""
+    guards = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    unloaded = {node for guard in guards for child in guard.body for node in ast.walk(child)}
+    names: list[object] = []
+    for node in set(ast.walk(tree)) - unloaded:
+        match node:
+            case ast.Import(names=aliases):
+                names += [alias.name for alias in aliases]
+            case ast.ImportFrom(module=str(name), level=0):
+                names.append(name)
+            case ast.Call(func=ast.Name(id="import_module"), args=[ast.Constant(value=name)]):
+                names.append(name)
+    return {str(name).partition(".")[0] for name in names}
+
+
+def test_each_library_that_an_installation_brings_is_loaded() -> None:
+    """Each dependency and each library of an extra but `bench` is one that a module of `src` loads."""
+    asked = [text for extra in set(EXTRAS) - {"bench"} for text in EXTRAS[extra]] + PROJECT["project"]["dependencies"]
+    libraries = {canonicalize_name(Requirement(text).name) for text in asked} - {"tokencache"}
+    modules = {name for path in (ROOT / "src").rglob("*.py") for name in loaded_by(ast.parse(path.read_text()))}
+    homes = metadata.packages_distributions()
+    assert len(libraries) > len(PROJECT["project"]["dependencies"])
+    assert libraries <= {canonicalize_name(library) for module in modules for library in homes.get(module, ())}
 
 
 def test_no_library_is_pinned_to_two_versions() -> None:
