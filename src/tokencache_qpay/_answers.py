@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 import httpx
 import msgspec
 
-from tokencache.providers._exchange import host_of, what_failed
 from tokencache.providers.oauth_response import scrub, server_error
+from tokencache.providers.transport import host_of, what_failed
 from tokencache_qpay.errors import QPayError, QPayOutcomeUnknown, QPayUnavailable, refusal_class
 from tokencache_qpay.models import Document, read
 

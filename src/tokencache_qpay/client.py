@@ -21,7 +21,7 @@ import httpx
 
 from tokencache import TokenCache
 from tokencache.integrations.httpx import TokenAuth
-from tokencache.providers._exchange import shared_trust
+from tokencache.providers.transport import shared_trust
 from tokencache_qpay import _calls
 from tokencache_qpay._answers import exchange
 from tokencache_qpay.errors import QPayUnavailable

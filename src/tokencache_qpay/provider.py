@@ -12,9 +12,9 @@ import httpx
 
 from tokencache.errors import ConfigurationError, ProviderError
 from tokencache.ports import Secret, SecretText
-from tokencache.providers._exchange import is_loopback
 from tokencache.providers.http import HTTPTokenProvider
 from tokencache.providers.oauth_response import date_of, raise_for_error, read_json, token_from_mapping
+from tokencache.providers.transport import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import httpx
 
 from tokencache.errors import ConfigurationError, ProviderUnavailable
-from tokencache.providers._exchange import secure_url
 from tokencache.providers.oauth_response import raise_for_error, read_json, table_of
+from tokencache.providers.transport import secure_url
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

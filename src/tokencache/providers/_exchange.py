@@ -9,17 +9,14 @@ from __future__ import annotations
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import httpx
 
-from tokencache._words import system_words
 from tokencache.errors import ConfigurationError, ProviderUnavailable
+from tokencache.providers.transport import host_of, what_failed
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Iterable, Mapping
     from http.cookiejar import Cookie, CookieJar
 
@@ -28,7 +25,6 @@ if TYPE_CHECKING:
 
 BODY_LIMIT: Final = 1 << 20
 _SHORTEST: Final = 0.001  # a socket time-out of 0 would mean "do not block"
-_CERTIFICATE: Final = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")  # how a server refuses ours, or none
 _FRAMING: Final = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 
 
@@ -146,66 +142,6 @@ def plain_response(response: httpx.Response, body: bytes) -> httpx.Response:
     return httpx.Response(response.status_code, headers=headers, content=body, request=response.request)
 
 
-def what_failed(error: Exception, host: str, limit: float) -> str:  # noqa: PLR0911  one line per kind of failure
-    """Return what kept an answer away, and what to do; nothing of a foreign error but the system's own words."""
-    detail = system_words(error)
-    match error:
-        case httpx.PoolTimeout():
-            return "the client that was passed in had no free connection; give it a larger pool"
-        case httpx.ConnectTimeout():
-            return f"could not connect to {host} within {limit:.1f} s; check the network: `tokencache doctor` does"
-        case httpx.TimeoutException() | TimeoutError():
-            return f"{host} gave no complete answer within {limit:.1f} s; give it a longer timeout"
-        case httpx.ProxyError():
-            return f"the proxy did not let the request to {host} through; check the proxy settings"
-        case httpx.TransportError() | OSError() if "ALERT" in detail and any(sign in detail for sign in _CERTIFICATE):
-            return (
-                f"{host} broke off the TLS handshake{detail}; it asks for a client certificate that it knows: set"
-                " certificate and certificate_key"
-            )
-        case httpx.ConnectError():
-            return f"could not connect to {host}{detail}; check the address and the network: `tokencache doctor` does"
-        case httpx.TransportError() | OSError():
-            return f"the connection to {host} broke before the answer was complete{detail}; try again"
-        case _:
-            return f"the request to {host} failed with {type(error).__name__}; check the HTTP client"
-
-
-def secure_url(provider: str, setting: str, text: str) -> str:
-    """Return an address to which a credential may be sent: https, or http on loopback; no user, no fragment.
-
-    Raises ``ConfigurationError`` naming the setting.
-    """
-    try:
-        url = httpx.URL(text.strip())
-    except httpx.InvalidURL:
-        url = None
-    if url is None or url.scheme not in {"http", "https"} or not url.host or url.userinfo or url.fragment:
-        message = f"[{provider}] {setting} must look like https://id.example/token, without user, password and fragment"
-        raise ConfigurationError(message)
-    if url.scheme == "http" and not is_loopback(url.host):
-        message = (
-            f"[{provider}] {setting} must begin with https://, or the credential travels to {url.host} in the clear"
-        )
-        raise ConfigurationError(message)
-    return str(url)
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def host_of(url: httpx.URL) -> str:
-    """Return host and port of an address, for messages."""
-    return url.host if url.port is None else f"{url.host}:{url.port}"
-
-
 def checked(provider: str, request: httpx.Request) -> httpx.Request:
     """Return the request, asking for an uncompressed answer. Raises ``ConfigurationError`` for userinfo in its URL."""
     if request.url.userinfo:  # httpx writes the whole URL to its log
@@ -215,12 +151,6 @@ def checked(provider: str, request: httpx.Request) -> httpx.Request:
     request.headers.setdefault("Accept", "application/json")
     request.headers.setdefault("User-Agent", "tokencache")
     return request
-
-
-@cache
-def shared_trust() -> ssl.SSLContext:
-    """Return the TLS settings of all our own clients, made once: reading the certificates takes long."""
-    return httpx.create_ssl_context()
 
 
 def restore_cookies(jar: CookieJar, before: Mapping[tuple[str, str, str], Cookie], response: httpx.Response) -> None:

@@ -16,7 +16,7 @@ from tokencache.expiry import TEN_YEARS
 from tokencache.ports import Secret, SecretText
 from tokencache.providers._client_auth import ClientAuth, Credentials, Method
 from tokencache.providers._discovery import Endpoints, discover
-from tokencache.providers._exchange import nearest, secure_url
+from tokencache.providers._exchange import nearest
 from tokencache.providers.http import HTTPTokenProvider
 from tokencache.providers.oauth_response import (
     DEFAULT_LIFETIME,
@@ -26,6 +26,7 @@ from tokencache.providers.oauth_response import (
     table_of,
     token_from_mapping,
 )
+from tokencache.providers.transport import secure_url
 
 if TYPE_CHECKING:
     from collections.abc import Generator

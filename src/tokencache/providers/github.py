@@ -16,7 +16,6 @@ import httpx
 
 from tokencache.errors import ConfigurationError, ProviderRejected, ProviderUnavailable
 from tokencache.ports import Secret, SecretText
-from tokencache.providers._exchange import host_of, secure_url
 from tokencache.providers.http import HTTPTokenProvider
 from tokencache.providers.oauth_response import (
     LONGEST_RETRY,
@@ -27,6 +26,7 @@ from tokencache.providers.oauth_response import (
     server_error,
     token_from_mapping,
 )
+from tokencache.providers.transport import host_of, secure_url
 
 if TYPE_CHECKING:
     import ssl

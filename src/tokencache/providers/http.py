@@ -17,12 +17,11 @@ from tokencache.providers._exchange import (
     Call,
     checked,
     cookies_of,
-    host_of,
     plain_response,
     restore_cookies,
-    shared_trust,
 )
 from tokencache.providers.oauth_response import raise_for_error
+from tokencache.providers.transport import host_of, shared_trust
 from tokencache.token import Token
 
 if TYPE_CHECKING:

@@ -356,6 +356,6 @@ def _content_type(response: httpx.Response, secrets: Collection[str]) -> str:
 
 def _host(response: httpx.Response) -> str:
     """Return the host that answered, for messages."""
-    from tokencache.providers._exchange import host_of
+    from tokencache.providers.transport import host_of
 
     return host_of(response.request.url)

@@ -16,8 +16,8 @@ import httpx
 
 from tokencache._words import system_words
 from tokencache.health import Finding, compare_clocks, failed, ok, skipped, warning
-from tokencache.providers._exchange import host_of, shared_trust
 from tokencache.providers.oauth_response import date_of
+from tokencache.providers.transport import host_of, shared_trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,88 @@
+"""What each HTTP client of a provider shares: safe addresses, TLS settings, and words for what failed.
+
+The built-in providers and the QPay plugin use these functions; a provider of your own may, too.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final
+
+import httpx
+
+from tokencache._words import system_words
+from tokencache.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import ssl
+
+__all__ = ["host_of", "is_loopback", "secure_url", "shared_trust", "what_failed"]
+
+_CERTIFICATE: Final = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")  # how a server refuses ours, or none
+
+
+def host_of(url: httpx.URL) -> str:
+    """Return host and port of an address, for messages."""
+    return url.host if url.port is None else f"{url.host}:{url.port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def secure_url(provider: str, setting: str, text: str) -> str:
+    """Return an address to which a credential may be sent: https, or http on loopback; no user, no fragment.
+
+    Raises ``ConfigurationError`` naming the setting.
+    """
+    try:
+        url = httpx.URL(text.strip())
+    except httpx.InvalidURL:
+        url = None
+    if url is None or url.scheme not in {"http", "https"} or not url.host or url.userinfo or url.fragment:
+        message = f"[{provider}] {setting} must look like https://id.example/token, without user, password and fragment"
+        raise ConfigurationError(message)
+    if url.scheme == "http" and not is_loopback(url.host):
+        message = (
+            f"[{provider}] {setting} must begin with https://, or the credential travels to {url.host} in the clear"
+        )
+        raise ConfigurationError(message)
+    return str(url)
+
+
+@cache
+def shared_trust() -> ssl.SSLContext:
+    """Return the TLS settings of all our own clients, made once: reading the certificates takes long."""
+    return httpx.create_ssl_context()
+
+
+def what_failed(error: Exception, host: str, limit: float) -> str:  # noqa: PLR0911  one line per kind of failure
+    """Return what kept an answer away, and what to do; nothing of a foreign error but the system's own words."""
+    detail = system_words(error)
+    match error:
+        case httpx.PoolTimeout():
+            return "the client that was passed in had no free connection; give it a larger pool"
+        case httpx.ConnectTimeout():
+            return f"could not connect to {host} within {limit:.1f} s; check the network: `tokencache doctor` does"
+        case httpx.TimeoutException() | TimeoutError():
+            return f"{host} gave no complete answer within {limit:.1f} s; give it a longer timeout"
+        case httpx.ProxyError():
+            return f"the proxy did not let the request to {host} through; check the proxy settings"
+        case httpx.TransportError() | OSError() if "ALERT" in detail and any(sign in detail for sign in _CERTIFICATE):
+            return (
+                f"{host} broke off the TLS handshake{detail}; it asks for a client certificate that it knows: set"
+                " certificate and certificate_key"
+            )
+        case httpx.ConnectError():
+            return f"could not connect to {host}{detail}; check the address and the network: `tokencache doctor` does"
+        case httpx.TransportError() | OSError():
+            return f"the connection to {host} broke before the answer was complete{detail}; try again"
+        case _:
+            return f"the request to {host} failed with {type(error).__name__}; check the HTTP client"
