@@ -296,8 +296,8 @@ class TokenCache:
         """Make a source, and load the engine now rather than while its first callers wait."""
         from tokencache._world import World
 
-        for module in ("_drivers", "_flights", "_flow"):
-            import_module(f"tokencache.{module}")
+        for module in ("tokencache._drivers", "tokencache._flights", "tokencache._flow"):
+            import_module(module)
         world = World(
             provider=provider,
             backend=mount.backend,

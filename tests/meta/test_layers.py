@@ -1,4 +1,8 @@
-"""The layers of ARCHITECTURE.md: who may import whom, and what `import tokencache` loads."""
+"""The layers of ARCHITECTURE.md: who may import whom, and what `import tokencache` loads.
+
+An import in a function, in a `TYPE_CHECKING` block, or by a name in a string counts like any other: a module that
+needs another for its types knows it, too.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,42 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parents[2] / "src"
-VALUES = {"errors", "token", "ports", "events", "policy"}
-PURE = VALUES | {"expiry", "_keys", "_record", "_effects", "_flow", "_crypto"}
-ENGINE = {"_flow", "_effects", "_drivers", "_flights", "_heartbeat", "_breaker", "_source", "_cache", "status"}
-EDGES = {"backends", "providers", "integrations", "cli", "testing"}
+ROOT = "tokencache"
+
+# Each layer, from the ground up: its modules, and the layers that they may import beside their own. A package stands
+# for all its modules but those that have a line of their own.
+LAYERS: dict[str, tuple[str, str]] = {
+    "values": ("errors events health policy ports token", ""),
+    "decisions": ("_keys _record expiry records", "values"),
+    "flow": ("_effects _flow", "values decisions"),
+    "system": ("_clock _words", "values"),
+    "encryption": ("_crypto", "values decisions"),
+    "plugins": ("plugins url", "values"),
+    "lift": ("backends._lift", "values"),
+    "mount": ("_breaker _mount", "values lift"),
+    "drivers": (
+        "_drivers _flights _heartbeat _local _world status",
+        "values decisions flow system encryption mount",
+    ),
+    "source": ("_source _warm", "values decisions flow drivers"),
+    "backends": ("backends", "values decisions system plugins lift"),
+    "providers": ("providers", "values decisions system"),
+    "function": ("providers.callable", "values providers"),
+    "settings": ("_config_factory _config_place _config_types _references", "values"),
+    "presets": ("providers.presets", "values providers settings"),
+    "config": (
+        "_config_environ _config_file _config_providers _config_schema config",
+        "values encryption plugins mount settings presets",
+    ),
+    "cache": ("_cache", "values decisions flow system encryption plugins mount drivers source function config"),
+    "surface": ("tokencache", "values drivers source cache"),
+    "integrations": ("integrations", "values decisions encryption plugins"),
+    "cli": ("__main__ cli", "values decisions plugins drivers settings config surface integrations"),
+    "testing": ("testing", "values decisions lift drivers"),
+    "simulation": ("testing.simulation", "values decisions flow mount drivers source backends"),
+}
+PURE = ("values", "decisions", "flow")
+WORLD = {"asyncio", "concurrent", "httpx", "multiprocessing", "os", "random", "secrets", "socket", "threading", "time"}
 HEAVY = {
     "asyncio",
     "cryptography",
@@ -28,86 +64,105 @@ HEAVY = {
     "typer",
     "tokencache_qpay",
 }
-WORLD = {"asyncio", "concurrent", "httpx", "multiprocessing", "os", "random", "secrets", "socket", "threading", "time"}
 
 
-def modules(package: str = "tokencache") -> list[Path]:
-    """Return the source files of a package."""
-    found = sorted((SRC / package).rglob("*.py"))
+def sources(package: str) -> dict[str, ast.Module]:
+    """Return the modules of a package by their dotted names."""
+    found = {
+        ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text())
+        for path in sorted((SRC / package).rglob("*.py"))
+    }
     assert found
     return found
 
 
-def name_of(path: Path) -> str:
-    """Return the dotted name of a source file."""
-    return ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
+MODULES = sources(ROOT)
+PLUGIN = sources("tokencache_qpay")
+PACKAGES = {name.rpartition(".")[0] for name in MODULES}
+ROWS = {name: layer for layer, (names, _) in LAYERS.items() for name in names.split()}
 
 
 def imports(tree: ast.AST) -> set[str]:
-    """Return everything that is imported, at any depth, as dotted names."""
+    """Return everything that is imported, at any depth, as dotted names, each `from` import with its name."""
     found: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        match node:
+            case ast.Import(names=aliases):
+                found |= {alias.name for alias in aliases}
+            case ast.ImportFrom(module=module, names=aliases, level=level):
+                assert not level, "a relative import hides its layer"
+                found |= {f"{module}.{alias.name}" for alias in aliases}
+            case ast.Constant(value=str(text)) if text in MODULES and text not in PACKAGES:
+                found.add(text)
     return found
 
 
-def part(name: str) -> str | None:
-    """Return the first part under `tokencache`, or `None` for what is not ours."""
-    pieces = name.split(".")
-    return pieces[1] if pieces[0] == "tokencache" and len(pieces) > 1 else None
+def modules_of(names: set[str]) -> set[str]:
+    """Return the modules of tokencache that hold these names."""
+    found: set[str] = set()
+    for name in names:
+        while name not in MODULES and "." in name:
+            name = name.rpartition(".")[0]  # noqa: PLW2901
+        if name in MODULES:
+            found.add(name)
+    return found
 
 
-def forbidden(module: str) -> set[str]:
-    """Return the parts of tokencache that this module may not import."""
-    own = part(module)
-    if own in PURE:
-        return (ENGINE - PURE) | EDGES | {"plugins", "url"}
-    if own in {"backends", "providers"}:
-        return (ENGINE | EDGES) - {own}
-    if own == "integrations":
-        return (ENGINE - {"_source"}) | (EDGES - {"integrations"})
-    if own == "cli":
-        return ENGINE - {"status"}
-    if own in ENGINE:
-        # The cache lifts a backend, and a plain function, on first use.
-        return EDGES - ({"backends", "providers"} if own in {"_cache", "_drivers"} else set())
-    return set()
+def layer_of(module: str) -> str | None:
+    """Return the layer of a module: that of the longest line of the table that names it or a package around it."""
+    name = module.removeprefix(f"{ROOT}.")
+    while name not in ROWS and "." in name:
+        name = name.rpartition(".")[0]
+    return ROWS.get(name)
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_imports_point_one_way(path: Path) -> None:
-    """No module imports from a layer above its own."""
-    module = name_of(path)
-    used = {piece for name in imports(ast.parse(path.read_text())) if (piece := part(name))}
-    assert not used & forbidden(module)
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_one_way(module: str) -> None:
+    """Each module has a layer, and imports only from that layer and those that its line names."""
+    layer = layer_of(module)
+    assert layer, f"no line of LAYERS holds {module}"
+    allowed = {layer, *LAYERS[layer][1].split()}
+    used = {other: layer_of(other) for other in modules_of(imports(MODULES[module]))}
+    assert {other: found for other, found in used.items() if found not in allowed} == {}
 
 
-@pytest.mark.parametrize("path", modules("tokencache_qpay"), ids=name_of)
-def test_the_plugin_uses_only_what_any_plugin_may(path: Path) -> None:
+@pytest.mark.parametrize("layer", LAYERS)
+def test_each_line_of_the_table_is_in_order_and_in_use(layer: str) -> None:
+    """Each layer holds modules, allows only layers above its own line in the table, and none that it does not use."""
+    names, allowed = LAYERS[layer]
+    members = [module for module in MODULES if layer_of(module) == layer]
+    assert not [name for name in names.split() if not {name, f"{ROOT}.{name}"} & MODULES.keys()]
+    assert members
+    used = {layer_of(other) for module in members for other in modules_of(imports(MODULES[module]))} - {layer}
+    assert used == set(allowed.split()), "the line must name what its modules import"
+    assert set(allowed.split()) <= set(list(LAYERS)[: list(LAYERS).index(layer)])
+
+
+@pytest.mark.parametrize("module", PLUGIN)
+def test_the_plugin_uses_only_what_any_plugin_may(module: str) -> None:
     """The QPay plugin imports nothing private of tokencache, so another distribution could be written like it."""
-    used = imports(ast.parse(path.read_text()))
-    assert not {name for name in used if name.startswith("tokencache._") or ".".join(name.split(".")[:1]) == "rich"}
+    assert not [name for name in imports(PLUGIN[module]) if is_private(name)]
+
+
+def is_private(name: str) -> bool:
+    """Return whether a dotted name is of tokencache, and a part of it begins with an underscore."""
+    first, *parts = name.split(".")
+    return first == ROOT and any(part.startswith("_") for part in parts)
 
 
 def test_only_the_demo_knows_qpay() -> None:
     """The framework finds the QPay plugin through entry points alone; the demo is its one visitor."""
     knowing = {
-        name_of(path)
-        for path in modules()
-        if any(name.split(".")[0] == "tokencache_qpay" for name in imports(ast.parse(path.read_text())))
+        name for name, tree in MODULES.items() if any(used.startswith("tokencache_qpay") for used in imports(tree))
     }
-    assert knowing <= {"tokencache.cli.demo", "tokencache.cli._demo_worker"}
+    assert knowing == {"tokencache.cli.demo", "tokencache.cli._demo_worker"}
 
 
-@pytest.mark.parametrize("module", ["_flow", "_effects", "policy", "expiry", "_record", "_keys", "token", "errors"])
+@pytest.mark.parametrize("module", [name for name in MODULES if layer_of(name) in PURE])
 def test_pure_modules_touch_no_world(module: str) -> None:
     """What decides imports no clock, random source, thread, event loop or socket: those are effects."""
-    tree = ast.parse((SRC / "tokencache" / f"{module}.py").read_text())
-    allowed = {"os"} if module == "_keys" else set()  # one salt per process, drawn at import
-    assert not {name.split(".")[0] for name in imports(tree)} & (WORLD - allowed)
+    allowed = {"os"} if module == "tokencache._keys" else set()  # one salt per process, drawn at import
+    assert not {name.split(".")[0] for name in imports(MODULES[module])} & (WORLD - allowed)
 
 
 def test_import_tokencache_loads_nothing_heavy() -> None:
@@ -121,8 +176,35 @@ def test_import_tokencache_loads_nothing_heavy() -> None:
     assert not loaded & HEAVY
 
 
-def test_the_checker_sees_an_import_in_a_function() -> None:
-    """The layer test looks into functions and type-checking blocks, so a lazy import is no way round it."""
-    tree = ast.parse("def f():\n    from tokencache.cli import app\nif TYPE_CHECKING:\n    import tokencache._source\n")
-    assert {part(name) for name in imports(tree)} == {"cli", "_source"}
-    assert "cli" in forbidden("tokencache._flow")
+@pytest.mark.parametrize(
+    ("code", "module"),
+    [
+        ("from tokencache._source import TokenSource", "tokencache._source"),
+        ("from tokencache import TokenCache", "tokencache"),
+        ("from tokencache import _source", "tokencache._source"),
+        ("import tokencache.backends.redis as backend", "tokencache.backends.redis"),
+        ("def f():\n    from tokencache.cli import app", "tokencache.cli.app"),
+        ("if TYPE_CHECKING:\n    import tokencache._source", "tokencache._source"),
+        ("import_module('tokencache.cli.app')", "tokencache.cli.app"),
+    ],
+)
+def test_the_checker_sees_each_form_of_import(code: str, module: str) -> None:
+    """The layer test looks into functions, type-checking blocks and strings, so none is a way round it."""
+    assert modules_of(imports(ast.parse(code))) == {module}
+    assert layer_of(module) not in {None, *LAYERS["flow"][1].split(), "flow"}
+
+
+@pytest.mark.parametrize(
+    ("name", "private"),
+    [
+        ("tokencache._source.TokenSource", True),
+        ("tokencache.providers._exchange.Call", True),
+        ("tokencache.providers.http._token_of", True),
+        ("tokencache.providers.http.TokenFlow", False),
+        ("tokencache_qpay._calls.Call", False),
+        ("__future__.annotations", False),
+    ],
+)
+def test_each_part_of_a_name_can_make_it_private(name: str, private: bool) -> None:
+    """A package's private module is as private as one at the top, and as a private name of a public module."""
+    assert is_private(name) == private
