@@ -9,7 +9,7 @@ import inspect
 import threading
 import time
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tokencache import _heartbeat
 from tokencache._effects import (
@@ -281,7 +281,7 @@ def _sync_half(provider: TokenProvider) -> Callable[[FetchContext], Token]:
     return lifted
 
 
-def _async_half(provider: TokenProvider) -> Callable[[FetchContext], Coroutine[Any, Any, Token]]:
+def _async_half(provider: TokenProvider) -> Callable[[FetchContext], Coroutine[object, object, Token]]:
     """Return ``afetch``, lifted from ``fetch`` where the provider has no other."""
     if hasattr(provider, "afetch"):
         own: AsyncProvider = provider  # type: ignore[assignment]
@@ -324,7 +324,7 @@ async def on_thread(call: Callable[[], T]) -> T:
     return await future
 
 
-def run_coroutine(start: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def run_coroutine(start: Callable[[], Coroutine[object, object, T]]) -> T:
     """Run a coroutine to its end from any thread, also from one whose own event loop is running."""
     import asyncio
 

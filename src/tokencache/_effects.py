@@ -1,8 +1,7 @@
 """Effects: the steps of a flow that need the world, as frozen values, with a typed helper for each.
 
-A flow says ``reply = yield from lease(…)``; a driver performs the effect and sends the reply back. ``Any`` is allowed
-here and nowhere
-else, because a generator's send type cannot depend on what it yielded; the helpers restore the type at once.
+A flow says ``reply = yield from lease(…)``; a driver performs the effect and sends the reply back. The reply is
+``Any``, because a generator's send type cannot depend on what it yielded; the helpers restore the type at once.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Ride(NamedTuple):
 class Errand(NamedTuple):
     """A step of a call: run a flow beside the flights; the reply is its result."""
 
-    start: Callable[[], Flow[Any]]
+    start: Callable[[], Flow[object]]
 
 
 T = TypeVar("T")
@@ -436,7 +436,7 @@ class TokenSource(LocalCopy):
         import asyncio
 
         try:
-            coroutine: Coroutine[Any, Any, None] = self._afly(flight, reason)
+            coroutine: Coroutine[object, object, None] = self._afly(flight, reason)
             flight.loop = asyncio.get_running_loop()
             task = flight.loop.create_task(coroutine, name=f"tokencache-{self.provider}")
         except BaseException:

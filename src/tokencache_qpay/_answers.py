@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
 
 import httpx
 import msgspec
@@ -46,14 +46,14 @@ def exchange(call: Call[D], base_url: str, timeout: float) -> Generator[httpx.Re
     raise _failure(call, outcome, timeout)
 
 
-def _is_worth_another(call: Call[Any], outcome: Outcome) -> bool:
+def _is_worth_another(call: Call[Document], outcome: Outcome) -> bool:
     """Return whether to send it once more: what never arrived, and what is repeatable after a hiccup."""
     if isinstance(outcome, httpx.Response):
         return call.repeatable and outcome.status_code in _HICCUPS
     return call.repeatable or isinstance(outcome, _UNSENT)
 
 
-def _request(call: Call[Any], base_url: str, timeout: float) -> httpx.Request:
+def _request(call: Call[Document], base_url: str, timeout: float) -> httpx.Request:
     """Return a request; amounts are numbers without rounding."""
     headers = {"Accept": "application/json", "User-Agent": "tokencache-qpay"}
     content = None
@@ -89,7 +89,7 @@ def _answer(call: Call[D], response: httpx.Response) -> D:
     raise kind(message, status=response.status_code)
 
 
-def _refusal(call: Call[Any], response: httpx.Response, document: object) -> QPayError:
+def _refusal(call: Call[Document], response: httpx.Response, document: object) -> QPayError:
     """Return the error that an answer with an error's status is."""
     fields = cast("dict[str, object]", document) if isinstance(document, dict) else {}
     said = server_error(fields, _sent(response))
@@ -109,7 +109,7 @@ def _unanswered(*, undone: bool) -> tuple[type[QPayUnavailable], str]:
     return (QPayUnavailable, "try again later") if undone else (QPayOutcomeUnknown, _PERHAPS)
 
 
-def _failure(call: Call[Any], error: httpx.HTTPError, timeout: float) -> QPayError:
+def _failure(call: Call[Document], error: httpx.HTTPError, timeout: float) -> QPayError:
     """Return the error that no answer is. It quotes nothing of the foreign one."""
     try:
         host = host_of(error.request.url)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar
 
 from tokencache_qpay.models import (
     CreatedInvoice,
@@ -24,20 +24,20 @@ from tokencache_qpay.requests import InvoiceRequest, identifier, invoice_body, r
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-D = TypeVar("D", bound=Document)
+D_co = TypeVar("D_co", bound=Document, covariant=True)
 When: TypeAlias = "datetime | str"
 
 _LARGEST_PAGE: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Call(Generic[D]):
+class Call(Generic[D_co]):
     """One request: ``path`` is below ``/v2``, ``item`` its last part; ``repeatable``: a second one does no harm."""
 
     method: str
     path: str
-    answer: type[D]
-    body: Mapping[str, Any] | None = None
+    answer: type[D_co]
+    body: Mapping[str, object] | None = None
     item: str | None = None
     repeatable: bool = False
 
@@ -164,7 +164,7 @@ def cancel_subscription(subscription_id: str) -> Call[Nothing]:
     return Call("DELETE", "/subscription", Nothing, item=identifier("subscription_id", subscription_id))
 
 
-def _found_by(object_type: str, object_id: str, page: int, page_limit: int) -> dict[str, Any]:
+def _found_by(object_type: str, object_id: str, page: int, page_limit: int) -> dict[str, object]:
     """Return what a search is by."""
     identifier("object_id", object_id)
     if page < 1:
@@ -175,7 +175,7 @@ def _found_by(object_type: str, object_id: str, page: int, page_limit: int) -> d
     return {"object_type": str(object_type), "object_id": object_id, "offset": offset}
 
 
-def _receipt(payment_id: str, kind: str, receiver: str | None, callback_url: str | None) -> dict[str, Any]:
+def _receipt(payment_id: str, kind: str, receiver: str | None, callback_url: str | None) -> dict[str, object]:
     """Return what a tax receipt is made of."""
     identifier("payment_id", payment_id)
     if kind == EbarimtReceiver.COMPANY and not receiver:
@@ -184,7 +184,7 @@ def _receipt(payment_id: str, kind: str, receiver: str | None, callback_url: str
     return body | _given(ebarimt_receiver=receiver, callback_url=callback_url)
 
 
-def _given(**fields: str | None) -> dict[str, Any]:
+def _given(**fields: str | None) -> dict[str, object]:
     """Return the fields that are there."""
     return {name: value for name, value in fields.items() if value is not None}
 

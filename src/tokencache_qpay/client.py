@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import wraps
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from inspect import Parameter, signature
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar, cast
 
 import httpx
 
@@ -45,7 +45,7 @@ __all__ = ["AsyncQPayClient", "QPayClient"]
 
 P = ParamSpec("P")
 D = TypeVar("D", bound=Document)
-M = TypeVar("M", bound="Callable[..., Any]")
+M = TypeVar("M", bound="Callable[..., object]")
 
 _TIMEOUT: Final = 15.0
 _CHECKS: Final = 3
@@ -62,7 +62,7 @@ def _blocking(make: Callable[P, Call[D]]) -> Callable[Concatenate[QPayClient, P]
     return _signed(method, make)
 
 
-def _awaitable(make: Callable[P, Call[D]]) -> Callable[Concatenate[AsyncQPayClient, P], Coroutine[Any, Any, D]]:
+def _awaitable(make: Callable[P, Call[D]]) -> Callable[Concatenate[AsyncQPayClient, P], Coroutine[object, object, D]]:
     """Make a method for event loops of an operation."""
 
     @wraps(make)
@@ -72,7 +72,7 @@ def _awaitable(make: Callable[P, Call[D]]) -> Callable[Concatenate[AsyncQPayClie
     return _signed(method, make)
 
 
-def _signed(method: M, make: Callable[..., Any]) -> M:
+def _signed(method: M, make: Callable[..., object]) -> M:
     """Give a method the parameters of its operation behind ``self``, for help, stubs of tests and frameworks."""
     own = signature(make)
     itself = Parameter("self", Parameter.POSITIONAL_ONLY)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 from base64 import b64decode
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from tokencache.errors import ConfigurationError
 from tokencache_qpay.requests import reject
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from segno import QRCode
 
     from tokencache_qpay.models import CreatedInvoice
 
@@ -49,11 +51,12 @@ def draw_qr(invoice: CreatedInvoice) -> str:
     return "\n".join([drawn.getvalue().rstrip("\n"), *told])
 
 
-def _code(invoice: CreatedInvoice) -> Any:  # noqa: ANN401  (segno has no name for it that is loaded here)
+def _code(invoice: CreatedInvoice) -> QRCode:
     """Return the code of an invoice."""
     if not invoice.qr_text:
         reject("qr_text", "the invoice has none")
-    return _segno().make(str(invoice.qr_text), micro=False)
+    code: QRCode = _segno().make(str(invoice.qr_text), micro=False)
+    return code
 
 
 def _segno() -> ModuleType:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, cast
 
 import msgspec
 
@@ -195,7 +195,7 @@ class InvoiceRequest(Part):
     transactions: Sequence[Transaction] | None = None
 
 
-def invoice_body(request: InvoiceRequest) -> dict[str, Any]:
+def invoice_body(request: InvoiceRequest) -> dict[str, object]:
     """Return what is sent for an invoice. Raises ``QPayInvalidRequest`` for what QPay would refuse."""
     if (request.amount is None) == (not request.lines):
         which = "neither" if request.amount is None else "both"
@@ -218,9 +218,9 @@ def reject(field: str, why: str) -> NoReturn:
     raise QPayInvalidRequest(message)
 
 
-def _body(part: Part, path: str) -> dict[str, Any]:
+def _body(part: Part, path: str) -> dict[str, object]:
     """Return a part as JSON's types."""
-    body: dict[str, Any] = {}
+    body: dict[str, object] = {}
     for name in part.__struct_fields__:
         value: object = getattr(part, name)
         if value is not None:

@@ -244,7 +244,7 @@ class Servers:
     def __init__(self, specs: Sequence[Spec], settings: Mapping[str, object]) -> None:
         self._servers = {server.name: server for server in (Server(spec, settings) for spec in specs)}
         self._only = next(iter(self._servers.values())) if len(self._servers) == 1 else None
-        hashing: Any = import_module("pymemcache.client.rendezvous").RendezvousHash
+        hashing = import_module("pymemcache.client.rendezvous").RendezvousHash
         self._choose = cast("Callable[[str], str]", hashing(list(self._servers)).get_node)
 
     @property

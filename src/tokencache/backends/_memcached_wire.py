@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache, partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     import socket
@@ -115,5 +115,5 @@ def _more(sock: socket.socket, answer: bytes, missing: int) -> bytes:
 
 def _raise(name: str) -> NoReturn:
     """Raise an exception of pymemcache's, without a text: it might hold anybody's value (INV-9)."""
-    exceptions: Any = import_module("pymemcache.exceptions")
+    exceptions = import_module("pymemcache.exceptions")
     raise getattr(exceptions, name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from google.auth.credentials import CredentialsWithQuotaProject
 from google.auth.exceptions import RefreshError
@@ -80,9 +80,9 @@ class SourceCredentials(CredentialsWithQuotaProject):
 
     def _take(self, token: Token) -> None:
         """Show ``token`` to those who read ``token`` and ``expiry``; google-auth's expiry is naive, in UTC."""
-        self.token: Any = token.value
+        self.token = token.value
         expiry = datetime.fromtimestamp(max(0.0, min(token.expires_at, _LAST)), tz=UTC)
-        self.expiry: Any = expiry.replace(tzinfo=None)
+        self.expiry = expiry.replace(tzinfo=None)
 
 
 @contextmanager

@@ -9,12 +9,13 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from contextlib import suppress
 from hashlib import sha256
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
+from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 from tokencache.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import ModuleType
 
 _LONGEST: Final = 1 << 16
 _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
@@ -89,7 +90,7 @@ def thumbprint_of(provider: str, certificate: bytes) -> str:
     raise ConfigurationError(message)
 
 
-def _library(provider: str) -> Any:  # noqa: ANN401
+def _library(provider: str) -> ModuleType:
     """Return the module of PyJWT."""
     try:
         import_module("cryptography")
