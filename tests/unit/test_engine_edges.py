@@ -123,18 +123,54 @@ def test_a_backend_that_does_not_answer_the_heartbeat_has_not_taken_the_lease(ha
     assert source.token()
 
 
-def test_a_quick_fetch_starts_no_thread_of_its_own() -> None:
-    """A fetch within a third of its lease costs no thread: the heartbeat is one for the process."""
-    before: list[int] = []
-    cache = TokenCache("memory://")
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the threads that are started from now on; the process has no heartbeat yet."""
+    names: list[str] = []
+    start = threading.Thread.start
+
+    def noted(thread: threading.Thread) -> None:
+        names.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr("tokencache._heartbeat._heartbeat", Heartbeat())
+    monkeypatch.setattr(threading.Thread, "start", noted)
+    return names
+
+
+def test_each_fetch_has_a_thread_of_its_own_and_all_share_one_heartbeat(started: list[str]) -> None:
+    """INV-8: a fetch on threads runs beside its caller, on one thread; the heartbeat is one for the process."""
+    cache, fetching = TokenCache("memory://"), []
 
     def fetch() -> dict[str, object]:
-        before.append(threading.active_count())
+        fetching.append(threading.current_thread())
         return {"access_token": "x", "expires_in": 60}
 
     for number in range(5):
         cache.source(fetch, key=str(number)).token()
-    assert len(set(before)) == 1
+    own = [f"tokencache-{number}" for number in range(5)]
+    assert [thread.name for thread in fetching] == own
+    assert sorted(started) == [*own, "tokencache-heartbeat"]
+
+
+def test_a_fetch_on_an_event_loop_starts_no_thread(started: list[str]) -> None:
+    """On an event loop the flight is a task, and the heartbeat a timer; only the key was worked out on a thread."""
+    cache, fetching = TokenCache("memory://"), []
+
+    async def fetch() -> dict[str, object]:
+        fetching.append(asyncio.current_task())
+        return {"access_token": "x", "expires_in": 60}
+
+    async def main() -> None:
+        sources = [cache.source(fetch, key=str(number)) for number in range(5)]
+        assert len({source.key for source in sources}) == 5
+        for source in sources:
+            await source.atoken()
+        assert asyncio.current_task() not in fetching
+
+    asyncio.run(main())
+    assert len(fetching) == 5
+    assert started == []
 
 
 def test_the_heartbeat_ends_when_idle_and_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
