@@ -28,6 +28,7 @@ from tokencache.health import ExaminedBackend, ExaminedProvider, Finding, compar
 from tokencache.ports import Granted, LeaseGrant, Secret, Slot, Stored
 from tokencache.providers.reach import reach
 from tokencache.testing.fakes import FakeProvider
+from tokencache.testing.token_server import TokenServer
 from tokencache_qpay import QPayProvider
 from tokencache_qpay.health import examine
 from tokencache_qpay.provider import PRODUCTION, SANDBOX
@@ -486,6 +487,18 @@ def test_a_host_that_speaks_no_tls_fails(fake: FakeQPay) -> None:
     """https:// to a port that speaks plain HTTP is told as such."""
     found = {finding.check: finding for finding in reach(fake.url.replace("http:", "https:"))}
     assert found["TLS"].mark == "failed"
+
+
+def test_the_way_to_a_server_is_tried_without_any_credential() -> None:
+    """INV-9: user, password and query of an address are not sent, as they may hold a credential."""
+    planted = "hunter2-planted"
+    with TokenServer() as server:
+        address = server.url.replace("http://", f"http://user:{planted}@")
+        found = {finding.check: finding for finding in reach(f"{address}/token?key={planted}")}
+    (asked,) = server.requests
+    assert (asked.method, asked.path, found["TLS"].mark) == ("HEAD", "/token", "ok")
+    assert "authorization" not in asked.headers
+    assert planted not in f"{asked.headers} {found}"
 
 
 def test_a_name_without_an_address_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ def reach(url: str, *, verify: ssl.SSLContext | None = None, timeout: float = _P
 
     ``verify`` holds the TLS settings of the provider, ``timeout`` caps each step, in seconds.
     """
-    address = httpx.URL(url)
+    address = httpx.URL(url).copy_with(userinfo=b"", query=None)
     where = host_of(address)
     proxied = _proxy_of(address)
     if proxied:
