@@ -24,7 +24,7 @@ def texts() -> list[Path]:
     found: list[Path] = []
     for folder, folders, names in os.walk(ROOT):
         folders[:] = [name for name in folders if name not in SKIPPED and not name.endswith(("cache__", "_cache"))]
-        kinds = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".cfg", ""}
+        kinds = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".cfg", ".mjs", ".svg", ".tmpl", ""}
         found += [
             Path(folder, name) for name in names if Path(name).suffix in kinds and not name.startswith(".coverage")
         ]
@@ -44,7 +44,7 @@ def test_the_first_thirty_lines_say_it_all() -> None:
 
 @pytest.mark.parametrize("code", EXAMPLES, ids=range(len(EXAMPLES)))
 def test_each_example_runs_as_it_stands(code: str, tmp_path: Path) -> None:
-    """Each Python example of README runs to its end, with warnings as errors."""
+    """Each Python example of README and docs/qpay.md runs to its end, with warnings as errors."""
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
     environment.pop("TOKENCACHE_BACKEND", None)
     environment.pop("REDIS_DATABASE_URI", None)

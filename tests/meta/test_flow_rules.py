@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parents[2] / "src" / "tokencache"
-FLOWS = ["_flow.py", "_effects.py", "status.py"]
+MODULES = sorted(SRC.rglob("*.py"))
 BROAD = {"BaseException", "GeneratorExit", "KeyboardInterrupt", "CancelledError"}
 
 
@@ -32,10 +32,10 @@ def late_yields(tree: ast.AST) -> list[int]:
     return late
 
 
-@pytest.mark.parametrize("name", FLOWS)
-def test_no_effect_is_yielded_while_a_flow_is_ended(name: str) -> None:
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SRC)))
+def test_no_effect_is_yielded_while_a_flow_is_ended(path: Path) -> None:
     """INV-8: no `yield` in `finally` or `except BaseException`: the driver, not the flow, frees what was granted."""
-    assert late_yields(ast.parse((SRC / name).read_text())) == []
+    assert late_yields(ast.parse(path.read_text())) == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The packaging: entry points lead somewhere, `all` means all, and what is pinned suits what is asked for."""
+"""The packaging: entry points lead somewhere, extras bring what is used, and the pins suit what is asked for."""
 
 from __future__ import annotations
 
