@@ -209,7 +209,7 @@ class Backend(Protocol):
 
     Every method may raise :class:`~tokencache.errors.BackendUnavailable`, and nothing else for a store that fails;
     :class:`~tokencache.errors.ConfigurationError` for a mistake in the set-up. Keys are any non-empty text.
-    The fence of a record is what :func:`tokencache._record.fence_of` reads from its bytes.
+    The fence of a record is what :func:`tokencache.records.fence_of` reads from its bytes.
 
     A backend may also have ``aio()``, which returns its :class:`AsyncBackend` for the running event loop; without
     it, calls are lifted to threads. It may have ``after_fork()``, called in the child of a fork.

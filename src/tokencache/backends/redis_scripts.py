@@ -1,7 +1,7 @@
 """The Lua scripts of the Redis backend: lease, commit, release, extend and discard, each one round trip.
 
 Keys of every script: the record, the lock, the stream of wake-ups. A record's fence is its top-level integer ``fence``
-from 0 to 2**53 - 1, as :func:`tokencache._record.fence_of` reads it. The lock holds ``<fence>:<owner>``, or
+from 0 to 2**53 - 1, as :func:`tokencache.records.fence_of` reads it. The lock holds ``<fence>:<owner>``, or
 ``cooldown:<identity>:<JSON>``, or whatever another program wrote with ``SET … NX PX``; the fence there has sixteen
 digits, being the time in microseconds. Fences are formatted with ``%.0f``, as some servers' Lua writes large numbers
 otherwise. A late commit replaces no record without a fence: whoever took the lock since has stored it. The wake-up
