@@ -59,6 +59,19 @@ class Always:
         return self.answer
 
 
+@pytest.mark.parametrize("worker", ["_demo_worker", "_bench_worker", "_verify_worker"])
+def test_a_process_without_orders_ends_without_a_word(worker: str) -> None:
+    """A process whose parent ended before it wrote the orders, after Ctrl-C, ends with 1 and no traceback."""
+    ran = subprocess.run(
+        [sys.executable, "-m", f"tokencache.cli.{worker}"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", "")
+
+
 def test_a_tally_counts_a_late_token_a_wait_and_an_error() -> None:
     """INV-1: a token whose usable end had passed before it was asked for counts as late; so do waits and errors."""
     tally, policy, now = Tally(), RefreshPolicy(), time.time()

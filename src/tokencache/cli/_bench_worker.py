@@ -12,7 +12,7 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from tokencache.cli._demo_orders import Drill
+from tokencache.cli._demo_orders import Drill, first_line
 from tokencache.cli._demo_worker import run, say, total
 from tokencache.cli._setup import Setup, quiet
 from tokencache.errors import TokenCacheError
@@ -54,7 +54,7 @@ class PlayedProvider:
 
 def main() -> None:
     """Do as ordered."""
-    drill = Drill(**json.loads(sys.stdin.readline()))
+    drill = Drill(**json.loads(first_line()))
 
     from tokencache import TokenCache
     from tokencache.plugins import open_backend

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 
 
@@ -42,3 +43,8 @@ class Drill(Crowd):
     secret: str = field(repr=False)
     login: float
     size: int
+
+
+def first_line() -> str:
+    """Return the line of stdin that holds the orders; end the process where the parent ended before it wrote one."""
+    return sys.stdin.readline() or sys.exit(1)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from tokencache.cli._demo_orders import Orders
+from tokencache.cli._demo_orders import Orders, first_line
 from tokencache.errors import TokenCacheError
 from tokencache.policy import RefreshPolicy, early_of
 
@@ -58,7 +58,7 @@ class Tally:
 
 def main() -> None:
     """Do as ordered."""
-    orders = Orders(**json.loads(sys.stdin.readline()))
+    orders = Orders(**json.loads(first_line()))
 
     from tokencache import TokenCache
     from tokencache_qpay import QPayProvider

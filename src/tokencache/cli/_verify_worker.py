@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, NoReturn
 
 from tokencache.cli._counted import CountedProvider
+from tokencache.cli._demo_orders import first_line
 from tokencache.cli._setup import Setup
 from tokencache.errors import BackendUnavailable, TokenCacheError
 
@@ -74,7 +75,7 @@ class Reader:
 def main() -> None:
     """Do as ordered and report one line of JSON."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
-    orders = json.loads(sys.stdin.readline())
+    orders = json.loads(first_line())
     logging.getLogger("tokencache").addHandler(logging.NullHandler())  # errors are reported, not logged
     try:
         report = look(orders["provider"], Setup(orders.get("config"), orders["backend"]), orders["timeout"])
