@@ -11,7 +11,7 @@
     │   ├── BackendConflict          two distributions claim one name
     │   ├── BackendNotInstalled      its client library is missing or too old
     │   └── BackendClosed            it was used after ``close()``
-    ├── ConfigurationError           a setting is wrong; nothing was sent
+    ├── ConfigurationError           a setting is wrong; no credential was sent
     └── DeadlineExceeded             the caller's time ran out first
 
 A message says what failed, for which provider and key, and what to do next. None holds a secret (INV-9).
@@ -107,7 +107,7 @@ class BackendClosed(BackendError):
 
 
 class ConfigurationError(TokenCacheError):
-    """A setting is wrong or missing. Nothing was sent and nothing was changed."""
+    """A setting is wrong or missing. No credential was sent."""
 
 
 class DeadlineExceeded(TokenCacheError, TimeoutError):

@@ -243,8 +243,13 @@ def test_a_server_that_does_not_answer_is_an_outage() -> None:
             backend.load("key")
 
 
-def test_a_name_that_nobody_knows_is_an_outage() -> None:
+def test_a_name_that_nobody_knows_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     """A host that cannot be resolved is not reached."""
+
+    def lookup(*_: object, **__: object) -> object:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
     with pytest.raises(BackendUnavailable, match="gaierror"):
         MemcachedBackend("nowhere.invalid").load("key")
 

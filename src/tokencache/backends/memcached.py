@@ -163,7 +163,7 @@ class MemcachedBackend:
             return False
 
     def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:
-        """Look every 5 to 50 ms until the record is another one, the lease is free, or time is up.
+        """Look until the record is another one, the lease is free, or time is up: every 5 to 50 ms, or more seldom.
 
         A server that is gone for less than a second is waited for as well: whoever holds the lease is fetching, and a
         restart must not send every waiter to the provider.
