@@ -245,7 +245,7 @@ def _exact(expires_at: float, issued_at: float | None, lifetime: float | None) -
         lifetime = 0.0 if issued_at is None else expires_at - issued_at
     elif issued_at is not None:
         exact = issued_at + lifetime
-        if not -_ROUNDING < exact - expires_at < 1:  # another program changed a part of the record
+        if not -_ROUNDING < exact - expires_at < 1 + _ROUNDING:  # another program changed a part of the record
             return expires_at, None
         expires_at = max(expires_at, exact)
     return expires_at, lifetime if lifetime > 0 else None
