@@ -10,6 +10,7 @@ import sys
 import time
 import xml.etree.ElementTree as ET
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -20,7 +21,7 @@ from tokencache.backends.file import FileBackend
 from tokencache.backends.memory import MemoryBackend
 from tokencache.cli import bench
 from tokencache.cli._bench_figures import Figures, Percentiles, Report, Stampede
-from tokencache.cli._bench_picture import LEFT, RIGHT, draw
+from tokencache.cli._bench_picture import LEFT, RIGHT, draw, save
 from tokencache.cli._bench_worker import PlayedProvider
 from tokencache.cli._checks import clear
 from tokencache.cli._demo_fleet import Report as FleetReport
@@ -34,7 +35,6 @@ from tokencache.url import BackendURL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tokencache_qpay.testing import FakeQPay
 
@@ -422,6 +422,12 @@ def test_the_picture_holds_the_figures(fake: FakeQPay, tmp_path: Path) -> None:
     assert "4 served, 1 provider call" in words
     assert f"the picture is {file}" in " ".join(ran.stderr.split())
     assert SECRET not in file.read_text(encoding="utf-8")
+
+
+def test_a_picture_that_cannot_be_written_is_named() -> None:
+    """A full disk behind `--picture`: the file, and the system's reason."""
+    with pytest.raises(TokenCacheError, match="--picture /dev/full cannot be written: No space left on device"):
+        save(Report("a fake"), Path("/dev/full"))
 
 
 def test_the_picture_bears_any_name_and_any_time() -> None:

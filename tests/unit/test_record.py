@@ -186,7 +186,9 @@ TOKENS = st.builds(
     reason=st.none() | st.sampled_from(["cold", "rejected"]),
     sealed=st.booleans(),
 )
-@example(Token("t", expires_at=8589934593.999998, issued_at=1.2054014205932617), 0, None, sealed=False)  # rounds up
+@example(  # rounds up
+    token=Token("t", expires_at=8589934593.999998, issued_at=1.2054014205932617), fence=0, reason=None, sealed=False
+)
 def test_round_trip(token: Token, fence: int, reason: str | None, sealed: bool) -> None:
     """Whatever is written is read back, sealed or not: all fields equal, instants to the microsecond.
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 
+from tokencache.cli._streams import replace_streams
+
 _EXTRA = frozenset({"typer", "rich", "click", "shellingham"})
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    stdout = replace_streams()
     try:
         from tokencache.cli.app import run
     except ModuleNotFoundError as missing:
@@ -19,4 +22,4 @@ def main() -> None:
             "Install it with:  pip install 'tokencache[cli]'\n"
         )
         sys.exit(2)
-    sys.exit(run())
+    sys.exit(run(stdout))

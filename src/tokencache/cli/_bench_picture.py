@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 
 from tokencache.cli._bench_figures import machine, told
 from tokencache.cli.verify import spell
-from tokencache.errors import ConfigurationError
+from tokencache.errors import ConfigurationError, TokenCacheError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +52,15 @@ def picture_place(text: str) -> Path:
         message = f"--picture {text}: name a file in a folder that is there"
         raise ConfigurationError(message)
     return place
+
+
+def save(report: Report, place: Path) -> None:
+    """Write the SVG; raises ``TokenCacheError`` where that cannot be done."""
+    try:
+        place.write_text(draw(report), encoding="utf-8")
+    except OSError as error:
+        message = f"--picture {place} cannot be written: {error.strerror or type(error).__name__}"
+        raise TokenCacheError(message) from None
 
 
 def draw(report: Report) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tokencache.cli._demo_orders import Drill, first_line
 from tokencache.cli._demo_worker import run, say, total
 from tokencache.cli._setup import Setup, quiet
+from tokencache.cli._streams import replace_streams
 from tokencache.errors import TokenCacheError
 from tokencache.policy import RefreshPolicy
 from tokencache.ports import Secret
@@ -76,4 +77,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    replace_streams()  # as in the demo
     main()

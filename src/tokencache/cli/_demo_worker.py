@@ -16,6 +16,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from tokencache.cli._demo_orders import Orders, first_line
+from tokencache.cli._streams import replace_streams
 from tokencache.errors import TokenCacheError
 from tokencache.policy import RefreshPolicy, early_of
 
@@ -137,4 +138,5 @@ def say(message: dict[str, object]) -> None:
 
 
 if __name__ == "__main__":
+    replace_streams()  # no traceback when the parent was killed
     main()

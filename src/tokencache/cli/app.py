@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokencache.cli.new import new_app
-from tokencache.cli.outcome import Exit, complain, reported
+from tokencache.cli.outcome import Exit, complain, reported, unwritten
 
 if TYPE_CHECKING:
     from tokencache import Token, TokenCache, TokenSource
     from tokencache.cli._bench_figures import Figures
+    from tokencache.cli._streams import Stream
     from tokencache.cli.doctor import Result
 
 _EXAMPLES = (
@@ -81,13 +82,21 @@ Timeout = Annotated[
 ]
 
 
-def run() -> int:
-    """Run the command line with the arguments of this process; return the exit code."""
+def run(stdout: Stream) -> int:
+    """Run the command line with the arguments of this process; return the exit code.
+
+    A result that could not be written decides it, unless the command was interrupted.
+    """
+    code: object = Exit.OK
     try:
         app(prog_name="tokencache")
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return Exit.OK
+        code = end.code
+    with suppress(SystemExit):
+        sys.stdout.flush()
+    if stdout.failure is not None and code != Exit.INTERRUPTED:
+        return unwritten(stdout.failure)
+    return code if isinstance(code, int) else int(code is not None)
 
 
 def _version(wanted: bool) -> None:
@@ -322,7 +331,7 @@ def bench(
     One login per backend, stored at a key of its own and deleted at the end; those who ask at once are given a
     made-up token. No secrets.
     """
-    from tokencache.cli._bench_picture import draw, picture_place
+    from tokencache.cli._bench_picture import picture_place, save
     from tokencache.cli._setup import Setup
     from tokencache.cli.bench import Size, measure
 
@@ -333,7 +342,7 @@ def bench(
         if as_json:
             _print_json(report.as_dict())
         if place is not None:
-            place.write_text(draw(report), encoding="utf-8")
+            save(report, place)
             complain(f"the picture is {place}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import textwrap
 import traceback
@@ -61,24 +60,28 @@ def complain(message: str) -> None:
     sys.stderr.write(paragraph + "\n")
 
 
+def unwritten(failure: OSError) -> Exit:
+    """Return the exit code of a result that could not be written, and say why unless its reader has left."""
+    if isinstance(failure, BrokenPipeError):
+        return Exit.BROKEN_PIPE
+    complain(f"the result could not be written: {failure.strerror}")
+    return Exit.FAILED
+
+
 @contextmanager
 def reported(*, verbose: bool) -> Generator[None]:
     """Run a command's body: log if asked to, and turn what it raises into an exit code and one paragraph."""
     try:
         with _logging(verbose=verbose):
             yield
-            sys.stdout.flush()
     except TokenCacheError as error:
         complain(str(error))
         raise typer.Exit(code_of(error)) from None
     except KeyboardInterrupt:
         complain("interrupted")
         raise typer.Exit(Exit.INTERRUPTED) from None
-    except BrokenPipeError:
-        _silence_stdout()
-        raise typer.Exit(Exit.BROKEN_PIPE) from None
     except OSError as error:
-        complain(f"the result could not be written: {error.strerror or type(error).__name__}")
+        complain(f"the operating system refused: {error.strerror or type(error).__name__}")
         raise typer.Exit(Exit.FAILED) from None
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise
@@ -109,10 +112,3 @@ def _logging(*, verbose: bool) -> Generator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
-
-
-def _silence_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's last flush does not complain about the reader that left."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, sys.stdout.fileno())
-    os.close(nothing)
