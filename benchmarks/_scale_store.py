@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from redis import Redis
 from redis.connection import Connection
 
-from tokencache.backends import _redis_protocol
-from tokencache.backends._redis_protocol import Protocol
+from tokencache.backends.redis import _protocol as _redis_protocol
+from tokencache.backends.redis._protocol import Protocol
 from tokencache.ports import LeaseGrant
 from tokencache.testing.servers import RedisServer
 from tokencache.testing.simulation._resp import KEY, record, weights

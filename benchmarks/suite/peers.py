@@ -61,7 +61,7 @@ def tokencache_atoken(logins: Logins) -> Callable[[], Any]:
 
 def closure(logins: Logins) -> Get:
     """Return the least that a cached get can be: the same clock, one comparison."""
-    from tokencache._clock import steady_clock
+    from tokencache._engine.clock import steady_clock
 
     clock, token = steady_clock(), logins()
     until = clock() + logins.lifetime * 0.9
@@ -76,7 +76,7 @@ def closure(logins: Logins) -> Get:
 
 def coroutine(logins: Logins) -> GetAsync:
     """Return the least that an awaited cached get can be."""
-    from tokencache._clock import steady_clock
+    from tokencache._engine.clock import steady_clock
 
     clock, token = steady_clock(), logins()
     until = clock() + logins.lifetime * 0.9

@@ -3,8 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tokencache._cache import TokenCache
-    from tokencache._source import TokenSource
+    from tokencache.cache import TokenCache
     from tokencache.errors import (
         BackendClosed,
         BackendConflict,
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     )
     from tokencache.policy import RefreshPolicy
     from tokencache.ports import FetchContext, Secret, TokenProvider
+    from tokencache.source import TokenSource
     from tokencache.status import Status
     from tokencache.token import Token
 
@@ -46,8 +46,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "tokencache._cache": ("TokenCache",),
-    "tokencache._source": ("TokenSource",),
+    "tokencache.cache": ("TokenCache",),
+    "tokencache.source": ("TokenSource",),
     "tokencache.errors": (
         "BackendClosed",
         "BackendConflict",

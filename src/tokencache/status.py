@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tokencache import _record
-from tokencache._effects import Unreachable, inspect, now
+from tokencache._engine.effects import Unreachable, inspect, now
 from tokencache.ports import Slot
 
 if TYPE_CHECKING:
-    from tokencache._effects import Flow
-    from tokencache._flow import Copy, Job
-    from tokencache._world import World
+    from tokencache._engine.context import SourceContext
+    from tokencache._engine.effects import Flow
+    from tokencache._engine.flow import Copy, Job
     from tokencache.ports import Cooldown
 
 
@@ -48,9 +48,9 @@ class Status:
         return asdict(self)
 
 
-def report(job: Job, copy: Copy | None, until: float, world: World) -> Flow[Status]:
+def report(job: Job, copy: Copy | None, until: float, world: SourceContext) -> Flow[Status]:
     """Look at the backend and put together what may be shown."""
-    from tokencache._flow import read, usable
+    from tokencache._engine.flow import read, usable
 
     before = yield from now()
     slot = yield from inspect(job.key)

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Self
 
-    from tokencache._source import TokenSource
     from tokencache.integrations._refusal import TokenSupply
+    from tokencache.source import TokenSource
 
 PATIENCE = 30.0
 INVALID = 'Bearer realm="x", error="invalid_token", error_description="expired"'

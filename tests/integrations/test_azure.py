@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from conftest import API, Issuer
-    from tokencache._source import TokenSource
+    from tokencache.source import TokenSource
 
     Serve: TypeAlias = Callable[..., API]
 

@@ -12,13 +12,13 @@ JSON = "JSON of our own process, read where its fields are known"
 REDIS = "redis-py types neither pools, connections nor replies"
 REPLY = "what a reply is depends on the effect"
 REASONS = {
-    "tokencache/_effects.py": "a generator's send type cannot depend on what it yielded",
+    "tokencache/_engine/effects.py": "a generator's send type cannot depend on what it yielded",
     "tokencache/_record.py": "msgspec takes `object` for a class of the caller's",
-    "tokencache/_source.py": "what a step is answered depends on the step",
-    "tokencache/backends/_memcached_servers.py": "a client of the user's is of any class",
-    "tokencache/backends/_redis_connect.py": REDIS,
-    "tokencache/backends/_redis_health.py": REDIS,
-    "tokencache/backends/redis.py": REDIS,
+    "tokencache/source.py": "what a step is answered depends on the step",
+    "tokencache/backends/memcached/_servers.py": "a client of the user's is of any class",
+    "tokencache/backends/redis/_connect.py": REDIS,
+    "tokencache/backends/redis/_health.py": REDIS,
+    "tokencache/backends/redis/_backend.py": REDIS,
     "tokencache/cli/_demo_fleet.py": JSON,
     "tokencache/cli/verify.py": JSON,
     "tokencache/integrations/_httpx_flow.py": "a response of httpx or httpx2 holds a request of its own library",

@@ -21,27 +21,27 @@ ROOT = "tokencache"
 LAYERS: dict[str, tuple[str, str]] = {
     "values": ("errors events health policy ports token", ""),
     "decisions": ("_keys _record expiry records", "values"),
-    "flow": ("_effects _flow", "values decisions"),
-    "system": ("_clock _words", "values"),
+    "flow": ("_engine.effects _engine.flow", "values decisions"),
+    "system": ("_engine.clock _log_safe", "values"),
     "encryption": ("_crypto", "values decisions"),
     "plugins": ("plugins url", "values"),
-    "lift": ("backends._lift", "values"),
-    "mount": ("_breaker _mount", "values lift"),
+    "lift": ("backends._threaded", "values"),
+    "mount": ("_engine.breaker _engine.handle", "values lift"),
     "drivers": (
-        "_drivers _flights _heartbeat _local _world status",
+        "_engine status",
         "values decisions flow system encryption mount",
     ),
-    "source": ("_source _warm", "values decisions flow drivers"),
+    "source": ("_engine.warmer source", "values decisions flow drivers"),
     "backends": ("backends", "values decisions system plugins lift"),
     "providers": ("providers", "values decisions system"),
     "function": ("providers.callable", "values providers"),
-    "settings": ("_config_factory _config_place _config_types _references", "values"),
+    "settings": ("config._factory config._place config._references config._types", "values"),
     "presets": ("providers.presets", "values providers settings"),
     "config": (
-        "_config_environ _config_file _config_providers _config_schema config",
+        "config",
         "values encryption plugins mount settings presets",
     ),
-    "cache": ("_cache", "values decisions flow system encryption plugins mount drivers source function config"),
+    "cache": ("cache", "values decisions flow system encryption plugins mount drivers source function config"),
     "surface": ("tokencache", "values drivers source cache"),
     "integrations": ("integrations", "values decisions encryption plugins"),
     "cli": ("__main__ cli", "values decisions plugins drivers settings config surface integrations"),
@@ -51,8 +51,8 @@ LAYERS: dict[str, tuple[str, str]] = {
 PURE = ("values", "decisions", "flow")
 # Of other layers, what says of itself that it is pure or does no I/O.
 PURE_TOO = (
-    "tokencache.backends._memcached_form",
-    "tokencache.backends._redis_protocol",
+    "tokencache.backends.memcached._form",
+    "tokencache.backends.redis._protocol",
     "tokencache.integrations._refusal",
 )
 WORLD = {"asyncio", "concurrent", "httpx", "multiprocessing", "os", "random", "secrets", "socket", "threading", "time"}
@@ -169,7 +169,7 @@ def test_pure_modules_touch_no_world(module: str) -> None:
     """What decides imports no clock, random source, thread, event loop or socket: those are effects."""
     allowed = {
         "tokencache._keys": {"os"},  # one salt per process, drawn at import
-        "tokencache.backends._redis_protocol": {"threading"},  # a lock of its cache
+        "tokencache.backends.redis._protocol": {"threading"},  # a lock of its cache
     }
     used = {name.split(".")[0] for name in imports(MODULES[module])}
     assert used & WORLD == allowed.get(module, set())
@@ -189,12 +189,12 @@ def test_import_tokencache_loads_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("code", "module"),
     [
-        ("from tokencache._source import TokenSource", "tokencache._source"),
+        ("from tokencache.source import TokenSource", "tokencache.source"),
         ("from tokencache import TokenCache", "tokencache"),
-        ("from tokencache import _source", "tokencache._source"),
+        ("from tokencache import source", "tokencache.source"),
         ("import tokencache.backends.redis as backend", "tokencache.backends.redis"),
         ("def f():\n    from tokencache.cli import app", "tokencache.cli.app"),
-        ("if TYPE_CHECKING:\n    import tokencache._source", "tokencache._source"),
+        ("if TYPE_CHECKING:\n    import tokencache.source", "tokencache.source"),
         ("import_module('tokencache.cli.app')", "tokencache.cli.app"),
     ],
 )
@@ -207,7 +207,7 @@ def test_the_checker_sees_each_form_of_import(code: str, module: str) -> None:
 @pytest.mark.parametrize(
     ("name", "private"),
     [
-        ("tokencache._source.TokenSource", True),
+        ("tokencache._engine.flow.obtain", True),
         ("tokencache.providers._exchange.Call", True),
         ("tokencache.providers.http._token_of", True),
         ("tokencache.providers.http.TokenFlow", False),

@@ -26,9 +26,9 @@ from tokencache.cli._bench_worker import PlayedProvider
 from tokencache.cli._checks import clear
 from tokencache.cli._demo_fleet import Report as FleetReport
 from tokencache.cli._demo_orders import Drill
+from tokencache.cli._exit import Exit
 from tokencache.cli._setup import Setup
 from tokencache.cli.app import app
-from tokencache.cli.outcome import Exit
 from tokencache.config import Configured
 from tokencache.ports import Cooldown, FetchContext, Granted, Slot
 from tokencache.url import BackendURL

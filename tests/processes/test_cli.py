@@ -31,9 +31,9 @@ from tokencache import (
 )
 from tokencache.backends.memory import MemoryBackend
 from tokencache.cli import main
+from tokencache.cli._exit import Exit, code_of, complain
+from tokencache.cli._render import duration, installed, lines, table
 from tokencache.cli.app import app
-from tokencache.cli.outcome import Exit, code_of, complain
-from tokencache.cli.sight import duration, installed, lines, table
 from tokencache.ports import Cooldown, Slot
 from tokencache.status import Status
 

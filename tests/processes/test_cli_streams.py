@@ -15,8 +15,8 @@ import typer.main
 from typer.core import TyperGroup
 
 from tokencache.cli import app
+from tokencache.cli._exit import Exit
 from tokencache.cli._streams import Stream
-from tokencache.cli.outcome import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

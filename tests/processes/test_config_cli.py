@@ -17,11 +17,11 @@ from urllib.parse import parse_qs
 import pytest
 from typer.testing import CliRunner
 
-from tokencache._config_schema import schema
 from tokencache.backends.file import FileBackend
 from tokencache.cli import config_check
+from tokencache.cli._exit import Exit
 from tokencache.cli.app import app
-from tokencache.cli.outcome import Exit
+from tokencache.config._schema import schema
 from tokencache.plugins import PROVIDERS, known
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from tokencache import BackendUnavailable, ProviderUnavailable, TokenCache
 from tokencache.backends.memory import MemoryBackend
+from tokencache.cli._exit import Exit
 from tokencache.cli.app import app
-from tokencache.cli.outcome import Exit
 from tokencache.cli.tail import View, changes, follow, look, view_of
 from tokencache.ports import Cooldown, Granted, Slot, Stored
 from tokencache.testing.fakes import FakeProvider

@@ -19,9 +19,9 @@ from tokencache.backends.memory import MemoryBackend
 from tokencache.cli import _verify_worker as worker
 from tokencache.cli import verify
 from tokencache.cli._counted import CountedProvider
+from tokencache.cli._exit import Exit
 from tokencache.cli._setup import quiet
 from tokencache.cli.app import app
-from tokencache.cli.outcome import Exit
 from tokencache.ports import Granted
 from tokencache.testing.fakes import FakeProvider
 

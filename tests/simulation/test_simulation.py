@@ -64,8 +64,8 @@ def test_a_mutant_leaves_no_trace() -> None:
 
 def test_a_mutant_of_another_text_is_refused() -> None:
     """A mutant that no longer fits the code says so, instead of breaking nothing."""
-    stale = Mutant("stale", "nothing", "tokencache._flow", (("no such text", ""),))
-    with pytest.raises(ValueError, match=r"0 times in tokencache\._flow"), broken(stale):
+    stale = Mutant("stale", "nothing", "tokencache._engine.flow", (("no such text", ""),))
+    with pytest.raises(ValueError, match=r"0 times in tokencache\._engine\.flow"), broken(stale):
         pass
 
 

@@ -18,11 +18,11 @@ from typing import Annotated, Any, Literal, NotRequired, Required, TypedDict, Un
 import pytest
 
 from tokencache import BackendClosed, ConfigurationError, FetchContext, RefreshPolicy, Secret, Token, TokenCache
-from tokencache._config_factory import schema_of
-from tokencache._config_types import kind_of
 from tokencache.backends.file import FileBackend
 from tokencache.backends.memory import MemoryBackend
 from tokencache.config import Configuration, Setting
+from tokencache.config._factory import schema_of
+from tokencache.config._types import kind_of
 from tokencache.plugins import BACKENDS, PROVIDERS
 from tokencache.ports import SecretText
 from tokencache.testing.fakes import Recorder

@@ -17,13 +17,14 @@ import trustme
 from typer.testing import CliRunner
 
 from tokencache import BackendUnavailable, Token, TokenCache, TokenSource
-from tokencache.backends import _memcached_health, _redis_health
 from tokencache.backends.file import FileBackend
+from tokencache.backends.memcached import _health as _memcached_health
 from tokencache.backends.memory import MemoryBackend
+from tokencache.backends.redis import _health as _redis_health
 from tokencache.cli._checks import STUCK, round_trip, scratch_key
+from tokencache.cli._exit import Exit
 from tokencache.cli.app import app
 from tokencache.cli.doctor import Result, line
-from tokencache.cli.outcome import Exit
 from tokencache.health import ExaminedBackend, ExaminedProvider, Finding, compare_clocks, ok, warning
 from tokencache.ports import Granted, LeaseGrant, Secret, Slot, Stored
 from tokencache.providers.reach import reach

@@ -18,12 +18,12 @@ from tokencache import (
     TokenCache,
     TokenSource,
 )
-from tokencache import _cache as cache_module
-from tokencache import _mount as mount_module
-from tokencache._breaker import Breaker
-from tokencache._flights import Flights
-from tokencache._heartbeat import Heartbeat
-from tokencache.backends._lift import ThreadedBackend, async_half
+from tokencache import cache as cache_module
+from tokencache._engine import handle as mount_module
+from tokencache._engine.breaker import Breaker
+from tokencache._engine.flights import Flights
+from tokencache._engine.timer import Heartbeat
+from tokencache.backends._threaded import ThreadedBackend, async_half
 from tokencache.backends.memory import MemoryBackend
 from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.events import LeaseLost, ProviderWarning
@@ -133,7 +133,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(thread.name)
         start(thread)
 
-    monkeypatch.setattr("tokencache._heartbeat._heartbeat", Heartbeat())
+    monkeypatch.setattr("tokencache._engine.timer._heartbeat", Heartbeat())
     monkeypatch.setattr(threading.Thread, "start", noted)
     return names
 
@@ -175,7 +175,7 @@ def test_a_fetch_on_an_event_loop_starts_no_thread(started: list[str]) -> None:
 
 def test_the_heartbeat_ends_when_idle_and_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that fetches once an hour keeps no thread for it."""
-    monkeypatch.setattr("tokencache._heartbeat._IDLE", 0.01)
+    monkeypatch.setattr("tokencache._engine.timer._IDLE", 0.01)
     heart = Heartbeat()
     for _ in range(2):
         ran = threading.Event()
@@ -200,16 +200,16 @@ def test_the_earliest_beat_comes_first() -> None:
 def test_a_flight_that_nobody_lands_is_given_up() -> None:
     """INV-8: past its time a flight makes room for another, and those who joined are sent back."""
     flights = Flights()
-    lost, leads = flights.board(0.0, 10.0)
+    lost, leads = flights.lead_or_join(0.0, 10.0)
     assert leads
-    assert flights.board(9.9, 20.0) == (lost, False)
-    fresh, leads = flights.board(10.0, 20.0)
+    assert flights.lead_or_join(9.9, 20.0) == (lost, False)
+    fresh, leads = flights.lead_or_join(10.0, 20.0)
     assert leads
     assert fresh is not lost
     assert lost.join(PATIENCE) is None
     flights.leave(lost)
     assert flights.flying
-    lost.vacate()
+    lost.abandon()
     lost.fail(ValueError())
     assert lost.join(0) is None
 
@@ -218,7 +218,7 @@ def test_a_cancelled_waiter_cancels_nobody_else() -> None:
     """INV-8: waiting on a loop and being cancelled leaves the flight to the others."""
 
     async def main() -> None:
-        flight, _ = Flights().board(0.0, 10.0)
+        flight, _ = Flights().lead_or_join(0.0, 10.0)
         waiter = asyncio.create_task(flight.ajoin(PATIENCE))
         await asyncio.sleep(0)
         waiter.cancel()
@@ -226,7 +226,7 @@ def test_a_cancelled_waiter_cancels_nobody_else() -> None:
             await waiter
         assert not flight.over
         assert await flight.ajoin(0) is None
-        flight.vacate()
+        flight.abandon()
         assert await flight.ajoin(PATIENCE) is None
 
     asyncio.run(main())
@@ -368,10 +368,10 @@ def test_a_fork_starts_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = TokenCache(MemoryBackend(clock=clock), clock=clock, wall=clock.wall)
     source = cache.source(provider)
     first = source.token()
-    flight, leads = source._board()
+    flight, leads = source._lead_or_join()
     assert leads
     source._lock.acquire()
-    source._until = float("inf")
+    source._fresh_until = float("inf")
     cache._lock.acquire()
     cache._main._half = object()  # type: ignore[assignment]
     monkeypatch.setattr(cache_module, "_caches", {cache})
@@ -382,7 +382,7 @@ def test_a_fork_starts_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not source._lock.locked()
     assert not cache._lock.locked()
     assert cache._main._half is None
-    assert source._board()[0] is not flight
+    assert source._lead_or_join()[0] is not flight
     source._start_afresh()
     clock.advance(3600)
     assert source.token() != first

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tokencache._flights import Flight
+    from tokencache._engine.flights import Flight
     from tokencache.ports import LeaseGrant, LeaseReply, Reason, Stored
 
 PATIENCE = 30.0
@@ -115,14 +115,14 @@ def test_a_flight_that_lands_before_the_next_is_boarded_is_enough(
 ) -> None:
     """INV-2: whoever gets the lead looks at the copy again, as another flight may have landed since the first look."""
     source = world.source()
-    board = TokenSource._board
+    board = TokenSource._lead_or_join
 
     def late(self: TokenSource) -> tuple[Flight, bool]:
-        monkeypatch.setattr(TokenSource, "_board", board)
+        monkeypatch.setattr(TokenSource, "_lead_or_join", board)
         self.token()
         return board(self)
 
-    monkeypatch.setattr(TokenSource, "_board", late)
+    monkeypatch.setattr(TokenSource, "_lead_or_join", late)
     assert source.token().value == "fake-token-1"
     assert world.provider.calls == 1
 
@@ -239,7 +239,7 @@ def test_what_cannot_be_written_to_is_still_read(world: World) -> None:
 
 FORKED = """
 import os, threading
-from tokencache._heartbeat import beat
+from tokencache._engine.timer import beat
 
 def beats():
     ran = threading.Event()

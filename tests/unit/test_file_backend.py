@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencache.backends import _file_state, _flock, _folder, _key_files
-from tokencache.backends._key_files import stem_of
-from tokencache.backends.file import FileBackend, from_url
+from tokencache.backends.file import FileBackend, _flock, _folder, _key_files, from_url
+from tokencache.backends.file import _state as _file_state
+from tokencache.backends.file._key_files import stem_of
 from tokencache.errors import BackendClosed, BackendUnavailable, ConfigurationError
 from tokencache.testing.probes import HOSTILE_KEYS, cooldown, found, granted, held, record
 from tokencache.url import BackendURL
@@ -27,7 +27,7 @@ from tokencache.url import BackendURL
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tokencache.backends._file_state import State
+    from tokencache.backends.file._state import State
     from tokencache.ports import LeaseGrant, LeaseReply
 
 KEY = "qpay:access_token"

@@ -19,7 +19,7 @@ from tokencache.testing.probes import granted, record
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tokencache.backends._folder import OpenFolder
+    from tokencache.backends.file._folder import OpenFolder
     from tokencache.ports import LeaseReply
 
 KEY = "qpay:access_token"

@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencache.backends._file_state import Countdown, Lease, Pause, State, Term, dump, parse
+from tokencache.backends.file._state import Countdown, Lease, Pause, State, Term, dump, parse
 from tokencache.testing.probes import cooldown
 
 TERM = Term(100.5, 3.25)

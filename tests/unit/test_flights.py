@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tokencache._flights import Flight
+from tokencache._engine.flights import Flight
 from tokencache.errors import ProviderUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokencache._flow import Outcome
+    from tokencache._engine.flow import Outcome
 
 LANDED = cast("Outcome", object())
 PATIENCE = 30.0
@@ -163,7 +163,7 @@ def test_a_crowd_sets_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(crowd())
 
 
-@pytest.mark.parametrize("end", ["vacate", "fail", "time"])
+@pytest.mark.parametrize("end", ["abandon", "fail", "time"])
 def test_how_a_wait_ends_without_an_outcome(end: str) -> None:
     """A vacated flight and a wait that is over give nothing; a failed one each waiter an error of its own."""
 
@@ -174,8 +174,8 @@ def test_how_a_wait_ends_without_an_outcome(end: str) -> None:
             assert await flight.ajoin(0.0) is None
             return
         tasks = await waiting(flight, 2)
-        if end == "vacate":
-            flight.vacate()
+        if end == "abandon":
+            flight.abandon()
             assert await asyncio.gather(*tasks) == [None, None]
             assert await flight.ajoin(PATIENCE) is None
             return

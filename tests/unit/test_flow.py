@@ -8,8 +8,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tokencache import _record
-from tokencache._effects import Commit, Draw, Emit, Fetch, Instants, Lease, Load, Now, Release, Sleep, Unreachable, Wait
-from tokencache._flow import Copy, Failed, Job, Kept, Obtained, obtain
+from tokencache._engine.effects import (
+    Commit,
+    Draw,
+    Emit,
+    Fetch,
+    Instants,
+    Lease,
+    Load,
+    Now,
+    Release,
+    Sleep,
+    Unreachable,
+    Wait,
+)
+from tokencache._engine.flow import Copy, Failed, Job, Kept, Obtained, obtain
 from tokencache.errors import BackendUnavailable, DeadlineExceeded, ProviderRejected, ProviderUnavailable
 from tokencache.policy import RefreshPolicy
 from tokencache.ports import Cooldown, Found, Granted, Held, LeaseGrant, Stored
@@ -18,8 +31,8 @@ from tokencache.token import Token
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tokencache._effects import Effect
-    from tokencache._flow import Outcome
+    from tokencache._engine.effects import Effect
+    from tokencache._engine.flow import Outcome
 
 WALL = 1_800_000_000.0
 DOWN = Unreachable(BackendUnavailable("down"))
@@ -108,7 +121,7 @@ def test_a_refused_token_is_taken_from_nowhere() -> None:
     )
     assert isinstance(outcome, Obtained)
     assert outcome.copy.token.value == "good"
-    assert outcome.copy.healed
+    assert outcome.copy.replaces_refused
     asked = [effect.seen for effect in effects if isinstance(effect, Lease)]
     assert asked == [bad.data, bad.data]
 
@@ -153,7 +166,7 @@ def test_a_waiter_gives_up_at_the_deadline() -> None:
 
 def test_alone_one_asks_no_more_often_than_the_probe() -> None:
     """INV-5: without the backend the provider is asked at a bounded rate."""
-    outcome, effects = play(job(alone_at=0.75), {Load: [DOWN], Fetch: [token()]})
+    outcome, effects = play(job(unleased_fetch_at=0.75), {Load: [DOWN], Fetch: [token()]})
     assert isinstance(outcome, Obtained)
     assert outcome.copy.data is None
     assert [effect.duration for effect in effects if isinstance(effect, Sleep)] == [0.75]
@@ -161,7 +174,7 @@ def test_alone_one_asks_no_more_often_than_the_probe() -> None:
 
 def test_alone_and_out_of_time_is_said() -> None:
     """INV-8: the rate limit never outlasts the deadline."""
-    outcome, _ = play(job(alone_at=60.0, deadline=5.0), {Load: [DOWN]})
+    outcome, _ = play(job(unleased_fetch_at=60.0, deadline=5.0), {Load: [DOWN]})
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, DeadlineExceeded)
 
@@ -178,7 +191,7 @@ def test_alone_the_current_token_is_kept_for_half_the_window() -> None:
     assert isinstance(same, Kept)
     failed, _ = play(job(reason="refresh", current=late), {Lease: [DOWN], Fetch: [ProviderUnavailable("no")]})
     assert isinstance(failed, Failed)
-    assert failed.alone
+    assert failed.unleased
 
 
 def test_a_commit_that_no_backend_hears_loses_nobody_a_token() -> None:

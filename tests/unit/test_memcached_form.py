@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tokencache.backends._memcached_form import (
+from tokencache.backends.memcached._form import (
     LONGEST,
     Foreign,
     Lease,

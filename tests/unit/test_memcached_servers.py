@@ -13,9 +13,9 @@ import pytest
 from pymemcache.client.base import Client, PooledClient
 from pymemcache.client.hash import HashClient
 
-from tokencache.backends import _memcached_servers
-from tokencache.backends._memcached_form import LARGEST
 from tokencache.backends.memcached import MemcachedBackend, from_url
+from tokencache.backends.memcached import _servers as _memcached_servers
+from tokencache.backends.memcached._form import LARGEST
 from tokencache.errors import BackendClosed, BackendNotInstalled, BackendUnavailable, ConfigurationError
 from tokencache.plugins import load_backend_factory
 from tokencache.ports import LeaseGrant

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pymemcache.exceptions import MemcacheClientError, MemcacheServerError, MemcacheUnexpectedCloseError
 
-from tokencache.backends._memcached_wire import Item, NoCas, Reader
+from tokencache.backends.memcached._wire import Item, NoCas, Reader
 
 if TYPE_CHECKING:
     import socket

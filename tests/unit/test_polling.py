@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 
-from tokencache.backends._crowd import Crowd
+from tokencache.backends._polling import PollPacer
 
 
 def test_a_crowd_polls_no_more_often_than_a_few() -> None:
     """INV-8: whoever is to wake a thousand waiting threads gets a turn, as all of them together look no more often."""
-    crowd = Crowd(0.01, 0.05)
+    crowd = PollPacer(0.01, 0.05)
     there, over = threading.Barrier(65), threading.Event()
 
     def member() -> None:

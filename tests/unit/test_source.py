@@ -20,9 +20,9 @@ from tokencache import (
     Token,
     TokenCache,
     TokenSource,
-    _heartbeat,
 )
-from tokencache._flow import Obtained
+from tokencache._engine import timer
+from tokencache._engine.flow import Obtained
 from tokencache.backends.memory import MemoryBackend
 from tokencache.events import (
     BackendFailed,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tokencache._flights import Flight
+    from tokencache._engine.flights import Flight
     from tokencache.ports import FetchContext, Reason
 
 HOUR = 3600.0
@@ -694,7 +694,7 @@ def test_no_thread_to_be_had_takes_no_token_away(world: World, monkeypatch: pyte
         message = "can't start new thread"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(_heartbeat, "_heartbeat", _heartbeat.Heartbeat())
+    monkeypatch.setattr(timer, "_heartbeat", timer.Heartbeat())
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         first = world.source.token()
@@ -975,7 +975,7 @@ def test_a_late_result_does_not_replace_a_newer_token(world: World) -> None:
     older = world.source._copy
     second = world.source.renew()
     assert older is not None
-    world.source._settle(Obtained(older))
+    world.source._apply(Obtained(older))
     assert world.source.token() is second
 
 
@@ -992,7 +992,7 @@ def test_the_backend_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_caller_interrupted_before_its_flight_takes_off_strands_nobody(world: World) -> None:
     """INV-8: between boarding and launching an interrupt leaves a flight that nobody runs; it is soon given up."""
-    stranded, leads = world.source._board()
+    stranded, leads = world.source._lead_or_join()
     assert leads
     got: list[Token] = []
     caller = threading.Thread(target=lambda: got.append(world.source.token()))

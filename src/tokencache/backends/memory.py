@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cachetools import TLRUCache
 
-from tokencache._clock import steady_clock
+from tokencache._engine.clock import steady_clock
 from tokencache._record import fence_of, is_another, is_late
 from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot, Stored
@@ -169,7 +169,7 @@ class MemoryBackend:
 
     def aio(self) -> AsyncBackend:
         """Return the half for event loops."""
-        from tokencache.backends._lift import InlineBackend
+        from tokencache.backends._threaded import InlineBackend
 
         return InlineBackend(self)
 

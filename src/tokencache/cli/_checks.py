@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from tokencache.cli.sight import duration
+from tokencache.cli._render import duration
 from tokencache.errors import BackendUnavailable, TokenCacheError
 from tokencache.health import Finding, failed, ok, skipped, warning
 from tokencache.policy import RefreshPolicy

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crowd:
+class WorkerLoad:
     """The threads of one process. With ``seconds`` they ask again and again for that long, else each asks once.
 
     ``patience`` is how long a call takes, in seconds, before it counts as one that waited.
@@ -19,7 +19,7 @@ class Crowd:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Orders(Crowd):
+class Orders(WorkerLoad):
     """One process's part in the demo."""
 
     backend: str = field(repr=False)
@@ -30,7 +30,7 @@ class Orders(Crowd):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drill(Crowd):
+class Drill(WorkerLoad):
     """One process's part in a stampede of `tokencache bench`, whose login is played.
 
     It takes ``login`` seconds and gives a token of ``size`` characters. ``secret`` stands for the credential, so that

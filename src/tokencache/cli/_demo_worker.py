@@ -22,7 +22,7 @@ from tokencache.policy import RefreshPolicy, early_of
 
 if TYPE_CHECKING:
     from tokencache import Token, TokenSource
-    from tokencache.cli._demo_orders import Crowd
+    from tokencache.cli._demo_orders import WorkerLoad
 
 PAUSE = 0.001
 """Between two calls of one thread under load, so that the fetch itself gets its turn at the interpreter."""
@@ -77,7 +77,7 @@ def main() -> None:
     say({"done": "all", **total(tallies), "times": []})  # nobody looks at each of so many
 
 
-def run(orders: Crowd, source: TokenSource, policy: RefreshPolicy) -> list[Tally]:
+def run(orders: WorkerLoad, source: TokenSource, policy: RefreshPolicy) -> list[Tally]:
     """Wait for the start, let the threads ask, and return what each saw."""
     tallies = [Tally() for _ in range(orders.threads)]
     start = threading.Barrier(orders.threads + 1)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tokencache.cli._exit import Exit, complain, reported, unwritten
 from tokencache.cli.new import new_app
-from tokencache.cli.outcome import Exit, complain, reported, unwritten
 
 if TYPE_CHECKING:
     from tokencache import Token, TokenCache, TokenSource
@@ -166,7 +166,7 @@ def status(
         if as_json:
             _print_json(known.as_dict())
         else:
-            from tokencache.cli.sight import lines
+            from tokencache.cli._render import lines
 
             _print("\n".join(lines(known)))
         if not known.healthy:
@@ -356,7 +356,7 @@ def plugins(
     verbose: Verbose = False,
 ) -> None:
     """List the backends and providers that are installed, and who brings them."""
-    from tokencache.cli.sight import installed, table
+    from tokencache.cli._render import installed, table
 
     with reported(verbose=verbose):
         rows = installed()
@@ -430,7 +430,7 @@ def check(
 @config_app.command()
 def schema(verbose: Verbose = False) -> None:
     """Print the JSON schema of tokencache.toml, with the providers that are installed, for editors."""
-    from tokencache._config_schema import schema as made
+    from tokencache.config._schema import schema as made
 
     with reported(verbose=verbose):
         _print(json.dumps(made(), indent=2))

@@ -22,10 +22,10 @@ from tokencache.cli._checks import binds, clear
 from tokencache.cli._counted import CountedProvider
 from tokencache.cli._demo_fleet import Fleet
 from tokencache.cli._demo_orders import Drill
+from tokencache.cli._exit import complain
+from tokencache.cli._render import duration
 from tokencache.cli._verify_worker import Reader
 from tokencache.cli.demo import LATENCY, Stage
-from tokencache.cli.outcome import complain
-from tokencache.cli.sight import duration
 from tokencache.config import Configured
 from tokencache.errors import BackendUnavailable, ConfigurationError, ProviderUnavailable, TokenCacheError
 from tokencache.plugins import open_backend

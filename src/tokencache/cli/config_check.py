@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tokencache._config_file import find, missing, read_file
-from tokencache._config_place import Mistake
 from tokencache.config import Configuration, Remark
+from tokencache.config._file import find, missing, read_file
+from tokencache.config._place import Mistake
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

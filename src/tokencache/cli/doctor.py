@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, cast, get_args
 
 from tokencache.cli._checks import binds, is_stuck, is_usable, round_trip, scratch_key, state, versions
 from tokencache.cli._counted import CountedProvider
-from tokencache.cli.sight import duration
+from tokencache.cli._render import duration
 from tokencache.errors import BackendUnavailable, DeadlineExceeded, ProviderRejected, TokenCacheError
 from tokencache.health import ExaminedBackend, ExaminedProvider, Finding, Mark, failed, ok, skipped
 from tokencache.ports import Secret

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import typer
 
-from tokencache.cli.outcome import reported
+from tokencache.cli._exit import reported
 from tokencache.errors import ConfigurationError
 
 Kind: TypeAlias = Literal["backend", "provider"]

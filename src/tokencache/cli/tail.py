@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from tokencache._record import UnreadableRecord, decode
-from tokencache.cli.sight import duration
+from tokencache.cli._render import duration
 from tokencache.errors import BackendUnavailable
 from tokencache.policy import RefreshPolicy, early_of
 

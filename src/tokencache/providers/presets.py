@@ -31,7 +31,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-from tokencache._config_types import Setting
+from tokencache.config._types import Setting
 from tokencache.errors import ConfigurationError
 from tokencache.providers._exchange import nearest
 
@@ -142,7 +142,7 @@ def preset_settings(name: str) -> Mapping[str, Setting]:
 
     Raises ``ConfigurationError`` for an unknown preset, with the closest one.
     """
-    from tokencache._config_factory import schema_of
+    from tokencache.config._factory import schema_of
 
     found = _find(name)
     own = {each: _setting(each, known) for each, known in found.settings.items()}

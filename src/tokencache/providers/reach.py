@@ -14,7 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from tokencache._words import system_words
+from tokencache._log_safe import system_words
 from tokencache.health import Finding, compare_clocks, failed, ok, skipped, warning
 from tokencache.providers.oauth_response import date_of
 from tokencache.providers.transport import host_of, shared_trust

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from tokencache._words import system_words
+from tokencache._log_safe import system_words
 from tokencache.errors import ConfigurationError
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from tokencache._drivers import _async_half, _sync_half
+from tokencache._engine.drivers import _async_half, _sync_half
 from tokencache._keys import fingerprint
 from tokencache.errors import ProviderError
 from tokencache.ports import FetchContext

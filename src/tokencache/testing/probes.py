@@ -141,7 +141,7 @@ class AsyncProbe:
         self._started.wait()
 
     async def _serve(self) -> None:
-        from tokencache.backends._lift import async_half
+        from tokencache.backends._threaded import async_half
 
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()

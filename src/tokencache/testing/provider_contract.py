@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tokencache._drivers import _async_half
+from tokencache._engine.drivers import _async_half
 from tokencache._keys import fingerprint, quick_fingerprint
 from tokencache.errors import ProviderError, ProviderRejected, ProviderUnavailable
 from tokencache.testing._provider_laws import ProviderLaws

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from tokencache import RefreshPolicy, Token, TokenCache, TokenSource, _local
+from tokencache import RefreshPolicy, Token, TokenCache, TokenSource
+from tokencache._engine import local as _local
 from tokencache.backends.file import FileBackend
 from tokencache.backends.memcached import MemcachedBackend
 from tokencache.backends.memory import MemoryBackend

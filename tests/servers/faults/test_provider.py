@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from tokencache import ProviderRejected, ProviderUnavailable, RefreshPolicy, TokenCache, TokenCacheError
-from tokencache.backends._lift import async_half
+from tokencache.backends._threaded import async_half
 from tokencache.events import FetchFailed, TokenUnchanged
 from tokencache.integrations.httpx import TokenAuth
 from tokencache.ports import Secret

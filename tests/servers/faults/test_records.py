@@ -15,8 +15,8 @@ from pymemcache.client.base import Client
 
 from tokencache import TokenCache
 from tokencache._record import encode, fence_of
-from tokencache.backends._memcached_form import names_of
-from tokencache.backends._redis_protocol import keys_of
+from tokencache.backends.memcached._form import names_of
+from tokencache.backends.redis._protocol import keys_of
 from tokencache.events import RecordIgnored
 from tokencache.ports import LeaseGrant
 from tokencache.testing.fakes import FakeProvider, Recorder

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from conftest import Outcome, Remote
-    from tokencache._world import World
+    from tokencache._engine.context import World
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("tidy")]
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tokencache.backends._memcached_form import names_of
-from tokencache.backends._redis_protocol import keys_of
 from tokencache.backends.file import FileBackend
 from tokencache.backends.memcached import MemcachedBackend
+from tokencache.backends.memcached._form import names_of
 from tokencache.backends.memory import MemoryBackend
 from tokencache.backends.redis import from_url
+from tokencache.backends.redis._protocol import keys_of
 from tokencache.testing.fakes import FakeClock
 from tokencache.testing.probes import AsyncProbe
 from tokencache.testing.servers import MemcachedServer, require

@@ -9,9 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tokencache._keys import fingerprint, record_key
-from tokencache.backends._key_files import stem_of
-from tokencache.backends._memcached_form import names_of
-from tokencache.backends._redis_protocol import keys_of
+from tokencache.backends.file._key_files import stem_of
+from tokencache.backends.memcached._form import names_of
+from tokencache.backends.redis._protocol import keys_of
 from tokencache.ports import Secret
 
 if TYPE_CHECKING:

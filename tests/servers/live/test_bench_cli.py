@@ -12,8 +12,8 @@ from redis import Redis
 from typer.testing import CliRunner
 
 from tokencache.cli import bench
+from tokencache.cli._exit import Exit
 from tokencache.cli.app import app
-from tokencache.cli.outcome import Exit
 from tokencache.plugins import open_backend
 from tokencache.ports import Slot
 from tokencache.testing.servers import MemcachedServer, RedisServer, require

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from tokencache import TokenCache
 from tokencache.backends.memcached import MemcachedBackend
+from tokencache.cli._exit import Exit
 from tokencache.cli.app import app
-from tokencache.cli.outcome import Exit
 from tokencache.health import Finding
 from tokencache.testing.servers import MemcachedServer, RedisServer
 from tokencache_qpay.testing import FakeQPay
@@ -148,7 +148,7 @@ def test_the_least_rights_of_the_documents_pass(fake: FakeQPay) -> None:
 
 def test_a_server_that_cannot_tell_its_rights_is_no_failure(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis 5 and 6 have no `redis.acl_check_cmd`: the check is skipped, and the round trip stands for it."""
-    from tokencache.backends import _redis_health
+    from tokencache.backends.redis import _health as _redis_health
 
     monkeypatch.setattr(_redis_health, "RIGHTS", _redis_health.RIGHTS.replace("acl_check_cmd", "acl_check_none"))
     with RedisServer() as server:
@@ -203,7 +203,7 @@ def test_a_lock_without_an_end_is_stuck(fake: FakeQPay) -> None:
 
 def test_the_clock_of_redis_is_compared(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
     """`TIME` of the server against this machine's clock, which is two minutes off here."""
-    from tokencache.backends import _redis_health
+    from tokencache.backends.redis import _health as _redis_health
 
     late = SimpleNamespace(time=lambda: time.time() - 120, monotonic=time.monotonic)
     monkeypatch.setattr(_redis_health, "time", late)

@@ -18,9 +18,9 @@ from pymemcache.client.hash import HashClient
 
 from tokencache import TokenCache
 from tokencache.backends import memcached
-from tokencache.backends._memcached_form import LARGEST, LONGEST, Lease, lease_value
-from tokencache.backends._memcached_servers import Session
 from tokencache.backends.memcached import MemcachedBackend
+from tokencache.backends.memcached._form import LARGEST, LONGEST, Lease, lease_value
+from tokencache.backends.memcached._servers import Session
 from tokencache.errors import BackendUnavailable
 from tokencache.ports import Granted, Held
 from tokencache.testing.probes import KEY, cooldown, found, granted, held, record
@@ -30,7 +30,7 @@ from tokencache_qpay.testing import FakeQPay, fleet
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tokencache.backends._memcached_wire import Item
+    from tokencache.backends.memcached._wire import Item
     from tokencache.ports import LeaseGrant, LeaseReply
 
 pytestmark = pytest.mark.live

@@ -16,8 +16,8 @@ import pytest
 from redis import Redis
 
 from tokencache import BackendClosed, BackendUnavailable, RefreshPolicy, Token, TokenCache, TokenSource
-from tokencache.backends._redis_connect import MOST_CONNECTIONS
 from tokencache.backends.redis import RedisBackend, from_url
+from tokencache.backends.redis._connect import MOST_CONNECTIONS
 from tokencache.events import BackendFailed, CommitRefused, RecordIgnored
 from tokencache.ports import Found, Granted, Held
 from tokencache.testing.fakes import FakeProvider, Recorder

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tokencache import _keys
-from tokencache._breaker import Breaker
-from tokencache._drivers import _extend, _Leases  # pyright: ignore[reportPrivateUsage]
-from tokencache._effects import BackendEffect, Fetch, Lease, Sleep, Unreachable, Wait
-from tokencache._flow import Failed, Kept, Obtained, obtain
-from tokencache._heartbeat import Beat
-from tokencache._source import Errand, TokenSource
-from tokencache._world import World
+from tokencache._engine.breaker import Breaker
+from tokencache._engine.context import SourceContext
+from tokencache._engine.drivers import _extend, _Leases  # pyright: ignore[reportPrivateUsage]
+from tokencache._engine.effects import BackendEffect, Fetch, Lease, Sleep, Unreachable, Wait
+from tokencache._engine.flow import Failed, Kept, Obtained, obtain
+from tokencache._engine.timer import Beat
 from tokencache.errors import BackendUnavailable, DeadlineExceeded, TokenCacheError
 from tokencache.ports import Granted
+from tokencache.source import RunFlow, TokenSource
 from tokencache.testing.simulation._time import Clocks
 from tokencache.token import Token
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
-    from tokencache._effects import Flow
-    from tokencache._flights import Flight
-    from tokencache._flow import Job, Outcome
-    from tokencache._source import Steps
+    from tokencache._engine.effects import Flow
+    from tokencache._engine.flights import Flight
+    from tokencache._engine.flow import Job, Outcome
     from tokencache.ports import AsyncBackend, LeaseGrant, Reason
+    from tokencache.source import Steps
     from tokencache.testing.simulation._plan import Arrival, Fate, Host, Plan
     from tokencache.testing.simulation._world import Surroundings
 
@@ -63,7 +63,7 @@ class SimulatedSource(TokenSource):
 
     __slots__ = ("_process",)
 
-    def __init__(self, world: World, process: Process, policy: Any) -> None:
+    def __init__(self, world: SourceContext, process: Process, policy: Any) -> None:
         self._process = process
         super().__init__(world, policy=policy, namespace="simulated", key=KEY)
 
@@ -87,9 +87,9 @@ class SimulatedSource(TokenSource):
         """Take note that a flight is being flown."""
         self._took_off(flight)
 
-    def vacate(self, flight: Flight) -> None:
+    def abandon(self, flight: Flight) -> None:
         """Give up a flight whose runner is gone."""
-        self._vacate(flight)
+        self._abandon(flight)
 
     def orders(self, reason: Reason) -> Job:
         """Return the orders for a flow."""
@@ -141,7 +141,7 @@ class Process:
         self.runs, self.calls = [], []
         clock = self.clocks.steady
         probe = self.plan.policy.probe
-        self.world = World(
+        self.world = SourceContext(
             provider=cast("Any", Identity(self.host.identity)),
             backend=cast("Any", self.around.network),
             async_backend=_no_async_half,
@@ -190,7 +190,7 @@ class Process:
     def launch(self, flight: Flight, reason: Reason) -> None:
         """Fly a flight on a thread of its own, or, where none is to be had, on that of whoever needs the token."""
         if self.timeline.now < self.threads_fail_until and reason == "refresh":
-            self.source.vacate(flight)
+            self.source.abandon(flight)
             message = "can't start new thread"
             raise RuntimeError(message)
         if self.launches_lost and reason != "refresh":  # a background renewal starts within one call
@@ -330,7 +330,7 @@ class Run:
         for lease in self._leases.held.values():
             process.around.network.let_go(process, lease)
         if self.flight is not None:
-            process.source.vacate(self.flight)
+            process.source.abandon(self.flight)
         if self._torn is not None:
             self._torn()
 
@@ -422,7 +422,7 @@ class Call:
             return
         try:
             step = self._steps.send(reply)
-            if isinstance(step, Errand):
+            if isinstance(step, RunFlow):
                 self._run(step)
                 return
             if step.reason is not None:
@@ -435,7 +435,7 @@ class Call:
             return
         self._wait(step.flight, step.deadline)
 
-    def _run(self, errand: Errand) -> None:
+    def _run(self, errand: RunFlow) -> None:
         """Run a flow on this caller's own thread: what tears the one tears the other."""
 
         def done(result: object) -> None:

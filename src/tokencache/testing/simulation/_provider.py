@@ -13,7 +13,7 @@ from tokencache.token import Token
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokencache._effects import Fetch
+    from tokencache._engine.effects import Fetch
     from tokencache.testing.simulation._process import Run
     from tokencache.testing.simulation._world import Surroundings
 

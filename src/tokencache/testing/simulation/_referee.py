@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
-from tokencache._effects import Commit
-from tokencache._flow import Kept, Obtained
+from tokencache._engine.effects import Commit
+from tokencache._engine.flow import Kept, Obtained
 from tokencache.errors import DeadlineExceeded, ProviderError, ProviderRejected, ProviderUnavailable, TokenCacheError
 from tokencache.policy import LONGEST_COOLDOWN, settle_of
 from tokencache.ports import Found, Stored
@@ -28,8 +28,8 @@ from tokencache.testing.simulation._process import fingerprint
 from tokencache.token import Token
 
 if TYPE_CHECKING:
-    from tokencache._effects import BackendEffect, Fetch
-    from tokencache._flow import Outcome
+    from tokencache._engine.effects import BackendEffect, Fetch
+    from tokencache._engine.flow import Outcome
     from tokencache.ports import Cooldown, LeaseGrant
     from tokencache.testing.simulation._process import Call, Process, Run
     from tokencache.testing.simulation._store import Entry

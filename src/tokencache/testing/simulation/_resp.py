@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, cast
 
 from tokencache import _record
-from tokencache.backends._redis_protocol import Protocol
+from tokencache.backends.redis._protocol import Protocol
 from tokencache.ports import LeaseGrant
 from tokencache.token import Token
 

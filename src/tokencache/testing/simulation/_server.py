@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
-from tokencache._effects import BackendEffect, Wait
-from tokencache.backends._redis_protocol import LONGEST_BLOCK
+from tokencache._engine.effects import BackendEffect, Wait
+from tokencache.backends.redis._protocol import LONGEST_BLOCK
 from tokencache.errors import BackendUnavailable
 from tokencache.testing.simulation._process import Process
 from tokencache.testing.simulation._resp import weights

@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tokencache._effects import Wait
+from tokencache._engine.effects import Wait
 from tokencache.errors import BackendUnavailable
 from tokencache.testing.simulation._plan import Arrival
 from tokencache.testing.simulation._process import KEY, Process
@@ -19,7 +19,7 @@ from tokencache.testing.simulation._time import Livelock, Timeline
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tokencache._effects import BackendEffect
+    from tokencache._engine.effects import BackendEffect
     from tokencache.ports import LeaseGrant, Stored
     from tokencache.testing.simulation._plan import Happening, Plan
     from tokencache.testing.simulation._process import Run

@@ -39,7 +39,7 @@ MUTANTS: Mapping[str, Mutant] = {
         _mutant(
             "no-second-look",
             "INV-2: the record that comes with the answer to a lease is not looked at",
-            "_flow",
+            "_engine.flow",
             (
                 (
                     "copy = yield from _read(job, stored, at)\n"
@@ -53,17 +53,17 @@ MUTANTS: Mapping[str, Mutant] = {
         _mutant(
             "held-is-down",
             "INV-2: a lease that another holds is taken for a store that does not answer",
-            "_flow",
-            ("woken = yield from wait(job.key, seen, pause)", "return (yield from _alone(job))"),
+            "_engine.flow",
+            ("woken = yield from wait(job.key, seen, pause)", "return (yield from _without_backend(job))"),
         ),
         _mutant(
             "wait-too-short",
             "INV-2: who waited once in vain fetches without the lease",
-            "_flow",
+            "_engine.flow",
             (
                 "if isinstance(woken, Stored):",
                 (
-                    "if woken is None:\n                    return (yield from _alone(job))\n"
+                    "if woken is None:\n                    return (yield from _without_backend(job))\n"
                     "                if isinstance(woken, Stored):"
                 ),
             ),
@@ -71,7 +71,7 @@ MUTANTS: Mapping[str, Mutant] = {
         _mutant(
             "release-before-commit",
             "INV-2: the lease is given back before the token is stored",
-            "_flow",
+            "_engine.flow",
             (
                 "    reply = yield from commit(grant, data,",
                 "    yield from release(grant)\n    reply = yield from commit(grant, data,",
@@ -80,7 +80,7 @@ MUTANTS: Mapping[str, Mutant] = {
         _mutant(
             "no-heartbeat",
             "INV-2: the lease of a slow fetch ends under its holder",
-            "_drivers",
+            "_engine.drivers",
             ("kept = world.backend.extend(lease, lease.ttl)", "kept = True"),
         ),
         _mutant(
@@ -92,7 +92,7 @@ MUTANTS: Mapping[str, Mutant] = {
         _mutant(
             "unchanged-untold",
             "INV-2: the fleet is not told that the provider has nothing better",
-            "_flow",
+            "_engine.flow",
             (
                 "    outcome = yield from _commit(job, grant, current, at, took=None, again_at=again_at)\n    copy =",
                 "    outcome = None\n    copy =",
@@ -107,7 +107,7 @@ MUTANTS: Mapping[str, Mutant] = {
         _mutant(
             "unfenced-commit",
             "INV-3: a late commit replaces a newer record",
-            "_effects",
+            "_engine.effects",
             (
                 "yield Commit(grant.key, grant, data, ttl)",
                 "yield Commit(grant.key, type(grant)(grant.key, grant.owner, 2**60, grant.ttl), data, ttl)",
@@ -116,25 +116,25 @@ MUTANTS: Mapping[str, Mutant] = {
         _mutant(
             "refused-comes-back",
             "INV-6: a token that was refused while it was on its way is kept all the same",
-            "_local",
+            "_engine.local",
             ("if copy.token.value not in self._refused and not self._outranked", "if not self._outranked"),
         ),
         _mutant(
             "late-result-kept",
             "INV-3: a flight that comes in late replaces a newer token of its process",
-            "_local",
+            "_engine.local",
             (" and not self._outranked(copy, now):", ":"),
         ),
         _mutant(
             "late-failure-kept",
             "INV-3: a flight that comes in late with nothing brings an older token back",
-            "_local",
+            "_engine.local",
             (" and not overtaken:", ":"),
         ),
         _mutant(
             "old-refresh-token",
             "INV-3: the record keeps the refresh token that was just used up",
-            "_flow",
+            "_engine.flow",
             (
                 "        copy.token,\n        fence=",
                 (
@@ -147,49 +147,52 @@ MUTANTS: Mapping[str, Mutant] = {
         _mutant(
             "failure-takes-token",
             "INV-4: a failed renewal drops the token that is still good",
-            "_local",
+            "_engine.local",
             (
-                "                    if self._copy is not None:\n                        self._until = min(next_at,",
+                (
+                    "                    if self._copy is not None:\n"
+                    "                        self._fresh_until = min(next_at,"
+                ),
                 (
                     "                    self._copy = None\n                    if self._copy is not None:\n"
-                    "                        self._until = min(next_at,"
+                    "                        self._fresh_until = min(next_at,"
                 ),
             ),
         ),
         _mutant(
             "alone-at-will",
             "INV-5: without the store the provider is asked as often as anybody likes",
-            "_flow",
-            ("    if at.clock < job.alone_at:", "    if at.clock < -job.deadline:"),
+            "_engine.flow",
+            ("    if at.clock < job.unleased_fetch_at:", "    if at.clock < -job.deadline:"),
         ),
         _mutant(
             "alone-for-good",
             "INV-5: what was fetched without the store is not shared when it is back",
-            "_local",
+            "_engine.local",
             ("min(copy.refresh_at, now + self._policy.probe)", "copy.refresh_at"),
         ),
         _mutant(
             "breaker-stuck",
             "INV-5: a store that answers again is not trusted again",
-            "_breaker",
+            "_engine.breaker",
             ("error, self._error = self._error, None", "error = self._error"),
         ),
         _mutant(
             "blind-invalidate",
             "INV-6: whatever is stored is dropped, not the refused token",
-            "_flow",
+            "_engine.flow",
             ("if record.token.value != value:", "if not value:"),
         ),
         _mutant(
             "unsettled",
             "INV-6: a replacement that is refused as well is replaced, in a loop",
-            "_local",
+            "_engine.local",
             ("return self._clock() - copy.fetched_at < settle_of(self._policy, token.lifetime)", "return False"),
         ),
         _mutant(
             "refused-taken",
             "INV-6: a token that was refused is taken from the store again",
-            "_flow",
+            "_engine.flow",
             (
                 "if not usable(copy, at.clock) or copy.token.value in job.refused:",
                 "if not usable(copy, at.clock):",
@@ -198,19 +201,19 @@ MUTANTS: Mapping[str, Mutant] = {
         _mutant(
             "no-cooldown",
             "INV-7: a failure leaves no cooldown for the fleet",
-            "_flow",
+            "_engine.flow",
             ("_cooldown(job, error, pause, attempt) if pause > 0 else None", "None"),
         ),
         _mutant(
             "retry-rejected",
             "INV-7: wrong credentials are tried again as if the provider were only busy",
-            "_flow",
+            "_engine.flow",
             ("permanent = isinstance(error, ProviderRejected)\n    retry_at", "permanent = False\n    retry_at"),
         ),
         _mutant(
             "deaf-to-retry-after",
             "INV-7: Retry-After is not heard",
-            "_flow",
+            "_engine.flow",
             (
                 "retry_at = error.retry_at if isinstance(error, ProviderRejected | ProviderUnavailable) else None",
                 "retry_at = None",
@@ -219,7 +222,7 @@ MUTANTS: Mapping[str, Mutant] = {
         _mutant(
             "joiners-cancelled",
             "INV-8: whoever joined a flight dies with its leader",
-            "_flights",
+            "_engine.flights",
             (
                 "        if not self._future.done():\n            self._future.set_result(None)",
                 (
@@ -231,19 +234,19 @@ MUTANTS: Mapping[str, Mutant] = {
         _mutant(
             "no-deadline",
             "INV-8: a call goes on past its deadline",
-            "_source",
+            "source",
             ("            if now >= deadline:\n", "            if now >= deadline + 60:\n"),
         ),
         _mutant(
             "lost-for-good",
             "INV-8: a flight that nobody runs is waited for, for ever",
-            "_flights",
+            "_engine.flights",
             ("if lost is not None and now < lost.lost_at and", "if lost is not None and"),
         ),
         _mutant(
             "life-from-answer",
             "INV-1: a token's life counts from the answer, not from before the request",
-            "_flow",
+            "_engine.flow",
             (
                 (
                     "    copy = _copy_of(job, got, before)\n"
@@ -260,39 +263,39 @@ MUTANTS: Mapping[str, Mutant] = {
         _mutant(
             "wall-clock-only",
             "INV-1: a shared token ends by the wall clock alone",
-            "_flow",
+            "_engine.flow",
             ("remaining = min(remaining, record.lifetime)", "remaining += 0"),
             ("    if stored.remaining is not None:\n        last", "    if stored.remaining is False:\n        last"),
         ),
         _mutant(
             "steady-clock-only",
             "INV-1: a shared token is taken for as young as when it was fetched",
-            "_flow",
+            "_engine.flow",
             ("    remaining = token.expires_at - at.wall\n", "    remaining = record.lifetime or 0.0\n"),
             ("    if stored.remaining is not None:\n        last", "    if stored.remaining is False:\n        last"),
         ),
         _mutant(
             "no-countdown",
             "INV-1: the store's countdown is not heard",
-            "_flow",
+            "_engine.flow",
             ("    if stored.remaining is not None:\n        last", "    if stored.remaining is False:\n        last"),
         ),
         _mutant(
             "kept-unpaced",
             "INV-5: without the store a provider that has nothing better is asked again at once",
-            "_local",
-            ("        if outcome.alone:\n            self._alone_at = now + self._policy.probe\n", ""),
+            "_engine.local",
+            ("        if outcome.unleased:\n            self._unleased_fetch_at = now + self._policy.probe\n", ""),
         ),
         _mutant(
-            "vacated-unshared",
+            "abandoned-unshared",
             "INV-5: after an interrupted attempt a token that is not shared waits for its renewal",
-            "_source",
+            "source",
             ("self._due(self._copy, self._clock())", "self._copy.refresh_at"),
         ),
         _mutant(
             "kept-unshared",
             "INV-5: a token that was asked for in vain without the store is not shared when it is back",
-            "_local",
+            "_engine.local",
             (
                 "self._keep(copy, min(outcome.next_at, self._due(copy, now)), now)",
                 "self._keep(copy, outcome.next_at, now)",
@@ -301,13 +304,13 @@ MUTANTS: Mapping[str, Mutant] = {
         _mutant(
             "stale-refresh-token",
             "INV-3: the refresh token of an older copy is used, not that of the record which was found",
-            "_flow",
+            "_engine.flow",
             ("previous = job.latest or (job.current.token if", "previous = (job.current.token if"),
         ),
         _mutant(
             "countdown-from-answer",
             "INV-1: a shared token's countdown starts when the answer comes",
-            "_flow",
+            "_engine.flow",
             (
                 "            case Found(stored=stored):\n                copy = yield from _read(job, stored, at)",
                 (
@@ -320,7 +323,7 @@ MUTANTS: Mapping[str, Mutant] = {
         _mutant(
             "anybodys-token",
             "INV-10: a record of another identity under the same key is used",
-            "_flow",
+            "_engine.flow",
             ("if record.identity is not None and record.identity != job.identity:", "if record.identity == '':"),
         ),
     )

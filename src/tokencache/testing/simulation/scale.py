@@ -32,9 +32,9 @@ from tokencache.token import Token
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tokencache._effects import Fetch
-    from tokencache._flights import Flight
-    from tokencache._flow import Outcome
+    from tokencache._engine.effects import Fetch
+    from tokencache._engine.flights import Flight
+    from tokencache._engine.flow import Outcome
     from tokencache.errors import ProviderError
     from tokencache.ports import LeaseGrant
     from tokencache.testing.simulation._process import Call, Run
@@ -210,7 +210,7 @@ class _Instance(Client):
         self._turn += 1
         due = self.timeline.now
         if self.source.copy is not None:
-            due = max(due, self.clocks.after(self.source._until - self.clocks.steady()))
+            due = max(due, self.clocks.after(self.source._fresh_until - self.clocks.steady()))
         turns = int((due - self._phase) / self._period) + 1
         self.timeline.at(self._phase + turns * self._period, functools.partial(self._ask, self._turn))
 

@@ -1,0 +1,119 @@
+"""A mount: one backend as a cache uses it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tokencache._engine.breaker import Breaker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tokencache.ports import AsyncBackend, Backend, Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """A backend that is opened when it is first needed; ``name`` is shown until then."""
+
+    name: str
+    open: Callable[[], Backend]
+
+
+_VARIABLES: Final = ("TOKENCACHE_BACKEND", "REDIS_DATABASE_URI")
+"""What may hold the URL of the backend, in order; the second is what the QPay services had before."""
+
+_mounts: weakref.WeakSet[BackendHandle] = weakref.WeakSet()
+
+
+class BackendHandle:
+    """A backend with its breakers and its half for event loops, all made at first use.
+
+    ``backend`` is one that somebody else made and will close, or how to make it: then it is closed here.
+    """
+
+    __slots__ = ("__weakref__", "_backend", "_deferred", "_half", "_lock", "owned", "reads", "writes")
+
+    def __init__(self, backend: Backend | Deferred, clock: Clock, probe: float, *, owned: bool = True) -> None:
+        self._lock = threading.Lock()  # guards _backend while it is made
+        self._deferred: Deferred | None = None
+        self._backend: Backend | None = None
+        if isinstance(backend, Deferred):
+            self._deferred = backend
+        else:
+            self._backend = backend
+        self._half: AsyncBackend | None = None
+        self.owned = owned
+        self.reads = Breaker(clock, probe)
+        self.writes = Breaker(clock, probe)
+        _mounts.add(self)
+
+    @property
+    def name(self) -> str:
+        """The name of the backend."""
+        return self._deferred.name if self._backend is None and self._deferred is not None else self.backend.name
+
+    @property
+    def backend(self) -> Backend:
+        """The backend, opened now if it was not before."""
+        opened = self._backend
+        if opened is None:
+            with self._lock:
+                opened = self._backend or self._open()
+                self._backend = opened
+        return opened
+
+    def _open(self) -> Backend:
+        """Open the backend that was put off."""
+        assert self._deferred is not None  # noqa: S101  (a mount has one of the two)
+        return self._deferred.open()
+
+    def async_backend(self) -> AsyncBackend:
+        """Return the half of the backend for the running event loop; a lifted one serves all loops."""
+        if self._half is not None:
+            return self._half
+        from tokencache.backends._threaded import ThreadedBackend, async_half
+
+        half = async_half(self.backend)
+        if isinstance(half, ThreadedBackend):
+            self._half = half  # two loops may make one each; the last one serves those who come later
+        return half
+
+    def close(self) -> None:
+        """Close the backend if it was made here and has been opened."""
+        if self.owned and self._backend is not None:
+            self._backend.close()
+
+    async def aclose(self) -> None:
+        """Close, from an event loop."""
+        if self.owned and self._backend is not None:
+            await self.async_backend().close()
+
+    def after_fork(self) -> None:
+        """Start afresh in the child of a fork: its own lock, breakers and connections."""
+        self._lock = threading.Lock()
+        self._half = None
+        self.reads.after_fork()
+        self.writes.after_fork()
+        hook = getattr(self._backend, "after_fork", None)
+        if hook is not None:
+            hook()
+
+
+def _after_fork() -> None:
+    """Make every mount of this process good for the child, also where a source outlived its cache."""
+    for mount in list(_mounts):
+        mount.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def url_from(environ: Mapping[str, str]) -> str | None:
+    """Return the URL of the backend that the environment names, or ``None``."""
+    return next((url for name in _VARIABLES if (url := environ.get(name))), None)

@@ -1,0 +1,85 @@
+"""Keeping sources warm: one thread of a cache renews their tokens though nobody asks for them."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from tokencache.source import TokenSource
+
+_PATIENCE: Final = 0.05  # a provider that takes its time goes on without us: the other sources are not to wait for it
+_LONGEST_PAUSE: Final = 60.0
+_GOODBYE: Final = 1.0
+
+_warmers: weakref.WeakSet[Warmer] = weakref.WeakSet()
+
+
+class Warmer:
+    """Asks its sources for their tokens when these are due, from the first ``add`` to ``stop``; errors are events."""
+
+    def __init__(self) -> None:
+        self._sources: dict[TokenSource, None] = {}
+        self._changed = threading.Condition()  # guards what is below
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+        _warmers.add(self)
+
+    def add(self, source: TokenSource) -> None:
+        """Keep one more source warm."""
+        with self._changed:
+            if source in self._sources or self._stopped:
+                return
+            self._sources[source] = None
+            self._changed.notify()
+            self._start()
+
+    def stop(self) -> None:
+        """Renew nothing more. A fetch that is under way ends by itself."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+            thread, self._thread = self._thread, None
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(_GOODBYE)
+
+    def after_fork(self) -> None:
+        """Go on in the child of a fork, with a thread of its own."""
+        self._changed = threading.Condition()
+        self._thread = None
+        if self._sources and not self._stopped:
+            self._start()
+
+    def _start(self) -> None:
+        """Start the thread, if there is none."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="tokencache-warm", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        """Look after all sources, then sleep until the next is due."""
+        while True:
+            pause = min(map(_renew_if_due, list(self._sources)), default=_LONGEST_PAUSE)
+            with self._changed:
+                if self._stopped:
+                    return
+                self._changed.wait(pause)
+
+
+def _renew_if_due(source: TokenSource) -> float:
+    """Have a token renewed if that is due; return after how many seconds to look again."""
+    with suppress(Exception):  # observers were told, and the source keeps its own cooldown
+        source.token(_PATIENCE)
+    return min(source._rest(), _LONGEST_PAUSE)  # noqa: SLF001  (the other half of one algorithm)
+
+
+def _stop_all() -> None:
+    """Stop cleanly before the interpreter ends."""
+    for warmer in list(_warmers):
+        warmer.stop()
+
+
+atexit.register(_stop_all)

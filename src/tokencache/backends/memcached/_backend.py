@@ -1,0 +1,352 @@
+"""The memcached backend: ``memcached://host:port,host:port``, records and leases for a fleet, by pymemcache.
+
+The record lies at the key ``K``, the lease at ``K:lock``, on the same server: the one that pymemcache's rendezvous
+hash names for ``K``. A lease is taken by ``add``, and changed or freed by ``gets`` and ``cas``. There are no scripts
+and no wake-ups: a call takes up to three round trips, and waiters look again every few milliseconds.
+
+A lease that was seen unchanged for as long as it lasts is over, as its holder would have prolonged it: the server,
+which counts whole seconds, may keep it up to a second longer. What counts is the steady clock of whoever looked.
+
+An evicted lease, or a server that restarts empty, lets a second one fetch; the fence decides whose record stands.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from cachetools import LRUCache
+
+from tokencache._record import fence_of, is_another, is_late
+from tokencache.backends._polling import PollPacer
+from tokencache.backends.memcached._form import (
+    Lease,
+    Pause,
+    lease_value,
+    lock_expiry,
+    lock_of,
+    names_of,
+    pause_value,
+    record_expiry,
+    remaining_of,
+)
+from tokencache.backends.memcached._servers import Servers, check_library, prefix_of, read_servers, settings_of
+from tokencache.errors import BackendClosed, BackendUnavailable, ConfigurationError
+from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot, Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from tokencache.backends.memcached._form import Lock
+    from tokencache.backends.memcached._servers import Server, Session, Spec
+    from tokencache.backends.memcached._wire import Item
+    from tokencache.health import Finding
+    from tokencache.ports import Cooldown, LeaseReply
+    from tokencache.url import BackendURL
+
+_CONNECT_TIMEOUT: Final = 0.5
+_TIMEOUT: Final = 1.0
+_SHORTEST_PAUSE: Final = 0.005
+_LONGEST_PAUSE: Final = 0.05
+_GONE: Final = 1.0  # seconds for which a waiter does without an answer
+_TRIES: Final = 8
+_PORT: Final = 11211
+
+
+class MemcachedBackend:
+    """Shares records and leases over memcached.
+
+    ``servers`` are ``"host:port"`` or ``(host, port)``, one or several, the same for the whole fleet; without any,
+    localhost. ``client`` is a pymemcache client whose servers, prefix, TLS and time-outs are taken over; it is neither
+    used nor closed. ``connect_timeout`` and ``timeout`` are in seconds, for a connection and for an answer. ``wall``
+    gives epoch seconds and is for tests.
+    """
+
+    name = "memcached"
+
+    def __init__(
+        self,
+        servers: Iterable[Spec] | Spec | None = None,
+        *,
+        client: object | None = None,
+        connect_timeout: float = _CONNECT_TIMEOUT,
+        timeout: float = _TIMEOUT,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        check_library()
+        if client is not None and servers is not None:
+            message = "MemcachedBackend: give either servers or client=…"
+            raise ConfigurationError(message)
+        if not (connect_timeout > 0 and timeout > 0):
+            message = "MemcachedBackend: connect_timeout and timeout are more than 0 seconds"
+            raise ConfigurationError(message)
+        specs, taken = (read_servers(servers), {}) if client is None else settings_of(client)
+        settings = {"connect_timeout": connect_timeout, "timeout": timeout, "no_delay": True} | taken
+        self._servers = Servers(specs, settings)
+        self._prefix = len(prefix_of(settings))
+        self._wall = wall
+        self._closing = threading.Event()
+        self._crowd = PollPacer(_SHORTEST_PAUSE, _LONGEST_PAUSE)
+        self._guard = threading.Lock()  # guards _fences, _sights
+        self._fences: LRUCache[str, int] = LRUCache(10_000)
+        self._sights: LRUCache[str, tuple[Item, float]] = LRUCache(10_000)  # a lock, and since when it is unchanged
+
+    def __repr__(self) -> str:
+        """Return the servers."""
+        return f"MemcachedBackend({', '.join(self._servers.names)!r})"
+
+    def load(self, key: str) -> Stored | None:
+        """Return the record, or ``None``; memcached tells nobody what remains of its life."""
+        record, _ = self._names(key)
+        with self._server(record).session() as session:
+            return _stored(session.read(record).get(record))
+
+    def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> LeaseReply:
+        """Ask for the lease: one round trip when the record is found or the lease held, three when it is granted."""
+        record, lock = names = self._names(key)
+        with self._server(record).session() as session:
+            for _ in range(_TRIES):
+                items = session.read(record, lock)
+                stored = _stored(items.get(record))
+                if stored is not None and is_another(stored.data, seen):
+                    return Found(stored)
+                held, now = self._seen(key, items.get(lock)), self._wall()
+                again = isinstance(held, Lease) and held.owner == owner
+                if not again and self._abandoned(key, items.get(lock), held):
+                    held = None
+                if not (again or held is None or (isinstance(held, Pause) and not _binds(held, identity, now))):
+                    return _held(held, now)
+                fence = held.fence if isinstance(held, Lease) else self._next_fence(key, seen, stored)
+                if _put(session, lock, items.get(lock), Lease(fence, owner, now + ttl, ttl)):
+                    grant = LeaseGrant(key, owner, fence, ttl)
+                    return Granted(grant) if again else self._granted(session, names, grant, seen)
+            return Held(_LONGEST_PAUSE)  # others keep getting it first
+
+    def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
+        """Store the record, free the lease: three round trips; the waiters see it at their next look."""
+        record, lock = self._names(lease.key)
+        with self._server(record).session() as session:
+            for _ in range(_TRIES):
+                items = session.read(record, lock)
+                before, held = items.get(record), items.get(lock)
+                own = held is not None and _is_of(held, lease)
+                if is_late(lease.fence, None if before is None else before.data, held=own):
+                    return False
+                if before is None:
+                    done = session.add(record, data, record_expiry(ttl))
+                else:
+                    done = session.replace(record, data, before, record_expiry(ttl))
+                if done:
+                    self._free(session, lock, lease, held)
+                    return True
+            failure = "others keep changing the record; it was not stored"
+            raise session.failure(failure)
+
+    def release(self, lease: LeaseGrant, cooldown: Cooldown | None = None) -> None:
+        """Free the lease if it is still the caller's, leaving ``cooldown`` behind."""
+        record, lock = self._names(lease.key)
+        with self._server(record).session() as session:
+            self._free(session, lock, lease, session.read(lock).get(lock), cooldown)
+
+    def extend(self, lease: LeaseGrant, ttl: float) -> bool:
+        """Make the lease last ``ttl`` seconds from now."""
+        record, lock = self._names(lease.key)
+        with self._server(record).session() as session:
+            for _ in range(_TRIES):
+                item = session.read(lock).get(lock)
+                if item is None or not _is_of(item, lease):
+                    return False
+                if _put(session, lock, item, Lease(lease.fence, lease.owner, self._wall() + ttl, ttl)):
+                    return True
+            return False
+
+    def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:
+        """Look until the record is another one, the lease is free, or time is up: every 5 to 50 ms, or more seldom.
+
+        A server that is gone for less than a second is waited for as well: whoever holds the lease is fetching, and a
+        restart must not send every waiter to the provider.
+        """
+        record, lock = self._names(key)
+        give_up = time.monotonic() + timeout
+        with self._crowd:
+            answered_at = time.monotonic()
+            while True:
+                try:
+                    with self._server(record).session() as session:
+                        items = session.read(record, lock)
+                except BackendUnavailable:
+                    if time.monotonic() >= min(give_up, answered_at + _GONE):
+                        raise
+                else:
+                    answered_at = time.monotonic()
+                    stored, held = _stored(items.get(record)), self._seen(key, items.get(lock))
+                    if stored is not None and is_another(stored.data, seen):
+                        return stored
+                    if held is None or isinstance(held, Pause) or self._abandoned(key, items.get(lock), held):
+                        return None
+                left = give_up - time.monotonic()
+                if left <= 0 or self._closing.wait(min(self._crowd.pause(), left)):
+                    return None
+
+    def discard(self, key: str, seen: bytes) -> bool:
+        """Delete the record if its bytes are ``seen``."""
+        record, _ = self._names(key)
+        with self._server(record).session() as session:
+            for _ in range(_TRIES):
+                item = session.read(record).get(record)
+                if item is None or item.data != seen:
+                    return False
+                if session.delete(record, item):
+                    return True
+            return False
+
+    def inspect(self, key: str) -> Slot:
+        """Report record, lease and cooldown: one round trip."""
+        record, lock = self._names(key)
+        with self._server(record).session() as session:
+            items = session.read(record, lock)
+        stored, held, now = _stored(items.get(record)), self._seen(key, items.get(lock)), self._wall()
+        remaining = 0.0 if held is None else remaining_of(held, now)
+        if held is None or remaining <= 0:
+            return Slot(stored)
+        if isinstance(held, Pause):
+            return Slot(stored, remaining=remaining, cooldown=_held(held, now).cooldown)
+        return Slot(stored, held.owner if isinstance(held, Lease) else "another program", remaining)
+
+    def findings(self, key: str) -> Iterator[Finding]:
+        """Check what only memcached has: cas, evictions, room for an item, clocks (:mod:`tokencache.health`)."""
+        from tokencache.backends.memcached._health import examine
+
+        record, _ = self._names(key)
+        return examine(self._servers, self._server(record))
+
+    def close(self) -> None:
+        """Close the connections and wake the waiters; the next call of anything else raises ``BackendClosed``."""
+        self._closing.set()
+        self._servers.close()
+
+    def after_fork(self) -> None:
+        """Start with fresh connections in the child of a fork."""
+        self._guard = threading.Lock()
+        self._crowd.after_fork()
+        closed, self._closing = self._closing.is_set(), threading.Event()
+        if closed:
+            self._closing.set()
+        self._servers.after_fork()
+
+    def _names(self, key: str) -> tuple[str, str]:
+        """Return the names of record and lock."""
+        return names_of(key, self._prefix)
+
+    def _server(self, record: str) -> Server:
+        """Return the server of a record; raises ``BackendClosed`` after ``close()``."""
+        if self._closing.is_set():
+            message = "the memcached backend is closed; make a new TokenCache"
+            raise BackendClosed(message)
+        return self._servers.of(record)
+
+    def _granted(self, session: Session, names: tuple[str, str], lease: LeaseGrant, seen: bytes | None) -> LeaseReply:
+        """Look again, as the one before may have stored its record between our look and our lease."""
+        record, lock = names
+        self._note(lease.key, lease.fence)
+        items = session.read(record, lock)
+        stored = _stored(items.get(record))
+        if stored is None or not is_another(stored.data, seen):
+            return Granted(lease)
+        self._free(session, lock, lease, items.get(lock))
+        return Found(stored)
+
+    def _free(
+        self, session: Session, lock: str, lease: LeaseGrant, item: Item | None, cooldown: Cooldown | None = None
+    ) -> None:
+        """Empty the lock if it is still the caller's, or leave a cooldown in it."""
+        for _ in range(_TRIES):
+            if item is None or not _is_of(item, lease):
+                return
+            if cooldown is None:
+                done = session.delete(lock, item)
+            else:
+                left = pause_value(cooldown, self._wall())
+                done = session.replace(lock, left, item, lock_expiry(cooldown.remaining))
+            if done:
+                return
+            item = session.read(lock).get(lock)  # a heartbeat came between
+
+    def _seen(self, key: str, item: Item | None) -> Lock | None:
+        """Return what a lock says, and remember its fence: the next one must be higher (INV-3)."""
+        held = None if item is None else lock_of(item.data)
+        if isinstance(held, Lease):
+            self._note(key, held.fence)
+        return held
+
+    def _abandoned(self, key: str, item: Item | None, held: Lock | None) -> bool:
+        """Return whether a lease was seen unchanged for as long as it lasts."""
+        if item is None or not isinstance(held, Lease):
+            return False
+        now = time.monotonic()
+        with self._guard:
+            seen, since = self._sights.get(key, (None, now))
+            if seen != item:
+                self._sights[key] = (item, now)
+                return False
+            return now - since >= held.ttl
+
+    def _note(self, key: str, fence: int) -> None:
+        with self._guard:
+            self._fences[key] = max(fence, self._fences.get(key, 0))
+
+    def _next_fence(self, key: str, seen: bytes | None, stored: Stored | None) -> int:
+        """Return a fence above every one that is known here: the wall clock's µs, or the highest plus one."""
+        records = (seen, None if stored is None else stored.data)
+        known = max(fence_of(data) or 0 for data in (*records, b"") if data is not None)
+        with self._guard:
+            return max(int(self._wall() * 1e6), known + 1, self._fences.get(key, 0) + 1)
+
+
+def from_url(url: BackendURL) -> MemcachedBackend:
+    """Make the backend of ``memcached://host[:port],…[?timeout=…&connect_timeout=…]`` or ``memcached:///socket``."""
+    if url.username or url.password:
+        message = "memcached:// takes no user or password, because pymemcache cannot log in; remove them"
+        raise ConfigurationError(message)
+    if url.hosts and url.path.strip("/"):
+        message = "memcached:// takes no path behind its hosts; remove it"
+        raise ConfigurationError(message)
+    options = url.typed_options({"timeout": "duration", "connect_timeout": "duration"})
+    hosts: list[Spec] = [(host, port or _PORT) for host, port in url.hosts]
+    sockets: list[Spec] = [url.path] if url.path.strip("/") else []
+    return MemcachedBackend(
+        hosts or sockets or None,
+        connect_timeout=float(options.get("connect_timeout", _CONNECT_TIMEOUT)),
+        timeout=float(options.get("timeout", _TIMEOUT)),
+    )
+
+
+def _stored(item: Item | None) -> Stored | None:
+    """Return an item as a record."""
+    return None if item is None else Stored(item.data, None)
+
+
+def _put(session: Session, lock: str, before: Item | None, lease: Lease) -> bool:
+    """Write a lease where nothing, or just ``before``, is; return whether that was so."""
+    if before is None:
+        return session.add(lock, lease_value(lease), lock_expiry(lease.ttl))
+    return session.replace(lock, lease_value(lease), before, lock_expiry(lease.ttl))
+
+
+def _is_of(item: Item, lease: LeaseGrant) -> bool:
+    """Return whether it is this very lease that fills the lock, not a later one of the same owner."""
+    held = lock_of(item.data)
+    return isinstance(held, Lease) and (held.owner, held.fence) == (lease.owner, lease.fence)
+
+
+def _binds(pause: Pause, identity: str, now: float) -> bool:
+    """Return whether a cooldown still holds this identity off."""
+    return pause.cooldown.identity == identity and remaining_of(pause, now) > 0
+
+
+def _held(lock: Lock, now: float) -> Held:
+    """Return the answer to whoever finds the lock taken."""
+    remaining = remaining_of(lock, now)
+    return Held(remaining, replace(lock.cooldown, remaining=remaining) if isinstance(lock, Pause) else None)

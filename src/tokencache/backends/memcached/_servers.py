@@ -1,0 +1,344 @@
+"""How the memcached backend reaches its servers: connections of its own, each used by one call at a time.
+
+A call of the backend that is interrupted, or that fails, costs its connection: an answer that was not read would
+otherwise be taken for the answer to the next question. Nothing is tried twice; the flow decides what to do about a
+failure.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import time
+from collections import deque
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, Self, TypeVar, cast
+
+from tokencache.backends._client_library import version_of
+from tokencache.backends.memcached._form import DELETED, LARGEST
+from tokencache.backends.memcached._wire import NoCas, Reader
+from tokencache.errors import BackendUnavailable, ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from tokencache.backends.memcached._wire import Item
+
+    Spec = tuple[str, int] | str
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_KEPT: Final = 16  # idle connections to one server
+_STALE: Final = 30.0  # seconds after which an idle connection may have been forgotten on its way
+
+
+class Connection(Protocol):
+    """What is used of ``pymemcache.client.base.Client``."""
+
+    sock: socket.socket | None
+
+    def version(self) -> bytes:
+        """Return the server's version."""
+        ...
+
+    def add(self, key: str, value: bytes, expire: int, noreply: bool) -> bool:
+        """Store what is not there."""
+        ...
+
+    def cas(self, key: str, value: bytes, cas: bytes, expire: int, noreply: bool) -> bool | None:
+        """Replace what has not changed."""
+        ...
+
+    def stats(self, *kinds: str) -> dict[bytes, object]:
+        """Return the server's figures."""
+        ...
+
+    def close(self) -> None:
+        """Close the socket."""
+        ...
+
+
+class Session:
+    """A connection, and the commands on it for one call of the backend; whatever ends the call early ends it as well.
+
+    A restarted server counts its cas anew, so that an old one may match a new item. But then the connection is gone
+    too, and the command fails.
+    """
+
+    __slots__ = ("_connection", "_idle_since", "_poller", "_server")
+
+    def __init__(self, server: Server, connection: Connection) -> None:
+        self._server = server
+        self._connection = connection
+        self._idle_since = 0.0
+        self._poller = select.poll()
+        if connection.sock is not None:
+            self._poller.register(connection.sock, select.POLLIN)
+
+    def __enter__(self) -> Self:
+        """Return the session itself."""
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        """Give the connection back, or close it: a KeyboardInterrupt too may leave an answer that nobody read."""
+        if kind is None:
+            self._idle_since = time.monotonic()
+            self._server.put_back(self)
+        else:
+            self._connection.close()
+
+    def is_fresh(self) -> bool:
+        """Return whether it can be used again: neither forgotten on its way, nor closed, nor out of step."""
+        if time.monotonic() - self._idle_since >= _STALE or self._connection.sock is None:
+            return False
+        return not self._poller.poll(0)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def read(self, *names: str) -> dict[str, Item]:
+        """Return what is there of several items, in one round trip."""
+        return self._server.answered(self._server.reader.gets, self._connection.sock, names)
+
+    def add(self, name: str, data: bytes, expiry: int) -> bool:
+        """Store an item that is not there; return whether it was not."""
+        self._require_room(data)
+        return self._server.answered(self._connection.add, name, data, expire=expiry, noreply=False) is True
+
+    def replace(self, name: str, data: bytes, item: Item, expiry: int) -> bool:
+        """Store an item in place of ``item``; return whether that was still there, unchanged."""
+        self._require_room(data)
+        cas = self._connection.cas
+        return self._server.answered(cas, name, data, item.cas, expire=expiry, noreply=False) is True
+
+    def delete(self, name: str, item: Item) -> bool:
+        """Delete ``item``; return whether it was still there, unchanged."""
+        return self.replace(name, b"", item, DELETED)
+
+    def figures(self, *kinds: str) -> dict[str, str]:
+        """Return the server's figures, in general or of one kind, such as its settings."""
+        found = self._server.answered(self._connection.stats, *kinds)
+        return {name.decode(): text.decode() if isinstance(text, bytes) else str(text) for name, text in found.items()}
+
+    def failure(self, why: str) -> BackendUnavailable:
+        """Return the error to raise."""
+        return self._server.failure(why)
+
+    def _require_room(self, data: bytes) -> None:
+        """Raise ``BackendUnavailable`` for a value that the server would refuse; it might drop the item before."""
+        if len(data) > LARGEST:
+            why = f"a value of {len(data)} bytes is not sent; the limit is {LARGEST}"
+            raise self.failure(why)
+
+
+class Server:
+    """One server, and the idle connections to it.
+
+    ``name`` decides which keys it has, so it must be the same for the whole fleet. ``settings`` are arguments of
+    ``pymemcache.client.base.Client``; ``reader`` reads what it answers.
+    """
+
+    def __init__(self, spec: Spec, settings: Mapping[str, object]) -> None:
+        self.name = spec if isinstance(spec, str) else f"{spec[0]}:{spec[1]}"
+        self._spec = spec
+        self._settings = settings
+        self.reader = Reader(prefix_of(settings))
+        self._make = cast("Callable[..., Connection]", import_module("pymemcache.client.base").Client)
+        self._closed = False
+        self._idle: deque[Session] = deque()  # its methods are atomic, so it needs no lock
+
+    def answered(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what a call of the client library returns; raises ``BackendUnavailable`` for whatever it raises."""
+        try:
+            return call(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001  (a mix-up is a KeyError, whose text holds another's value: INV-9)
+            meaning = _meaning(error)
+        raise self.failure(meaning)  # outside, so that the foreign error is not chained to ours
+
+    def failure(self, why: str) -> BackendUnavailable:
+        """Return the error to raise."""
+        return BackendUnavailable(f"memcached at {self.name}: {why}")
+
+    def close(self) -> None:
+        """Close the idle connections, and the others when their calls end."""
+        self._closed = True
+        self._drop_idle()
+
+    def after_fork(self) -> None:
+        """Let go of the parent's connections in the child of a fork; the parent keeps them."""
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
+        while self._idle:
+            try:
+                session = self._idle.pop()
+            except IndexError:  # another thread took the last one
+                return
+            session.close()
+
+    def session(self) -> Session:
+        """Return an idle connection that is in step, or a new one, for one call."""
+        while self._idle:
+            try:
+                session = self._idle.pop()
+            except IndexError:
+                break
+            if session.is_fresh():
+                return session
+            session.close()
+        return Session(self, self.answered(self._connect))
+
+    def put_back(self, session: Session) -> None:
+        """Keep a connection for the next call, if there is room."""
+        if len(self._idle) >= _KEPT:
+            session.close()
+            return
+        self._idle.append(session)
+        if self._closed:
+            self._drop_idle()
+
+    def _connect(self) -> Connection:
+        """Return a new connection to the first address that answers; time-outs are not added up."""
+        refused: OSError | None = None
+        for address in self._addresses():
+            connection = self._make(address, **self._settings)
+            try:
+                connection.version()
+                self._let_the_kernel_time(connection.sock)
+            except BaseException as error:
+                connection.close()
+                if not isinstance(error, OSError) or isinstance(error, TimeoutError):
+                    raise
+                refused = error
+            else:
+                return connection
+        raise refused or OSError
+
+    def _let_the_kernel_time(self, sock: socket.socket | None) -> None:
+        """Move the time-out from Python, which asks the kernel twice for each, to the kernel itself."""
+        timeout = self._settings.get("timeout")
+        if type(sock) is socket.socket and isinstance(timeout, float | int):  # TLS has its own way to wait
+            span = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
+            sock.settimeout(None)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
+
+    def _addresses(self) -> Sequence[Spec]:
+        """Return where to try: pymemcache itself tries only the first address of a name."""
+        if isinstance(self._spec, str) or self._settings.get("tls_context") is not None:
+            return [self._spec]  # TLS checks the name
+        found = socket.getaddrinfo(*self._spec, type=socket.SOCK_STREAM)
+        return list(dict.fromkeys((str(address[0]), self._spec[1]) for *_, address in found))
+
+
+class Servers:
+    """All servers. A key stays with its server, also while that is down: its outage is not a move.
+
+    A client that moves the keys of a dead server lets two hold one lease, the one there and the one here.
+    """
+
+    def __init__(self, specs: Sequence[Spec], settings: Mapping[str, object]) -> None:
+        self._servers = {server.name: server for server in (Server(spec, settings) for spec in specs)}
+        self._only = next(iter(self._servers.values())) if len(self._servers) == 1 else None
+        hashing = import_module("pymemcache.client.rendezvous").RendezvousHash
+        self._choose = cast("Callable[[str], str]", hashing(list(self._servers)).get_node)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The servers, for messages."""
+        return tuple(self._servers)
+
+    def of(self, name: str) -> Server:
+        """Return the server that has the record of this name, and its lock."""
+        return self._only or self._servers[self._choose(name)]
+
+    def __iter__(self) -> Iterator[Server]:
+        """Yield each server."""
+        return iter(self._servers.values())
+
+    def close(self) -> None:
+        """Close all connections."""
+        for server in self._servers.values():
+            server.close()
+
+    def after_fork(self) -> None:
+        """Let go of the parent's connections in the child of a fork."""
+        for server in self._servers.values():
+            server.after_fork()
+
+
+def check_library() -> None:
+    """Raise ``BackendNotInstalled`` for a pymemcache that is too old."""
+    version_of("pymemcache", extra="memcached")
+
+
+def read_servers(servers: Iterable[Spec] | Spec | None) -> list[Spec]:
+    """Return where the servers are; raises ``ConfigurationError`` for what says no place."""
+    read = cast("Callable[[object], Spec]", import_module("pymemcache.client.base").normalize_server_spec)
+    given: object = "localhost" if servers is None else servers
+    chosen = [given] if isinstance(given, str) or _is_place(given) else list(cast("Iterable[object]", given))
+    specs: list[Spec] = []
+    with suppress(ValueError):
+        specs = [read(server) for server in chosen]
+    if not specs or not all(map(_is_place, specs)):
+        message = (
+            "MemcachedBackend: servers are 'host:port' or (host, port), one or several, or '/path/of/a/socket'; "
+            "at least one"
+        )
+        raise ConfigurationError(message)
+    return list(dict.fromkeys(specs))
+
+
+def settings_of(client: object) -> tuple[list[Spec], dict[str, object]]:
+    """Return the servers and the settings of a pymemcache client of the user's."""
+    clients: list[Any] = list(getattr(client, "clients", {}).values()) or [client]
+    try:
+        specs = [cast("Spec", each.server) for each in clients]
+        names = ("socket_module", "socket_keepalive", "key_prefix", "tls_context", "connect_timeout", "timeout")
+        settings = {name: value for name in names if (value := getattr(clients[0], name)) is not None}
+    except AttributeError:
+        specs, settings = [], {}
+    if not specs:
+        message = (
+            f"MemcachedBackend(client=…): {type(client).__name__} is no client of pymemcache; "
+            "give a Client, PooledClient or HashClient"
+        )
+        raise ConfigurationError(message)
+    return specs, settings
+
+
+def _is_place(spec: object) -> bool:
+    """Return whether this is the path of a socket, or a host with its port."""
+    match spec:
+        case str():
+            return spec.startswith("/")
+        case (str(host), int(port)):
+            return host != "" and 0 < port < 1 << 16
+        case _:
+            return False
+
+
+def prefix_of(settings: Mapping[str, object]) -> bytes:
+    """Return what the client puts before each name."""
+    prefix = settings.get("key_prefix")
+    return prefix if isinstance(prefix, bytes) else b""
+
+
+def _meaning(error: Exception) -> str:
+    """Return what a failure means; the text of a foreign error is not repeated (INV-9)."""
+    name = type(error).__name__
+    if isinstance(error, TimeoutError | BlockingIOError):  # Python's time-out, the kernel's
+        return "it did not answer in time"
+    if isinstance(error, OSError):
+        return f"it cannot be reached ({name})"
+    if isinstance(error, NoCas):
+        return "it was started with -C, which takes cas away; start it without"
+    if name == "MemcacheUnexpectedCloseError":
+        return "it closed the connection"
+    if name == "MemcacheServerError":
+        return "it refused the command: it is out of memory, or its items are too small (its options -m and -I)"
+    return f"its answer makes no sense ({name}); the connection was dropped"

@@ -1,0 +1,161 @@
+"""How the Redis backend reaches its servers: one server, a socket file, Sentinel, a Cluster; for threads and for loops.
+
+Every client that is made here has short time-outs of its own and no retries, because the flow decides what to do
+about a failure, and RESP2 with no client information, because connecting is one round trip then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from tokencache.backends._client_library import version_of
+from tokencache.backends.redis._protocol import LONGEST_BLOCK, misused
+
+if TYPE_CHECKING:
+    from tokencache.url import BackendURL
+
+OPTIONS: Final[dict[str, Any]] = {
+    "timeout": "duration",
+    "connect_timeout": "duration",
+    "waiters": int,
+    "db": int,
+    "ssl_ca_certs": str,
+    "ssl_certfile": str,
+    "ssl_keyfile": str,
+    "ssl_check_hostname": bool,
+    "sentinel_username": str,
+    "sentinel_password": str,
+}
+_LOGIN: Final = ("username", "password")
+MOST_CONNECTIONS: Final = 64
+"""How many commands an event loop sends at once; the others wait for their turn."""
+_PORT: Final = 6379
+_SENTINEL_PORT: Final = 26379
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the servers are, and what a connection takes. The repr holds no password."""
+
+    scheme: str
+    hosts: tuple[tuple[str, int], ...]
+    service: str = ""
+    path: str = ""
+    timeout: float = 1.0
+    connect_timeout: float = 0.5
+    waiters: int = 32
+    settings: dict[str, Any] = field(default_factory=dict[str, Any], repr=False)
+    sentinel: dict[str, Any] = field(default_factory=dict[str, Any], repr=False)
+
+    @property
+    def cluster(self) -> bool:
+        """Whether it is a Cluster."""
+        return self.scheme == "redis+cluster"
+
+    @property
+    def where(self) -> str:
+        """The servers, for messages."""
+        return self.path or ",".join(f"{host}:{port}" for host, port in self.hosts)
+
+    def arguments(self, *, waiting: bool) -> dict[str, Any]:
+        """Return the arguments of a connection; one for waiting outlives the longest blocking read."""
+        return {
+            **self.settings,
+            "socket_timeout": self.timeout + (LONGEST_BLOCK if waiting else 0),
+            "socket_connect_timeout": self.connect_timeout,
+            "protocol": 2,
+        }
+
+
+def target_of(url: BackendURL) -> Target:
+    """Read the URL of a Redis backend. Raises ``ConfigurationError``."""
+    options: dict[str, Any] = dict(url.typed_options(OPTIONS))
+    sentinel = {name: options.pop(f"sentinel_{name}") for name in _LOGIN if f"sentinel_{name}" in options}
+    tls = {name: options.pop(name) for name in list(options) if name.startswith("ssl_")}
+    settings: dict[str, Any] = {name: value for name in _LOGIN if (value := getattr(url, name))}
+    if url.scheme == "rediss" or tls:
+        settings |= {"ssl": True, **tls}
+    service, socket, database = _path(url, options.pop("db", 0))
+    if database:
+        if url.scheme == "redis+cluster":
+            raise misused(option="db", value=database, remedy="a cluster has no databases")
+        settings["db"] = database
+    if options.get("waiters", 0) < 0:
+        raise misused(
+            option="waiters", value=options["waiters"], remedy="give the number of connections for waiting, 0 or more"
+        )
+    for name in ("timeout", "connect_timeout"):
+        if options.get(name, 1) <= 0:
+            raise misused(option=name, value=options[name], remedy="give more than 0 seconds")
+    return Target(url.scheme, _hosts(url), service, socket, settings=settings, sentinel=sentinel, **options)
+
+
+def _path(url: BackendURL, database: int) -> tuple[str, str, int]:
+    """Return what the path of the URL names: a service, a socket, a database."""
+    if url.scheme == "unix":
+        if not url.path.strip("/"):
+            raise misused(
+                option="path",
+                value=url.path,
+                remedy="name the server's socket, as in unix:///run/redis/redis.sock?db=0",
+            )
+        return "", url.path, database
+    service, number = "", url.path.strip("/")
+    if url.scheme == "redis+sentinel":
+        service, _, number = number.partition("/")
+        if not service:
+            raise misused(
+                option="path",
+                value=url.path,
+                remedy="name the master, as in redis+sentinel://host1:26379,host2:26379/mymaster",
+            )
+    if number and not (number.isascii() and number.isdigit()):
+        raise misused(
+            option="path", value=number, remedy="give the number of a database, as in redis://localhost:6379/0"
+        )
+    return service, "", int(number or database)
+
+
+def _hosts(url: BackendURL) -> tuple[tuple[str, int], ...]:
+    """Return the servers with their ports."""
+    if url.scheme == "unix":
+        return ()
+    if len(url.hosts) > 1 and url.scheme in {"redis", "rediss"}:
+        raise misused(
+            option="hosts", value=len(url.hosts), remedy="several of them take redis+sentinel:// or redis+cluster://"
+        )
+    usual = _SENTINEL_PORT if url.scheme == "redis+sentinel" else _PORT
+    return tuple((host, port or usual) for host, port in url.hosts) or (("localhost", usual),)
+
+
+def check_library() -> None:
+    """Raise ``BackendNotInstalled`` for a redis-py that is too old."""
+    version_of("redis", extra="redis")
+
+
+def _silent() -> dict[str, None]:
+    """Return the arguments that keep a connection from introducing itself, which costs a round trip."""
+    named = version_of("redis", extra="redis") >= (7, 2)
+    return dict.fromkeys(["driver_info"] if named else ["lib_name", "lib_version"])
+
+
+def connect(target: Target, library: str, *, waiting: bool) -> Any:
+    """Return a client that connects when it is first used; ``library`` is ``redis`` or ``redis.asyncio``."""
+    kinds = {name: import_module(f"{library}.{name}") for name in ("client", "cluster", "retry", "sentinel")}
+    once = kinds["retry"].Retry(import_module("redis.backoff").NoBackoff(), 0)
+    arguments = {**target.arguments(waiting=waiting), "retry": once, **_silent()}
+    arguments["max_connections"] = target.waiters if waiting else MOST_CONNECTIONS
+    if target.scheme == "redis+sentinel":
+        first = {name: arguments[name] for name in ("socket_connect_timeout", "protocol", "retry")}
+        first |= {"socket_timeout": target.timeout, **target.sentinel}
+        sentinels = kinds["sentinel"].Sentinel(list(target.hosts), sentinel_kwargs=first, **arguments)
+        return sentinels.master_for(target.service)
+    if target.cluster:
+        nodes = [kinds["cluster"].ClusterNode(host, port) for host, port in target.hosts]
+        return kinds["cluster"].RedisCluster(startup_nodes=nodes, **arguments)
+    if target.path:
+        return kinds["client"].Redis(unix_socket_path=target.path, **arguments)
+    ((host, port),) = target.hosts
+    return kinds["client"].Redis(host=host, port=port, **arguments)

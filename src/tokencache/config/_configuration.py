@@ -1,0 +1,403 @@
+"""Configuration: backends, providers, policy and encryption from ``tokencache.toml`` and ``TOKENCACHE_*`` variables.
+
+The forms are in docs/configuration.md. Secrets stand elsewhere and are read when the source that needs them is made.
+Messages name file, key and remedy, and hold no value (INV-9).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, Self, cast
+
+from tokencache._engine.handle import url_from
+from tokencache.config._environ import environment_name, lay_over
+from tokencache.config._file import VARIABLE, Tables, find, missing, read_file, take_apart
+from tokencache.config._place import ENVIRONMENT, Mistake, Place, as_list, as_table, unknown
+from tokencache.config._providers import Configured, Draft, draft, finish
+from tokencache.config._references import ReferenceResolver, is_reference
+from tokencache.config._types import BOOLEAN, NUMBER, TEXT, Given, read
+from tokencache.errors import ConfigurationError, TokenCacheError
+from tokencache.policy import RefreshPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Sequence
+
+    from tokencache._crypto import Sealer
+    from tokencache._engine.handle import Deferred
+    from tokencache.ports import Backend
+    from tokencache.url import BackendURL
+
+_URL_PARTS: Final = ("url", "username", "password")
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """What `tokencache config check` has to say: where, how bad, what, and the remedy; nothing secret."""
+
+    file: str
+    key: str
+    severity: Literal["error", "warning"]
+    problem: str
+    remedy: str
+
+    def as_dict(self) -> dict[str, object]:
+        """Return plain values, fit for JSON."""
+        return asdict(self)
+
+    def line(self) -> str:
+        """Return one line for a person."""
+        where = f"{self.file}: {self.key}" if self.key else self.file
+        return f"{self.severity:<8} {where}: {self.problem}{f'; {self.remedy}' if self.remedy else ''}"
+
+
+class Configuration:
+    """A configuration whose form is right; its values are read when they are needed.
+
+    ``fallback`` is the URL of the backend where neither the configuration nor a variable names one.
+    """
+
+    def __init__(self, tables: Tables, environ: Mapping[str, str], *, fallback: str = "memory://") -> None:
+        self._tables = tables
+        self._environ = environ
+        self._source = ReferenceResolver(environ, tables.folder)
+        self._fallback = fallback
+        self._known_sealer: Sealer | None = None
+        self._sealed = False
+
+    @classmethod
+    def load(
+        cls,
+        source: str | os.PathLike[str] | Mapping[str, object] | Configuration | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+    ) -> Configuration:
+        """Return the configuration of a file or a mapping, or itself; ``None`` looks for the file.
+
+        Raises ``ConfigurationError`` where there is none, or where its form is wrong.
+        """
+        if isinstance(source, Configuration):
+            return source
+        environ = os.environ if environ is None else environ
+        if source is None:
+            source = find(environ)
+        if source is None:
+            raise missing()
+        if isinstance(source, Mapping):
+            return cls(take_apart(source, Place("configuration"), Path.cwd()), environ).right()
+        return cls(read_file(source), environ).right()
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Return the configuration that variables describe, over the file that ``TOKENCACHE_CONFIG`` names, if any."""
+        environ = os.environ if environ is None else environ
+        named = environ.get(VARIABLE)
+        return cls.over(read_file(named) if named else None, environ).right()
+
+    @classmethod
+    def found(cls, path: str | None = None, *, fallback: str = "file://") -> Self:
+        """Return what the command line works with: the file that is named or found, if any, and the variables."""
+        found = path or find(os.environ)
+        return cls.over(read_file(found) if found else None, os.environ, fallback=fallback)
+
+    @classmethod
+    def over(cls, tables: Tables | None, environ: Mapping[str, str], *, fallback: str = "memory://") -> Self:
+        """Return the configuration of tables with variables over them, its form not yet held to be right."""
+        tables = tables or Tables(Place(ENVIRONMENT), Path.cwd())
+        lay_over(tables, environ)
+        return cls(tables, environ, fallback=fallback)
+
+    def right(self) -> Self:
+        """Return the configuration itself; raises ``ConfigurationError`` for the first mistake of its form."""
+        for mistake in self._tables.mistakes:
+            raise mistake
+        return self
+
+    # --- what a cache is made of --------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path | None:
+        """The file, if there is one."""
+        return self._tables.path
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the providers."""
+        return list(self._tables.providers)
+
+    @property
+    def namespace(self) -> str:
+        """What goes before every key that is made."""
+        given = self._tables.top.get("namespace")
+        return "" if given is None else self._text(given)
+
+    @property
+    def policy(self) -> RefreshPolicy | None:
+        """The policy for sources that bring none, ``None`` where nothing is said."""
+        fields = self._tables.policy
+        if not fields:
+            return None
+        values = {name: cast("float", read(NUMBER, given, self._source)) for name, given in fields.items()}
+        for name, value in values.items():
+            with _at(fields[name].place):
+                RefreshPolicy(**{name: value})
+        return RefreshPolicy(**values)
+
+    @property
+    def backend(self) -> str:
+        """The URL or name of the backend of every provider that names no other."""
+        given = self._tables.top.get("backend")
+        if given is not None:
+            return self._text(given)
+        return url_from(self._environ) or self._fallback
+
+    def is_main(self, name: str) -> bool:
+        """Return whether this is the backend of every provider that names no other."""
+        with suppress(Mistake):  # a reference that leads nowhere breaks only those who need it
+            return name == self.backend
+        return False
+
+    def backend_url(self, name: str | None = None, place: Place | None = None) -> BackendURL:
+        """Return the URL of a backend that is named in the configuration, or given as a URL; ``place`` names it."""
+        from tokencache.url import BackendURL
+
+        if name is None:
+            given = self._tables.top.get("backend")
+            name, place = self.backend, Place(ENVIRONMENT) if given is None else given.place
+        place = place or Place("backend")
+        entry = self._tables.backends.get(name)
+        if entry is not None:
+            return self._named_url(entry)
+        if "://" not in name and self._tables.backends:
+            mistake = unknown(place, "backend", name, self._tables.backends)
+            raise Mistake(place, "this is neither a URL nor a name of [backends]", mistake.remedy)
+        with _at(place):
+            return BackendURL.parse(name)
+
+    def deferred(self, name: str | None = None) -> Deferred:
+        """Return a backend to be opened when it is needed."""
+        from tokencache._engine.handle import Deferred
+
+        shown = "the configured backend" if name is None else name.partition("://")[0]
+        return Deferred(shown, lambda: self._opened(name))
+
+    def sealer(self) -> Sealer | None:
+        """Return what seals records, ``None`` where nothing does."""
+        if not self._sealed:
+            self._known_sealer = self._make_sealer()
+            self._sealed = True
+        return self._known_sealer
+
+    def provider(self, name: str) -> Configured | None:
+        """Return a provider, made anew, so that a secret that was replaced is read again; ``None`` for other names."""
+        drawn = self._draft(name)
+        if drawn is not None:
+            return finish(drawn)
+        if self.names:
+            self._require_installed(name)
+        return None
+
+    # --- what is wrong ------------------------------------------------------------------------------------------
+
+    def remarks(self) -> Iterator[Remark]:
+        """Yield everything that is wrong or doubtful, all references resolved; nothing goes over a network."""
+        found = [*self._tables.mistakes]
+        for attempt in (lambda: self.namespace, lambda: self.policy, self.sealer, lambda: self._tried(None)):
+            found += _mistakes(self._tables.place, attempt)
+        for name, given in self._tables.backends.items():
+            found += _mistakes(given.place, partial(self._tried, name))
+        for name in self._tables.providers:
+            found += self._mistakes_of(name)
+        for mistake in found:
+            place = mistake.place
+            yield Remark(place.file, place.key, "error", mistake.problem, mistake.remedy)
+        yield from self._doubts()
+
+    def _mistakes_of(self, name: str) -> list[Mistake]:
+        """Return what is wrong with a provider, which is made to see."""
+        drawn = self._draft(name)
+        if drawn is None or drawn.mistakes:
+            return [] if drawn is None else drawn.mistakes
+        place = drawn.place
+
+        def attempt() -> None:
+            configured = finish(drawn)
+            if configured.backend is not None:
+                self._tried(configured.backend, place.at("backend"))
+            sealer = None
+            with suppress(ConfigurationError):  # told apart from this
+                sealer = self.sealer()
+            if sealer is not None:
+                with _at(place):
+                    sealer.admit(configured.provider)
+
+        return _mistakes(place, attempt)
+
+    def _doubts(self) -> Iterator[Remark]:
+        """Yield warnings of secrets that stand in the file, and of a file that others may read."""
+        plain = list(self._plain_secrets())
+        for place in plain:
+            remedy = 'refer to it: { env = "NAME" }, { file = "path" } or { keyring = "service", user = "name" }'
+            yield Remark(place.file, place.key, "warning", "a secret stands here in plain text", remedy)
+        path = self._tables.path
+        if plain and path is not None and path.stat().st_mode & 0o077:
+            yield Remark(
+                str(path), "", "warning", "others can read this file, and it holds a secret", f"chmod 600 {path}"
+            )
+
+    def _plain_secrets(self) -> Iterator[Place]:
+        """Yield where a secret stands in the file."""
+        for given in self._tables.backends.values():
+            for part, value in (as_table(given.value) or {"": given.value}).items():
+                if isinstance(value, str) and (part == "password" or (part in {"", "url"} and _has_password(value))):
+                    yield given.place.at(part) if part else given.place
+        backend = self._tables.top.get("backend")
+        if (
+            backend is not None
+            and isinstance(backend.value, str)
+            and not backend.spelled
+            and _has_password(backend.value)
+        ):
+            yield backend.place
+        keys = self._tables.encryption.get("keys")
+        for number, key in enumerate(as_list(keys.value) or () if keys is not None else ()):
+            if keys is not None and _is_plain(key):
+                yield keys.place.at(number)
+        for name, table in self._tables.providers.items():
+            drawn = self._draft(name)
+            for setting in drawn.schema.settings.values() if drawn is not None else ():
+                stands = table.get(setting.name)
+                if stands is not None and setting.secret and not stands.spelled and _is_plain(stands.value):
+                    yield stands.place
+
+    # --- reading ------------------------------------------------------------------------------------------------
+
+    def _text(self, given: Given) -> str:
+        """Return a text."""
+        return cast("str", read(TEXT, given, self._source))
+
+    def _require_installed(self, name: str) -> None:
+        """Raise :class:`Mistake` for a name that neither the configuration nor a distribution brings."""
+        from tokencache.plugins import PROVIDERS, known
+
+        names = {*self.names, *(plugin.name for plugin in known(PROVIDERS))}
+        if name not in names:
+            remedy = unknown(self._tables.place, "provider", name, names).remedy.replace("remove it", "use another")
+            raise Mistake(self._tables.place, f"there is no provider {name[:40]!r}, here or installed", remedy)
+
+    def _draft(self, name: str) -> Draft | None:
+        """Return the draft of a provider, ``None`` for a name that has no table."""
+        table = self._tables.providers.get(name)
+        if table is None:
+            return None
+        file = self._tables.place.file
+        place = Place(file).at("providers").at(name)
+        if all(given.spelled for given in table.values()):
+            place = Place(ENVIRONMENT, f"TOKENCACHE_PROVIDER_{environment_name(name)}_*")
+        return draft(name, table, place, self._source)
+
+    def _named_url(self, given: Given) -> BackendURL:
+        """Return the URL of an entry of ``[backends]``: a text, a reference, or a table with ``url``."""
+        from tokencache.url import BackendURL
+
+        parts: dict[str, str] = {}
+        table = as_table(given.value)
+        if table is not None and not is_reference(table):
+            for name, value in table.items():
+                place = given.place.at(name)
+                if name not in _URL_PARTS:
+                    raise unknown(place, "setting of a backend", name, _URL_PARTS)
+                parts[name] = self._text(Given(value, place))
+            if "url" not in parts:
+                raise Mistake(given.place, "url is missing", 'write { url = "redis://…", password = { env = "…" } }')
+        else:
+            parts["url"] = self._text(given)
+        with _at(given.place):
+            url = BackendURL.parse(parts["url"])
+        return replace(url, username=parts.get("username", url.username), password=parts.get("password", url.password))
+
+    def _opened(self, name: str | None, place: Place | None = None) -> Backend:
+        """Open a backend."""
+        from tokencache.plugins import open_backend
+
+        url = self.backend_url(name, place)
+        given = self._tables.backends.get(self.backend if name is None else name)
+        if given is None and name is None:
+            given = self._tables.top.get("backend")
+        with _at(given.place if given is not None else place or Place(ENVIRONMENT)):
+            return open_backend(url)
+
+    def _tried(self, name: str | None, place: Place | None = None) -> None:
+        """Open a backend, which sends nothing yet, and close it."""
+        self._opened(name, place).close()
+
+    def _make_sealer(self) -> Sealer | None:
+        """Read ``[encryption]``."""
+        table = self._tables.encryption
+        if not table:
+            return None
+        from tokencache._crypto import FROM_PROVIDER, Sealer, read_key
+
+        if len(table) > 1:
+            raise Mistake(table["keys"].place, "there are both keys and from_provider", "remove one of the two")
+        derived = table.get("from_provider")
+        if derived is not None:
+            return Sealer(FROM_PROVIDER) if read(BOOLEAN, derived, self._source) else None
+        given = table["keys"]
+        if given.spelled and isinstance(given.value, str):
+            texts = [Given(part, given.place) for part in given.value.split(",") if part.strip()]
+        elif (several := as_list(given.value)) is not None:
+            texts = [Given(key, given.place.at(number)) for number, key in enumerate(several)]
+        else:
+            raise Mistake(given.place, "this must be a list", 'write keys = [{ env = "NAME" }]')
+        keys: list[bytes] = []
+        for text in texts:
+            key = self._text(text)
+            with _at(text.place):
+                keys.append(read_key(key, "encryption"))
+        if not keys:
+            raise Mistake(given.place, "there is no key in it", "add one, or remove [encryption]")
+        with _at(given.place):
+            return Sealer(keys)
+
+
+@contextmanager
+def _at(place: Place) -> Generator[None]:
+    """Say where, when something that knows no file finds a mistake."""
+    try:
+        yield
+    except Mistake:
+        raise
+    except ConfigurationError as error:
+        raise Mistake(place, str(error), "") from error
+
+
+def _mistakes(place: Place, attempt: Callable[[], object]) -> list[Mistake]:
+    """Return what an attempt shows to be wrong."""
+    try:
+        attempt()
+    except Mistake as mistake:
+        return [mistake]
+    except TokenCacheError as error:
+        return [Mistake(place, str(error), "")]
+    return []
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a secret stands here itself, or as the default of a reference."""
+    if is_reference(value):
+        return bool(value.get("default"))
+    return isinstance(value, str) and bool(value)
+
+
+def _has_password(url: str) -> bool:
+    """Return whether a URL holds a password."""
+    from tokencache.url import BackendURL
+
+    with suppress(ConfigurationError):
+        return BackendURL.parse(url).password is not None
+    return False

@@ -1,0 +1,141 @@
+"""The file of a configuration: found, read, and taken apart into tables whose values know where they stand."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tokencache.config._place import Mistake, Place, as_table, unknown
+from tokencache.config._types import Given
+from tokencache.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+VARIABLE: Final = "TOKENCACHE_CONFIG"
+NAME: Final = "tokencache.toml"
+
+TABLES: Final[Mapping[str, str]] = {
+    "namespace": 'a text: namespace = "orders:"',
+    "backend": "a URL, or a name of [backends]",
+    "backends": "a table: [backends]",
+    "policy": "a table: [policy]",
+    "encryption": "a table: [encryption]",
+    "providers": "tables: [providers.NAME]",
+}
+ENCRYPTION: Final = ("keys", "from_provider")
+
+_AT: Final = re.compile(r"\(at line (\d+), column (\d+)\)")
+
+
+@dataclass(slots=True)
+class Tables:
+    """A configuration taken apart. ``mistakes`` are those of its form; what is wrong there is left out elsewhere."""
+
+    place: Place
+    folder: Path
+    path: Path | None = None
+    top: dict[str, Given] = field(default_factory=dict[str, Given])
+    backends: dict[str, Given] = field(default_factory=dict[str, Given])
+    policy: dict[str, Given] = field(default_factory=dict[str, Given])
+    encryption: dict[str, Given] = field(default_factory=dict[str, Given])
+    providers: dict[str, dict[str, Given]] = field(default_factory=dict[str, dict[str, Given]])
+    mistakes: list[Mistake] = field(default_factory=list[Mistake])
+
+
+def find(environ: Mapping[str, str]) -> Path | None:
+    """Return the file that ``TOKENCACHE_CONFIG`` names, else the one in the working folder, if there is one."""
+    named = environ.get(VARIABLE)
+    if named:
+        return Path(named)
+    return Path(NAME) if Path(NAME).exists() else None
+
+
+def read_file(path: str | os.PathLike[str]) -> Tables:
+    """Return the tables of a TOML file; raises ``ConfigurationError`` where it cannot be read."""
+    import tomllib
+
+    path = Path(path).expanduser()
+    place = Place(str(path))
+    problem: str | None = None
+    document: dict[str, object] = {}
+    try:
+        document = tomllib.loads(path.read_bytes().decode())
+    except FileNotFoundError:
+        problem = "there is no such file"
+    except OSError as error:
+        problem = error.strerror or "it cannot be read"
+    except tomllib.TOMLDecodeError as error:
+        raise _syntax(place, str(error)) from None
+    except UnicodeDecodeError as error:
+        problem = f"it is no UTF-8 text (byte {error.start})"
+    if problem is not None:
+        raise Mistake(place, problem, f"correct the path: --config, {VARIABLE}, or {NAME} in the working folder")
+    return take_apart(document, place, path.absolute().parent, path)
+
+
+def take_apart(document: Mapping[str, object], place: Place, folder: Path, path: Path | None = None) -> Tables:
+    """Return the tables of a document, with all mistakes of its form."""
+    tables = Tables(place, folder, path)
+    for name, value in document.items():
+        where = place.at(name)
+        if name not in TABLES:
+            tables.mistakes.append(unknown(where, "setting", name, TABLES))
+        elif name in {"namespace", "backend"}:
+            tables.top[name] = Given(value, where)
+        elif (table := as_table(value)) is not None:
+            _take_table(tables, name, table, where)
+        else:
+            tables.mistakes.append(Mistake(where, f"this must be {TABLES[name]}", "correct it"))
+    return tables
+
+
+def missing() -> ConfigurationError:
+    """Return the error that tells both ways to name a configuration."""
+    return ConfigurationError(
+        f"there is no configuration: set {VARIABLE} to the path of a TOML file, or put {NAME} into the working folder"
+    )
+
+
+def _take_table(tables: Tables, name: str, value: Mapping[str, object], where: Place) -> None:
+    """Take one of the tables apart."""
+    given = {key: Given(each, where.at(key)) for key, each in value.items()}
+    if name == "providers":
+        for provider, each in given.items():
+            table = as_table(each.value)
+            if table is not None:
+                tables.providers[provider] = {key: Given(part, each.place.at(key)) for key, part in table.items()}
+            else:
+                tables.mistakes.append(Mistake(each.place, "this must be a table", f"write [providers.{provider}]"))
+    elif name == "backends":
+        tables.backends = given
+    elif name == "policy":
+        tables.policy = _only(tables, given, policy_fields(), "field of the policy")
+    else:
+        tables.encryption = _only(tables, given, ENCRYPTION, "setting of the encryption")
+
+
+def policy_fields() -> Sequence[str]:
+    """Return the names of a policy's fields."""
+    from dataclasses import fields
+
+    from tokencache.policy import RefreshPolicy
+
+    return [each.name for each in fields(RefreshPolicy)]
+
+
+def _only(tables: Tables, given: dict[str, Given], known: Sequence[str], what: str) -> dict[str, Given]:
+    """Return what has a known name; the rest are mistakes."""
+    tables.mistakes += [unknown(each.place, what, name, known) for name, each in given.items() if name not in known]
+    return {name: each for name, each in given.items() if name in known}
+
+
+def _syntax(place: Place, message: str) -> Mistake:
+    """Return what is wrong with the TOML, and where."""
+    found = _AT.search(message)
+    what = _AT.sub("", message).strip()
+    at = f"line {found[1]}, column {found[2]}" if found else "at its end"
+    return Mistake(place, f"{at}: this is no TOML: {what}", "correct that line")

@@ -1,0 +1,497 @@
+"""The source: what callers hold. A fresh local copy on the hot path, a flight off it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
+
+from tokencache import _keys
+from tokencache._engine.local import LocalCopy
+from tokencache.errors import ConfigurationError, DeadlineExceeded, TokenCacheError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Coroutine, Generator
+
+    from tokencache._engine.context import SourceContext
+    from tokencache._engine.effects import Flow
+    from tokencache._engine.flights import Flight, Flights
+    from tokencache._engine.flow import Job, Outcome
+    from tokencache._record import Sealing
+    from tokencache.policy import RefreshPolicy
+    from tokencache.ports import Reason
+    from tokencache.status import Status
+    from tokencache.token import Token
+
+_LONGEST: Final = 1e8
+_LAUNCH: Final = 2.0
+"""How long after boarding a flight may go without anybody who runs it: whoever was to may have been interrupted."""
+_GRACE: Final = 5.0
+"""How long past its deadline a flight may hang before it is given up for lost and another may start."""
+
+
+class JoinFlight(NamedTuple):
+    """A step of a call: lead a flight, for ``reason``, or join it, until ``deadline``; the reply is its outcome."""
+
+    flight: Flight
+    reason: Reason | None
+    deadline: float
+
+
+class RunFlow(NamedTuple):
+    """A step of a call: run a flow beside the flights; the reply is its result."""
+
+    start: Callable[[], Flow[object]]
+
+
+T = TypeVar("T")
+Steps: TypeAlias = "Generator[JoinFlight | RunFlow, Any, T]"
+
+
+class TokenSource(LocalCopy):
+    """A provider bound to a backend; safe to share between threads, event loops and over ``fork``.
+
+    Made by :meth:`tokencache.TokenCache.source`.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_fingerprint",
+        "_flights",
+        "_given_key",
+        "_key",
+        "_namespace",
+        "_sealing",
+        "_spread",
+        "_tasks",
+    )
+
+    def __init__(self, world: SourceContext, *, policy: RefreshPolicy, namespace: str, key: str | None) -> None:
+        self._namespace = namespace
+        self._given_key = key
+        self._key: str | None = None
+        self._fingerprint = ""
+        self._sealing: Sealing | None = None
+        self._spread = world.draw() * 2 - 1
+        super().__init__(world, policy)
+
+    def _start_afresh(self) -> None:
+        """Set what a fork must not inherit: flights, tasks, and the state's own."""
+        self._flights: Flights | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        super()._start_afresh()
+
+    # --- public surface -----------------------------------------------------------------------------------------
+
+    def token(self, timeout: float | None = None) -> Token:
+        """Return a usable token, from this thread; ``timeout`` in seconds, by default the policy's.
+
+        Raises :class:`ProviderRejected`, :class:`ProviderUnavailable`, :class:`DeadlineExceeded`,
+        :class:`BackendClosed` or :class:`ConfigurationError`, and none of them while there is a usable token.
+        """
+        clock = self._clock  # called from a local name: calling a slot at once is slower on CPython 3.11
+        if clock() < self._fresh_until:
+            return self._token
+        token = self._serve_and_refresh(self._launch_thread)
+        return token if token is not None else self._drive(self._acquire(self._deadline(timeout)))
+
+    async def atoken(self, timeout: float | None = None) -> Token:  # noqa: ASYNC109  (waiters come and go, the flight stays)
+        """Return a usable token, from an event loop; otherwise as :meth:`token`."""
+        clock = self._clock
+        if clock() < self._fresh_until:
+            return self._token
+        token = self._serve_and_refresh(self._launch_task)
+        return token if token is not None else await self._adrive(self._acquire(self._deadline(timeout)))
+
+    def renew(self, timeout: float | None = None) -> Token:
+        """Return a newer token than the current one; still one fetch for the fleet.
+
+        Where the provider has no newer one, the current token comes back.
+        """
+        return self._drive(self._acquire(self._deadline(timeout), "renew", self._value()))
+
+    async def arenew(self, timeout: float | None = None) -> Token:  # noqa: ASYNC109
+        """Return a newer token, from an event loop; otherwise as :meth:`renew`."""
+        return await self._adrive(self._acquire(self._deadline(timeout), "renew", self._value()))
+
+    def invalidate(self, token: Token) -> bool:
+        """Drop ``token`` here and in the backend, if it is still the one that is kept there; return whether any was.
+
+        Nothing happens to another token, so it is safe to report late (compare-and-discard).
+        """
+        return self._drive(self._drop(token))
+
+    async def ainvalidate(self, token: Token) -> bool:
+        """Drop ``token`` if it is still kept, from an event loop; otherwise as :meth:`invalidate`."""
+        return await self._adrive(self._drop(token))
+
+    def replace(self, token: Token) -> Token | None:
+        """Return another token after a resource server refused ``token`` with a 401, or ``None``: then the 401 stands.
+
+        One renewal serves all who report the same token (INV-6). ``None`` comes when ``token`` itself has just
+        replaced a refused one, or when the provider has no other: replacing again would be a loop.
+        """
+        return self._drive(self._replace(token))
+
+    async def areplace(self, token: Token) -> Token | None:
+        """Return another token after a 401, from an event loop; otherwise as :meth:`replace`."""
+        return await self._adrive(self._replace(token))
+
+    def status(self) -> Status:
+        """Return what is known of the token, the lease, the cooldown and the backend, without secrets."""
+        return self._drive(self._report())
+
+    async def astatus(self) -> Status:
+        """Return the status, from an event loop; otherwise as :meth:`status`."""
+        return await self._adrive(self._report())
+
+    def _rest(self) -> float:
+        """Return after how many seconds this source wants to be asked again, to be renewed in time: at least 0.05."""
+        now, copy = self._clock(), self._copy
+        if copy is None or now >= copy.usable_at:
+            return self._policy.probe
+        return max(0.05, min(self._fresh_until - now, copy.token.lifetime / 20))
+
+    @property
+    def provider(self) -> str:
+        """The name of the provider."""
+        return self._world.provider.name
+
+    @property
+    def issuer(self) -> str | None:
+        """Where the provider's tokens come from, if its identity says so: ``"issuer"``, for QPay the base URL."""
+        issuer = self._world.provider.identity().get("issuer")
+        return issuer if isinstance(issuer, str) else None
+
+    @property
+    def key(self) -> str:
+        """The key of the record. The first reading may take some 50 ms, for the fingerprint of the credential."""
+        if self._key is None:
+            provider, sealer = self._world.provider, self._world.sealer
+            self._fingerprint = _keys.fingerprint(provider.name, provider.identity())
+            self._sealing = None if sealer is None else sealer.sealing(provider, self._fingerprint)
+            given = self._given_key
+            self._key = (
+                given if given is not None else _keys.record_key(self._namespace, provider.name, self._fingerprint)
+            )
+        return self._key
+
+    def __repr__(self) -> str:
+        """Return provider and backend, nothing secret."""
+        return f"<TokenSource {self.provider!r} on {getattr(self._world.backend, 'name', 'a backend')!r}>"
+
+    # --- the way to a token, once for threads and loops ---------------------------------------------------------
+
+    def _acquire(self, deadline: float, reason: Reason | None = None, unlike: str | None = None) -> Steps[Token]:
+        """JoinFlight flights until there is a usable token, another one than ``unlike`` if that is named."""
+        from tokencache._engine.flow import Failed, Kept
+
+        while True:
+            now = self._clock()
+            copy = self._usable(now)
+            if copy is not None and copy.token.value != unlike:
+                return copy.token
+            self._stop_while_cooling(now)
+            if now >= deadline:
+                message = (
+                    f"[{self.provider}] {self._key!r}: no token before the deadline; allow more time, or see status()"
+                )
+                raise DeadlineExceeded(message)
+            flight, leads = self._lead_or_join()
+            copy = self._usable(self._clock())
+            if leads and copy is not None and copy.token.value != unlike:
+                self._abandon(flight)  # another flight landed just before this one was boarded
+                return copy.token
+            # INV-6: whoever leads while a refused token is missing brings its replacement, reporter or not.
+            why: Reason = reason or ("rejected" if self._copy is None and self._refused else "cold")
+            outcome: Outcome | None = yield JoinFlight(flight, why if leads else None, deadline)
+            copy = self._usable(self._clock())
+            match outcome:
+                case Kept() if copy is not None:
+                    return copy.token
+                case Failed(error=DeadlineExceeded()):
+                    continue  # the flight's deadline, not necessarily ours
+                case Failed(error=error) if copy is None or copy.token.value == unlike:
+                    raise error.replica() from error.__cause__
+                case _:
+                    continue
+
+    def _drop(self, token: Token) -> Steps[bool]:
+        """Forget ``token``, here and in the backend."""
+        here = self._refuse(token)
+        from tokencache._engine.flow import drop
+
+        stored: bool = yield RunFlow(lambda: drop(self._job("rejected"), token.value))
+        if here or stored:
+            from tokencache.events import TokenInvalidated, observe
+
+            observe(self._world.observers, TokenInvalidated(provider=self.provider, key=self.key, stored=stored))
+        return here or stored
+
+    def _replace(self, token: Token) -> Steps[Token | None]:
+        """Get another token than the refused ``token`` (INV-6)."""
+        deadline = self._deadline(None)
+        try:
+            if self._value() is None:  # the fleet may have another by now, or know this one for a replacement
+                other = yield from self._acquire(deadline)
+                if other.value != token.value:
+                    return other
+            if self._is_young_replacement(token):
+                return None
+            if self._value() == token.value:
+                yield from self._drop(token)
+            other = yield from self._acquire(deadline, "rejected", token.value)
+        except TokenCacheError:
+            return None
+        return other if other.value != token.value else None
+
+    def _report(self) -> Steps[Status]:
+        """Look at everything and change nothing."""
+        from tokencache import status
+
+        report: Status = yield RunFlow(
+            lambda: status.report(self._job("cold"), self._copy, self._fresh_until, self._world),
+        )
+        return report
+
+    def _drive(self, steps: Steps[T]) -> T:
+        """Take the steps on this thread; a flight has a thread of its own, so a caller can leave at its deadline."""
+        reply: object = None
+        try:
+            while True:
+                step = steps.send(reply)
+                if isinstance(step, RunFlow):
+                    from tokencache._engine.drivers import run
+
+                    reply = run(step.start(), self._world, self.key)
+                    continue
+                if step.reason is not None:
+                    self._launch_thread(step.flight, step.reason)
+                reply = step.flight.join(max(0.0, step.deadline - self._clock()))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    async def _adrive(self, steps: Steps[T]) -> T:
+        """Take the steps on this event loop. The flight is a task of its own: a cancelled caller leaves it be."""
+        reply: object = None
+        try:
+            while True:
+                step = steps.send(reply)
+                if isinstance(step, RunFlow):
+                    from tokencache._engine.drivers import arun
+
+                    await self._prepare()
+                    reply = await arun(step.start(), self._world, self.key)
+                    continue
+                if step.reason is not None:
+                    self._launch_task(step.flight, step.reason)
+                reply = await step.flight.ajoin(max(0.0, step.deadline - self._clock()))
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _serve_and_refresh(self, launch: Callable[[Flight, Reason], None]) -> Token | None:
+        """Return the current token if it is usable, starting its renewal when that is due and nobody has."""
+        now = self._clock()
+        copy = self._usable(now)
+        if copy is None:
+            return None
+        if now >= self._fresh_until:
+            flight, leads = self._lead_or_join()
+            if leads:
+                with self._lock:
+                    due = self._copy is copy and now >= self._fresh_until
+                    if due:
+                        self._fresh_until = copy.usable_at  # the fast path for everybody else, until the flight lands
+                if due:
+                    try:
+                        launch(flight, "refresh")
+                    except Exception:  # noqa: BLE001  (INV-4: no thread to be had is no reason to lose a usable token)
+                        self._fresh_until = min(now + self._policy.probe, copy.usable_at)
+                else:  # another flight landed just before this one was boarded
+                    self._abandon(flight)
+        return copy.token
+
+    # --- flights ------------------------------------------------------------------------------------------------
+
+    def _lead_or_join(self) -> tuple[Flight, bool]:
+        """Return the open flight, or a new one to lead."""
+        if self._flights is None:
+            from tokencache._engine.flights import Flights
+
+            with self._lock:
+                if self._flights is None:
+                    self._flights = Flights()
+        now = self._clock()
+        return self._flights.lead_or_join(now, now + _LAUNCH)
+
+    def _fly(self, flight: Flight, reason: Reason) -> Outcome | None:
+        """Run the flow on this thread and land the flight; vacate it if this thread is torn out of it."""
+        from tokencache._engine.drivers import run
+        from tokencache._engine.flow import obtain
+
+        self._took_off(flight)
+        try:
+            return self._landed(flight, run(obtain(self._job(reason)), self._world, self.key))
+        except Exception as error:
+            self._crashed(flight, error)
+            raise
+        finally:
+            self._abandon(flight)
+
+    async def _afly(self, flight: Flight, reason: Reason) -> None:
+        """Run the flow on this event loop and land the flight; vacate it if the task is cancelled with the loop."""
+        from tokencache._engine.drivers import arun
+        from tokencache._engine.flow import obtain
+
+        self._took_off(flight)
+        try:
+            await self._prepare()
+            self._landed(flight, await arun(obtain(self._job(reason)), self._world, self.key))
+        except Exception as error:  # noqa: BLE001  (everybody who joined gets it)
+            self._crashed(flight, error)
+        finally:
+            self._abandon(flight)
+
+    def _took_off(self, flight: Flight) -> None:
+        """Give the flight its time, now that somebody runs it."""
+        flight.started = True
+        flight.lost_at = self._clock() + self._policy.timeout + _GRACE
+
+    def _landed(self, flight: Flight, outcome: Outcome) -> Outcome:
+        """Settle the outcome here first, then give it to everybody."""
+        self._apply(outcome)
+        self._leave(flight)
+        flight.land(outcome)
+        return outcome
+
+    def _crashed(self, flight: Flight, error: Exception) -> None:
+        """Give an error that is no outcome to everybody, and look again after a while."""
+        with self._lock:
+            if self._copy is not None:
+                self._fresh_until = min(self._clock() + self._policy.probe, self._copy.usable_at)
+        from tokencache.events import FetchFailed, observe
+
+        self._leave(flight)
+        flight.fail(error)
+        copy = self._copy
+        event = FetchFailed(
+            provider=self.provider,
+            key=self._key or "",
+            reason="refresh",
+            error=str(error) if isinstance(error, TokenCacheError) else type(error).__name__,
+            permanent=False,
+            attempt=self._attempt,
+            pause=self._policy.probe,
+            served=copy is not None and self._clock() < copy.usable_at,
+        )
+        observe(self._world.observers, event)
+
+    def _abandon(self, flight: Flight) -> None:
+        """Send the others back if the flight did not land (INV-8)."""
+        if not flight.over:
+            with self._lock:
+                if self._copy is not None:
+                    self._fresh_until = min(self._fresh_until, self._due(self._copy, self._clock()))
+            self._leave(flight)
+            flight.abandon()
+
+    def _leave(self, flight: Flight) -> None:
+        """Take the flight off the board."""
+        if self._flights is not None:
+            self._flights.leave(flight)
+
+    def _launch_thread(self, flight: Flight, reason: Reason) -> None:
+        """Run the flight on a thread of its own; where none is to be had, on that of the caller who needs the token."""
+        import contextlib
+        import contextvars
+
+        turn = threading.Lock()  # taken once, by whoever flies; start() may fail though its thread runs
+
+        def fly() -> None:
+            if turn.acquire(blocking=False):
+                self._fly(flight, reason)
+
+        def target() -> None:
+            with contextlib.suppress(BaseException):  # those who joined have it, or were sent to look again
+                fly()
+
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(target,), name=f"tokencache-{self.provider}", daemon=True)
+        try:
+            thread.start()
+        except BaseException as error:
+            if isinstance(error, RuntimeError) and reason != "refresh":  # too many threads, or the interpreter ends
+                with contextlib.suppress(Exception):
+                    fly()
+                return
+            if turn.acquire(blocking=False):
+                self._abandon(flight)
+            raise
+
+    def _launch_task(self, flight: Flight, reason: Reason) -> None:
+        """Run the flight as a task of this event loop."""
+        import asyncio
+
+        try:
+            coroutine: Coroutine[object, object, None] = self._afly(flight, reason)
+            flight.loop = asyncio.get_running_loop()
+            task = flight.loop.create_task(coroutine, name=f"tokencache-{self.provider}")
+        except BaseException:
+            self._abandon(flight)
+            raise
+        self._tasks.add(task)  # a loop keeps only a weak reference
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._abandon(flight)  # a task that is cancelled before it starts runs no line of its own
+
+        task.add_done_callback(ended)
+
+    # --- orders -----------------------------------------------------------------------------------------
+
+    def _deadline(self, timeout: float | None) -> float:
+        """Return the absolute end of a call that may take ``timeout`` seconds."""
+        if timeout is None:
+            return self._clock() + self._policy.timeout
+        if not timeout >= 0:  # NaN too
+            message = f"timeout={timeout!r}: give seconds, 0 or more, or None for the policy's"
+            raise ConfigurationError(message)
+        return self._clock() + min(timeout, _LONGEST)
+
+    def _job(self, reason: Reason) -> Job:
+        """Return the orders for a flow."""
+        from tokencache._engine.flow import Job
+
+        copy = self._copy
+        return Job(
+            provider=self.provider,
+            key=self.key,
+            identity=self._fingerprint,
+            owner=self._owner(),
+            policy=self._policy,
+            reason=reason,
+            current=copy,
+            deadline=self._clock() + self._policy.timeout,
+            spread=self._spread,
+            refreshing=bool(getattr(self._world.provider, "refreshing", False)),
+            latest=self._last_refused,
+            refused=frozenset(self._refused),
+            attempt=self._attempt,
+            failure=self._failure,
+            unleased_fetch_at=self._unleased_fetch_at,
+            sealing=self._sealing,
+        )
+
+    def _owner(self) -> str:
+        """Return a name for the holder of a lease that nobody else has."""
+        return os.urandom(12).hex()
+
+    async def _prepare(self) -> None:
+        """Work out the key off the event loop: a slow fingerprint takes a while."""
+        if self._key is None:
+            from tokencache._engine.drivers import on_thread
+
+            await on_thread(lambda: self.key)
