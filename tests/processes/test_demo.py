@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, cast
@@ -184,15 +186,94 @@ def test_an_interrupt_is_the_parents_from_a_process_first_breath(monkeypatch: py
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-def test_forgetting_a_scene_asks_nobody(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stopped_by", ["an interrupt", "a limit of processes"])
+def test_a_fleet_that_cannot_be_made_leaves_no_process(monkeypatch: pytest.MonkeyPatch, stopped_by: str) -> None:
+    """INV-8: whatever keeps the fleet from being whole, the processes that were started have ended."""
+    started: list[subprocess.Popen[str]] = []
+    popen = subprocess.Popen
+
+    def silent(*_: object, **settings: object) -> subprocess.Popen[str]:
+        if stopped_by == "a limit of processes" and len(started) == 2:
+            raise BlockingIOError
+        started.append(popen([sys.executable, "-c", "import time; time.sleep(600)"], **settings))  # type: ignore[call-overload]
+        return started[-1]
+
+    def interrupted(process: subprocess.Popen[str], line: str) -> None:
+        assert process.stdin is not None
+        process.stdin.write(line)
+        process.kill()
+        process.wait()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", silent)
+    if stopped_by == "an interrupt":
+        monkeypatch.setattr(Fleet, "_tell", staticmethod(interrupted))
+    try:
+        with pytest.raises(KeyboardInterrupt if stopped_by == "an interrupt" else BlockingIOError):
+            Fleet(orders("memory://"), 3)
+        assert len(started) == (3 if stopped_by == "an interrupt" else 2)
+        assert all(process.returncode is not None for process in started)
+    finally:
+        for process in started:
+            process.kill()
+
+
+def test_an_interrupt_that_another_thread_takes_loses_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-8: an interrupt waits until all processes are known, whichever thread the system gives it."""
+    started: list[subprocess.Popen[str]] = []
+    popen, over = subprocess.Popen, threading.Event()
+    other = threading.Thread(target=over.wait)
+    other.start()
+    arrived, told = socket.socketpair()
+    told.setblocking(False)
+
+    def interrupted(*_: object, **settings: object) -> subprocess.Popen[str]:
+        started.append(popen([sys.executable, "-c", "import time; time.sleep(600)"], **settings))  # type: ignore[call-overload]
+        if len(started) == 1:
+            assert other.ident is not None
+            signal.pthread_kill(other.ident, signal.SIGINT)
+            arrived.recv(1)
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    before = signal.set_wakeup_fd(told.fileno())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Fleet(orders("memory://"), 2)
+    finally:
+        signal.set_wakeup_fd(before)
+        over.set()
+        other.join()
+        arrived.close()
+        told.close()
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
+
+
+@pytest.mark.parametrize("worker", ["_demo_worker", "_bench_worker", "_verify_worker"])
+@pytest.mark.parametrize("sent", ["", '{"threads": 1, "pati'], ids=["nothing", "half a line"])
+def test_a_process_whose_parent_is_gone_ends_without_a_word(worker: str, sent: str) -> None:
+    """INV-8: a parent that was killed before its orders were sent leaves neither a process nor a traceback."""
+    command = [sys.executable, "-m", f"tokencache.cli.{worker}"]
+    ran = subprocess.run(command, input=sent, capture_output=True, text=True, check=False, timeout=60)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", "")
+
+
+def test_forgetting_a_scene_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record is deleted without a look at its token, which may be due, or have ended, and cost a login."""
     scene, _ = stage(tmp_path.as_uri())
+
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
     with scene.fake() as (fake, provider):
         with TokenCache(scene.backend, namespace="test:") as cache:
             key = cache.source(provider).key
             cache.source(provider).token()
         with closing(open_backend(scene.backend)) as backend:
             assert backend.load(key) is not None
+            monkeypatch.setattr(TokenSource, "token", refuse)
             demo._forget(scene, provider, "test:")
             assert backend.load(key) is None
         assert fake.logins == 1

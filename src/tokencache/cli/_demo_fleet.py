@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from tokencache.errors import TokenCacheError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from types import TracebackType
 
     from tokencache.cli._demo_orders import Drill, Orders
@@ -65,23 +66,19 @@ class Fleet:
     ) -> None:
         self._messages: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
         self._ends = time.monotonic() + patience + orders.seconds
-        # Ctrl-C goes to us, who end them: not to a process that has not yet read its first line and knows no better.
-        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        self._workers: list[subprocess.Popen[str]] = []
         try:
-            self._workers = [
-                subprocess.Popen(
-                    [sys.executable, "-m", worker],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-                for _ in range(processes)
-            ]
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-        for number, process in enumerate(self._workers):
-            self._tell(process, json.dumps(asdict(orders)))
-            threading.Thread(target=self._listen, args=(number, process), daemon=True).start()
+            with _uninterrupted():
+                for _ in range(processes):
+                    command = [sys.executable, "-m", worker]
+                    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                    self._workers.append(process)
+            for number, process in enumerate(self._workers):
+                self._tell(process, json.dumps(asdict(orders)))
+                threading.Thread(target=self._listen, args=(number, process), daemon=True).start()
+        except BaseException:  # no block was entered that would end them
+            self._end(kill=True)
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -89,11 +86,16 @@ class Fleet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end(kill=kind is not None)
+
+    def _end(self, *, kill: bool) -> None:
+        """Wait until every process has ended; one that takes too long is killed, and with ``kill`` each at once."""
         for worker in self._workers:
-            if kind is not None:
+            if kill:
                 worker.kill()
             if worker.stdin is not None:
-                worker.stdin.close()
+                with suppress(BrokenPipeError):  # it is gone, and a line was not yet flushed
+                    worker.stdin.close()
         for worker in self._workers:
             try:
                 worker.wait(timeout=FAREWELL)
@@ -163,3 +165,22 @@ class Fleet:
             worker.stdin.flush()
         except BrokenPipeError:
             pass
+
+
+@contextmanager
+def _uninterrupted() -> Generator[None]:
+    """Put Ctrl-C off to the end of the block; the processes that are started in it never hear it.
+
+    They inherit the blocked signal. Blocking it here alone would not do, as another thread may take the signal: then
+    the interrupt would meet a process that is started and not yet known.
+    """
+    came: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
