@@ -90,6 +90,16 @@ def test_the_figures_agree_with_each_other(fake: FakeQPay) -> None:
     assert figures["note"] is None
 
 
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(1, (0, 0, 0, 0)), (2, (1, 1, 1, 1)), (10, (5, 9, 9, 9)), (100, (50, 90, 99, 99)), (1000, (500, 900, 990, 999))],
+)
+def test_percentiles_of_few_and_of_many_calls(count: int, expected: tuple[float, ...]) -> None:
+    """Each is the time of a call that was made, and rather the longer of two: nothing looks quicker than it is."""
+    found = Percentiles.of([float(number) for number in reversed(range(count))])
+    assert (found.calls, tuple(found.at.values())) == (count, expected)
+
+
 def test_a_person_reads_three_lines_and_then_percentiles(fake: FakeQPay) -> None:
     """First, cached and speed-up come first, in this order; percentiles and the stampede below; no secret (INV-9)."""
     ran = run.invoke(app, ["bench", "qpay", *SMALL])
@@ -328,6 +338,25 @@ def test_a_stampede_without_tokens_is_an_error(
     place = bench.Place(setup, Configured(PlayedProvider(drill())), setup.url(), "key")
     with pytest.raises(TokenCacheError, match=word):
         bench._stampede(place, bench.Size(1, 1, None), login=0.0, token=PlayedProvider(drill()).fetch(context()))
+
+
+def test_the_stampede_tells_the_wait_beyond_the_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a caller waited is told without the slowest login, and is never less than nothing."""
+
+    class Served(Mute):
+        """A fleet whose callers were served, one of them before the slowest login ended."""
+
+        def run(self, _: object) -> FleetReport:
+            """Report two logins and three calls."""
+            return FleetReport(calls=3, fetches=[0.25, 0.125], times=[0.375, 0.125, 0.25])
+
+    monkeypatch.setattr(bench, "Fleet", Served)
+    setup = Setup(None, "memory://")
+    place = bench.Place(setup, Configured(PlayedProvider(drill())), setup.url(), "key")
+    token = PlayedProvider(drill()).fetch(context())
+    found = bench._stampede(place, bench.Size(1, 3, None), login=0.0, token=token)
+    assert (found.served, found.provider_calls, found.fetch) == (3, 2, 0.25)
+    assert found.beyond == Percentiles(3, {"p50": 0.0, "p90": 0.125, "p99": 0.125, "p99.9": 0.125})
 
 
 # --- its own keys -----------------------------------------------------------------------------------------------

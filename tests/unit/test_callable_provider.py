@@ -115,8 +115,9 @@ def test_the_key_is_the_identity() -> None:
     assert isinstance(provider, CallableProvider)
 
 
-def test_a_mapping_is_read_as_an_oauth_response() -> None:
-    """The lifetime counts from before the call, and what was odd is a warning."""
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_mapping_is_read_as_an_oauth_response(sync: bool) -> None:
+    """The lifetime counts from before the call, in either half, and what was odd is a warning."""
     began: list[float] = []
     warnings: list[str] = []
 
@@ -124,7 +125,10 @@ def test_a_mapping_is_read_as_an_oauth_response() -> None:
         began.append(time.time())
         return FIELDS
 
-    token = fetch(CallableProvider(slow, key="k"), context(warnings.append))
+    async def aslow() -> dict[str, object]:
+        return slow()
+
+    token = fetch(CallableProvider(slow if sync else aslow, key="k"), context(warnings.append))
     assert token.value == "good-1"
     assert token.lifetime == pytest.approx(3600)
     assert token.issued_at <= began[0]
@@ -132,15 +136,6 @@ def test_a_mapping_is_read_as_an_oauth_response() -> None:
     odd = fetch(CallableProvider(lambda: {"access_token": "good-1"}, key="k"), context(warnings.append))
     assert odd.lifetime == pytest.approx(300)
     assert len(warnings) == 1
-
-
-def test_an_async_mapping_is_read_too() -> None:
-    """The async half reads a mapping by the same rules."""
-
-    async def answer() -> dict[str, object]:
-        return FIELDS
-
-    assert fetch(CallableProvider(answer, key="k")).lifetime == pytest.approx(3600)
 
 
 def test_an_error_in_a_mapping_is_an_error() -> None:

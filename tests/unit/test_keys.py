@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tokencache import _keys
-from tokencache._keys import fingerprint, quick_fingerprint, record_key
+from tokencache._keys import fingerprint, has_secret, quick_fingerprint, record_key, stretched
 from tokencache.errors import ConfigurationError
 from tokencache.ports import Secret
 
@@ -209,6 +209,35 @@ def test_slow_fingerprints_are_made_once_and_bounded(monkeypatch: pytest.MonkeyP
     assert len(made) == 301
     assert len(_keys._known) <= 64
     assert "s3cret" not in repr(_keys._known)
+
+
+def test_key_material_is_of_one_purpose_and_no_part_of_a_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-9: the fingerprint is public, so a derived key shares no slow hash with it, nor with another purpose."""
+    monkeypatch.setattr(_keys, "_known", {})
+    identity = {"id": "me", "secret": Secret("correct horse")}
+    fingerprint("p", identity)
+    (shown,) = _keys._known.values()
+    seal, other = (stretched("p", identity, purpose) for purpose in (b"seal", b"other"))
+    assert seal == stretched("p", identity, b"seal")
+    assert seal != other
+    for material in (seal, other):
+        assert shown not in material
+        assert b"correct horse" not in material
+
+
+@pytest.mark.parametrize(
+    ("identity", "found"),
+    [
+        ({}, False),
+        ({"client": "abc"}, False),
+        ({"secret": Secret("")}, False),
+        ({"secret": Secret("x")}, True),
+        ({"several": [Secret(""), {"deep": (Secret("x"),)}]}, True),
+    ],
+)
+def test_an_empty_secret_is_no_credential(identity: dict[str, object], *, found: bool) -> None:
+    """A secret counts wherever it stands, unless it is empty: a key derived from nothing protects nothing."""
+    assert has_secret(identity) is found
 
 
 @pytest.mark.parametrize("problem", [ValueError("unsupported"), AttributeError("scrypt")])

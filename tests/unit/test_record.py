@@ -11,7 +11,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tokencache._record import LARGEST, Record, UnreadableRecord, decode, encode, fence_of
+from tokencache._record import (
+    LARGEST,
+    Record,
+    UnreadableRecord,
+    decode,
+    encode,
+    fence_of,
+    is_another,
+    is_late,
+)
 from tokencache.token import Token
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "records"
@@ -357,6 +366,42 @@ def test_a_fence_is_a_plain_integer(fence: object) -> None:
 def test_the_ends_of_a_fence(fence: int) -> None:
     """The smallest and the largest fence are read."""
     assert fence_of(dump(fence=fence)) == decode(dump(fence=fence)).fence == fence
+
+
+OTHER_BYTES = dump(fence=7, reason="renew")
+
+
+@pytest.mark.parametrize(
+    ("data", "seen", "another"),
+    [
+        (dump(fence=7), None, True),
+        (dump(fence=8), dump(fence=7), True),
+        (dump(fence=7), dump(fence=7), False),
+        (OTHER_BYTES, dump(fence=7), False),
+        (dump(fence=6), dump(fence=7), False),
+        (dump(fence=...), dump(fence=...), False),
+        (dump(fence=..., reason="renew"), dump(fence=...), True),
+        (dump(fence=...), dump(fence=7), True),
+        (dump(fence=7), dump(fence=...), True),
+    ],
+    ids=range(9),
+)
+def test_a_record_is_another_by_a_higher_fence(data: bytes, seen: bytes | None, *, another: bool) -> None:
+    """INV-3: a higher fence makes another record; where one of the two has none, other bytes do."""
+    assert is_another(data, seen) is another
+
+
+@pytest.mark.parametrize("held", [True, False])
+@pytest.mark.parametrize(("stored", "late"), [(None, False), (6, False), (7, False), (8, True)])
+def test_a_commit_is_late_for_a_higher_fence(stored: int | None, *, held: bool, late: bool) -> None:
+    """INV-3: a record under a higher fence stands, one under the same fence does not; the lease does not matter."""
+    assert is_late(7, None if stored is None else dump(fence=stored), held=held) is late
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_record_without_a_fence_gives_way_to_the_holder_only(*, held: bool) -> None:
+    """INV-3: another program's record was stored by whoever took the lock since, so a lost lease comes too late."""
+    assert is_late(7, dump(fence=...), held=held) is not held
 
 
 def test_a_fence_inside_is_none() -> None:
