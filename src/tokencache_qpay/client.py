@@ -21,7 +21,7 @@ import httpx
 
 from tokencache import TokenCache
 from tokencache.integrations.httpx import TokenAuth
-from tokencache.providers.transport import shared_trust
+from tokencache.providers.transport import closing_handshake, shared_trust
 from tokencache_qpay import _calls
 from tokencache_qpay._answers import exchange
 from tokencache_qpay.errors import QPayUnavailable
@@ -263,6 +263,7 @@ class AsyncQPayClient(_Client):
         try:
             request = next(steps)
             while True:
+                request.extensions["trace"] = closing_handshake()
                 try:
                     outcome: Outcome = await self._client.send(request, auth=self._auth, follow_redirects=False)
                 except httpx.HTTPError as error:

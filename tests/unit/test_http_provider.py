@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 HALVES = pytest.mark.parametrize("half", ["fetch", "afetch"])
 TLS_HELLO = b"\x16\x03"
+PATIENCE = 30.0
 GOOD = b'{"access_token": "good-1", "token_type": "bearer", "expires_in": 3600}'
 
 
@@ -117,6 +118,11 @@ def reply(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
 def context(timeout: float = 10.0, warn: Callable[[str], None] = print) -> FetchContext:
     """Return what a cold fetch is told."""
     return FetchContext(None, time.monotonic() + timeout, "cold", time.monotonic, warn)
+
+
+def still(timeout: float) -> FetchContext:
+    """Return the same with a clock that stands still, so that a slow machine takes nothing off the time."""
+    return FetchContext(None, timeout, "cold", lambda: 0.0)
 
 
 def get(provider: HTTPTokenProvider, half: str, told: FetchContext | None = None) -> Token:
@@ -466,7 +472,7 @@ def test_a_silent_server_is_given_up_by_the_deadline(half: str) -> None:
         server.ended.wait()
 
     with RawServer(keep_silent) as server, pytest.raises(ProviderUnavailable, match=r"within 0\.2 s"):
-        get(Plain(server.url), half, context(0.2))
+        get(Plain(server.url), half, still(0.2))
 
 
 @HALVES
@@ -483,14 +489,17 @@ def test_the_timeout_caps_one_request(half: str) -> None:
 @HALVES
 def test_a_dripping_body_is_given_up_by_the_deadline(half: str) -> None:
     """A server that sends a byte now and then never makes the fetch longer than its deadline (INV-8)."""
+    now = [0.0]
 
     def drip(connection: socket.socket, server: RawServer) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
         while not server.ended.wait(0.02):
+            now[0] += 0.1
             connection.sendall(b" ")
 
+    told = FetchContext(None, 1.0, "cold", lambda: now[0])
     with RawServer(drip) as server, pytest.raises(ProviderUnavailable, match="no complete answer"):
-        get(Plain(server.url), half, context(0.3))
+        get(Plain(server.url), half, told)
 
 
 @HALVES
@@ -518,33 +527,58 @@ def test_plain_http_on_a_tls_address_is_reported(half: str) -> None:
         get(Plain(server.url.replace("http:", "https:")), half)
 
 
+class Mute(RawServer):
+    """A server that hears the first message of a TLS handshake and says nothing; it tells when the client has gone."""
+
+    def __init__(self) -> None:
+        super().__init__(b"")
+        self.heard, self.left = threading.Event(), threading.Event()
+
+    @property
+    def url(self) -> str:
+        """The address of its token endpoint."""
+        return super().url.replace("http:", "https:")
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        with connection:
+            while connection.recv(65_536):
+                self.heard.set()
+        self.left.set()
+
+
 @HALVES
 def test_a_silent_tls_handshake_leaves_no_socket(half: str) -> None:
     """A handshake that is given up closes its socket: the server sees the end of it while the loop still runs."""
-    told = context(0.4)
-    seen_end = threading.Event()
-
-    class Mute(RawServer):
-        def _serve(self) -> None:
-            connection, _ = self._listener.accept()
-            with connection:
-                while connection.recv(65_536):
-                    pass
-                seen_end.set()
 
     async def scenario(provider: Plain) -> bool:
         with pytest.raises(ProviderUnavailable, match="within"):
-            await provider.afetch(told)
-        return await asyncio.to_thread(seen_end.wait, 10)
+            await provider.afetch(still(0.4))
+        return await asyncio.to_thread(server.left.wait, PATIENCE)
 
-    with Mute(b"") as server:
-        provider = Plain(server.url.replace("http:", "https:"))
+    with Mute() as server:
+        provider = Plain(server.url)
         if half == "afetch":
             assert asyncio.run(scenario(provider))
         else:
             with pytest.raises(ProviderUnavailable, match="within"):
-                provider.fetch(told)
-            assert seen_end.wait(10)
+                provider.fetch(still(0.4))
+            assert server.left.wait(PATIENCE)
+
+
+def test_a_cancelled_tls_handshake_leaves_no_socket() -> None:
+    """A caller that leaves in mid-handshake closes the socket, which httpcore would leave to the garbage collector."""
+
+    async def scenario(provider: Plain) -> bool:
+        task = asyncio.create_task(provider.afetch(still(PATIENCE)))
+        assert await asyncio.to_thread(server.heard.wait, PATIENCE)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return await asyncio.to_thread(server.left.wait, PATIENCE)
+
+    with Mute() as server:
+        assert asyncio.run(scenario(Plain(server.url)))
 
 
 @HALVES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -48,6 +49,7 @@ ORDER = InvoiceRequest(
     amount=Decimal("99.50"),
 )
 COMPLAINT = {"amount": {"type": "REQUIRED", "message": "Required!"}}
+PATIENCE = 30.0
 DATES = {"start_date": "2026-01-01 00:00:00", "end_date": "2027-01-01 00:00:00"}
 
 Do: TypeAlias = Callable[..., Any]
@@ -57,15 +59,16 @@ Do: TypeAlias = Callable[..., Any]
 def do(request: pytest.FixtureRequest, fake_qpay: FakeQPay) -> Iterator[Do]:
     """Do an operation of either client by its name; both are one to the tests."""
     source = TokenCache("memory://").source(QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url))
+    timeout = 1.0 if "silence" in request.node.name else PATIENCE
     with ExitStack() as stack:
         if request.param == "threads":
-            client = stack.enter_context(QPayClient(source, timeout=1.0))
+            client = stack.enter_context(QPayClient(source, timeout=timeout))
             yield lambda name, *args, **kwargs: getattr(client, name)(*args, **kwargs)
             return
         runner = stack.enter_context(asyncio.Runner())
 
         async def call(name: str, *args: object, **kwargs: object) -> object:
-            async with AsyncQPayClient(source, timeout=1.0) as client:
+            async with AsyncQPayClient(source, timeout=timeout) as client:
                 return await getattr(client, name)(*args, **kwargs)
 
         yield lambda name, *args, **kwargs: runner.run(call(name, *args, **kwargs))
@@ -217,6 +220,28 @@ def test_nobody_home_is_said_and_an_invoice_may_then_be_asked_for_again(fake_qpa
         client.create_invoice(ORDER)
     assert not isinstance(caught.value, QPayOutcomeUnknown)
     assert "could not connect to 127.0.0.1:1" in str(caught.value)
+
+
+def test_a_cancelled_tls_handshake_leaves_no_socket(fake_qpay: FakeQPay) -> None:
+    """A caller that leaves in mid-handshake closes the socket, which httpcore would leave to the garbage collector."""
+    source = TokenCache("memory://").source(QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url))
+    source.token()
+
+    async def scenario(mute: socket.socket) -> None:
+        async with AsyncQPayClient(source, base_url=f"https://127.0.0.1:{mute.getsockname()[1]}") as client:
+            task = asyncio.create_task(client.get_invoice("x"))
+            connection, _ = await asyncio.to_thread(mute.accept)
+            with connection:
+                connection.settimeout(PATIENCE)
+                assert await asyncio.to_thread(connection.recv, 1 << 16), "the first message of the handshake"
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+                assert await asyncio.to_thread(connection.recv, 1 << 16) == b""
+
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute.settimeout(PATIENCE)
+        asyncio.run(scenario(mute))
 
 
 def test_wrong_credentials_are_the_providers_error(fake_qpay: FakeQPay) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import httpx
 
 from tokencache.errors import ConfigurationError, ProviderUnavailable
-from tokencache.providers.transport import host_of, what_failed
+from tokencache.providers.transport import closing_handshake, host_of, what_failed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -60,17 +60,16 @@ class Call:
     def abound(self) -> None:
         """Do the same for an exchange in an event loop."""
         limits = self._limits()
+        close = closing_handshake()
 
-        async def trace(_: str, info: dict[str, object]) -> None:
+        async def trace(event: str, info: dict[str, object]) -> None:
             self._renew(limits, info)
+            await close(event, info)
 
         self.request.extensions = {**self.request.extensions, "timeout": limits, "trace": trace}
 
     def _limits(self) -> dict[str, float]:
-        """Return what each phase gets: a little less than what remains, so that it ends before it is cancelled.
-
-        httpcore closes its socket when a phase times out, but not when a TLS handshake is cancelled.
-        """
+        """Return what each phase gets: a little less than what remains, so that its own error names the phase."""
         left = max(self.remaining - self.limit / 50, _SHORTEST)
         return dict.fromkeys(("connect", "read", "write", "pool"), left)
 

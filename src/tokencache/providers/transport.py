@@ -1,4 +1,4 @@
-"""What each HTTP client of a provider shares: safe addresses, TLS settings, and words for what failed.
+"""What each HTTP client of a provider shares: safe addresses, TLS settings and handshakes, words for what failed.
 
 The built-in providers and the QPay plugin use these functions; a provider of your own may, too.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import httpx
 
@@ -16,10 +16,32 @@ from tokencache.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Awaitable, Callable
 
-__all__ = ["host_of", "is_loopback", "secure_url", "shared_trust", "what_failed"]
+    import httpcore
+
+    Trace: TypeAlias = Callable[[str, dict[str, object]], Awaitable[None]]
+
+__all__ = ["closing_handshake", "host_of", "is_loopback", "secure_url", "shared_trust", "what_failed"]
 
 _CERTIFICATE: Final = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")  # how a server refuses ours, or none
+
+
+def closing_handshake() -> Trace:
+    """Return the ``trace`` of one asynchronous request: it closes the socket of a TLS handshake that is cancelled.
+
+    httpcore closes the socket of one that fails. A cancelled one it leaves open until the garbage collection.
+    """
+    stream: httpcore.AsyncNetworkStream | None = None
+
+    async def trace(event: str, info: dict[str, object]) -> None:
+        nonlocal stream
+        if event.endswith(".connect_tcp.complete"):
+            stream = cast("httpcore.AsyncNetworkStream", info["return_value"])
+        elif event.endswith(".start_tls.failed") and stream is not None:
+            await stream.aclose()
+
+    return trace
 
 
 def host_of(url: httpx.URL) -> str:
