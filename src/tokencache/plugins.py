@@ -147,7 +147,7 @@ def _entries(group: str) -> list[EntryPoint]:
 
     first: dict[tuple[str, str], EntryPoint] = {}
     for entry in entry_points(group=group):
-        first.setdefault((entry.name, _normalized(_describe(entry).distribution)), entry)
+        first.setdefault((entry.name, _describe(entry).distribution), entry)
     return list(first.values())
 
 
@@ -157,13 +157,6 @@ def _describe(entry: EntryPoint) -> Plugin:
     name = metadata["Name"] if metadata is not None and "Name" in metadata else "an unnamed distribution"
     version = metadata["Version"] if metadata is not None and "Version" in metadata else "?"
     return Plugin(entry.name, entry.group, name, version, entry.value)
-
-
-def _normalized(name: str) -> str:
-    """Return the name of a distribution in its one normal form."""
-    import re
-
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _unknown(group: str, name: str, names: set[str]) -> str:

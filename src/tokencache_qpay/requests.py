@@ -255,6 +255,6 @@ def amount_of(value: object, path: str) -> Decimal:
         amount = Decimal(str(value)) if isinstance(value, Decimal | int | float | str) else Decimal("NaN")
     except InvalidOperation:
         amount = Decimal("NaN")
-    if isinstance(value, bool) or not amount.is_finite() or amount < 0:
+    if not amount.is_finite() or amount < 0:
         reject(path, "give an amount, such as 100 or Decimal('99.50')")
     return amount

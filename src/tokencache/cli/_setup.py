@@ -57,4 +57,4 @@ class Setup:
 
 def quiet(policy: RefreshPolicy) -> RefreshPolicy:
     """Return a policy without renewal ahead of expiry."""
-    return replace(policy, window=0.0, least_window=0.0)
+    return replace(policy, window=0.0)
