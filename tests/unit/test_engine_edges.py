@@ -23,7 +23,7 @@ from tokencache._engine import handle as mount_module
 from tokencache._engine.breaker import Breaker
 from tokencache._engine.flights import Flights
 from tokencache._engine.timer import Heartbeat
-from tokencache.backends._threaded import ThreadedBackend, async_half
+from tokencache.backends._threaded import InlineBackend, ThreadedBackend, async_half
 from tokencache.backends.memory import MemoryBackend
 from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.events import LeaseLost, ProviderWarning
@@ -32,6 +32,7 @@ from tokencache.testing.fakes import FakeClock, FakeProvider, Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tokencache.ports import LeaseGrant, Slot, Stored
 
@@ -190,7 +191,11 @@ def test_the_earliest_beat_comes_first() -> None:
     heart = Heartbeat()
     order: list[str] = []
     done = threading.Event()
-    long = heart.start(60, lambda _beat: order.append("long") or False)  # type: ignore[func-returns-value]
+    long = heart.start(3600, lambda _beat: order.append("long") or False)  # type: ignore[func-returns-value]
+    while not heart._changed._waiters:  # type: ignore[attr-defined]  # the thread sleeps until the long one is due
+        threading.Event().wait(0.001)
+    with heart._changed:  # so that it is stopped before it can run
+        heart.start(0.0, lambda _beat: order.append("stopped") or False).stop()  # type: ignore[func-returns-value]
     heart.start(0.001, lambda _beat: order.append("short") or done.set() or False)  # type: ignore[func-returns-value]
     assert done.wait(PATIENCE)
     long.stop()
@@ -251,7 +256,7 @@ def test_the_breaker_lets_one_caller_per_probe_through() -> None:
 
 
 def test_a_lifted_backend_runs_on_threads_of_its_own() -> None:
-    """A backend with one half serves event loops from a bounded pool, whose threads end with it."""
+    """A backend with one half serves event loops from a pool of threads; one with two halves uses its own."""
 
     class Plain:
         """A backend with the half for threads only."""
@@ -267,8 +272,8 @@ def test_a_lifted_backend_runs_on_threads_of_its_own() -> None:
             return getattr(self.inner, name)
 
     backend = Plain()
-    half = async_half(backend)  # type: ignore[arg-type]
-    assert isinstance(half, ThreadedBackend)
+    assert type(async_half(backend)) is ThreadedBackend  # type: ignore[arg-type]
+    assert type(async_half(MemoryBackend())) is InlineBackend
     provider = FakeProvider()
 
     async def main() -> tuple[Token, Token]:
@@ -281,7 +286,23 @@ def test_a_lifted_backend_runs_on_threads_of_its_own() -> None:
 
     first, second = asyncio.run(main())
     assert first != second
-    assert async_half(MemoryBackend()) is not None
+
+
+def test_the_threads_of_a_lifted_backend_end_with_it(tmp_path: Path) -> None:
+    """INV-8: a cache that is closed from a loop leaves none of the threads that called its backend."""
+    before = set(threading.enumerate())
+
+    async def main() -> list[threading.Thread]:
+        async with TokenCache((tmp_path / "tokens").as_uri()) as cache:
+            await cache.source(FakeProvider()).atoken()
+            started = set(threading.enumerate()) - before
+            return [thread for thread in started if thread.name.startswith("tokencache-backend")]
+
+    started = asyncio.run(main())
+    assert started
+    for thread in started:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
 
 
 def test_waiting_threads_leave_room_for_the_commit() -> None:
@@ -373,6 +394,7 @@ def test_a_fork_starts_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
     source._lock.acquire()
     source._fresh_until = float("inf")
     cache._lock.acquire()
+    cache._main._lock.acquire()
     cache._main._half = object()  # type: ignore[assignment]
     monkeypatch.setattr(cache_module, "_caches", {cache})
     monkeypatch.setattr(cache_module, "_sources", {source})
@@ -381,6 +403,7 @@ def test_a_fork_starts_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
     cache_module._after_fork()
     assert not source._lock.locked()
     assert not cache._lock.locked()
+    assert not cache._main._lock.locked()
     assert cache._main._half is None
     assert source._lead_or_join()[0] is not flight
     source._start_afresh()
@@ -461,9 +484,13 @@ def test_a_hung_fetch_loses_its_lease_at_its_deadline() -> None:
 def test_a_hung_call_keeps_neither_the_loop_nor_its_pool() -> None:
     """INV-8: a provider that hangs on its thread lets asyncio.run end, and other calls to threads go on."""
     release = threading.Event()
-    source = TokenCache("memory://", policy=RefreshPolicy(timeout=0.05, fetch_timeout=0.05)).source(
-        lambda: release.wait(PATIENCE) and {}, key="k"
-    )
+    ended: list[bool] = []
+
+    def hang() -> dict[str, object]:
+        ended.append(release.wait(PATIENCE))
+        return {}
+
+    source = TokenCache("memory://", policy=RefreshPolicy(timeout=0.05, fetch_timeout=0.05)).source(hang, key="k")
 
     async def main() -> int:
         for _ in range(8):
@@ -472,6 +499,7 @@ def test_a_hung_call_keeps_neither_the_loop_nor_its_pool() -> None:
         return await asyncio.to_thread(lambda: 1)
 
     assert asyncio.run(main()) == 1
+    assert ended == [], "neither the loop nor its pool has waited for a call that hangs"
     release.set()
 
 

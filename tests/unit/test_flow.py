@@ -214,9 +214,11 @@ def test_a_refused_commit_gives_way_to_the_newer_record(reply: object, value: st
 
 
 def test_a_lost_backend_after_the_load_is_an_outage() -> None:
-    """INV-5: an unreachable lease is not a held one."""
-    outcome, _ = play(job(), {Load: [None], Lease: [DOWN], Fetch: [token()]})
+    """INV-5: an unreachable lease is not a held one: nothing is waited for, and nothing is shared."""
+    outcome, effects = play(job(), {Load: [None], Lease: [DOWN], Fetch: [token()]})
     assert isinstance(outcome, Obtained)
+    assert outcome.copy.data is None
+    assert kinds(effects) == ["Load", "Lease", "Fetch"]
 
 
 def test_an_older_stored_token_does_not_displace_a_newer_one() -> None:

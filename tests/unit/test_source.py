@@ -34,6 +34,7 @@ from tokencache.events import (
     TokenLoaded,
     TokenUnchanged,
 )
+from tokencache.ports import Cooldown
 from tokencache.testing.fakes import FakeClock, FakeProvider, Recorder
 
 if TYPE_CHECKING:
@@ -175,12 +176,30 @@ def test_renewal_begins_before_the_usable_end_and_nobody_waits(lifetime: float, 
     assert world.source.token() is first
     assert world.provider.calls == 1
     world.clock.advance(2 * tick)
+    world.provider.started.clear()
     world.provider.gate.clear()
     assert world.source.token() is first  # while the renewal is held up
     assert world.provider.started.wait(10)
     world.provider.gate.set()
     world.settle()
     assert world.provider.calls == 2
+    assert world.source.token() is not first
+
+
+def test_a_renewal_under_way_leaves_callers_the_hot_path(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-4: one caller starts the renewal; the others neither look at the flight nor take a lock until it lands."""
+    first = world.source.token()
+    world.clock.advance(HOUR - 60 - 700)
+    world.provider.started.clear()
+    world.provider.gate.clear()
+    assert world.source.token() is first
+    assert world.provider.started.wait(10)
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenSource, "_attend", None)
+        for _ in range(3):
+            assert world.source.token() is first
+    world.provider.gate.set()
+    world.settle()
     assert world.source.token() is not first
 
 
@@ -444,7 +463,7 @@ def test_without_its_backend_a_process_goes_on(world: World) -> None:
 
 
 def test_an_outage_costs_one_probe_a_second(world: World) -> None:
-    """INV-5: a hundred calls in a second touch a failed backend once."""
+    """INV-5: a hundred calls in a second touch a failed backend once, and it is touched every second."""
     world.backend.down = EVERYTHING
     world.source.token()
     world.backend.calls.clear()
@@ -453,7 +472,7 @@ def test_an_outage_costs_one_probe_a_second(world: World) -> None:
         for _ in range(100):
             world.source.token()
         world.settle()
-    assert len(world.backend.calls) <= 10
+    assert world.backend.calls == ["lease"] * 10
     assert world.provider.calls == 1
 
 
@@ -837,16 +856,31 @@ def test_a_backend_that_was_passed_in_stays_open() -> None:
     assert backend.load("k") is not None
 
 
+def stored_at(world: World) -> bytes:
+    """Return the record that lies at the key of the world's source."""
+    stored = world.backend.load(world.source.key)
+    assert stored is not None
+    return stored.data
+
+
 def test_status_tells_all_but_the_secret(world: World) -> None:
     """INV-9: key, instants, lease, cooldown and health; no token."""
     token = world.source.token()
     status = world.source.status()
     assert (status.local, status.stored, status.healthy) == (True, "ours", True)
+    assert (status.provider, status.key, status.backend) == ("fake", world.source.key, "memory")
     assert status.expires_at == token.expires_at
-    assert status.usable_until == pytest.approx(token.expires_at - 60)
+    assert status.usable_until == token.expires_at - 60
+    assert status.refresh_at == token.expires_at - 60 - 720
+    assert (status.lease_owner, status.lease_remaining, status.cooldown) == (None, None, None)
     assert token.value not in str(status.as_dict())
     assert status.round_trip is not None
     assert replace(asyncio.run(world.source.astatus()), round_trip=None) == replace(status, round_trip=None)
+    grant = world.backend.lease(world.source.key, "somebody", status.identity, stored_at(world), 3.0)
+    assert (world.source.status().lease_owner, world.source.status().lease_remaining) == ("somebody", 3.0)
+    cooldown = Cooldown(status.identity, 5.0, permanent=False, attempt=2, message="busy")
+    world.backend.release(grant.lease, cooldown)  # type: ignore[union-attr]
+    assert (world.source.status().lease_owner, world.source.status().cooldown) == (None, cooldown)
     world.backend.down = EVERYTHING
     assert not world.source.status().healthy
     assert world.source.status().stored == "unknown"

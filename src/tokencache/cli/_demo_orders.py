@@ -46,5 +46,6 @@ class Drill(WorkerLoad):
 
 
 def first_line() -> str:
-    """Return the line of stdin that holds the orders; end the process where the parent ended before it wrote one."""
-    return sys.stdin.readline() or sys.exit(1)
+    """Return the line of stdin that holds the orders; end the process if the parent ended before it wrote all of it."""
+    line = sys.stdin.readline()
+    return line if line.endswith("\n") else sys.exit(1)
