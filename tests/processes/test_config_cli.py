@@ -331,7 +331,11 @@ def test_check_warns_of_secrets_in_the_file() -> None:
         "encryption.keys[1]",
         "providers.acme.client_secret",
     ]
-    file.chmod(0o640)
+    write(f'backend = "redis://:{PLANTED}@localhost"\n')
+    assert "warning  tokencache.toml: backend: a secret stands here in plain text; refer to it: " in checked()[1]
+    write('backend = "redis://localhost"\n')
+    assert checked() == (0, "tokencache.toml: 0 errors, 0 warnings; providers: none\n")
+    write(f'backend = "redis://:{PLANTED}@localhost"\n').chmod(0o640)
     code, text = checked()
     assert code == 0
     assert (

@@ -839,7 +839,6 @@ def test_code_goes_before_the_file(tmp_path: Path) -> None:
     assert backend.load(source.key)  # one that was passed in stays open
     with TokenCache.from_config(document, environ={}, backend="near", encrypt=KEY) as cache:
         assert cache.source("acme")._world.backend.name == "file"
-    assert cache.source is not None
     own = RefreshPolicy(early=3)
     with TokenCache.from_config({"providers": {"acme": ACME | {"policy": {"early": 4}}}}, environ={}) as cache:
         assert cache.source("acme", policy=own)._policy == own

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.exceptions import InvalidTag
 
 from tokencache import ConfigurationError, FetchContext, Secret, Token, TokenCache
 from tokencache._crypto import RecordSealing, Sealer, read_key
@@ -28,6 +29,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "sealed" / "v1-aes256gcm.json"
 KEY, OTHER = bytes(range(32)), bytes(range(32, 64))
 TOKEN = "planted-access-token-5d1f"
 REFRESH = "planted-refresh-token-77aa"
+SCOPE = "planted-scope-30b6"
 ID = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -49,7 +51,8 @@ class Acme:
         """Return the next token."""
         self.fetches += 1
         now = time.time()
-        return Token(f"{TOKEN}-{self.fetches}", expires_at=now + 3600, issued_at=now, refresh_token=REFRESH)
+        value = f"{TOKEN}-{self.fetches}"
+        return Token(value, expires_at=now + 3600, issued_at=now, refresh_token=REFRESH, scope=SCOPE)
 
 
 def issued(value: str) -> Token:
@@ -72,16 +75,18 @@ def refusal(act: Callable[[], object]) -> str:
 
 
 def test_nothing_of_the_token_is_readable_in_the_store(tmp_path: Path) -> None:
-    """INV-9: neither token, refresh token, scope nor identity stands in what the store holds, in any encoding."""
+    """INV-9: neither token, refresh token, scope nor identity stands in what the store holds, nor in what is sealed."""
     with TokenCache(FileBackend(tmp_path / "tokens"), encrypt=KEY) as cache:
         source = cache.source(Acme(), key="orders")
         assert source.token().value.startswith(TOKEN)
         held = b"".join(path.read_bytes() for path in (tmp_path / "tokens").rglob("*") if path.is_file())
         fingerprint = source.status().identity
-    assert b"sealed" in held
-    for plain in (TOKEN, REFRESH, fingerprint, "accessToken", "expiresAt"):
-        for form in (plain.encode(), base64.b64encode(plain.encode())[:-4], plain.encode().hex().encode()):
+        (path,) = (tmp_path / "tokens").glob("*.json")
+        sealed = base64.b64decode(json.loads(path.read_bytes())["sealed"])
+    for plain in (TOKEN, REFRESH, SCOPE, fingerprint, "accessToken", "expiresAt"):
+        for form in (plain.encode(), plain.encode().hex().encode()):
             assert form not in held
+            assert form not in sealed
 
 
 def test_the_fence_stays_readable() -> None:
@@ -103,14 +108,17 @@ def test_a_record_opens_at_its_own_key_only() -> None:
     )
 
 
-@pytest.mark.parametrize("place", [0, 7, 8, 19, 20, -17, -16, -1])
-def test_a_changed_bit_is_refused(place: int) -> None:
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [(0, ValueError), (7, ValueError), *((place, InvalidTag) for place in (8, 19, 20, -17, -16, -1))],
+)
+def test_a_changed_bit_is_refused(place: int, error: type[Exception]) -> None:
     """A bit that is changed in the key's name, the nonce, the ciphertext or the tag makes the record unreadable."""
     sealing = RecordSealing([KEY])
     sealed = bytearray(sealing.seal("k", b"plain text"))
     assert sealing.open("k", bytes(sealed)) == b"plain text"
     sealed[place] ^= 1
-    with pytest.raises(Exception, match=r"^(sealed with another key|)$"):
+    with pytest.raises(error):
         sealing.open("k", bytes(sealed))
 
 
@@ -227,19 +235,22 @@ def test_a_provider_without_a_credential_has_no_key(client_secret: str | None) -
         cache.source(Acme(client_secret))
 
 
+@pytest.mark.parametrize("key", [KEY, b"\xff" * 32], ids=["counting", "ones"])
 @pytest.mark.parametrize(
-    "text",
+    "spelled",
     [
-        KEY.hex(),
-        KEY.hex().upper(),
-        base64.b64encode(b"\xff" * 32).decode(),
-        base64.urlsafe_b64encode(b"\xff" * 32).decode().rstrip("="),
-        base64.urlsafe_b64encode(KEY) + b"\n",
+        lambda key: key,
+        lambda key: key.hex(),
+        lambda key: key.hex().upper(),
+        lambda key: base64.b64encode(key).decode(),
+        lambda key: base64.urlsafe_b64encode(key).decode().rstrip("="),
+        lambda key: base64.urlsafe_b64encode(key) + b"\n",
     ],
+    ids=["bytes", "hex", "HEX", "base64", "base64url", "bytes of base64url"],
 )
-def test_a_key_has_several_spellings(text: str | bytes) -> None:
+def test_a_key_has_several_spellings(key: bytes, spelled: Callable[[bytes], str | bytes]) -> None:
     """A key is taken as hexadecimal, base64 or base64url text, padded or not, with a line break at its end."""
-    assert read_key(text, "here") in {KEY, b"\xff" * 32}
+    assert read_key(spelled(key), "here") == key
 
 
 def test_the_command_of_the_message_makes_a_good_key() -> None:
