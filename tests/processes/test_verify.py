@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from typer.testing import CliRunner
@@ -62,6 +63,12 @@ def test_a_stored_token_needs_no_login_unless_asked_for(fake: FakeQPay) -> None:
     assert "first, from the backend" in ran.stdout
     code, found, _ = verified("-p", "1", "--login")
     assert (code, found["logins"], fake.logins) == (0, 1, 2)
+
+
+def test_a_cold_run_logs_in_once_also_where_a_login_is_asked_for(fake: FakeQPay) -> None:
+    """Where no token is stored, the first call is the login that `--login` wants; there is no second one."""
+    code, found, _ = verified("-p", "1", "--login")
+    assert (code, found["logins"], fake.logins) == (0, 1, 1)
 
 
 def test_the_table_shows_times_and_how_much_quicker(fake: FakeQPay) -> None:
@@ -200,9 +207,16 @@ def test_a_process_that_dies_or_hangs_is_ended_and_told(
 ) -> None:
     """INV-8: a fresh process that hangs is killed, and one that says nothing is told by its exit code."""
     popen = subprocess.Popen
+    started: list[subprocess.Popen[str]] = []
+
+    def other(_line: object, **more: Any) -> subprocess.Popen[str]:  # noqa: ANN401  (any setting)
+        started.append(popen([sys.executable, "-S", "-c", script], **more))
+        return started[-1]
+
     monkeypatch.setattr(verify, "PATIENCE", patience)
-    monkeypatch.setattr(subprocess, "Popen", lambda _line, **more: popen([sys.executable, "-S", "-c", script], **more))
+    monkeypatch.setattr(subprocess, "Popen", other)
     assert word in str(verify._report({})["problem"])
+    assert started[0].returncode == {"code 7": 7, "did not end": -signal.SIGKILL, "said nothing": 0}[word]
 
 
 @pytest.mark.parametrize(
