@@ -104,17 +104,23 @@ def test_a_refusal_of_a_request_without_the_token_is_not_its_fault(library: Any,
 
 @LIBRARIES
 def test_one_object_serves_both_clients(library: Any, integration: Any) -> None:  # noqa: ANN401
-    """The same auth is good for a Client and an AsyncClient, and its repr holds no token (INV-9)."""
-    auth = integration.TokenAuth(StubSource())
+    """The same auth heals a 401 of a Client and of an AsyncClient, and its repr holds no token (INV-9)."""
+    source = StubSource()
+    auth = integration.TokenAuth(source)
 
     async def scenario() -> int:
         async with Hosts(library).async_client() as client:
             status: int = (await client.get("https://shop.example/", auth=auth)).status_code
             return status
 
-    with Hosts(library).client() as client:
-        assert client.get("https://shop.example/", auth=auth).status_code == 200
-    assert asyncio.run(scenario()) == 200
+    for half in ("threads", "event loop"):
+        source.replaced.clear()
+        if half == "threads":
+            with Hosts(library).client() as client:
+                assert client.get("https://shop.example/", auth=auth).status_code == 200
+        else:
+            assert asyncio.run(scenario()) == 200
+        assert [token.value for token in source.replaced] == ["token-1"]
     assert "token-" not in repr(auth)
 
 

@@ -181,6 +181,15 @@ def test_a_stranger_is_not_believed(shop: Shop, fake_qpay: FakeQPay) -> None:
     assert shop.told == []
 
 
+@pytest.mark.parametrize("answer", [{"error": "INVALID_PAYMENT_ID"}, {"message": {"payment_id": {"type": "UUID"}}}])
+def test_a_payment_that_qpay_takes_for_nonsense_is_none(shop: Shop, fake_qpay: FakeQPay, answer: object) -> None:
+    """A stranger's nonsense is no trouble of QPay's: the answer is 404, so that nobody calls again."""
+    shop.source.token()
+    fake_qpay.fail_next(status=400, body=answer, where="shop")
+    assert shop.ask("GET", "qpay_payment_id=nonsense") == (404, "no such payment")
+    assert shop.told == []
+
+
 def test_what_cannot_be_confirmed_now_is_not_lost(shop: Shop, fake_qpay: FakeQPay) -> None:
     """While QPay is busy the callback is answered with 503, without a word to the stranger; later it is confirmed."""
     payment_id = fake_qpay.pay(make(shop))
@@ -199,9 +208,30 @@ def test_a_payment_for_no_invoice_is_not_confirmed(fake_qpay: FakeQPay) -> None:
         assert confirm(client, Callback("1", {})) is None
 
 
-def test_a_large_body_is_not_read_to_its_end(shop: Shop) -> None:
-    """A stranger's megabytes are cut off, not kept."""
-    assert shop.ask("POST", "", b"x=" + b"1" * (1 << 20), FORM)[0] == 400
+def test_what_lies_behind_the_limit_is_not_read(shop: Shop, fake_qpay: FakeQPay) -> None:
+    """A stranger's megabytes are cut off: a payment that is named behind them is not found, one before them is."""
+    named = urlencode({"qpay_payment_id": fake_qpay.pay(make(shop))}).encode()
+    filler = b"x=" + b"1" * (1 << 16)
+    assert shop.ask("POST", "", filler + b"&" + named, FORM)[0] == 400
+    assert shop.ask("POST", "", named + b"&" + filler, FORM)[0] == 200
+
+
+def test_a_body_without_an_end_is_not_waited_for() -> None:
+    """INV-8: a stranger who sends and sends is answered when enough has come, and no more of it is taken."""
+    taken: list[int] = []
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        taken.append(1 << 14)
+        return {"type": "http.request", "body": b"1" * (1 << 14), "more_body": True}
+
+    async def send(message: Any) -> None:  # noqa: ANN401  (a message of ASGI)
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "query_string": b"", "headers": [(b"content-type", FORM.encode())]}
+    asyncio.run(asgi_callback(None, print)(scope, receive, send))  # type: ignore[arg-type]
+    assert [message.get("status") for message in sent] == [400, None]
+    assert sum(taken) == (1 << 16) + (1 << 14)
 
 
 def test_the_endpoint_speaks_http_only() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 import httpx
@@ -232,14 +233,18 @@ def test_refusals_keep_what_qpay_says(
 
 @HALVES
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_is_kept(fake_qpay: FakeQPay, half: str, status: int) -> None:
+@pytest.mark.parametrize(("ahead", "slack"), [(None, 0), (0, 1), (-7_200, 1), (7_200, 1)])
+def test_retry_after_is_kept(fake_qpay: FakeQPay, half: str, status: int, ahead: float | None, slack: float) -> None:
     """A Retry-After, as seconds or as a date of a skewed server, becomes a local instant."""
-    fake_qpay.fail_next(status=status, headers={"Retry-After": "60"})
     before = time.time()
+    fake_qpay.clock_offset = ahead or 0.0
+    named = "60" if ahead is None else formatdate(before + ahead + 60, usegmt=True)
+    fake_qpay.fail_next(status=status, headers={"Retry-After": named})
     with pytest.raises(ProviderUnavailable) as caught:
         get(provider(fake_qpay), half)
     assert caught.value.retry_at is not None
-    assert before + 60 <= caught.value.retry_at <= time.time() + 60
+    took = time.time() - before
+    assert before + 60 - slack * (1 + took) <= caught.value.retry_at <= before + 60 + slack + took
 
 
 @HALVES

@@ -84,6 +84,11 @@ def test_origins_are_compared_in_one_form(url: str, other: str, *, same: bool) -
     assert Origins(url).allow(Origin.parse(other)) is same
 
 
+def test_a_client_may_spell_its_origin_as_it_likes() -> None:
+    """Clients that take a URL apart by themselves give the same origin, in whatever case and with or without port."""
+    assert Origin.of("HTTPS", "A.Example", None) == Origin.of("https", "a.example", 443) == ("https", "a.example", 443)
+
+
 def test_without_names_every_origin_is_the_callers_choice() -> None:
     """No names: all are allowed. A name in letters of the world is compared in the form that goes over the wire."""
     assert Origins(()).allow(HERE)
