@@ -13,6 +13,9 @@ import pytest
 from pymemcache.client.base import Client, PooledClient
 from pymemcache.client.hash import HashClient
 
+from tokencache.backends.memcached import _servers as _memcached_servers
+from tokencache.backends.memcached._form import LARGEST
+from tokencache.backends.memcached._wire import Item
 from tokencache.backends.memcached import MemcachedBackend, from_url
 from tokencache.backends.memcached import _servers as _memcached_servers
 from tokencache.backends.memcached._form import LARGEST
@@ -198,7 +201,11 @@ def test_every_write_asks_for_an_answer(fake: Fake, backend: MemcachedBackend) -
     fake.answer = b"STORED\r\n"
     with backend._servers.of("key").session() as session:
         assert session.add("key", b"", 1)
-    assert not [line for line in fake.commands if b"noreply" in line]
+        assert session.replace("key", b"", Item(b"", b"7"), 1)
+        assert session.delete("key", Item(b"", b"7"))
+    commands = [line for line in fake.commands if line.startswith((b"add", b"cas"))]
+    assert [line.split()[0] for line in commands] == [b"add", b"cas", b"cas"]
+    assert not [line for line in commands if b"noreply" in line]
 
 
 @pytest.mark.parametrize("answer", [b"NOT_STORED\r\n"])

@@ -36,6 +36,7 @@ def test_an_outage_is_unavailability_whatever_the_client_library_calls_it(url: s
         with pytest.raises(BackendUnavailable) as raised:
             ask()
         assert "pl4nted" not in str(raised.value)
+        assert raised.value.__cause__ is None
         assert raised.value.__suppress_context__
     backend.close()
 

@@ -13,6 +13,15 @@ from redis.exceptions import AuthenticationError, BusyLoadingError, OutOfMemoryE
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from tokencache import BackendClosed, BackendUnavailable, ConfigurationError, TokenCache
+from tokencache.backends.redis._connect import Target, connect, target_of
+from tokencache.backends.redis._protocol import (
+    LONGEST_BLOCK,
+    Protocol,
+    keys_of,
+    look_at,
+    milliseconds,
+    translated,
+)
 from tokencache.backends.redis import RedisBackend
 from tokencache.backends.redis._connect import Target, connect, target_of
 from tokencache.backends.redis._protocol import Protocol, keys_of, look_at, milliseconds, translated
@@ -50,31 +59,38 @@ def test_options_reach_the_connection() -> None:
     assert (target.timeout, target.connect_timeout, target.waiters) == (2.0, 0.25, 3)
     assert target.settings == {"username": "user", "password": "pw", "ssl": True, "ssl_ca_certs": "ca.pem"}
     assert target.sentinel == {"password": "spw"}
-    assert target.arguments(waiting=True)["socket_timeout"] > target.arguments(waiting=False)["socket_timeout"]
+    assert (target.arguments(waiting=False)["socket_timeout"], target.connect_timeout) == (2.0, 0.25)
+    assert read("redis://a?timeout=100ms").arguments(waiting=True)["socket_timeout"] > LONGEST_BLOCK
     assert "pw" not in repr(target)
     assert read("unix:///run/redis.sock?db=1").where == "/run/redis.sock"
     assert read("rediss://a").settings["ssl"] is True
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "said"),
     [
-        "redis://a/x",
-        "redis://a,b",
-        "redis://a?dbb=1",
-        "redis://a?timeout=0",
-        "redis://a?connect_timeout=-1",
-        "redis://a?waiters=-1",
-        "redis://a?db=one",
-        "redis+sentinel://a",
-        "redis+cluster://a/1",
-        "unix://",
+        ("redis://a/x", "give the number of a database, as in redis://localhost:6379/0"),
+        ("redis://a,b", "several of them take redis\\+sentinel:// or redis\\+cluster://"),
+        ("redis://a?dbb=1", "redis:// has no option 'dbb'; .* did you mean 'db'"),
+        ("redis://a?timeout=0", "timeout=0.0: give more than 0 seconds"),
+        ("redis://a?connect_timeout=0", "connect_timeout=0.0: give more than 0 seconds"),
+        ("redis://a?connect_timeout=-1", "'connect_timeout' of redis:// must be a duration"),
+        ("redis://a?waiters=-1", "waiters=-1: give the number of connections for waiting, 0 or more"),
+        ("redis://a?db=one", "'db' of redis:// must be a whole number"),
+        ("redis+sentinel://a", "name the master, as in redis\\+sentinel://"),
+        ("redis+cluster://a/1", "a cluster has no databases"),
+        ("unix://", "name the server's socket, as in unix:///"),
     ],
 )
-def test_bad_urls_say_what_to_write(text: str) -> None:
-    """A mistake in the URL is a ConfigurationError, before anything is sent."""
-    with pytest.raises(ConfigurationError):
+def test_bad_urls_say_what_to_write(text: str, said: str) -> None:
+    """A mistake in the URL is a ConfigurationError with the remedy, before anything is sent."""
+    with pytest.raises(ConfigurationError, match=said):
         read(text)
+
+
+def test_a_backend_may_have_no_waiters() -> None:
+    """``waiters=0`` is a choice: every holder is polled."""
+    assert read("redis://a?waiters=0").waiters == 0
 
 
 @pytest.mark.parametrize("library", ["redis", "redis.asyncio"])
