@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -64,6 +65,8 @@ def test_the_changelog_has_a_place_for_the_next_change() -> None:
     text = (ROOT / "CHANGELOG.md").read_text()
     releases = re.findall(r"^## \[(.+?)\]", text, re.MULTILINE)
     assert releases[0] == "Unreleased"
+    versions = [Version(release) for release in releases[1:]]
+    assert versions == sorted(set(versions), reverse=True)
     kinds = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
     assert kinds
     assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
