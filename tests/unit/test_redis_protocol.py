@@ -13,6 +13,7 @@ from redis.exceptions import AuthenticationError, BusyLoadingError, OutOfMemoryE
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from tokencache import BackendClosed, BackendUnavailable, ConfigurationError, TokenCache
+from tokencache.backends.redis import RedisBackend
 from tokencache.backends.redis._connect import Target, connect, target_of
 from tokencache.backends.redis._protocol import (
     LONGEST_BLOCK,
@@ -22,9 +23,6 @@ from tokencache.backends.redis._protocol import (
     milliseconds,
     translated,
 )
-from tokencache.backends.redis import RedisBackend
-from tokencache.backends.redis._connect import Target, connect, target_of
-from tokencache.backends.redis._protocol import Protocol, keys_of, look_at, milliseconds, translated
 from tokencache.ports import Cooldown, LeaseGrant
 from tokencache.url import BackendURL
 

@@ -195,7 +195,7 @@ def test_a_renewal_under_way_leaves_callers_the_hot_path(world: World, monkeypat
     assert world.source.token() is first
     assert world.provider.started.wait(10)
     with monkeypatch.context() as patch:
-        patch.setattr(TokenSource, "_attend", None)
+        patch.setattr(TokenSource, "_serve_and_refresh", None)
         for _ in range(3):
             assert world.source.token() is first
     world.provider.gate.set()
