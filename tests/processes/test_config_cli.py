@@ -401,7 +401,7 @@ def own_schema() -> dict[str, object]:
 
 
 def test_the_committed_schema_is_that_of_the_code() -> None:
-    """docs/tokencache.schema.json is what the rules make; renew it with `python tests/unit/test_config_cli.py`."""
+    """docs/tokencache.schema.json is what the rules make; renew it with `python tests/processes/test_config_cli.py`."""
     assert json.loads(SCHEMA.read_text()) == own_schema()
 
 

@@ -1,6 +1,6 @@
 """Bugs that reviews found in other token caches, where they are bugs of a store: none of them is here, on real servers.
 
-The others are in tests/unit/test_field_bugs.py.
+The others are in tests/unit/engine/test_field_bugs.py.
 """
 
 from __future__ import annotations

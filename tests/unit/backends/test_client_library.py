@@ -49,7 +49,7 @@ def test_the_oldest_version_is_taken(
 
 def test_the_extras_ask_for_what_the_backends_need() -> None:
     """Nobody who installs an extra is refused afterwards."""
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"]
     for library, extra, oldest in LIBRARIES:
         assert extras[extra] == [f"{library}>={oldest[0]}.{oldest[1]}"]

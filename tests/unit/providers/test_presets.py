@@ -1,6 +1,6 @@
 """The presets: each against a fake of its documented answer on loopback, its settings, its sources, its page.
 
-`python tests/unit/test_presets.py` writes docs/presets.md anew.
+`python tests/unit/providers/test_presets.py` writes docs/presets.md anew.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tokencache.testing.loopback import Asked, LoopbackServer, Reply
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-PAGE = Path(__file__).parents[2] / "docs" / "presets.md"
+PAGE = Path(__file__).parents[3] / "docs" / "presets.md"
 SECRET = "planted-Secret~1"
 KEY = rsa.generate_private_key(65537, 2048)
 PEM = KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
@@ -555,7 +555,7 @@ returns a provider for `cache.source`. Any setting of the provider's type (`scop
 are added to the preset's. `tokencache config check` names what is missing.
 
 Presets that sign (`private_key`) need `pip install 'tokencache[jose]'`. This page is made of
-`src/tokencache/providers/presets.toml`, by `python tests/unit/test_presets.py`; the tests hold each preset against a
+`src/tokencache/providers/presets.toml`, by `python tests/unit/providers/test_presets.py`; the tests hold each preset against a
 fake of the API's documented answer.
 
 | preset | API | grant | client's proof | lifetime |
@@ -622,7 +622,7 @@ def page() -> str:
 
 
 def test_the_page_is_made_of_the_data() -> None:
-    """docs/presets.md says what the presets are; renew it with `python tests/unit/test_presets.py`."""
+    """docs/presets.md says what the presets are; renew it with `python tests/unit/providers/test_presets.py`."""
     assert PAGE.read_text() == page()
 
 

@@ -46,7 +46,7 @@ KEY = "qpay:access_token"
 HOSTS = (PRODUCTION, SANDBOX)
 GONE = BackendUnavailable("it is gone")
 FULL = BackendUnavailable("it is out of memory")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 run = CliRunner()
 
 
