@@ -555,8 +555,8 @@ returns a provider for `cache.source`. Any setting of the provider's type (`scop
 are added to the preset's. `tokencache config check` names what is missing.
 
 Presets that sign (`private_key`) need `pip install 'tokencache[jose]'`. This page is made of
-`src/tokencache/providers/presets.toml`, by `python tests/unit/providers/test_presets.py`; the tests hold each preset against a
-fake of the API's documented answer.
+`src/tokencache/providers/presets.toml`, by `python tests/unit/providers/test_presets.py`; the tests hold each preset
+against a fake of the API's documented answer.
 
 | preset | API | grant | client's proof | lifetime |
 |---|---|---|---|---|
