@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ from tokencache.testing.servers import Certificates, RedisServer, ServerFailed, 
 from tokencache.url import BackendURL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -23,6 +24,24 @@ def store(redis_url: str) -> Iterator[Redis]:
     with Redis.from_url(redis_url) as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture
+def prolonged(store: Redis) -> Callable[[str, int], None]:
+    """What waits until a lease was prolonged so often; the lease lasts all that time."""
+
+    def wait(lock: str, times: int) -> None:
+        patience = time.monotonic() + 30.0
+        before = store.pttl(lock)
+        while times:
+            assert time.monotonic() < patience
+            left = store.pttl(lock)
+            assert left > 0, "the lease has ended"
+            times -= left > before
+            before = left
+            time.sleep(0.005)
+
+    return wait
 
 
 @pytest.fixture

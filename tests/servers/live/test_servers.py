@@ -673,15 +673,18 @@ def test_healing_forgets_planned_cuts(proxy: Proxy) -> None:
 
 
 def test_the_proxy_trickles(proxy: Proxy) -> None:
-    """Trickling, a reply comes one byte at a time, and whole."""
-    proxy.trickle(0.02)
+    """Trickling, a reply comes one byte at a time, with the pause between, and whole."""
+    proxy.trickle(3_600)
     with connected(proxy.port) as connection:
         connection.sendall(PING)
-        pieces = [connection.recv(100)]
-        while sum(map(len, pieces)) < len(PONG):
-            pieces.append(connection.recv(100))
-    assert b"".join(pieces) == PONG
-    assert len(pieces) > 2
+        assert connection.recv(100) == PONG[:1]
+        connection.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+    proxy.trickle(0.001)
+    with connected(proxy.port) as connection:
+        connection.sendall(PING)
+        assert received(connection, len(PONG)) == PONG
 
 
 def test_a_proxy_before_nothing_cuts(redis_server: RedisServer) -> None:
