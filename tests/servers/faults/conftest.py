@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
     from tokencache import RefreshPolicy, Token, TokenSource
-    from tokencache.ports import Backend, Clock
+    from tokencache.ports import Backend
+    from tokencache.testing.fakes import FakeClock
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "reliability.md"
 HEALED = 3.0 + 0.5 + 1.0
@@ -247,11 +248,12 @@ class Remote:
         *,
         provider: FakeProvider | None = None,
         policy: RefreshPolicy | None = None,
-        clock: Clock | None = None,
+        clock: FakeClock | None = None,
     ) -> TokenSource:
         """Return a source that has a cache and connections of its own, as another process has it."""
+        clocks = {} if clock is None else {"clock": clock, "wall": clock.wall}
         self.caches.append(
-            TokenCache(f"{self.url}?{options}", policy=policy, observers=[self.seen, events.log], clock=clock)
+            TokenCache(f"{self.url}?{options}", policy=policy, observers=[self.seen, events.log], **clocks)
         )
         return self.caches[-1].source(provider or self.provider)
 
@@ -266,6 +268,15 @@ class Remote:
         while not reached():
             assert time.monotonic() < patience
             time.sleep(0.005)
+
+    def until_later(self, clock: FakeClock, reached: Callable[[], bool]) -> None:
+        """Do the same while seconds pass on a clock that is set by hand, but not those of waiting."""
+
+        def look() -> bool:
+            clock.advance(1.0)
+            return reached()
+
+        self.until(look)
 
     def is_waited_for(self) -> bool:
         """Return whether one of two cold processes waits for the other's fetch."""

@@ -302,7 +302,7 @@ def test_a_lock_file_deleted_under_the_holder(tmp_path: Path, outcome: Outcome, 
     lost = "state" in kinds
     with pytest.raises(DeadlineExceeded):
         other.token(timeout=0.3)
-    assert fleet.provider.calls == 1 + lost
+    until(lambda: fleet.provider.calls == 1 + lost)  # a slow machine fetches behind the caller's back
     with outcome.healing():
         values = {fetching.go_on(), other.token().value, fleet.process().token().value}
     assert fleet.stored in values

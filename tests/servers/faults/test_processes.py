@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("tidy")]
 
 PATIENCE = 30.0
-SHORT = RefreshPolicy(lease=0.5)
+SHORT = RefreshPolicy(lease=2.0)
 STUBBORN = RefreshPolicy(lease=60.0)  # a lease that nobody frees outlasts every caller's deadline
 EVERY = pytest.mark.parametrize("store", ["memory", "file", "redis", "memcached"], indirect=True)
 SHARED = pytest.mark.parametrize("store", ["file", "redis", "memcached"], indirect=True)

@@ -27,7 +27,7 @@ REDIS = pytest.mark.parametrize("remote", ["redis", "redis, event loop"], indire
 MEMCACHED = pytest.mark.parametrize("remote", ["memcached", "memcached, event loop"], indirect=True)
 PATIENCE = 30.0
 QUICK = RefreshPolicy(probe=0.1)
-HURRIED = "timeout=200ms&connect_timeout=200ms"
+HURRIED = "timeout=2s&connect_timeout=2s"
 
 
 def fence(remote: Remote, key: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 from tokencache import BackendUnavailable, RefreshPolicy
 from tokencache.events import TokenUnchanged
 from tokencache.ports import Found, Granted, Held
-from tokencache.testing.fakes import FakeProvider
+from tokencache.testing.fakes import FakeClock, FakeProvider
 from tokencache.testing.servers import Proxy
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ pytestmark = [pytest.mark.live, pytest.mark.usefixtures("tidy")]
 
 PATIENCE = 30.0
 REMOTES = pytest.mark.parametrize("remote", ["redis", "redis, event loop", "memcached"], indirect=True)
-SHORT = RefreshPolicy(lease=0.5, probe=0.2)
+QUICK = RefreshPolicy(probe=0.2)
 FORGETFUL = RefreshPolicy(probe=1e-9)
 """With it the store is asked again by the next caller, whatever it did to the last."""
 
@@ -43,7 +44,7 @@ def test_a_lease_that_nobody_knows_of(remote: Remote, outcome: Outcome) -> None:
     """INV-2, INV-5: taken, and the reply lost: it ends by itself; whoever asked fetches, and one of the others."""
     provider = remote.provider
     remote.ask(remote.process(provider=FakeProvider("warm")))  # the server knows the scripts
-    mine, theirs = remote.process(policy=SHORT), [remote.process(policy=SHORT) for _ in range(3)]
+    mine, theirs = remote.process(policy=QUICK), [remote.process(policy=QUICK) for _ in range(3)]
     lost = remote.proxy.drop_next_reply(b"EVALSHA" if remote.kind == "redis" else b"add ")
     first = remote.ask(mine)
     assert lost.wait(PATIENCE)
@@ -65,7 +66,7 @@ def test_a_lease_that_nobody_knows_of(remote: Remote, outcome: Outcome) -> None:
 def test_a_record_that_is_stored_unbeknown(remote: Remote, outcome: Outcome) -> None:
     """INV-2, INV-3: stored, and the reply lost: the others have it at once, and it is not stored or fetched again."""
     remote.ask(remote.process(provider=FakeProvider("warm")))  # the server knows the scripts
-    mine = remote.process(policy=SHORT)
+    mine = remote.process(policy=QUICK)
     lost = remote.proxy.drop_next_reply(b"fake-token-1")
     token = remote.ask(mine)
     assert lost.wait(PATIENCE)
@@ -158,10 +159,10 @@ def test_a_late_reply_is_nobodys(remote: Remote, lender: FakeProvider, outcome: 
 def test_a_half_open_connection(remote: Remote, outcome: Outcome) -> None:
     """INV-2, INV-5: a connection whose other end is gone without a word costs one time-out; the next one is new."""
     remote.ask(remote.process())
-    fence = remote.fence()
+    fence, clock = remote.fence(), FakeClock(wall=time.time())  # the store is asked again when the test says so
     with Proxy(remote.server.port) as gateway:
         remote.proxy.target_port = gateway.port
-        mine = remote.process("timeout=200ms")
+        mine = remote.process("timeout=200ms", clock=clock)
         remote.ask(remote.caches[-1].source(FakeProvider("warm")))
         gateway.black_hole()
         remote.proxy.target_port = remote.server.port
@@ -169,7 +170,7 @@ def test_a_half_open_connection(remote: Remote, outcome: Outcome) -> None:
         token = remote.ask(*[mine] * 10)
         assert remote.proxy.accepted == accepted
         with outcome.healing():
-            remote.until(lambda: remote.ask(mine) == token and remote.fence() > fence)
+            remote.until_later(clock, lambda: remote.ask(mine) == token and remote.fence() > fence)
             assert remote.ask(remote.process()) == token
     assert (remote.provider.calls, remote.provider.together) == (2, 1)
     outcome.record("a new token, after one time-out", calls=1)
@@ -180,7 +181,7 @@ def test_a_half_open_connection(remote: Remote, outcome: Outcome) -> None:
 def test_a_reply_that_comes_byte_by_byte(remote: Remote, lender: FakeProvider, outcome: Outcome) -> None:
     """INV-2: however small its pieces, a reply is read whole."""
     remote.proxy.trickle(0.0)
-    fleet = [remote.process("timeout=5s") for _ in range(2)]
+    fleet = [remote.process("timeout=30s") for _ in range(2)]
     other = remote.caches[-1].source(lender)
     token = remote.ask(*fleet * 4)
     assert (token.value, remote.ask(other).value) == ("fake-token-1", "other-token-1")

@@ -41,7 +41,7 @@ def test_no_wake_up_needs_the_safety_poll(server: RedisServer, monkeypatch: pyte
     """A waiter is woken by the commit, not by the end of its wait, which is far away here."""
     monkeypatch.setattr(_redis_protocol, "LONGEST_BLOCK", 10 * PATIENCE)
     server.command("FLUSHALL")
-    backend = from_url(BackendURL.parse(server.url))
+    backend = from_url(BackendURL.parse(f"{server.url}?timeout={2 * PATIENCE:g}s"))
     provider, policy = FakeProvider(), RefreshPolicy(lease=20 * PATIENCE, timeout=10 * PATIENCE)
     for number in range(20):
         holder, waiter = (TokenCache(backend, policy=policy).source(provider, key=f"k{number}") for _ in range(2))
