@@ -39,4 +39,4 @@ class TestMemcachedBackend(BackendContract):
 
     def make_backend(self, tmp_path: Path) -> MemcachedBackend:
         """Return a backend of the empty server."""
-        return MemcachedBackend(f"127.0.0.1:{self.port}")
+        return MemcachedBackend(f"127.0.0.1:{self.port}", timeout=30.0)

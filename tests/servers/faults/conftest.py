@@ -186,6 +186,8 @@ def store(request: pytest.FixtureRequest, outcome: Outcome, tmp_path: Path) -> I
 
 
 PATIENCE = 30.0
+PATIENT = "timeout=30s&connect_timeout=30s"
+"""A slow machine is no outage: the options of a process whose store answers, or refuses at once."""
 SECRET = "planted/secret"
 
 
@@ -253,7 +255,7 @@ class Remote:
         """Return a source that has a cache and connections of its own, as another process has it."""
         clocks = {} if clock is None else {"clock": clock, "wall": clock.wall}
         self.caches.append(
-            TokenCache(f"{self.url}?{options}", policy=policy, observers=[self.seen, events.log], **clocks)
+            TokenCache(f"{self.url}?{options or PATIENT}", policy=policy, observers=[self.seen, events.log], **clocks)
         )
         return self.caches[-1].source(provider or self.provider)
 

@@ -144,7 +144,7 @@ def slow() -> Iterator[object]:
 def test_a_slow_store_is_right_all_the_same(remote: Remote, delay: float, processes: int, outcome: Outcome) -> None:
     """INV-2, INV-8: one call for all, however long a round trip is; whoever gives less time is told so in time."""
     remote.proxy.delay(delay)
-    fleet = [remote.process("timeout=30s&connect_timeout=30s") for _ in range(processes)]
+    fleet = [remote.process() for _ in range(processes)]
     hurried = remote.callers.start(fleet[0], timeout=delay / 2)
     token = remote.ask(*fleet * 4)
     with pytest.raises(DeadlineExceeded):

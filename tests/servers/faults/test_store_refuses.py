@@ -262,8 +262,8 @@ class Case:
 
 
 HURRIED = "timeout=100ms&connect_timeout=100ms"
-PATIENT = "timeout=1s&connect_timeout=1s"
-"""For a store that answers while it refuses to write."""
+READING = "timeout=1s&connect_timeout=1s"
+"""The same for a store that answers who reads."""
 
 
 def case(row: int, name: str, *of: object, **more: str) -> object:
@@ -283,7 +283,7 @@ def case(row: int, name: str, *of: object, **more: str) -> object:
         case(12, "WRONGTYPE, the record", wrongtype, False, "delete it, or choose another key"),
         case(12, "WRONGTYPE, the lease", wrongtype_of_leases, True, "delete it, or choose another key"),
         case(13, "all of them", paused, False, "did not answer in time", options=HURRIED),
-        case(13, "those that write", paused_for_writing, True, "did not answer in time", options=PATIENT),
+        case(13, "those that write", paused_for_writing, True, "did not answer in time", options=READING),
     ],
 )
 @REDIS

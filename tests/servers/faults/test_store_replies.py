@@ -181,7 +181,7 @@ def test_a_half_open_connection(remote: Remote, outcome: Outcome) -> None:
 def test_a_reply_that_comes_byte_by_byte(remote: Remote, lender: FakeProvider, outcome: Outcome) -> None:
     """INV-2: however small its pieces, a reply is read whole."""
     remote.proxy.trickle(0.0)
-    fleet = [remote.process("timeout=30s") for _ in range(2)]
+    fleet = [remote.process() for _ in range(2)]
     other = remote.caches[-1].source(lender)
     token = remote.ask(*fleet * 4)
     assert (token.value, remote.ask(other).value) == ("fake-token-1", "other-token-1")

@@ -105,7 +105,7 @@ def file_ground(tmp_path: Path) -> Iterator[Ground]:
 
 @contextmanager
 def _redis_ground(url: str, *, aio: bool) -> Iterator[Ground]:
-    one, other = (from_url(BackendURL.parse(url)) for _ in range(2))
+    one, other = (from_url(BackendURL.parse(f"{url}?timeout=30s&connect_timeout=30s")) for _ in range(2))
     half = AsyncProbe(one) if aio else None
 
     def command(*parts: str | bytes) -> object:
@@ -145,7 +145,7 @@ def memcached_ground() -> Iterator[Ground]:
     from pymemcache.client.base import Client
 
     with MemcachedServer() as server:
-        one, other = (MemcachedBackend(f"127.0.0.1:{server.port}") for _ in range(2))
+        one, other = (MemcachedBackend(f"127.0.0.1:{server.port}", timeout=30.0) for _ in range(2))
         client = Client(("127.0.0.1", server.port), default_noreply=False)
         yield Ground(
             (one, other),

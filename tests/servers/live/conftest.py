@@ -47,7 +47,7 @@ def prolonged(store: Redis) -> Callable[[str, int], None]:
 @pytest.fixture
 def backend(redis_url: str, store: Redis) -> Iterator[RedisBackend]:
     """A backend on the emptied server."""
-    backend = from_url(BackendURL.parse(redis_url))
+    backend = from_url(BackendURL.parse(f"{redis_url}?timeout=30s&connect_timeout=30s"))
     yield backend
     backend.close()
 

@@ -135,7 +135,7 @@ def test_a_lease_lives_at_least_as_long_as_asked(server: MemcachedServer, backen
 
 def test_a_clock_that_is_ahead_ends_no_lease(server: MemcachedServer) -> None:
     """INV-2, INV-3: a process whose clock is an hour ahead, or behind, neither takes a held lease nor falls back."""
-    now, ahead, behind = (MemcachedBackend(f"127.0.0.1:{server.port}", wall=wall) for wall in CLOCKS)
+    now, ahead, behind = (MemcachedBackend(f"127.0.0.1:{server.port}", timeout=PATIENCE, wall=wall) for wall in CLOCKS)
     lease = granted(ask(now))
     for backend in (ahead, behind):
         assert 0 < held(ask(backend, "b")).remaining <= LONG
@@ -165,7 +165,7 @@ def test_the_fence_is_above_that_of_a_record_that_only_the_caller_knows(backend:
 def test_a_cooldown_of_a_fraction_of_a_second_is_no_longer(server: MemcachedServer) -> None:
     """INV-7: the server counts whole seconds, but a backoff ends when it was meant to."""
     now = [1_700_000_000.0]
-    backend = MemcachedBackend(f"127.0.0.1:{server.port}", wall=lambda: now[0])
+    backend = MemcachedBackend(f"127.0.0.1:{server.port}", timeout=PATIENCE, wall=lambda: now[0])
     backend.release(granted(ask(backend)), cooldown(60.25))
     reply = held(ask(backend, "b"))
     assert (reply.remaining, reply.cooldown) == (60.25, cooldown(60.25))
