@@ -72,6 +72,8 @@ _STORE: Final = ("refuse", "black hole", "read-only", "slow", "lose replies")
 _KEY: Final = ("evict record", "evict lock", "flush", "fail over")
 _PROVIDER: Final = ("too many", "server error", "reject", "hang", "no token", "storm")
 _PROCESS: Final = ("crash", "pause", "step", "slew", "interrupt", "stall", "no thread", "lose launch")
+MISFORTUNES: Final = (*_STORE, *_KEY, *_PROVIDER, *_PROCESS)
+"""What may go wrong."""
 
 
 def draw(seed: int) -> Plan:
@@ -88,7 +90,7 @@ def draw(seed: int) -> Plan:
     fates: dict[tuple[int, int], Fate] = {}
     for names, chance in ((_STORE, 0.3), (_KEY, 0.3), (_PROVIDER, 0.35), (_PROCESS, 0.5)):
         while dice.random() < chance:
-            happenings.append(_happening(dice, dice.choice(names), dice.choice(anchors), count))
+            happenings.append(happening(dice, dice.choice(names), dice.choice(anchors), count))
     outage = dice.random() < 0.2
     if outage:
         happenings += _outage(dice, dice.choice(anchors), count)
@@ -159,7 +161,7 @@ def _near(dice: random.Random, anchor: float) -> float:
     return max(0.0, anchor + dice.choice((-0.05, 0.0, 0.0, 0.02, 0.3, 2.0)) * dice.random() * 2)
 
 
-def _happening(dice: random.Random, name: str, anchor: float, count: int) -> Happening:
+def happening(dice: random.Random, name: str, anchor: float, count: int) -> Happening:
     """Draw one misfortune."""
     process = dice.randrange(count) if name in _PROCESS else -1
     amounts = {"step": (-3600.0, 3600.0, -600.0, 60.0), "slew": (0.9998, 1.0002), "fail over": (0.01, 0.5, 5.0)}

@@ -105,6 +105,12 @@ MUTANTS: Mapping[str, Mutant] = {
             ("return max(30.0, remaining / 4)", "return 0.0"),
         ),
         _mutant(
+            "unchanged-herd",
+            "INV-2: processes that start after the provider had nothing better ask again at the same instant",
+            "_flow",
+            ("pause * (1 + job.policy.jitter * (1 + job.spread) / 2)", "pause"),
+        ),
+        _mutant(
             "unfenced-commit",
             "INV-3: a late commit replaces a newer record",
             "_engine.effects",
