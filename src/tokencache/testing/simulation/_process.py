@@ -218,6 +218,7 @@ class Process:
         """Let a caller say that its token was refused."""
         self.around.referee.reported(self, token)
         Call(self, arrival, lambda: self.source.replace(token), "replace")
+        self.around.referee.refusals(self)
 
     def interrupt(self) -> None:
         """Tear every thread out of the flights that it flies."""

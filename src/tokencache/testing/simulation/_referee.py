@@ -325,7 +325,7 @@ class Referee:
 
     def settled(self, process: Process) -> None:
         """Hold a process's own copy against INV-3."""
-        self._note_refused(process)
+        self.refusals(process)
         copy = process.source.copy
         if copy is None or copy.fence is None:
             self._fences.pop(process.number, None)
@@ -360,7 +360,7 @@ class Referee:
             self._violated(
                 "INV-1", f"a token {now - issue.usable_end:.6f}s after its usable end, {allowed:.6f}s allowed"
             )
-        self._note_refused(process)
+        self.refusals(process)
         refused_at = self._refused.get((process.number, process.life, result.value))
         if refused_at is not None and refused_at < call.began_at:
             self._violated("INV-6", f"{call.what}() gives a token that was reported as refused before it began")
@@ -406,7 +406,7 @@ class Referee:
             if copy is None or (copy.data is None and self.around.plan.lifetime > 60):
                 self._violated("INV-5", f"the token of p{process.number} is not shared though the store is back")
 
-    def _note_refused(self, process: Process) -> None:
+    def refusals(self, process: Process) -> None:
         """Remember which tokens a process was told are refused, and since when by its own clock; it may forget."""
         for value in process.source.refused:
             self._refused.setdefault((process.number, process.life, value), process.clocks.steady())
