@@ -107,7 +107,7 @@ MUTANTS: Mapping[str, Mutant] = {
         _mutant(
             "unchanged-herd",
             "INV-2: processes that start after the provider had nothing better ask again at the same instant",
-            "_flow",
+            "_engine.flow",
             ("pause * (1 + job.policy.jitter * (1 + job.spread) / 2)", "pause"),
         ),
         _mutant(
