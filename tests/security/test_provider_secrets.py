@@ -6,7 +6,6 @@ import asyncio
 import base64
 import logging
 import ssl
-import time
 import traceback
 from typing import TYPE_CHECKING
 from urllib.parse import quote, quote_plus
@@ -66,7 +65,7 @@ def texts_of(error: BaseException) -> list[str]:
 def fetch(half: str, known: QPayProvider) -> tuple[Token | TokenCacheError, list[str]]:
     """Fetch, with a refresh first, and return what came and the warnings."""
     warnings: list[str] = []
-    told = FetchContext(PREVIOUS, time.monotonic() + 1.0, "refresh", time.monotonic, warnings.append)
+    told = FetchContext(PREVIOUS, 1.0, "refresh", lambda: 0.0, warnings.append)  # a slow machine has its time, too
     try:
         return (known.fetch(told) if half == "fetch" else asyncio.run(known.afetch(told))), warnings
     except TokenCacheError as error:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 20.0
 PLANTED = "planted"
-SHORT = RefreshPolicy(lease=0.15)
+SHORT = RefreshPolicy(lease=1.5)
 
 
 class Watched(MemoryBackend):
