@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tokencache import BackendUnavailable, TokenCache
-from tokencache.backends import memcached
+from tokencache.backends.memcached import _backend
 from tokencache.backends.memory import MemoryBackend
 from tokencache.events import CommitRefused
 from tokencache.ports import Granted
@@ -102,7 +102,7 @@ def test_a_lease_that_is_gone(
     A process that waits in Redis while that restarts may meet no server at all, which is another row.
     """
     outcome.case = outcome.case.format("lease") if "{" in outcome.case else f"{outcome.case} in mid-fetch"
-    monkeypatch.setattr(memcached, "_GONE", PATIENCE)  # a slow restart is no outage
+    monkeypatch.setattr(_backend, "_GONE", PATIENCE)  # a slow restart is no outage
     late = FakeProvider(secret=remote.provider._secret)
     late.value = "late-token-1"
     late.gate.clear()

@@ -17,8 +17,7 @@ from pymemcache.client.base import Client, PooledClient
 from pymemcache.client.hash import HashClient
 
 from tokencache import Token, TokenCache
-from tokencache.backends import memcached
-from tokencache.backends.memcached import MemcachedBackend
+from tokencache.backends.memcached import MemcachedBackend, _backend
 from tokencache.backends.memcached._form import LARGEST, LONGEST, Lease, lease_value
 from tokencache.backends.memcached._servers import Session
 from tokencache.errors import BackendUnavailable
@@ -202,7 +201,7 @@ def test_a_cooldown_is_not_forgotten_early(server: MemcachedServer, monkeypatch:
 def steady(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Give the backend a steady clock that is set by hand."""
     now = [1_000.0]
-    monkeypatch.setattr(memcached, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    monkeypatch.setattr(_backend, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
     return now
 
 
@@ -667,7 +666,7 @@ def test_a_short_outage_does_not_end_a_wait(backend: MemcachedBackend, monkeypat
     """INV-2: a restart of the server does not send every waiter to the provider; one that stays away does."""
     lease = granted(ask(backend))
     assert backend.commit(lease, record(lease.fence), LONG)
-    monkeypatch.setattr(memcached, "_GONE", PATIENCE)
+    monkeypatch.setattr(_backend, "_GONE", PATIENCE)
     genuine, failures = Session.read, [BackendUnavailable("gone")] * 3
 
     def failing(self: Session, *names: str) -> dict[str, Item]:
@@ -679,7 +678,7 @@ def test_a_short_outage_does_not_end_a_wait(backend: MemcachedBackend, monkeypat
     stored = backend.wait(KEY, None, 2 * PATIENCE)
     assert stored is not None
     assert not failures
-    monkeypatch.setattr(memcached, "_GONE", 0.05)
+    monkeypatch.setattr(_backend, "_GONE", 0.05)
     failures[:] = [BackendUnavailable("gone")] * 1000
     with pytest.raises(BackendUnavailable):
         backend.wait(KEY, None, PATIENCE)

@@ -12,8 +12,7 @@ from redis import Redis
 from redis import asyncio as redis_asyncio
 
 from tokencache import ConfigurationError, RefreshPolicy, TokenCache
-from tokencache.backends import _redis_protocol
-from tokencache.backends.redis import RedisBackend
+from tokencache.backends.redis import RedisBackend, _protocol
 from tokencache.ports import Cooldown, Granted, Held, Stored
 from tokencache.testing.fakes import FakeProvider
 from tokencache.testing.servers import Proxy
@@ -30,7 +29,7 @@ def test_a_client_of_the_users_wakes_its_waiters(
     redis_url: str, store: Redis, protocol: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """INV-8: whatever protocol the client speaks, a waiter gets the record with the wake-up."""
-    monkeypatch.setattr(_redis_protocol, "LONGEST_BLOCK", PATIENCE)  # it does not end by itself
+    monkeypatch.setattr(_protocol, "LONGEST_BLOCK", PATIENCE)  # it does not end by itself
     with Redis.from_url(redis_url, protocol=protocol) as own:
         backend, provider = RedisBackend(client=own), FakeProvider()
         holder = TokenCache(RedisBackend(client=own), policy=STUBBORN).source(provider)

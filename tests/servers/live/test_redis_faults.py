@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tokencache import RefreshPolicy, Token, TokenCache
-from tokencache.backends import _redis_protocol
-from tokencache.backends.redis import from_url
+from tokencache.backends.redis import _protocol, from_url
 from tokencache.events import BackendFailed
 from tokencache.testing._server_process import wait_until
 from tokencache.testing.contract import BackendContract
@@ -39,7 +38,7 @@ def server() -> Iterator[RedisServer]:
 
 def test_no_wake_up_needs_the_safety_poll(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A waiter is woken by the commit, not by the end of its wait, which is far away here."""
-    monkeypatch.setattr(_redis_protocol, "LONGEST_BLOCK", 10 * PATIENCE)
+    monkeypatch.setattr(_protocol, "LONGEST_BLOCK", 10 * PATIENCE)
     server.command("FLUSHALL")
     backend = from_url(BackendURL.parse(f"{server.url}?timeout={2 * PATIENCE:g}s"))
     provider, policy = FakeProvider(), RefreshPolicy(lease=20 * PATIENCE, timeout=10 * PATIENCE)
