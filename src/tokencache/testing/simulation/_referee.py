@@ -72,7 +72,6 @@ class Referee:
         self._alone: dict[int, tuple[int, float, float, Run]] = {}
         self._quiet: dict[int, tuple[float, float, str]] = {}
         self._repeated: dict[str, tuple[float, float]] = {}
-        self._got: dict[tuple[int, str], float] = {}
         self._lags: dict[bytes, float] = {}
         self._errors: dict[tuple[int, str], float] = {}
         self._held: dict[int, tuple[str, float, int]] = {}
@@ -264,9 +263,8 @@ class Referee:
             previous = run.job.current if run.job is not None else None
             if previous is not None and previous.token.value == reply.value and run.job is not None:
                 last, granted = self._repeated.get(reply.value, (-60.0, -60.0))
-                got = self._got.get((process.number, reply.value), now)
                 since = now if grant is None else self._granted[grant.fence][0]
-                again = max(got, since - 29) < last < since and not self._excused(granted)
+                again = since - 29 < last < since and not self._excused(granted)
                 if again and run.job.reason == "refresh" and previous.fence is not None and self._comparable(grant):
                     self._violated("INV-2", "asked again soon after the provider had nothing better")
                 if run.job.reason == "refresh" and grant is not None:
@@ -309,8 +307,6 @@ class Referee:
         copy = outcome.copy
         if copy.token.value in process.source.refused:
             return
-        if isinstance(outcome, Obtained):
-            self._got[process.number, copy.token.value] = self.around.timeline.now
         value, usable_at, fence = self._held.get(process.number, ("", 0.0, 0))
         gone = value in process.source.refused or process.clocks.steady() >= usable_at
         newer = isinstance(outcome, Obtained) and (copy.fence is None or copy.fence >= fence)

@@ -105,6 +105,12 @@ MUTANTS: Mapping[str, Mutant] = {
             ("return max(30.0, remaining / 4)", "return 0.0"),
         ),
         _mutant(
+            "unchanged-forgotten",
+            "INV-2: processes that start after the provider had nothing better are not told, and ask it at once",
+            "_flow",
+            ("        again_at=again_at,\n    )\n    reply", "    )\n    reply"),
+        ),
+        _mutant(
             "unchanged-herd",
             "INV-2: processes that start after the provider had nothing better ask again at the same instant",
             "_engine.flow",
