@@ -14,7 +14,9 @@ import httpx
 import pytest
 
 from tokencache import ProviderUnavailable, RefreshPolicy, TokenCache, TokenSource
+from tokencache.events import FetchFailed, TokenFetched
 from tokencache.integrations.httpx import TokenAuth
+from tokencache.testing.fakes import Recorder
 from tokencache_qpay import QPayProvider
 from tokencache_qpay.testing import FakeQPay, fleet
 
@@ -45,10 +47,9 @@ def qpay() -> Iterator[FakeQPay]:
         yield fake
 
 
-def source_for(qpay: FakeQPay, backend: str = "memory://", **policy: float) -> TokenSource:
+def source_for(qpay: FakeQPay) -> TokenSource:
     """Return a source for the fake."""
-    chosen = RefreshPolicy(**policy) if policy else None
-    return TokenCache(backend).source(QPayProvider(USER, PASSWORD, base_url=qpay.url), policy=chosen)
+    return TokenCache("memory://").source(QPayProvider(USER, PASSWORD, base_url=qpay.url))
 
 
 def test_eight_processes_of_sixteen_threads_log_in_once(qpay: FakeQPay, tmp_path: Path) -> None:
@@ -160,8 +161,11 @@ def test_a_fresh_token_that_is_refused_too_surfaces_the_401(qpay: FakeQPay) -> N
 
 def test_an_outage_of_the_provider_is_not_noticed_until_the_usable_end(qpay: FakeQPay) -> None:
     """INV-4, INV-7: from refresh_at on logins fail; callers are served until the usable end, then told."""
-    qpay.expires, qpay.lifetime, qpay.latency = "duration", 3.0, 0.0
-    source = source_for(qpay, backoff=0.2)
+    qpay.expires, qpay.lifetime, qpay.latency = "duration", 6.0, 0.0
+    seen, policy = Recorder(), RefreshPolicy(backoff=0.2, window_fraction=0.7)
+    provider = QPayProvider(USER, PASSWORD, base_url=qpay.url)
+    source = TokenCache("memory://", observers=[seen]).source(provider, policy=policy)
+    began = time.monotonic()
     first = source.token()
     with qpay.fail_while(status=500, body={"error": "SYSTEM_BUSY"}):
         ended = None
@@ -173,6 +177,9 @@ def test_an_outage_of_the_provider_is_not_noticed_until_the_usable_end(qpay: Fak
             else:
                 assert token is first
                 assert token.expires_at > time.time()
+        (fetched,) = seen.of(TokenFetched)
+        assert time.monotonic() > began + fetched.usable  # type: ignore[attr-defined]
+        assert seen.of(FetchFailed)[0].served  # type: ignore[attr-defined]
         assert "SYSTEM_BUSY" in str(ended)
         assert 2 <= qpay.requests <= 20
     deadline = time.monotonic() + PATIENCE

@@ -366,6 +366,17 @@ DEFECTS: Final = {
 """,
     ),
     "Follower": ("test_a_redirect_takes_no_credential_along", "\n    follow = True\n"),
+    "LateRefuser": (
+        "test_a_redirect_takes_no_credential_along",
+        """
+    follow = True
+
+    def read(self, response, before):
+        if response is not None and response.history:
+            raise ProviderUnavailable("[sound] moved")
+        return super().read(response, before)
+""",
+    ),
     "Uncancellable": (
         "test_a_cancelled_fetch_leaves_nothing_behind",
         """
