@@ -139,8 +139,10 @@ def test_it_works_on_a_url(kind: str, entra: Entra, tmp_path: Path, request: pyt
             assert fence_of(client.get(KEY)) is not None  # type: ignore[arg-type]
 
 
-def test_writers_do_not_undo_each_other(backend: MemoryBackend) -> None:
+def test_writers_do_not_undo_each_other(backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """INV-3: of many users who sign in at once through many caches, none is lost."""
+    for name in ("_LEASE", "_PATIENCE"):
+        monkeypatch.setattr(f"tokencache.integrations.msal.{name}", PATIENCE)
     caches = [SharedTokenCache(backend, key=KEY) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: caches[number % 8].add(user(number)), range(32)))
