@@ -176,9 +176,10 @@ def is_another(data: bytes, seen: bytes | None) -> bool:
 
 
 def is_late(fence: int, stored: bytes | None, *, held: bool) -> bool:
-    """Return whether a commit under ``fence`` comes too late for what is stored (INV-3); ``held``: the lease still is.
+    """Return whether a commit under ``fence`` comes too late to replace the record ``stored`` (INV-3).
 
-    A record without a fence is another program's: whoever took the lock since has stored it.
+    ``held`` tells whether the owner still holds the lease. A record without a fence is another program's. A holder may
+    replace it. After a lost lease it stays, because the program that took the lock since has stored it.
     """
     if stored is None:
         return False

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeAlias, runti
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tokencache.policy import RefreshPolicy
     from tokencache.token import Token
 
 Clock: TypeAlias = Callable[[], float]
@@ -82,9 +81,14 @@ class FetchContext:
 class TokenProvider(Protocol):
     """Knows how to obtain a token.
 
-    A provider may leave out ``fetch`` or ``afetch``: the other half is lifted. It may carry ``policy``
-    (a :class:`~tokencache.policy.RefreshPolicy`, used unless the caller names one) and ``key`` (a record key used as
-    it stands).
+    A provider may leave out ``fetch`` or ``afetch``: the other half is lifted. These members are optional:
+
+    - ``policy``: a :class:`~tokencache.policy.RefreshPolicy`, used unless the caller or the configuration names one.
+    - ``key``: the key of the record, used as it stands, unless the caller or the configuration names one.
+    - ``refreshing``: ``True`` if only the last token's refresh token leads to the next token. Then a process never
+      fetches without a lease, the record outlives its token, and a 401 does not delete it.
+    - ``"issuer"`` in the identity: the address that the tokens come from, as ``TokenSource.issuer`` tells it.
+
     A fetch raises :class:`~tokencache.errors.ProviderRejected` or :class:`~tokencache.errors.ProviderUnavailable`.
     """
 
@@ -114,15 +118,6 @@ class AsyncProvider(TokenProvider, Protocol):
 
     async def afetch(self, context: FetchContext) -> Token:
         """Obtain a new token by ``context.deadline``."""
-        ...
-
-
-class PolicyProvider(Protocol):
-    """A provider that brings a refresh policy of its own."""
-
-    @property
-    def policy(self) -> RefreshPolicy | None:
-        """The policy that suits its tokens."""
         ...
 
 

@@ -94,6 +94,18 @@ class BackendContract(LeaseLaws):
         assert stored is not None
         assert stored.data == record(newer.fence)
 
+    def test_a_lost_lease_does_not_replace_another_programs_record(self, probe: Probe) -> None:
+        """INV-3: a record without a fence, stored since the lease was lost, stays; a holder may replace it."""
+        late = granted(self.ask(probe, "a"))
+        probe.release(late)
+        self.plant(probe, record(None, "theirs"))
+        assert probe.commit(late, record(late.fence), LONG) is False
+        stored = probe.load(KEY)
+        assert stored is not None
+        assert stored.data == record(None, "theirs")
+        holder = granted(self.ask(probe, "b", record(None, "theirs")))
+        assert probe.commit(holder, record(holder.fence), LONG) is True
+
     def test_a_late_commit_leaves_the_next_lease_alone(self, probe: Probe) -> None:
         """A holder that lost its lease may still store while nothing newer is there; the lease stays the next one's."""
         late = granted(self.ask(probe, "a"))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from tokencache import BackendClosed, BackendUnavailable
 from tokencache.ports import Cooldown, Found, Granted, Held, LeaseGrant, LeaseReply, Slot, Stored
-from tokencache.records import fence_of, is_another
+from tokencache.records import fence_of, is_another, is_late
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -72,7 +72,11 @@ class SqliteBackend:
         """Store the record and free the lease, unless a newer record is there."""
         with self._at(lease.key) as (database, name, now):
             stored = _stored(database, name, now)
-            if stored is not None and (fence_of(stored.data) or 0) > lease.fence:
+            mine = [name, lease.owner, lease.fence, now]
+            held = database.execute(
+                "SELECT 1 FROM slot WHERE key = ? AND owner = ? AND fence = ? AND ends > ?", mine
+            ).fetchone()
+            if is_late(lease.fence, None if stored is None else stored.data, held=held is not None):
                 return False
             database.execute("REPLACE INTO record VALUES (?, ?, ?)", [name, data, now + ttl])
             _free(database, name, lease, now, None)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tokencache._engine.clock import steady_clock
-from tokencache._record import is_another
+from tokencache._record import is_another, is_late
 from tokencache.backends._polling import PollPacer
 from tokencache.backends.file import _flock
 from tokencache.backends.file._folder import LIMIT, Folder, unavailable
@@ -121,11 +121,10 @@ class FileBackend:
         with self._writing("store the record", lease.key) as files:
             now = self._clock()
             state = files.state()
-            fence, own = files.record_fence(), _is_live(lease, state, now)
-            if fence is not None and fence > lease.fence:  # INV-3
+            stored, own = files.stored(now), _is_live(lease, state, now)
+            late = is_late(lease.fence, None if stored is None else stored.data, held=own)
+            if late or (files.record_fence() or 0) > lease.fence:  # INV-3, also against a record that has ended
                 return False
-            if fence is None and not own and files.stored(now) is not None:
-                return False  # another program's: whoever took the lock since has stored it
             files.write_record(data)
             files.write_state(
                 replace(
