@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -86,6 +87,44 @@ def test_each_invariant_is_stated_cited_and_tested(invariant: str) -> None:
         if word.search(ast.get_docstring(function) or "") or word.search(ast.unparse(function))
     ]
     assert named, f"no test names {invariant}"
+
+
+STEPS = re.findall(r"^\| \d+ \| `([\w/.]+)` \| `(\w+)` \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+
+
+def test_one_call_is_followed_in_at_most_fifteen_steps() -> None:
+    """ARCHITECTURE follows a call from the HTTP client to its header, without a long detour."""
+    assert 10 <= len(STEPS) <= 15
+    assert STEPS[0][0].startswith("integrations/")
+
+
+@pytest.mark.parametrize(("file", "function"), sorted(set(STEPS)))
+def test_each_step_of_the_call_is_where_it_is_said_to_be(file: str, function: str) -> None:
+    """Each function of "Follow one call" is defined in the file of its line."""
+    tree = ast.parse((ROOT / "src/tokencache" / file).read_text())
+    assert function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+NAMED = [
+    (document, name)
+    for document in ("ARCHITECTURE.md", "CONTRIBUTING.md", "docs/decisions.md")
+    for name in sorted(set(re.findall(r"`([\w./-]+\.(?:py|toml|txt)|\w+/)`", (ROOT / document).read_text())))
+]
+YOURS = {"tokencache.toml", "src/tokencache/backends/NAME.py"}
+
+
+@pytest.mark.parametrize(("document", "name"), NAMED)
+def test_each_file_that_a_document_names_is_there(document: str, name: str) -> None:
+    """Each file or folder between backticks is one of the project's, by the end of its path."""
+    found = [path for path in places() if path.endswith(f"/{name}")]
+    assert found or name in YOURS, f"{document} names {name}, which is not there"
+
+
+@functools.cache
+def places() -> list[str]:
+    """Return the paths of all files and folders, folders with a slash at their end."""
+    files = texts()
+    return [str(path) for path in files] + [f"{folder}/" for folder in {path.parent for path in files}]
 
 
 def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -7,6 +7,7 @@ needs another for its types knows it, too.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -218,3 +219,49 @@ def test_the_checker_sees_each_form_of_import(code: str, module: str) -> None:
 def test_each_part_of_a_name_can_make_it_private(name: str, private: bool) -> None:
     """A package's private module is as private as one at the top, and as a private name of a public module."""
     assert is_private(name) == private
+
+
+# --- the diagram --------------------------------------------------------------------------------------------------
+
+ARCHITECTURE = Path(__file__).parents[2] / "ARCHITECTURE.md"
+DIAGRAM = re.compile(r"(?<=^<!-- layers: ).*?(?=^<!-- end of layers -->$)", re.DOTALL | re.MULTILINE)
+
+
+def below(layer: str) -> set[str]:
+    """Return all layers that a layer reaches."""
+    direct = set(LAYERS[layer][1].split())
+    return direct.union(*map(below, direct))
+
+
+def diagram() -> str:
+    """Return the layers as a Mermaid graph, from the top; an arrow that follows from two others is left out."""
+    lines: list[str] = []
+    for layer, (modules, names) in reversed(LAYERS.items()):
+        lines.append(f'  {layer}["<b>{layer}</b><br>{modules}"]')
+        direct = names.split()
+        lines += [f"  {layer} --> {name}" for name in direct if not any(name in below(other) for other in direct)]
+    return "\n".join(["```mermaid", "graph TD", *lines, "```"])
+
+
+def with_diagram(text: str) -> str:
+    """Return ARCHITECTURE.md with the diagram of today."""
+    assert DIAGRAM.search(text)
+    return DIAGRAM.sub(lambda found: found[0].splitlines()[0] + "\n" + diagram() + "\n", text)
+
+
+def test_architecture_shows_the_layers() -> None:
+    """The diagram is made from LAYERS; renew it with `python tests/meta/test_layers.py`."""
+    text = ARCHITECTURE.read_text()
+    assert text == with_diagram(text)
+
+
+def test_the_diagram_shows_each_layer_and_leaves_out_what_follows() -> None:
+    """Each layer has its line, an arrow between neighbours is drawn, and one that two others imply is not."""
+    lines = diagram().splitlines()
+    assert [line.split("[")[0].strip() for line in lines if "[" in line] == list(reversed(LAYERS))
+    assert "  flow --> decisions" in lines
+    assert "  flow --> values" not in lines
+
+
+if __name__ == "__main__":
+    ARCHITECTURE.write_text(with_diagram(ARCHITECTURE.read_text()))
