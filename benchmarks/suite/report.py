@@ -20,21 +20,23 @@ WORDS = frozenset({"way", "", "note", "claim", "beside"})
 METHOD = """\
 All ways are measured in one run, on one machine, in turns: each has its turn, then each again, so that a busy moment \
 harms all alike. A ratio is the median of the ratios within a turn, and only ratios are judged: times depend on the \
-machine. A peer is called as its documents show it; where its way to a token takes more than one call, that is written \
-into the timing loop itself, so that no wrapper is counted as the peer's. All log in at the same provider, which takes \
-250 ms in the scenarios where that matters. Scenarios of many processes start real ones, with a Redis and a memcached \
-of their own on loopback. The limit is the least code that does it: a closure or coroutine that reads the same clock \
-and compares, the client library's own GET, a flight, a lock and a message written by hand without any failure \
-handling.
+machine. A peer is called as its documents show it. If its way to a token takes several calls, the timing loop holds \
+them all, so a wrapper is not counted as the peer's. All log in at the same provider, which takes 250 ms in the \
+scenarios where that matters. Scenarios of many processes start real ones, with a Redis and a memcached of their own \
+on loopback.
 
-A figure within a fifth of its limit may well be on the other side of it in the next run.
+The limit is the least code for the task. For a cached get it is a closure or coroutine that reads the same clock and \
+compares. For a shared get it is the client library's own GET. For a stampede it is a flight, a lock and a message, \
+written by hand without failure handling.
 
-Where counts decide, at the boundary, after a kill and in outages, a peer has one turn, and two in the cold stampede. \
-All share the machine's cores with their servers; only for a shared get are client and server on one CPU.
+A figure within a fifth of its limit may be on the other side of it in the next run.
 
-Peers are set kindly. Early windows that can be set to nothing are; clients with a constant one are told that tokens \
-live longer by just that, or they would fetch at every call. What a peer cannot do, or fails to do here, is in its \
-row."""
+Where counts decide (boundary, kill, outages), a peer has one turn, and two in the cold stampede. All share the \
+machine's cores with their servers; only for a shared get are client and server on one CPU.
+
+Peers are set kindly. Early windows are set to zero where that is possible. Clients with a constant window get tokens \
+that live longer by just that, or they would fetch at every call. What a peer cannot do, or fails to do here, is in \
+its row."""
 
 SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
@@ -48,15 +50,15 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ),
     (
         cached.THREADS,
-        "`to limit` is to the bare closure.",
+        "`to limit` compares with the bare closure.",
         ("ns", "to limit"),
     ),
-    (cached.LOOPS, "`to limit` is to the bare coroutine.", ("ns", "to limit")),
+    (cached.LOOPS, "`to limit` compares with the bare coroutine.", ("ns", "to limit")),
     (
         cached.SOURCES,
         (
-            "One source, many asked in turn, and one while many are held. `to one` is to the same way with one; "
-            "closures lose as well, to the processor's caches."
+            "One source, many asked in turn, and one while many are held. `to one` compares with the same way with "
+            "one; closures lose as well, to the processor's caches."
         ),
         ("ns", "to one"),
     ),
@@ -72,8 +74,8 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         shared.REDIS,
         (
             "Another process's token, loaded and decoded, without a local copy; client and server on one CPU; a token "
-            "of 1,000 characters. `to limit` is to the client library's GET, that of its kind. `login / get` is how "
-            "many fit into a login of 250 ms."
+            "of 1,000 characters. `to limit` compares with the client library's GET of the same kind. `login / get` is "
+            "how many fit into a login of 250 ms."
         ),
         ("us", "to limit", "login / get"),
     ),
@@ -83,8 +85,8 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         fleet.STAMPEDE,
         (
-            "Eight processes of sixteen threads ask at once where there is no token. Times are of the wait beyond the "
-            "login; a negative one belongs to callers who came while it was under way."
+            "Eight processes of sixteen threads ask at once, without a token. Times are of the wait beyond the login; "
+            "a negative one belongs to callers that came during the login."
         ),
         ("logins", "p50 ms", "p99 ms", "to limit", "commands", "errors"),
     ),

@@ -110,7 +110,7 @@ NAMED = [
     for document in ("ARCHITECTURE.md", "CONTRIBUTING.md", "docs/decisions.md")
     for name in sorted(set(re.findall(r"`([\w./-]+\.(?:py|toml|txt)|\w+/)`", (ROOT / document).read_text())))
 ]
-YOURS = {"tokencache.toml", "src/tokencache/backends/NAME.py"}
+YOURS = {"tokencache.toml", "src/tokencache/backends/NAME.py", "NAME/"}
 
 
 @pytest.mark.parametrize(("document", "name"), NAMED)

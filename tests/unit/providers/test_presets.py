@@ -534,8 +534,8 @@ def test_the_data_has_no_name_that_nobody_reads() -> None:
 HEAD = """\
 # Presets
 
-A preset holds what is known about an API: where it is asked for a token, how the client proves who it is, how long a
-token lives. So a provider's table names the preset and what is your own, and nothing else:
+A preset holds what is known about an API: its token endpoint, its client authentication, the lifetime of its tokens. So
+a provider's table names the preset and your own settings only:
 
 ```toml
 [providers.calls]
@@ -550,12 +550,12 @@ tokencache token calls --config tokencache.toml
 ```
 
 In code it is `preset("zoom", account_id=…, client_id=…, client_secret=…)` of `tokencache.providers.presets`, which
-returns a provider for `cache.source`. Any setting of the provider's type (`scope`, `timeout`, `token_url` …, see
-[configuration.md](configuration.md)) may stand beside those of the preset and goes over it; `parameters` and `headers`
-are added to the preset's. `tokencache config check` names what is missing.
+returns a provider for `cache.source`. The table may have any setting of the provider's type (`scope`, `timeout`,
+`token_url` …, see [configuration.md](configuration.md)). Such a setting overrides the preset; `parameters` and
+`headers` are added to the preset's. `tokencache config check` names missing settings.
 
-Presets that sign (`private_key`) need `pip install 'tokencache[jose]'`. This page is made of
-`src/tokencache/providers/presets.toml`, by `python tests/unit/providers/test_presets.py`; the tests hold each preset
+Presets that sign (`private_key`) need `pip install 'tokencache[jose]'`. This page is made from
+`src/tokencache/providers/presets.toml`, by `python tests/unit/providers/test_presets.py`. The tests run each preset
 against a fake of the API's documented answer.
 
 | preset | API | grant | client's proof | lifetime |
