@@ -105,6 +105,15 @@ def test_each_step_of_the_call_is_where_it_is_said_to_be(file: str, function: st
     assert function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
+VOCABULARY = (ROOT / "ARCHITECTURE.md").read_text().partition("\n## Vocabulary\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`([A-Z][a-z]\w+)`", VOCABULARY))))
+def test_each_class_of_the_vocabulary_is_there(name: str) -> None:
+    """Each class that the vocabulary names is defined in the source, by that name."""
+    assert any(re.search(rf"^class {name}\b", path.read_text(), re.MULTILINE) for path in (ROOT / "src").rglob("*.py"))
+
+
 NAMED = [
     (document, name)
     for document in ("ARCHITECTURE.md", "CONTRIBUTING.md", "docs/decisions.md")
