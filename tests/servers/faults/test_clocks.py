@@ -126,7 +126,7 @@ def test_a_step_of_the_wall_clock_makes_nobody_late(store: Store, outcome: Outco
     (after,) = {each.token().value for each in (*others, source)}
     assert after not in {first.value, common}
     assert provider.calls == calls + 1
-    who = "those who start anew share another one" if step > 0 else "those who start anew too"
+    who = "processes that start later share another one" if step > 0 else "processes that start later too"
     outcome.record(f"the current token to its usable end; {who}", calls=calls)
 
 
@@ -313,7 +313,7 @@ def test_a_record_that_ends_too_soon_costs_one_fetch(store: Store, outcome: Outc
     assert source.token() == first
     assert store.fence("k") > fence
     assert provider.calls == 2
-    outcome.record("the current token; those who start anew share another one", calls=provider.calls)
+    outcome.record("the current token; processes that start later share another one", calls=provider.calls)
 
 
 @REDIS
