@@ -6,7 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
-from tokencache import _keys
+from tokencache._engine.identity import Identity
 from tokencache._engine.local import LocalCopy
 from tokencache.errors import ConfigurationError, DeadlineExceeded, TokenCacheError
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tokencache._engine.effects import Flow
     from tokencache._engine.flights import Flight, Flights
     from tokencache._engine.flow import Job, Outcome
-    from tokencache._record import Sealing
     from tokencache.policy import RefreshPolicy
     from tokencache.ports import Reason
     from tokencache.status import Status
@@ -57,12 +56,10 @@ class TokenSource(LocalCopy):
 
     __slots__ = (
         "__weakref__",
-        "_fingerprint",
         "_flights",
         "_given_key",
-        "_key",
+        "_identity",
         "_namespace",
-        "_sealing",
         "_spread",
         "_tasks",
     )
@@ -70,9 +67,7 @@ class TokenSource(LocalCopy):
     def __init__(self, world: SourceContext, *, policy: RefreshPolicy, namespace: str, key: str | None) -> None:
         self._namespace = namespace
         self._given_key = key
-        self._key: str | None = None
-        self._fingerprint = ""
-        self._sealing: Sealing | None = None
+        self._identity: Identity | None = None
         self._spread = world.draw() * 2 - 1
         super().__init__(world, policy)
 
@@ -167,15 +162,18 @@ class TokenSource(LocalCopy):
     @property
     def key(self) -> str:
         """The key of the record. The first reading may take some 50 ms, for the fingerprint of the credential."""
-        if self._key is None:
-            provider, sealer = self._world.provider, self._world.sealer
-            self._fingerprint = _keys.fingerprint(provider.name, provider.identity())
-            self._sealing = None if sealer is None else sealer.sealing(provider, self._fingerprint)
-            given = self._given_key
-            self._key = (
-                given if given is not None else _keys.record_key(self._namespace, provider.name, self._fingerprint)
-            )
-        return self._key
+        return self._identify().key
+
+    def _identify(self) -> Identity:
+        """Return the identity, worked out once: two threads that race find equal ones."""
+        identity = self._identity
+        if identity is None:
+            identity = self._identity = Identity.of(self._world, self._namespace, self._given_key)
+        return identity
+
+    def _known_key(self) -> str:
+        """Return the key for a message, without the slow fingerprint: empty until the identity was worked out."""
+        return "" if self._identity is None else self._identity.key
 
     def __repr__(self) -> str:
         """Return provider and backend, nothing secret."""
@@ -194,9 +192,8 @@ class TokenSource(LocalCopy):
                 return copy.token
             self._stop_while_cooling(now)
             if now >= deadline:
-                message = (
-                    f"[{self.provider}] {self._key!r}: no token before the deadline; allow more time, or see status()"
-                )
+                who = f"[{self.provider}] {self._known_key()!r}"
+                message = f"{who}: no token before the deadline; allow more time, or see status()"
                 raise DeadlineExceeded(message)
             flight, leads = self._lead_or_join()
             copy = self._usable(self._clock())
@@ -379,7 +376,7 @@ class TokenSource(LocalCopy):
         copy = self._copy
         event = FetchFailed(
             provider=self.provider,
-            key=self._key or "",
+            key=self._known_key(),
             reason="refresh",
             error=str(error) if isinstance(error, TokenCacheError) else type(error).__name__,
             permanent=False,
@@ -465,11 +462,11 @@ class TokenSource(LocalCopy):
         """Return the orders for a flow."""
         from tokencache._engine.flow import Job
 
-        copy = self._copy
+        copy, identity = self._copy, self._identify()
         return Job(
             provider=self.provider,
-            key=self.key,
-            identity=self._fingerprint,
+            key=identity.key,
+            identity=identity.fingerprint,
             owner=self._owner(),
             policy=self._policy,
             reason=reason,
@@ -482,7 +479,7 @@ class TokenSource(LocalCopy):
             attempt=self._attempt,
             failure=self._failure,
             unleased_fetch_at=self._unleased_fetch_at,
-            sealing=self._sealing,
+            sealing=identity.sealing,
         )
 
     def _owner(self) -> str:
@@ -491,7 +488,7 @@ class TokenSource(LocalCopy):
 
     async def _prepare(self) -> None:
         """Work out the key off the event loop: a slow fingerprint takes a while."""
-        if self._key is None:
+        if self._identity is None:
             from tokencache._engine.drivers import on_thread
 
-            await on_thread(lambda: self.key)
+            await on_thread(self._identify)

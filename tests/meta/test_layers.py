@@ -32,7 +32,7 @@ LAYERS: dict[str, tuple[str, str]] = {
         "_engine status",
         "values decisions flow system encryption mount",
     ),
-    "source": ("_engine.warmer source", "values decisions flow drivers"),
+    "source": ("_engine.warmer source", "values flow drivers"),
     "backends": ("backends", "values decisions system plugins lift"),
     "providers": ("providers", "values decisions system"),
     "function": ("providers.callable", "values providers"),

@@ -286,7 +286,7 @@ def test_no_key_is_shown() -> None:
     cache = TokenCache(MemoryBackend(), encrypt=KEY.hex())
     source = cache.source(Acme(), key="orders")
     source.token()
-    shown = repr((cache, source, source._sealing, Sealer(KEY), source._job("cold"), source.status().as_dict()))
+    shown = repr((cache, source, source._identify(), Sealer(KEY), source._job("cold"), source.status().as_dict()))
     assert KEY.hex() not in shown
     assert repr(KEY)[2:20] not in shown
     assert TOKEN not in shown

@@ -122,8 +122,8 @@ def opened(provider: str, setup: Setup) -> Generator[tuple[Backend, str, Reading
         TokenCache.from_config(setup.plan, backend=backend) as cache,
     ):
         source = cache.source(configured.provider, key=configured.key)
-        key = source.key
-        yield backend, key, partial(_unsealed, key, source._sealing)  # noqa: SLF001  (known once the key is)
+        identity = source._identify()  # noqa: SLF001  (a record is read by what its source reads it by)
+        yield backend, identity.key, partial(_unsealed, identity.key, identity.sealing)
 
 
 def look(backend: Backend, key: str, read: Reading | None = None) -> View:

@@ -36,7 +36,7 @@ T = TypeVar("T")
 KEY = "shared"
 
 
-class Identity:
+class NamedProvider:
     """The provider as a source sees it before it fetches: a name and an identity."""
 
     name = "simulated"
@@ -108,7 +108,7 @@ class SimulatedSource(TokenSource):
     @property
     def fingerprint(self) -> str:
         """The identity as records hold it."""
-        return self._fingerprint
+        return self._identify().fingerprint
 
 
 class Process:
@@ -142,7 +142,7 @@ class Process:
         clock = self.clocks.steady
         probe = self.plan.policy.probe
         self.world = SourceContext(
-            provider=cast("Any", Identity(self.host.identity)),
+            provider=cast("Any", NamedProvider(self.host.identity)),
             backend=cast("Any", self.around.network),
             async_backend=_no_async_half,
             reads=Breaker(clock, probe),
@@ -526,5 +526,5 @@ def _no_async_half() -> AsyncBackend:
 
 def fingerprint(identity: int) -> str:
     """Return an identity as records hold it."""
-    provider = Identity(identity)
+    provider = NamedProvider(identity)
     return _keys.fingerprint(provider.name, provider.identity())

@@ -188,7 +188,7 @@ class _Instance(Client):
         self._turn = 0
         super().__init__(number, host, around.plan, around)
         if host.identity:  # another token, so another key
-            self.source._given_key, self.source._key = f"{KEY}-{host.identity}", None
+            self.source._given_key, self.source._identity = f"{KEY}-{host.identity}", None
             _ = self.source.key
         self._ask(self._turn)
 
