@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from tokencache._engine.identity import Identity
 from tokencache._engine.local import LocalCopy
-from tokencache.errors import ConfigurationError, DeadlineExceeded, TokenCacheError
+from tokencache.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    DeadlineExceeded,
+    ProviderError,
+    TokenCacheError,
+)
+from tokencache.steps import adrive, drive
 
 if TYPE_CHECKING:
     import asyncio
@@ -239,7 +246,7 @@ class TokenSource(LocalCopy):
             if self._value() == token.value:
                 yield from self._drop(token)
             other = yield from self._acquire(deadline, "rejected", token.value)
-        except TokenCacheError:
+        except (ProviderError, BackendUnavailable, DeadlineExceeded):  # a mistake in the settings stays an error
             return None
         return other if other.value != token.value else None
 
@@ -253,41 +260,33 @@ class TokenSource(LocalCopy):
         return report
 
     def _drive(self, steps: Steps[T]) -> T:
-        """Take the steps on this thread; a flight has a thread of its own, so a caller can leave at its deadline."""
-        reply: object = None
-        try:
-            while True:
-                step = steps.send(reply)
-                if isinstance(step, RunFlow):
-                    from tokencache._engine.drivers import run
+        """Take the steps on this thread."""
+        return drive(steps, self._perform)
 
-                    reply = run(step.start(), self._world, self.key)
-                    continue
-                if step.reason is not None:
-                    self._launch_thread(step.flight, step.reason)
-                reply = step.flight.join(max(0.0, step.deadline - self._clock()))
-        except StopIteration as end:
-            result: T = end.value
-            return result
+    def _perform(self, step: JoinFlight | RunFlow) -> object:
+        """Do one step; a flight has a thread of its own, so that a caller can leave at its deadline."""
+        if isinstance(step, RunFlow):
+            from tokencache._engine.drivers import run
+
+            return run(step.start(), self._world, self.key)
+        if step.reason is not None:
+            self._launch_thread(step.flight, step.reason)
+        return step.flight.join(max(0.0, step.deadline - self._clock()))
 
     async def _adrive(self, steps: Steps[T]) -> T:
-        """Take the steps on this event loop. The flight is a task of its own: a cancelled caller leaves it be."""
-        reply: object = None
-        try:
-            while True:
-                step = steps.send(reply)
-                if isinstance(step, RunFlow):
-                    from tokencache._engine.drivers import arun
+        """Take the steps on this event loop."""
+        return await adrive(steps, self._aperform)
 
-                    await self._prepare()
-                    reply = await arun(step.start(), self._world, self.key)
-                    continue
-                if step.reason is not None:
-                    self._launch_task(step.flight, step.reason)
-                reply = await step.flight.ajoin(max(0.0, step.deadline - self._clock()))
-        except StopIteration as end:
-            result: T = end.value
-            return result
+    async def _aperform(self, step: JoinFlight | RunFlow) -> object:
+        """Do one step; a flight is a task of its own, so that a cancelled caller leaves it be."""
+        if isinstance(step, RunFlow):
+            from tokencache._engine.drivers import arun
+
+            await self._prepare()
+            return await arun(step.start(), self._world, self.key)
+        if step.reason is not None:
+            self._launch_task(step.flight, step.reason)
+        return await step.flight.ajoin(max(0.0, step.deadline - self._clock()))
 
     def _serve_and_refresh(self, launch: Callable[[Flight, Reason], None]) -> Token | None:
         """Return the current token if it is usable, starting its renewal when that is due and nobody has."""

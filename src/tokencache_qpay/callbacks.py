@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from tokencache.errors import TokenCacheError
+from tokencache.steps import adrive, drive
 from tokencache_qpay._calls import check_payment, get_payment
 from tokencache_qpay.errors import QPayInvalidRequest, QPayNotFound, QPayValidationError
 from tokencache_qpay.models import ObjectType, PaymentStatus
@@ -105,44 +106,25 @@ def read_callback(query: str | bytes = "", body: bytes = b"", content_type: str 
 
 def confirm(client: QPayClient, callback: Callback) -> Confirmed | None:
     """Return what QPay says of a callback, ``None`` where it knows of no such payment, or of none that counts."""
-    steps = _confirmation(callback)
-    try:
-        call = next(steps)
-        while True:
-            try:
-                answer: object = client.send(call)
-            except (QPayNotFound, QPayValidationError):
-                answer = None
-            call = steps.send(answer)
-    except StopIteration as end:
-        return cast("Confirmed | None", end.value)
+    return drive(_confirmation(callback), client.send)
 
 
 async def confirm_async(client: AsyncQPayClient, callback: Callback) -> Confirmed | None:
     """Return what QPay says of a callback; see :func:`confirm`."""
-    steps = _confirmation(callback)
-    try:
-        call = next(steps)
-        while True:
-            try:
-                answer: object = await client.send(call)
-            except (QPayNotFound, QPayValidationError):
-                answer = None
-            call = steps.send(answer)
-    except StopIteration as end:
-        return cast("Confirmed | None", end.value)
+    return await adrive(_confirmation(callback), client.send)
 
 
 def _confirmation(callback: Callback) -> Generator[Call[Any], Any, Confirmed | None]:
     """Ask for the payment, then for what was paid on its invoice: the check decides."""
-    payment: Payment | None = yield get_payment(callback.payment_id)
-    if payment is None or payment.object_id is None or payment.object_type not in (None, ObjectType.INVOICE):
+    try:
+        payment: Payment = yield get_payment(callback.payment_id)
+        if payment.object_id is None or payment.object_type not in (None, ObjectType.INVOICE):
+            return None
+        check: PaymentCheck = yield check_payment(payment.object_id)
+    except (QPayNotFound, QPayValidationError):
         return None
-    check: PaymentCheck | None = yield check_payment(payment.object_id)
-    paid = check is not None and any(
-        row.payment_id == payment.payment_id and row.payment_status == PaymentStatus.PAID for row in check.rows
-    )
-    return Confirmed(callback, payment, check) if check is not None and paid else None
+    paid = any(row.payment_id == payment.payment_id and row.payment_status == PaymentStatus.PAID for row in check.rows)
+    return Confirmed(callback, payment, check) if paid else None
 
 
 class _DjangoRequest(Protocol):

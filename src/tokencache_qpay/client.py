@@ -15,13 +15,14 @@ from contextlib import suppress
 from functools import wraps
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from inspect import Parameter, signature
-from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import httpx
 
 from tokencache import TokenCache
 from tokencache.integrations.httpx import TokenAuth
 from tokencache.providers.transport import closing_handshake, shared_trust
+from tokencache.steps import adrive, drive
 from tokencache_qpay import _calls
 from tokencache_qpay._answers import exchange
 from tokencache_qpay.errors import QPayUnavailable
@@ -143,17 +144,14 @@ class QPayClient(_Client):
 
     def send(self, call: Call[D]) -> D:
         """Do an operation."""
-        steps = exchange(call, self._base_url, self._timeout)
-        try:
-            request = next(steps)
-            while True:
-                try:
-                    outcome: Outcome = self._client.send(request, auth=self._auth, follow_redirects=False)
-                except httpx.HTTPError as error:
-                    outcome = error
-                request = steps.send(outcome)
-        except StopIteration as end:
-            return cast("D", end.value)
+
+        def perform(request: httpx.Request) -> Outcome:
+            try:
+                return self._client.send(request, auth=self._auth, follow_redirects=False)
+            except httpx.HTTPError as error:
+                return error
+
+        return drive(exchange(call, self._base_url, self._timeout), perform)
 
     def payments(
         self,
@@ -259,18 +257,15 @@ class AsyncQPayClient(_Client):
 
     async def send(self, call: Call[D]) -> D:
         """Do an operation."""
-        steps = exchange(call, self._base_url, self._timeout)
-        try:
-            request = next(steps)
-            while True:
-                request.extensions["trace"] = closing_handshake()
-                try:
-                    outcome: Outcome = await self._client.send(request, auth=self._auth, follow_redirects=False)
-                except httpx.HTTPError as error:
-                    outcome = error
-                request = steps.send(outcome)
-        except StopIteration as end:
-            return cast("D", end.value)
+
+        async def perform(request: httpx.Request) -> Outcome:
+            request.extensions["trace"] = closing_handshake()
+            try:
+                return await self._client.send(request, auth=self._auth, follow_redirects=False)
+            except httpx.HTTPError as error:
+                return error
+
+        return await adrive(exchange(call, self._base_url, self._timeout), perform)
 
     async def payments(
         self,

@@ -20,7 +20,7 @@ ROOT = "tokencache"
 # Each layer, from the ground up: its modules, and the layers that they may import beside their own. A package stands
 # for all its modules but those that have a line of their own.
 LAYERS: dict[str, tuple[str, str]] = {
-    "values": ("errors events health policy ports token", ""),
+    "values": ("errors events health policy ports steps token", ""),
     "decisions": ("_keys _record expiry records", "values"),
     "flow": ("_engine.effects _engine.flow", "values decisions"),
     "system": ("_engine.clock _log_safe", "values"),

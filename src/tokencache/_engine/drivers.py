@@ -29,6 +29,7 @@ from tokencache.errors import (
     TokenCacheError,
 )
 from tokencache.ports import Granted
+from tokencache.steps import adrive, drive
 from tokencache.token import Token
 
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from tokencache._engine.context import SourceContext
-    from tokencache._engine.effects import (
-        Flow,
-    )
+    from tokencache._engine.effects import Effect, Flow
     from tokencache.ports import AsyncBackend, AsyncProvider, FetchContext, LeaseGrant, SyncProvider, TokenProvider
 
 T = TypeVar("T")
@@ -50,12 +49,13 @@ class _Leases:
     def __init__(self) -> None:
         self.held: dict[str, LeaseGrant] = {}
 
-    def note(self, effect: BackendEffect, reply: object) -> None:
-        """Follow what was granted and what was given back."""
+    def note(self, effect: BackendEffect, reply: object) -> object:
+        """Follow what was granted and what was given back; return the reply."""
         if isinstance(effect, Lease) and isinstance(reply, Granted):
             self.held[effect.key] = reply.lease
         elif isinstance(effect, Release) or (isinstance(effect, Commit) and reply is True):
             self.held.pop(effect.key, None)
+        return reply
 
 
 def run(flow: Flow[T], world: SourceContext, key: str) -> T:
@@ -87,25 +87,20 @@ def run(flow: Flow[T], world: SourceContext, key: str) -> T:
 def _run(flow: Flow[T], world: SourceContext, key: str) -> T:
     """Run a flow on this very thread."""
     leases = _Leases()
-    reply: object = None
+
+    def perform(effect: Effect) -> object:
+        if isinstance(effect, BackendEffect):
+            return leases.note(effect, _call(effect, world))
+        if isinstance(effect, Fetch):
+            return _fetch(effect, world, key)
+        if isinstance(effect, Sleep):
+            time.sleep(effect.duration)
+            return None
+        return world.simple(effect)
+
     try:
-        while True:
-            effect = flow.send(reply)
-            if isinstance(effect, BackendEffect):
-                reply = _call(effect, world)
-                leases.note(effect, reply)
-            elif isinstance(effect, Fetch):
-                reply = _fetch(effect, world, key)
-            elif isinstance(effect, Sleep):
-                time.sleep(effect.duration)
-                reply = None
-            else:
-                reply = world.simple(effect)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+        return drive(flow, perform)
     finally:
-        flow.close()
         for lease in leases.held.values():
             with contextlib.suppress(Exception):
                 world.backend.release(lease)
@@ -116,29 +111,24 @@ async def arun(flow: Flow[T], world: SourceContext, key: str) -> T:
     import asyncio
 
     leases = _Leases()
-    reply: object = None
     backend = world.async_backend()
+
+    async def perform(effect: Effect) -> object:
+        if isinstance(effect, BackendEffect):
+            return leases.note(effect, await _acall(effect, world, backend))
+        if isinstance(effect, Fetch):
+            return await _afetch(effect, world, key, backend)
+        if isinstance(effect, Sleep):
+            await asyncio.sleep(effect.duration)
+            return None
+        return world.simple(effect)
+
     try:
-        while True:
-            effect = flow.send(reply)
-            if isinstance(effect, BackendEffect):
-                reply = await _acall(effect, world, backend)
-                leases.note(effect, reply)
-            elif isinstance(effect, Fetch):
-                reply = await _afetch(effect, world, key, backend)
-            elif isinstance(effect, Sleep):
-                await asyncio.sleep(effect.duration)
-                reply = None
-            else:
-                reply = world.simple(effect)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+        return await adrive(flow, perform)
     except GeneratorExit:  # collected with its closed loop: nothing can be awaited any more
         leases.held.clear()  # they end by themselves
         raise
     finally:
-        flow.close()
         for lease in leases.held.values():
             with contextlib.suppress(Exception):
                 await backend.release(lease)

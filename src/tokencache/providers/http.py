@@ -22,6 +22,7 @@ from tokencache.providers._exchange import (
 )
 from tokencache.providers.oauth_response import raise_for_error
 from tokencache.providers.transport import host_of, shared_trust
+from tokencache.steps import adrive, drive
 from tokencache.token import Token
 
 if TYPE_CHECKING:
@@ -91,49 +92,35 @@ class HTTPTokenProvider(ABC):
     def fetch(self, context: FetchContext) -> Token:
         """Obtain a token by ``context.deadline``, blocking."""
         with self._session() as client:
-            steps = self._steps(context)
-            reply: _Reply | None = None
-            while True:
-                try:
-                    call = next(steps) if reply is None else steps.send(reply)
-                except StopIteration as stop:
-                    return _token_of(stop)
-                reply = self._send(client, call)
+
+            def perform(request: httpx.Request) -> httpx.Response:
+                return self._judged(self._send(client, self._call(request, context)))
+
+            return drive(self._steps(context), perform)
 
     async def afetch(self, context: FetchContext) -> Token:
         """Obtain a token by ``context.deadline`` in the running event loop."""
         async with self._asession() as client:
-            steps = self._steps(context)
-            reply: _Reply | None = None
-            while True:
-                try:
-                    call = next(steps) if reply is None else steps.send(reply)
-                except StopIteration as stop:
-                    return _token_of(stop)
-                reply = await self._asend(client, call)
+
+            async def perform(request: httpx.Request) -> httpx.Response:
+                return self._judged(await self._asend(client, self._call(request, context)))
+
+            return await adrive(self._steps(context), perform)
 
     def __repr__(self) -> str:
         """Return a text without credentials."""
         return f"<{type(self).__name__} {self.name!r}>"
 
-    def _steps(self, context: FetchContext) -> Generator[Call, _Reply, Token]:
-        """Drive ``token_flow``: what both drivers have in common."""
-        flow = self.token_flow(context)
+    def _steps(self, context: FetchContext) -> TokenFlow:
+        """Follow ``token_flow``, and translate what its own code raises of httpx."""
         refused: httpx.Response
         try:
-            request = next(flow)
-            while True:
-                reply = self._judged((yield self._call(request, context)))
-                request = flow.send(reply) if isinstance(reply, httpx.Response) else flow.throw(reply)
-        except StopIteration as stop:
-            return _token_of(stop)
+            return (yield from self.token_flow(context))
         except httpx.InvalidURL:
             message = f"[{self.name}] the token address is not a URL; check its spelling"
             raise ConfigurationError(message) from None
         except httpx.HTTPStatusError as error:
             refused = error.response
-        finally:
-            flow.close()
         raise_for_error(refused, provider=self.name)
         message = f"[{self.name}] the answer with status {refused.status_code} was not understood"
         raise ProviderUnavailable(message, status=refused.status_code)
@@ -146,14 +133,19 @@ class HTTPTokenProvider(ABC):
             raise ProviderUnavailable(message)
         return Call(self.name, checked(self.name, request), context.clock, context.clock() + limit, limit)
 
-    def _judged(self, reply: _Reply) -> _Reply:
-        """Return the reply, or an error in the place of a redirect."""
-        if isinstance(reply, httpx.Response) and 300 <= reply.status_code < 400:  # noqa: PLR2004
-            return ProviderUnavailable(
+    def _judged(self, reply: _Reply) -> httpx.Response:
+        """Return the response that came; raise what stopped the request, and refuse a redirect.
+
+        INV-9: it raises outside of the handler that caught a foreign error, or that error would be its context.
+        """
+        if isinstance(reply, TokenCacheError):
+            raise reply
+        if 300 <= reply.status_code < 400:  # noqa: PLR2004
+            message = (
                 f"[{self.name}] {host_of(reply.request.url)} answered with a redirect (status {reply.status_code}),"
-                " which was refused so that the credential goes nowhere else; configure the final address",
-                status=reply.status_code,
+                " which was refused so that the credential goes nowhere else; configure the final address"
             )
+            raise ProviderUnavailable(message, status=reply.status_code)
         return reply
 
     def _send(self, client: httpx.Client, call: Call) -> _Reply:
@@ -227,12 +219,6 @@ class HTTPTokenProvider(ABC):
             " check the proxy variables (HTTPS_PROXY, ALL_PROXY) and SSL_CERT_FILE"
         )
         raise ConfigurationError(message)
-
-
-def _token_of(stop: StopIteration) -> Token:
-    """Return what a finished generator returned."""
-    token: Token = stop.value
-    return token
 
 
 def _reply_for(error: Exception, call: Call, client: httpx.Client | httpx.AsyncClient, before: _Cookies) -> _Reply:

@@ -465,6 +465,24 @@ def test_a_mistake_that_the_backend_finds_reaches_everybody_and_is_not_kept() ->
     assert source.token()
 
 
+@pytest.mark.parametrize("half", ["sync", "async"])
+def test_a_wrong_setting_is_not_taken_for_a_401_that_stands(half: str) -> None:
+    """After a 401 a mistake in the set-up is raised as it is; ``None`` would hide it behind the 401."""
+
+    class Wrong(MemoryBackend):
+        """Finds a mistake when it is read."""
+
+        def load(self, key: str) -> None:  # type: ignore[override]
+            """Fail."""
+            message = "a wrong setting"
+            raise ConfigurationError(message)
+
+    source = TokenCache(Wrong()).source(FakeProvider())
+    refused = Token("refused", expires_at=2e9, issued_at=1e9)
+    with pytest.raises(ConfigurationError, match="a wrong setting"):
+        source.replace(refused) if half == "sync" else asyncio.run(source.areplace(refused))
+
+
 def test_a_hung_fetch_loses_its_lease_at_its_deadline() -> None:
     """INV-8, INV-2: the heartbeat ends with the fetch's deadline, so that another process can fetch."""
     backend, hung = MemoryBackend(), FakeProvider()
