@@ -9,7 +9,7 @@ import inspect
 import threading
 import time
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from tokencache._engine import timer
 from tokencache._engine.effects import (
@@ -34,7 +34,7 @@ from tokencache.token import Token
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Awaitable, Callable, Coroutine
 
     from tokencache._engine.context import SourceContext
     from tokencache._engine.effects import Effect, Flow
@@ -140,7 +140,7 @@ def _call(effect: BackendEffect, world: SourceContext) -> object:
     if refusal is not None:
         return Unreachable(refusal)
     try:
-        reply: object = effect.on(world.backend)
+        reply = effect.on(world.backend)
     except Exception as error:  # noqa: BLE001  (INV-5: whatever a backend raises is no answer, not a crash)
         return world.failed(effect, _no_answer(error, world))
     world.answered(effect)
@@ -153,7 +153,7 @@ async def _acall(effect: BackendEffect, world: SourceContext, backend: AsyncBack
     if refusal is not None:
         return Unreachable(refusal)
     try:
-        reply: object = await effect.on(backend)
+        reply = await cast("Awaitable[object]", effect.on(backend))
     except Exception as error:  # noqa: BLE001  (INV-5: whatever a backend raises is no answer, not a crash)
         return world.failed(effect, _no_answer(error, world))
     world.answered(effect)

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 if TYPE_CHECKING:
     from tokencache.errors import BackendUnavailable, ProviderError
     from tokencache.events import Event
-    from tokencache.ports import Cooldown, LeaseGrant, LeaseReply, Reason, Slot, Stored
+    from tokencache.ports import AsyncBackend, Backend, Cooldown, LeaseGrant, LeaseReply, Reason, Slot, Stored
     from tokencache.token import Token
 
 T = TypeVar("T")
 Flow: TypeAlias = Generator["Effect", Any, T]
+Half: TypeAlias = "Backend | AsyncBackend"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,8 @@ class BackendEffect(Effect):
 
     writes = True
 
-    def on(self, backend: Any) -> Any:
-        """Call the backend; the answer is an awaitable where ``backend`` is an async half."""
+    def on(self, backend: Half) -> object:
+        """Call the backend and return its answer; that of an ``AsyncBackend`` is an awaitable."""
         raise NotImplementedError
 
 
@@ -59,7 +60,7 @@ class Load(BackendEffect):
 
     writes = False
 
-    def on(self, backend: Any) -> Any:
+    def on(self, backend: Half) -> object:
         """Call ``load``."""
         return backend.load(self.key)
 
@@ -70,7 +71,7 @@ class Inspect(BackendEffect):
 
     writes = False
 
-    def on(self, backend: Any) -> Any:
+    def on(self, backend: Half) -> object:
         """Call ``inspect``."""
         return backend.inspect(self.key)
 
@@ -84,7 +85,7 @@ class Lease(BackendEffect):
     seen: bytes | None = field(repr=False)
     ttl: float
 
-    def on(self, backend: Any) -> Any:
+    def on(self, backend: Half) -> object:
         """Call ``lease``."""
         return backend.lease(self.key, self.owner, self.identity, self.seen, self.ttl)
 
@@ -97,7 +98,7 @@ class Commit(BackendEffect):
     data: bytes = field(repr=False)
     ttl: float
 
-    def on(self, backend: Any) -> Any:
+    def on(self, backend: Half) -> object:
         """Call ``commit``."""
         return backend.commit(self.lease, self.data, self.ttl)
 
@@ -109,7 +110,7 @@ class Release(BackendEffect):
     lease: LeaseGrant
     cooldown: Cooldown | None
 
-    def on(self, backend: Any) -> Any:
+    def on(self, backend: Half) -> object:
         """Call ``release``."""
         return backend.release(self.lease, self.cooldown)
 
@@ -123,7 +124,7 @@ class Wait(BackendEffect):
 
     writes = False
 
-    def on(self, backend: Any) -> Any:
+    def on(self, backend: Half) -> object:
         """Call ``wait``."""
         return backend.wait(self.key, self.seen, self.timeout)
 
@@ -134,7 +135,7 @@ class Discard(BackendEffect):
 
     seen: bytes = field(repr=False)
 
-    def on(self, backend: Any) -> Any:
+    def on(self, backend: Half) -> object:
         """Call ``discard``."""
         return backend.discard(self.key, self.seen)
 

@@ -14,7 +14,7 @@ from tokencache.testing.simulation._world import Network
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tokencache.ports import LeaseGrant, Stored
+    from tokencache.ports import Backend, LeaseGrant, Stored
     from tokencache.testing.simulation._process import Run
     from tokencache.testing.simulation._world import Surroundings
     from tokencache.testing.simulation.scale import Figures
@@ -147,7 +147,7 @@ class _Command:
         """Have the effect, and answer."""
         around = self._server.around
         around.referee.performing(self._run, self._effect, self._sent_at)
-        reply = self._effect.on(around.store)
+        reply = self._effect.on(cast("Backend", around.store))
         self._server.weigh(f"{self._kind} {type(reply).__name__}")
         self._answer(around.timeline.now, reply)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from tokencache._engine.effects import Wait
 from tokencache.errors import BackendUnavailable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tokencache._engine.effects import BackendEffect
-    from tokencache.ports import LeaseGrant, Stored
+    from tokencache.ports import Backend, LeaseGrant, Stored
     from tokencache.testing.simulation._plan import Happening, Plan
     from tokencache.testing.simulation._process import Run
 
@@ -93,7 +93,7 @@ class Network:
 
             def perform() -> None:
                 around.referee.performing(run, effect, now)
-                reply = effect.on(around.store)
+                reply = effect.on(cast("Backend", around.store))
                 if not (lost or late):
                     at = around.timeline.now
                     process.post(at + back, lambda: answer(around.referee.reading(run, reply)))
