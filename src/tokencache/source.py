@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from tokencache._engine.identity import Identity
@@ -19,7 +18,7 @@ from tokencache.steps import adrive, drive
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Callable, Generator
 
     from tokencache._engine.context import SourceContext
     from tokencache._engine.effects import Flow
@@ -400,44 +399,22 @@ class TokenSource(LocalCopy):
             self._flights.leave(flight)
 
     def _launch_thread(self, flight: Flight, reason: Reason) -> None:
-        """Run the flight on a thread of its own; where none is to be had, on that of the caller who needs the token."""
-        import contextlib
-        import contextvars
-
-        turn = threading.Lock()  # taken once, by whoever flies; start() may fail though its thread runs
-
-        def fly() -> None:
-            if turn.acquire(blocking=False):
-                self._fly(flight, reason)
-
-        def target() -> None:
-            with contextlib.suppress(BaseException):  # those who joined have it, or were sent to look again
-                fly()
-
-        context = contextvars.copy_context()
-        thread = threading.Thread(target=context.run, args=(target,), name=f"tokencache-{self.provider}", daemon=True)
-        try:
-            thread.start()
-        except BaseException as error:
-            if isinstance(error, RuntimeError) and reason != "refresh":  # too many threads, or the interpreter ends
-                with contextlib.suppress(Exception):
-                    fly()
-                return
-            if turn.acquire(blocking=False):
-                self._abandon(flight)
-            raise
+        """Run the flight on a thread of its own; if none can be started, on that of a caller that needs the token."""
+        self._world.launcher.beside(
+            lambda: self._fly(flight, reason),
+            f"tokencache-{self.provider}",
+            lends=reason != "refresh",
+            abandon=lambda: self._abandon(flight),
+        )
 
     def _launch_task(self, flight: Flight, reason: Reason) -> None:
         """Run the flight as a task of this event loop."""
-        import asyncio
-
         try:
-            coroutine: Coroutine[object, object, None] = self._afly(flight, reason)
-            flight.loop = asyncio.get_running_loop()
-            task = flight.loop.create_task(coroutine, name=f"tokencache-{self.provider}")
+            task = self._world.launcher.task(self._afly(flight, reason), f"tokencache-{self.provider}")
         except BaseException:
             self._abandon(flight)
             raise
+        flight.loop = task.get_loop()
         self._tasks.add(task)  # a loop keeps only a weak reference
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -488,6 +465,6 @@ class TokenSource(LocalCopy):
     async def _prepare(self) -> None:
         """Work out the key off the event loop: a slow fingerprint takes a while."""
         if self._identity is None:
-            from tokencache._engine.drivers import on_thread
+            from tokencache._engine.launcher import on_thread
 
             await on_thread(self._identify)

@@ -27,11 +27,8 @@ LAYERS: dict[str, tuple[str, str]] = {
     "encryption": ("_crypto", "values decisions"),
     "plugins": ("plugins url", "values"),
     "lift": ("backends._threaded", "values"),
-    "mount": ("_engine.breaker _engine.handle", "values lift"),
-    "drivers": (
-        "_engine status",
-        "values decisions flow system encryption mount",
-    ),
+    "drivers": ("_engine status", "values decisions flow system encryption"),
+    "mount": ("_engine.handle", "values lift drivers"),
     "source": ("_engine.warmer source", "values flow drivers"),
     "backends": ("backends", "values decisions system plugins lift"),
     "providers": ("providers", "values decisions system"),
@@ -47,7 +44,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "integrations": ("integrations", "values decisions encryption plugins"),
     "cli": ("__main__ cli", "values decisions plugins drivers settings config surface integrations"),
     "testing": ("testing", "values decisions lift drivers"),
-    "simulation": ("testing.simulation", "values decisions flow mount drivers source backends"),
+    "simulation": ("testing.simulation", "values decisions flow drivers source backends"),
 }
 PURE = ("values", "decisions", "flow")
 # Of other layers, what says of itself that it is pure or does no I/O.

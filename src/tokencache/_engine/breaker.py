@@ -5,8 +5,13 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from tokencache._engine.effects import Unreachable
+from tokencache.errors import BackendUnavailable, TokenCacheError
+from tokencache.events import BackendFailed, BackendRecovered
+
 if TYPE_CHECKING:
-    from tokencache.errors import BackendUnavailable
+    from tokencache._engine.context import SourceContext
+    from tokencache._engine.effects import BackendEffect
     from tokencache.ports import Clock
 
 
@@ -26,7 +31,7 @@ class Breaker:
         return self._error
 
     def refuse(self) -> BackendUnavailable | None:
-        """Return the failure to answer with, or ``None`` when the caller is to try."""
+        """Return the failure to answer with, or ``None`` if the caller should try."""
         if self._error is None:
             return None
         with self._lock:
@@ -55,3 +60,40 @@ class Breaker:
     def after_fork(self) -> None:
         """Start with a fresh lock in the child of a fork."""
         self._lock = threading.Lock()
+
+
+def refusal(effect: BackendEffect, world: SourceContext) -> Unreachable | None:
+    """Return the answer to a call that the open breaker spares the caller, or ``None`` if it should be made."""
+    error = _breaker(effect, world).refuse()
+    return None if error is None else Unreachable(error)
+
+
+def failed(effect: BackendEffect, error: Exception, world: SourceContext) -> Unreachable:
+    """Take note of a backend's error and return it as an outage; raises an error of ours that says more than that.
+
+    A foreign one, from a garbled reply or a backend with a defect, is quoted by its kind only (INV-9).
+    """
+    if not isinstance(error, BackendUnavailable):
+        if isinstance(error, TokenCacheError):
+            raise error
+        name = getattr(world.backend, "name", "the backend")
+        what = f"{name} failed with {type(error).__name__}"
+        error = BackendUnavailable(f"{what}; check that the address is that of its server")
+    if _breaker(effect, world).failed(error):
+        operation = type(effect).__name__.lower()
+        world.tell(BackendFailed(provider=world.provider.name, key=effect.key, operation=operation, error=str(error)))
+    return Unreachable(error)
+
+
+def answered(effect: BackendEffect, world: SourceContext) -> None:
+    """Take note that the backend answered; a store that can be written to can be read."""
+    ended = world.reads.answered()
+    if effect.writes:
+        ended = world.writes.answered() or ended
+    if ended:
+        world.tell(BackendRecovered(provider=world.provider.name, key=effect.key))
+
+
+def _breaker(effect: BackendEffect, world: SourceContext) -> Breaker:
+    """Return the breaker of this kind of call: reads may work while writes do not."""
+    return world.writes if effect.writes else world.reads

@@ -1,4 +1,4 @@
-"""The world of a source: what its effects are performed on."""
+"""The context of a source: what its effects are performed on."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tokencache._engine.effects import Draw, Emit, Instants, Now, Unreachable
-from tokencache.events import BackendFailed, BackendRecovered, LeaseLost, ProviderWarning, observe
+from tokencache._engine.effects import Draw, Emit, Instants, Now
+from tokencache._engine.launcher import Launcher
+from tokencache.events import LeaseLost, ProviderWarning, observe
 from tokencache.ports import FetchContext
 
 if TYPE_CHECKING:
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
 
     from tokencache._crypto import Sealer
     from tokencache._engine.breaker import Breaker
-    from tokencache._engine.effects import BackendEffect, Effect, Fetch
-    from tokencache.errors import BackendUnavailable
+    from tokencache._engine.effects import Effect, Fetch
     from tokencache.events import Event, Observer
     from tokencache.ports import AsyncBackend, Backend, Clock, LeaseGrant, TokenProvider
 
@@ -35,10 +35,7 @@ class SourceContext:
     observers: Sequence[Observer]
     draw: Clock = field(default=random.random)
     sealer: Sealer | None = None
-
-    def breaker(self, effect: BackendEffect) -> Breaker:
-        """Return the breaker of this kind of call: reads may work while writes do not."""
-        return self.writes if effect.writes else self.reads
+    launcher: Launcher = field(default_factory=Launcher)
 
     def simple(self, effect: Effect) -> object:
         """Perform an effect that needs neither backend nor provider nor time."""
@@ -53,21 +50,6 @@ class SourceContext:
             case _:
                 message = f"no driver performs {type(effect).__name__}"
                 raise NotImplementedError(message)
-
-    def failed(self, effect: BackendEffect, error: BackendUnavailable) -> Unreachable:
-        """Take note that the backend did not answer."""
-        if self.breaker(effect).failed(error):
-            operation = type(effect).__name__.lower()
-            self.tell(BackendFailed(provider=self.provider.name, key=effect.key, operation=operation, error=str(error)))
-        return Unreachable(error)
-
-    def answered(self, effect: BackendEffect) -> None:
-        """Take note that the backend answered; a store that can be written to can be read."""
-        ended = self.reads.answered()
-        if effect.writes:
-            ended = self.writes.answered() or ended
-        if ended:
-            self.tell(BackendRecovered(provider=self.provider.name, key=effect.key))
 
     def tell(self, event: Event) -> None:
         """Give an event to the observers."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
-import functools
 import inspect
 import threading
 import time
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from tokencache._engine import timer
+from tokencache._engine import breaker, heartbeat
 from tokencache._engine.effects import (
     BackendEffect,
     Commit,
@@ -19,21 +17,14 @@ from tokencache._engine.effects import (
     Lease,
     Release,
     Sleep,
-    Unreachable,
 )
-from tokencache.errors import (
-    BackendUnavailable,
-    ConfigurationError,
-    ProviderError,
-    ProviderUnavailable,
-    TokenCacheError,
-)
+from tokencache._engine.launcher import on_thread, run_coroutine
+from tokencache.errors import ConfigurationError, ProviderError, ProviderUnavailable
 from tokencache.ports import Granted
 from tokencache.steps import adrive, drive
 from tokencache.token import Token
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable, Callable, Coroutine
 
     from tokencache._engine.context import SourceContext
@@ -67,20 +58,14 @@ def run(flow: Flow[T], world: SourceContext, key: str) -> T:
     if threading.current_thread() is not threading.main_thread():
         return _run(flow, world, key)
     done: Future[T] = Future()
-    turn = threading.Lock()  # taken by whoever runs the flow
 
     def target() -> None:
-        if turn.acquire(blocking=False):
-            try:
-                done.set_result(_run(flow, world, key))
-            except BaseException as error:  # noqa: BLE001  (carried to the caller's thread)
-                done.set_exception(error)
+        try:
+            done.set_result(_run(flow, world, key))
+        except BaseException as error:  # noqa: BLE001  (carried to the caller's thread)
+            done.set_exception(error)
 
-    context = contextvars.copy_context()
-    try:
-        threading.Thread(target=context.run, args=(target,), name="tokencache-errand", daemon=True).start()
-    except RuntimeError:  # no thread is to be had
-        target()
+    world.launcher.beside(target, "tokencache-errand", lends=True)
     return done.result()
 
 
@@ -136,52 +121,34 @@ async def arun(flow: Flow[T], world: SourceContext, key: str) -> T:
 
 def _call(effect: BackendEffect, world: SourceContext) -> object:
     """Call the backend, unless the breaker answers for it."""
-    refusal = world.breaker(effect).refuse()
+    refusal = breaker.refusal(effect, world)
     if refusal is not None:
-        return Unreachable(refusal)
+        return refusal
     try:
         reply = effect.on(world.backend)
     except Exception as error:  # noqa: BLE001  (INV-5: whatever a backend raises is no answer, not a crash)
-        return world.failed(effect, _no_answer(error, world))
-    world.answered(effect)
+        return breaker.failed(effect, error, world)
+    breaker.answered(effect, world)
     return reply
 
 
 async def _acall(effect: BackendEffect, world: SourceContext, backend: AsyncBackend) -> object:
     """Call the async half of the backend, unless the breaker answers for it."""
-    refusal = world.breaker(effect).refuse()
+    refusal = breaker.refusal(effect, world)
     if refusal is not None:
-        return Unreachable(refusal)
+        return refusal
     try:
         reply = await cast("Awaitable[object]", effect.on(backend))
     except Exception as error:  # noqa: BLE001  (INV-5: whatever a backend raises is no answer, not a crash)
-        return world.failed(effect, _no_answer(error, world))
-    world.answered(effect)
+        return breaker.failed(effect, error, world)
+    breaker.answered(effect, world)
     return reply
 
 
-def _no_answer(error: Exception, world: SourceContext) -> BackendUnavailable:
-    """Return what to make of a backend's error; raises one of our own that says more than that there was no answer.
-
-    A foreign one, from a reply that is garbled or a backend with a defect, is quoted by its kind only (INV-9).
-    """
-    if isinstance(error, BackendUnavailable):
-        return error
-    if isinstance(error, TokenCacheError):
-        raise error
-    name = getattr(world.backend, "name", "the backend")
-    return BackendUnavailable(
-        f"{name} failed with {type(error).__name__}; check that the address is that of its server"
-    )
-
-
 def _fetch(effect: Fetch, world: SourceContext, key: str) -> Token | ProviderError:
-    """Make the call to the provider on this thread while the heartbeat keeps the lease alive."""
+    """Make the call to the provider on this thread while a heartbeat keeps the lease alive."""
     context = world.context(effect, key)
-    lease = effect.lease
-    beat = (
-        None if lease is None else timer.beat(lease.ttl / 3, functools.partial(_extend, world, lease, context.deadline))
-    )
+    beat = None if effect.lease is None else heartbeat.start(world, effect.lease, context.deadline)
     try:
         return _checked(_sync_half(world.provider)(context), world.provider)
     except Exception as error:  # noqa: BLE001  (INV-4: whatever a provider raises is an answer, not a crash)
@@ -191,26 +158,13 @@ def _fetch(effect: Fetch, world: SourceContext, key: str) -> Token | ProviderErr
             beat.stop()
 
 
-def _extend(world: SourceContext, lease: LeaseGrant, deadline: float, beat: timer.Beat) -> bool:
-    """Prolong a lease; return whether to go on: a fetch that hangs loses its lease at its deadline (INV-8)."""
-    if world.clock() >= deadline:
-        return False
-    try:
-        kept = world.backend.extend(lease, lease.ttl)
-    except Exception:  # noqa: BLE001  (the heartbeat is everybody's)
-        return True  # it did not answer: not the same as a lost lease
-    if not (kept or beat.stopped):
-        world.lost(lease)
-    return kept
-
-
 async def _afetch(effect: Fetch, world: SourceContext, key: str, backend: AsyncBackend) -> Token | ProviderError:
-    """Make the call to the provider on this loop while a timer keeps the lease alive."""
+    """Make the call to the provider on this loop while a heartbeat keeps the lease alive."""
     import asyncio
 
     context = world.context(effect, key)
     lease = effect.lease
-    timer = _LoopBeat(asyncio.get_running_loop(), backend, lease, world) if lease is not None else None
+    beat = None if lease is None else heartbeat.LoopBeat(asyncio.get_running_loop(), backend, lease, world)
     try:
         async with asyncio.timeout(effect.timeout):
             return _checked(await _async_half(world.provider)(context), world.provider)
@@ -219,43 +173,8 @@ async def _afetch(effect: Fetch, world: SourceContext, key: str, backend: AsyncB
     except Exception as error:  # noqa: BLE001  (INV-4: whatever a provider raises is an answer, not a crash)
         return _translated(error, world.provider)
     finally:
-        if timer is not None:
-            timer.stop()
-
-
-class _LoopBeat:
-    """The heartbeat of one lease on an event loop: a timer, and a task only when it fires."""
-
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, backend: AsyncBackend, lease: LeaseGrant, world: SourceContext
-    ) -> None:
-        self._loop = loop
-        self._backend = backend
-        self._lease = lease
-        self._world = world
-        self._task: asyncio.Task[None] | None = None
-        self._timer = loop.call_later(lease.ttl / 3, self._fire)
-
-    def _fire(self) -> None:
-        """Prolong the lease in a task."""
-        self._task = self._loop.create_task(self._extend())
-
-    async def _extend(self) -> None:
-        """Prolong the lease and set the timer again."""
-        try:
-            kept = await self._backend.extend(self._lease, self._lease.ttl)
-        except Exception:  # noqa: BLE001
-            kept = True  # it did not answer: not the same as a lost lease
-        if kept:
-            self._timer = self._loop.call_later(self._lease.ttl / 3, self._fire)
-        else:
-            self._world.lost(self._lease)
-
-    def stop(self) -> None:
-        """Let the lease be."""
-        self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
+        if beat is not None:
+            beat.stop()
 
 
 def _sync_half(provider: TokenProvider) -> Callable[[FetchContext], Token]:
@@ -279,63 +198,6 @@ def _async_half(provider: TokenProvider) -> Callable[[FetchContext], Coroutine[o
     other: SyncProvider = provider  # type: ignore[assignment]
 
     return lambda context: on_thread(lambda: other.fetch(context))
-
-
-async def on_thread(call: Callable[[], T]) -> T:
-    """Run a call on a thread of its own, and await it.
-
-    A call that hangs then holds up neither the loop's own pool of threads, nor the end of the loop or the interpreter.
-    """
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if not future.done():
-            if error is None:
-                future.set_result(result)  # type: ignore[arg-type]
-            else:
-                future.set_exception(error)
-
-    def target() -> None:
-        result, error = None, None
-        try:
-            result = call()
-        except BaseException as caught:  # noqa: BLE001  (carried to the loop)
-            error = caught if isinstance(caught, Exception) else RuntimeError(type(caught).__name__)
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-            loop.call_soon_threadsafe(settle, result, error)
-
-    thread = threading.Thread(
-        target=contextvars.copy_context().run, args=(target,), name="tokencache-call", daemon=True
-    )
-    thread.start()
-    return await future
-
-
-def run_coroutine(start: Callable[[], Coroutine[object, object, T]]) -> T:
-    """Run a coroutine to its end from any thread, also from one whose own event loop is running."""
-    import asyncio
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(start())
-    box: list[T | BaseException] = []
-
-    def target() -> None:
-        try:
-            box.append(asyncio.run(start()))
-        except BaseException as error:  # noqa: BLE001  (carried to the caller's thread)
-            box.append(error)
-
-    thread = threading.Thread(target=target, name="tokencache-coroutine", daemon=True)
-    thread.start()
-    thread.join()
-    if isinstance(box[0], BaseException):
-        raise box[0]
-    return box[0]
 
 
 def _checked(token: object, provider: TokenProvider) -> Token:

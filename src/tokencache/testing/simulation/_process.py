@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tokencache import _keys
+from tokencache._engine import breaker
 from tokencache._engine.breaker import Breaker
 from tokencache._engine.context import SourceContext
-from tokencache._engine.drivers import _extend, _Leases  # pyright: ignore[reportPrivateUsage]
-from tokencache._engine.effects import BackendEffect, Fetch, Lease, Sleep, Unreachable, Wait
+from tokencache._engine.drivers import _Leases  # pyright: ignore[reportPrivateUsage]
+from tokencache._engine.effects import BackendEffect, Fetch, Lease, Sleep, Wait
 from tokencache._engine.flow import Failed, Kept, Obtained, obtain
+from tokencache._engine.heartbeat import extend
 from tokencache._engine.timer import Beat
 from tokencache.errors import BackendUnavailable, DeadlineExceeded, TokenCacheError
 from tokencache.ports import Granted
@@ -275,10 +277,9 @@ class Run:
             around.effects += 1
             if isinstance(effect, BackendEffect | Fetch):
                 if isinstance(effect, BackendEffect):
-                    refusal = world.breaker(effect).refuse()
-                    if refusal is not None:
+                    reply = breaker.refusal(effect, world)
+                    if reply is not None:
                         self.unreachable = True
-                        reply = Unreachable(refusal)
                         continue
                 process.effects += 1
                 fate = None if around.healed else process.plan.fates.get((process.number, process.effects))
@@ -305,9 +306,9 @@ class Run:
         process = self.process
         if isinstance(reply, BackendUnavailable):
             self.unreachable = True
-            reply = process.world.failed(effect, reply)
+            reply = breaker.failed(effect, reply, process.world)
         else:
-            process.world.answered(effect)
+            breaker.answered(effect, process.world)
             self._leases.note(effect, reply)
             if isinstance(effect, Lease) and isinstance(reply, Granted):
                 process.around.referee.holds(self, reply.lease)
@@ -376,7 +377,7 @@ class Run:
             if beat.stopped or self.over:
                 return
             with suppress(TokenCacheError):
-                if not _extend(process.world, lease, deadline, beat):
+                if not extend(process.world, lease, deadline, beat):
                     return
             process.post(process.clocks.after(lease.ttl / 3), prolong)
 

@@ -80,7 +80,7 @@ MUTANTS: Mapping[str, Mutant] = {
         _mutant(
             "no-heartbeat",
             "INV-2: the lease of a slow fetch ends under its holder",
-            "_engine.drivers",
+            "_engine.heartbeat",
             ("kept = world.backend.extend(lease, lease.ttl)", "kept = True"),
         ),
         _mutant(
