@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
+from tokencache import status
+from tokencache._engine.drivers import arun, run
+from tokencache._engine.flights import Flights
+from tokencache._engine.flow import Failed, Job, Kept, Obtained, drop, obtain
 from tokencache._engine.identity import Identity
+from tokencache._engine.launcher import on_thread
 from tokencache._engine.local import LocalCopy
 from tokencache.errors import (
     BackendUnavailable,
@@ -14,6 +19,7 @@ from tokencache.errors import (
     ProviderError,
     TokenCacheError,
 )
+from tokencache.events import FetchFailed, TokenInvalidated, observe
 from tokencache.steps import adrive, drive
 
 if TYPE_CHECKING:
@@ -22,8 +28,8 @@ if TYPE_CHECKING:
 
     from tokencache._engine.context import SourceContext
     from tokencache._engine.effects import Flow
-    from tokencache._engine.flights import Flight, Flights
-    from tokencache._engine.flow import Job, Outcome
+    from tokencache._engine.flights import Flight
+    from tokencache._engine.flow import Outcome
     from tokencache.policy import RefreshPolicy
     from tokencache.ports import Reason
     from tokencache.status import Status
@@ -37,10 +43,14 @@ _GRACE: Final = 5.0
 
 
 class JoinFlight(NamedTuple):
-    """A step of a call: lead a flight, for ``reason``, or join it, until ``deadline``; the reply is its outcome."""
+    """A step of a call: wait for a flight until ``deadline``; the reply is its outcome, ``None`` if it was abandoned.
+
+    The caller that ``leads`` starts it first, for ``reason``.
+    """
 
     flight: Flight
-    reason: Reason | None
+    leads: bool
+    reason: Reason
     deadline: float
 
 
@@ -79,7 +89,7 @@ class TokenSource(LocalCopy):
 
     def _start_afresh(self) -> None:
         """Set what a fork must not inherit: flights, tasks, and the state's own."""
-        self._flights: Flights | None = None
+        self._flights = Flights()
         self._tasks: set[asyncio.Task[None]] = set()
         super()._start_afresh()
 
@@ -188,47 +198,49 @@ class TokenSource(LocalCopy):
     # --- the way to a token, once for threads and loops ---------------------------------------------------------
 
     def _acquire(self, deadline: float, reason: Reason | None = None, unlike: str | None = None) -> Steps[Token]:
-        """JoinFlight flights until there is a usable token, another one than ``unlike`` if that is named."""
-        from tokencache._engine.flow import Failed, Kept
-
+        """Lead or join flights until there is a usable token, one other than ``unlike`` if that is given."""
         while True:
             now = self._clock()
-            copy = self._usable(now)
-            if copy is not None and copy.token.value != unlike:
-                return copy.token
+            token = self._answer(now, unlike)
+            if token is not None:
+                return token
             self._stop_while_cooling(now)
             if now >= deadline:
                 who = f"[{self.provider}] {self._known_key()!r}"
                 message = f"{who}: no token before the deadline; allow more time, or see status()"
                 raise DeadlineExceeded(message)
-            flight, leads = self._lead_or_join()
-            copy = self._usable(self._clock())
-            if leads and copy is not None and copy.token.value != unlike:
-                self._abandon(flight)  # another flight landed just before this one was boarded
-                return copy.token
-            # INV-6: whoever leads while a refused token is missing brings its replacement, reporter or not.
+
+            place = self._lead_or_join(lambda: self._answer(self._clock(), unlike) is None)
+            if place is None:
+                continue
+            flight, leads = place
+            # INV-6: the leader replaces a refused token that is missing, whether or not it reported the 401.
             why: Reason = reason or ("rejected" if self._copy is None and self._refused else "cold")
-            outcome: Outcome | None = yield JoinFlight(flight, why if leads else None, deadline)
-            copy = self._usable(self._clock())
+            outcome: Outcome | None = yield JoinFlight(flight, leads, why, deadline)
+
             match outcome:
-                case Kept() if copy is not None:
-                    return copy.token
-                case Failed(error=DeadlineExceeded()):
-                    continue  # the flight's deadline, not necessarily ours
-                case Failed(error=error) if copy is None or copy.token.value == unlike:
-                    raise error.replica() from error.__cause__
-                case _:
+                case Obtained() | None:  # the token is here now; or the flight was abandoned, so lead the next
                     continue
+                case Kept():
+                    copy = self._usable(self._clock())
+                    if copy is not None:
+                        return copy.token
+                case Failed(error=DeadlineExceeded()):  # the flight's deadline, not necessarily ours
+                    continue
+                case Failed(error=error):
+                    if self._answer(self._clock(), unlike) is None:
+                        raise error.replica() from error.__cause__
+
+    def _answer(self, now: float, unlike: str | None) -> Token | None:
+        """Return the local token if it is usable and not ``unlike``."""
+        copy = self._usable(now)
+        return None if copy is None or copy.token.value == unlike else copy.token
 
     def _drop(self, token: Token) -> Steps[bool]:
         """Forget ``token``, here and in the backend."""
         here = self._refuse(token)
-        from tokencache._engine.flow import drop
-
         stored: bool = yield RunFlow(lambda: drop(self._job("rejected"), token.value))
         if here or stored:
-            from tokencache.events import TokenInvalidated, observe
-
             observe(self._world.observers, TokenInvalidated(provider=self.provider, key=self.key, stored=stored))
         return here or stored
 
@@ -251,8 +263,6 @@ class TokenSource(LocalCopy):
 
     def _report(self) -> Steps[Status]:
         """Look at everything and change nothing."""
-        from tokencache import status
-
         report: Status = yield RunFlow(
             lambda: status.report(self._job("cold"), self._copy, self._fresh_until, self._world),
         )
@@ -265,10 +275,8 @@ class TokenSource(LocalCopy):
     def _perform(self, step: JoinFlight | RunFlow) -> object:
         """Do one step; a flight has a thread of its own, so that a caller can leave at its deadline."""
         if isinstance(step, RunFlow):
-            from tokencache._engine.drivers import run
-
             return run(step.start(), self._world, self.key)
-        if step.reason is not None:
+        if step.leads:
             self._launch_thread(step.flight, step.reason)
         return step.flight.join(max(0.0, step.deadline - self._clock()))
 
@@ -279,54 +287,51 @@ class TokenSource(LocalCopy):
     async def _aperform(self, step: JoinFlight | RunFlow) -> object:
         """Do one step; a flight is a task of its own, so that a cancelled caller leaves it be."""
         if isinstance(step, RunFlow):
-            from tokencache._engine.drivers import arun
-
             await self._prepare()
             return await arun(step.start(), self._world, self.key)
-        if step.reason is not None:
+        if step.leads:
             self._launch_task(step.flight, step.reason)
         return await step.flight.ajoin(max(0.0, step.deadline - self._clock()))
 
     def _serve_and_refresh(self, launch: Callable[[Flight, Reason], None]) -> Token | None:
-        """Return the current token if it is usable, starting its renewal when that is due and nobody has."""
+        """Return the current token if it is usable, and start its renewal if that is due and not under way."""
         now = self._clock()
         copy = self._usable(now)
         if copy is None:
             return None
-        if now >= self._fresh_until:
-            flight, leads = self._lead_or_join()
-            if leads:
-                with self._lock:
-                    due = self._copy is copy and now >= self._fresh_until
-                    if due:
-                        self._fresh_until = copy.usable_at  # the fast path for everybody else, until the flight lands
+        if now < self._fresh_until:
+            return copy.token
+
+        def claim() -> bool:
+            with self._lock:
+                due = self._copy is copy and now >= self._fresh_until
                 if due:
-                    try:
-                        launch(flight, "refresh")
-                    except Exception:  # noqa: BLE001  (INV-4: no thread to be had is no reason to lose a usable token)
-                        self._fresh_until = min(now + self._policy.probe, copy.usable_at)
-                else:  # another flight landed just before this one was boarded
-                    self._abandon(flight)
+                    self._fresh_until = copy.usable_at  # the hot path for all other callers, until the flight lands
+            return due
+
+        match self._lead_or_join(claim):
+            case (flight, True):
+                try:
+                    launch(flight, "refresh")
+                except Exception:  # noqa: BLE001  (INV-4: a token stays usable though no thread can be started)
+                    self._fresh_until = min(now + self._policy.probe, copy.usable_at)
+            case _:  # renewed just now, or by a flight under way
+                pass
         return copy.token
 
     # --- flights ------------------------------------------------------------------------------------------------
 
-    def _lead_or_join(self) -> tuple[Flight, bool]:
-        """Return the open flight, or a new one to lead."""
-        if self._flights is None:
-            from tokencache._engine.flights import Flights
-
-            with self._lock:
-                if self._flights is None:
-                    self._flights = Flights()
+    def _lead_or_join(self, needed: Callable[[], bool]) -> tuple[Flight, bool] | None:
+        """Return the open flight, or a new one and ``True`` to lead it; ``None`` if it is no longer ``needed``."""
         now = self._clock()
-        return self._flights.lead_or_join(now, now + _LAUNCH)
+        flight, leads = self._flights.lead_or_join(now, now + _LAUNCH)
+        if leads and not needed():  # another flight landed between the caller's look and this one
+            self._abandon(flight)
+            return None
+        return flight, leads
 
     def _fly(self, flight: Flight, reason: Reason) -> Outcome | None:
         """Run the flow on this thread and land the flight; vacate it if this thread is torn out of it."""
-        from tokencache._engine.drivers import run
-        from tokencache._engine.flow import obtain
-
         self._took_off(flight)
         try:
             return self._landed(flight, run(obtain(self._job(reason)), self._world, self.key))
@@ -338,9 +343,6 @@ class TokenSource(LocalCopy):
 
     async def _afly(self, flight: Flight, reason: Reason) -> None:
         """Run the flow on this event loop and land the flight; vacate it if the task is cancelled with the loop."""
-        from tokencache._engine.drivers import arun
-        from tokencache._engine.flow import obtain
-
         self._took_off(flight)
         try:
             await self._prepare()
@@ -367,8 +369,6 @@ class TokenSource(LocalCopy):
         with self._lock:
             if self._copy is not None:
                 self._fresh_until = min(self._clock() + self._policy.probe, self._copy.usable_at)
-        from tokencache.events import FetchFailed, observe
-
         self._leave(flight)
         flight.fail(error)
         copy = self._copy
@@ -395,8 +395,7 @@ class TokenSource(LocalCopy):
 
     def _leave(self, flight: Flight) -> None:
         """Take the flight off the board."""
-        if self._flights is not None:
-            self._flights.leave(flight)
+        self._flights.leave(flight)
 
     def _launch_thread(self, flight: Flight, reason: Reason) -> None:
         """Run the flight on a thread of its own; if none can be started, on that of a caller that needs the token."""
@@ -436,8 +435,6 @@ class TokenSource(LocalCopy):
 
     def _job(self, reason: Reason) -> Job:
         """Return the orders for a flow."""
-        from tokencache._engine.flow import Job
-
         copy, identity = self._copy, self._identify()
         return Job(
             provider=self.provider,
@@ -465,6 +462,4 @@ class TokenSource(LocalCopy):
     async def _prepare(self) -> None:
         """Work out the key off the event loop: a slow fingerprint takes a while."""
         if self._identity is None:
-            from tokencache._engine.launcher import on_thread
-
             await on_thread(self._identify)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tokencache import _record
 from tokencache._engine.effects import Unreachable, inspect, now
+from tokencache._engine.flow import read, usable
 from tokencache.ports import Slot
 
 if TYPE_CHECKING:
@@ -50,8 +51,6 @@ class Status:
 
 def report(job: Job, copy: Copy | None, until: float, world: SourceContext) -> Flow[Status]:
     """Look at the backend and put together what may be shown."""
-    from tokencache._engine.flow import read, usable
-
     before = yield from now()
     slot = yield from inspect(job.key)
     at = yield from now()

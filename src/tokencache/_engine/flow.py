@@ -298,7 +298,7 @@ def _commit(
     )
     reply = yield from commit(grant, data, copy.usable_at - at.clock + kept)
     if reply is True:
-        copy = replace(copy, data=data, fence=_record.fence_of(data))
+        copy = replace(copy, data=data, fence=grant.fence)
     elif reply is False:  # INV-3
         yield from emit(CommitRefused(provider=job.provider, key=job.key, fence=grant.fence))
         newer = yield from _newer(job)

@@ -38,9 +38,7 @@ class Launcher:
         If no thread can be started, it runs on this thread where that ``lends`` itself. Otherwise ``abandon`` is
         called, and the error raised.
         """
-        turn = (
-            threading.Lock()
-        )  # taken by the one thread that makes the call: start() may fail though its thread runs
+        turn = threading.Lock()  # taken by the one thread that makes the call: start() may fail though its thread runs
 
         def once() -> None:
             if turn.acquire(blocking=False):

@@ -7,11 +7,13 @@ import threading
 from typing import TYPE_CHECKING, Final, cast
 
 from tokencache._engine.clock import COUNTS_SLEEP
+from tokencache._engine.flow import Failed, Kept, Obtained
+from tokencache.errors import DeadlineExceeded
 from tokencache.policy import settle_of
 
 if TYPE_CHECKING:
     from tokencache._engine.context import SourceContext
-    from tokencache._engine.flow import Copy, Failed, Kept, Outcome
+    from tokencache._engine.flow import Copy, Outcome
     from tokencache.policy import RefreshPolicy
     from tokencache.token import Token
 
@@ -64,9 +66,6 @@ class LocalCopy:
 
     def _apply(self, outcome: Outcome) -> None:
         """Take an outcome into the local state."""
-        from tokencache._engine.flow import Failed, Kept, Obtained
-        from tokencache.errors import DeadlineExceeded
-
         now = self._clock()
         with self._lock:
             match outcome:

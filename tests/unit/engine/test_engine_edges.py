@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 20.0
 PLANTED = "planted"
+HOUR = 3600.0
 SHORT = RefreshPolicy(lease=1.5)
 
 
@@ -389,7 +390,7 @@ def test_a_fork_starts_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = TokenCache(MemoryBackend(clock=clock), clock=clock, wall=clock.wall)
     source = cache.source(provider)
     first = source.token()
-    flight, leads = source._lead_or_join()
+    _, leads = source._flights.lead_or_join(clock(), clock() + HOUR)
     assert leads
     source._lock.acquire()
     source._fresh_until = float("inf")
@@ -405,7 +406,7 @@ def test_a_fork_starts_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not cache._lock.locked()
     assert not cache._main._lock.locked()
     assert cache._main._half is None
-    assert source._lead_or_join()[0] is not flight
+    assert not source._flights.flying
     source._start_afresh()
     clock.advance(3600)
     assert source.token() != first

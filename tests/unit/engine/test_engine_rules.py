@@ -117,10 +117,10 @@ def test_a_flight_that_lands_before_the_next_is_boarded_is_enough(
     source = world.source()
     board = TokenSource._lead_or_join
 
-    def late(self: TokenSource) -> tuple[Flight, bool]:
+    def late(self: TokenSource, needed: Callable[[], bool]) -> tuple[Flight, bool] | None:
         monkeypatch.setattr(TokenSource, "_lead_or_join", board)
         self.token()
-        return board(self)
+        return board(self, needed)
 
     monkeypatch.setattr(TokenSource, "_lead_or_join", late)
     assert source.token().value == "fake-token-1"

@@ -427,7 +427,7 @@ class Call:
             if isinstance(step, RunFlow):
                 self._run(step)
                 return
-            if step.reason is not None:
+            if step.leads:
                 self.process.source._launch_thread(step.flight, step.reason)  # pyright: ignore[reportPrivateUsage]
         except StopIteration as end:
             self._finish(end.value)

@@ -201,8 +201,7 @@ class _Instance(Client):
         if turn != self._turn:
             return
         self.call(Arrival(self.timeline.now, self.number, "token", _ASKED))
-        flights = self.source._flights
-        if self.source.copy is None or flights is None or not flights.flying:
+        if self.source.copy is None or not self.source._flights.flying:
             self._expect()
 
     def _expect(self) -> None:
