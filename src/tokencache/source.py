@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 _LONGEST: Final = 1e8
 _LAUNCH: Final = 2.0
-"""How long after boarding a flight may go without anybody who runs it: whoever was to may have been interrupted."""
+"""How long a new flight may lack a runner, in seconds: its leader may have been interrupted before the launch."""
 _GRACE: Final = 5.0
-"""How long past its deadline a flight may hang before it is given up for lost and another may start."""
+"""How long past its deadline a flight may hang before another may start, in seconds."""
 
 
 class JoinFlight(NamedTuple):
@@ -331,7 +331,7 @@ class TokenSource(LocalCopy):
         return flight, leads
 
     def _fly(self, flight: Flight, reason: Reason) -> Outcome | None:
-        """Run the flow on this thread and land the flight; vacate it if this thread is torn out of it."""
+        """Run the flow on this thread and land the flight; abandon it if this thread is torn out of it."""
         self._took_off(flight)
         try:
             return self._landed(flight, run(obtain(self._job(reason)), self._world, self.key))
@@ -342,7 +342,7 @@ class TokenSource(LocalCopy):
             self._abandon(flight)
 
     async def _afly(self, flight: Flight, reason: Reason) -> None:
-        """Run the flow on this event loop and land the flight; vacate it if the task is cancelled with the loop."""
+        """Run the flow on this event loop and land the flight; abandon it if the task is cancelled with the loop."""
         self._took_off(flight)
         try:
             await self._prepare()
@@ -394,7 +394,7 @@ class TokenSource(LocalCopy):
             flight.abandon()
 
     def _leave(self, flight: Flight) -> None:
-        """Take the flight off the board."""
+        """Close the flight to new callers."""
         self._flights.leave(flight)
 
     def _launch_thread(self, flight: Flight, reason: Reason) -> None:

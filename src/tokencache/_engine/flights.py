@@ -1,4 +1,4 @@
-"""Flights: one run of the flow at a time per source and process, which other callers join, threads and loops alike."""
+"""Flights: single flight per source and process; other callers join the open one, threads and loops alike."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class LoopWaiters:
 
 
 class Flight:
-    """One run of the flow. It lands with an outcome or an error, or is vacated when whoever ran it died (INV-8)."""
+    """One run of the flow. It lands with an outcome or an error, or is abandoned when its runner died (INV-8)."""
 
     __slots__ = ("_crowds", "_future", "_outcome", "loop", "lost_at", "started")
 
@@ -70,7 +70,7 @@ class Flight:
         self._future.set_running_or_notify_cancel()  # so that a cancelled waiter cannot cancel it for the others
 
     def join(self, timeout: float) -> Outcome | None:
-        """Wait on this thread; ``None`` when it was vacated, stalled, or ``timeout`` passed."""
+        """Wait on this thread; ``None`` when it was abandoned, stalled, or ``timeout`` passed."""
         try:
             return self._future.result(self.patience(timeout))
         except FutureTimeout:
@@ -79,7 +79,7 @@ class Flight:
             raise error.replica() from error.__cause__
 
     async def ajoin(self, timeout: float) -> Outcome | None:  # noqa: ASYNC109  (the waiter's own, not the flight's)
-        """Wait on this event loop; ``None`` when it was vacated, stalled, or ``timeout`` passed."""
+        """Wait on this event loop; ``None`` when it was abandoned, stalled, or ``timeout`` passed."""
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -106,7 +106,7 @@ class Flight:
         return timeout if trusted else min(timeout, _LOOK)
 
     def when_over(self, call: Callable[[], None]) -> None:
-        """Call back, once, when it has landed or was vacated."""
+        """Call back, once, when it has landed or was abandoned."""
         self._future.add_done_callback(lambda _: call())
 
     @property
@@ -132,7 +132,7 @@ class Flight:
 
     @property
     def over(self) -> bool:
-        """Whether it has landed or was vacated."""
+        """Whether it has landed or was abandoned."""
         return self._future.done()
 
 
@@ -160,7 +160,7 @@ class Flights:
             return self._open, True
 
     def leave(self, flight: Flight) -> None:
-        """Take a flight off the board before it lands, so that whoever comes next starts anew."""
+        """Close a flight before it lands, so that the next caller leads a new one."""
         with self._lock:
             if self._open is flight:
                 self._open = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +23,7 @@ from tokencache import cache as cache_module
 from tokencache._engine import handle as mount_module
 from tokencache._engine.breaker import Breaker
 from tokencache._engine.flights import Flights
+from tokencache._engine.launcher import Launcher
 from tokencache._engine.timer import Heartbeat
 from tokencache.backends._threaded import InlineBackend, ThreadedBackend, async_half
 from tokencache.backends.memory import MemoryBackend
@@ -548,16 +550,20 @@ def test_no_interrupt_meets_a_call_of_the_backend() -> None:
     assert backend.places[1] is other
 
 
-def test_without_a_thread_to_be_had_the_main_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-4: a process that has no thread left may still ask and drop."""
-    backend = Placed()
-    source = TokenCache(backend).source(FakeProvider())
+class Threadless(Launcher):
+    """A launcher in a process at its limit of threads."""
 
-    def none(_: threading.Thread) -> None:
+    def thread(self, call: Callable[[], object], name: str) -> None:
+        """Fail as ``Thread.start`` does."""
         message = "can't start new thread"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(threading.Thread, "start", none)
+
+def test_without_another_thread_the_main_one_asks() -> None:
+    """INV-4: a process that can start no thread may still ask and drop."""
+    backend = Placed()
+    source = TokenCache(backend).source(FakeProvider())
+    source._world = replace(source._world, launcher=Threadless())
     source.status()
     assert backend.places == [threading.main_thread()]
 

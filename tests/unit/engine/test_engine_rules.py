@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tokencache import BackendUnavailable, ProviderUnavailable, TokenCache, TokenSource
+from tokencache._engine.launcher import Launcher
 from tokencache.backends.memory import MemoryBackend
 from tokencache.errors import BackendClosed
 from tokencache.ports import Granted
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tokencache._engine.flights import Flight
-    from tokencache.ports import LeaseGrant, LeaseReply, Reason, Stored
+    from tokencache.ports import LeaseGrant, LeaseReply, Stored
 
 PATIENCE = 30.0
 USABLE = 3540.0
@@ -69,6 +70,14 @@ class Frail(MemoryBackend):
         assert self.commit(reply.lease, data, life)
 
 
+class AtOnce(Launcher):
+    """A launcher whose threads have ended when their start returns."""
+
+    def thread(self, call: Callable[[], object], name: str) -> None:
+        """Make the call on this thread."""
+        call()
+
+
 class World:
     """A store, a provider and a clock that stands still; each source of it is a process of its own."""
 
@@ -79,7 +88,9 @@ class World:
 
     def source(self) -> TokenSource:
         """Return a source as another process has it."""
-        return TokenCache(self.backend, clock=self.clock, wall=self.clock.wall).source(self.provider, key="k")
+        source = TokenCache(self.backend, clock=self.clock, wall=self.clock.wall).source(self.provider, key="k")
+        source._world = replace(source._world, launcher=AtOnce())
+        return source
 
     def theirs(self, lifetime: float) -> bytes:
         """Return a record as another program writes it, that tells neither its lifetime nor a fence."""
@@ -87,14 +98,8 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    """A world in which a flight has landed when its launch returns, on the thread of whoever launched it."""
-
-    def at_once(self: TokenSource, flight: Flight, reason: Reason) -> None:
-        with suppress(Exception):  # everybody who joined gets it
-            self._fly(flight, reason)
-
-    monkeypatch.setattr(TokenSource, "_launch_thread", at_once)
+def world() -> World:
+    """A world in which a flight has landed when its launch returns, on the thread that launched it."""
     return World()
 
 
