@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-import weakref
 from contextlib import AsyncExitStack, ExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, TypeAlias, TypedDict, cast
@@ -15,6 +14,7 @@ from cachetools import LRUCache
 from tokencache import _keys
 from tokencache._engine.clock import steady_clock
 from tokencache._engine.handle import BackendHandle, Deferred, url_from
+from tokencache._fork import Stage, enrol
 from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.policy import RefreshPolicy
 from tokencache.source import TokenSource
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
         | Callable[[], Awaitable[Answer]]
         | Callable[[FetchContext], Awaitable[Answer]]
     )
-
-_caches: weakref.WeakSet[TokenCache] = weakref.WeakSet()
-_sources: weakref.WeakSet[TokenSource] = weakref.WeakSet()
 
 
 class Settings(TypedDict, total=False):
@@ -108,7 +105,7 @@ class TokenCache:
         self._table: LRUCache[tuple[object, ...], TokenSource] = LRUCache(sources)
         self._closed = False
         self._warmer: Warmer | None = None
-        _caches.add(self)
+        enrol(Stage.LOCKS, self._after_fork)
 
     @classmethod
     def from_config(
@@ -315,17 +312,12 @@ class TokenCache:
             sealer=sealer,
         )
         source = TokenSource(world, policy=policy, namespace=self._namespace, key=key)
-        _sources.add(source)
+        enrol(Stage.SOURCES, source._start_afresh)  # noqa: SLF001  (no user is meant to call it)
         return source
 
     def _after_fork(self) -> None:
-        """Start afresh in the child of a fork, with its own lock; mounts do so by themselves."""
+        """Give the child of a fork a lock of its own."""
         self._lock = threading.Lock()
-
-    def _keep_on(self) -> None:
-        """Keep warm in the child of a fork what was kept warm, once all else is good there."""
-        if self._warmer is not None:
-            self._warmer.after_fork()
 
 
 def _sealer(encrypt: Encrypt) -> Sealer:
@@ -343,17 +335,3 @@ def _log(event: Event) -> None:
 
 
 _CLOSED: Final = "the TokenCache is closed; make a new one"
-
-
-def _after_fork() -> None:
-    """Make every cache and source of this process good for the child."""
-    for cache in list(_caches):
-        cache._after_fork()  # noqa: SLF001  (the module's own classes)
-    for source in list(_sources):
-        source._start_afresh()  # noqa: SLF001
-    for cache in list(_caches):
-        cache._keep_on()  # noqa: SLF001
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch
-    os.register_at_fork(after_in_child=_after_fork)

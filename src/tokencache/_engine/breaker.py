@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from tokencache._engine.effects import Unreachable
+from tokencache._fork import Stage, enrol
 from tokencache.errors import BackendUnavailable, TokenCacheError
 from tokencache.events import BackendFailed, BackendRecovered
 
@@ -24,6 +25,7 @@ class Breaker:
         self._lock = threading.Lock()  # guards _error and _probe_at
         self._error: BackendUnavailable | None = None
         self._probe_at = 0.0
+        enrol(Stage.LOCKS, self.after_fork)
 
     @property
     def error(self) -> BackendUnavailable | None:

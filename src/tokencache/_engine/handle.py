@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tokencache._engine.breaker import Breaker
+from tokencache._fork import Stage, enrol, reset_backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,8 +25,6 @@ class Deferred:
 
 _VARIABLES: Final = ("TOKENCACHE_BACKEND", "REDIS_DATABASE_URI")
 """What may hold the URL of the backend, in order; the second is what the QPay services had before."""
-
-_mounts: weakref.WeakSet[BackendHandle] = weakref.WeakSet()
 
 
 class BackendHandle:
@@ -50,7 +47,7 @@ class BackendHandle:
         self.owned = owned
         self.reads = Breaker(clock, probe)
         self.writes = Breaker(clock, probe)
-        _mounts.add(self)
+        enrol(Stage.CONNECTIONS, self.after_fork)
 
     @property
     def name(self) -> str:
@@ -94,24 +91,10 @@ class BackendHandle:
             await self.async_backend().close()
 
     def after_fork(self) -> None:
-        """Start afresh in the child of a fork: its own lock, breakers and connections."""
+        """Give the child of a fork a lock and connections of its own."""
         self._lock = threading.Lock()
         self._half = None
-        self.reads.after_fork()
-        self.writes.after_fork()
-        hook = getattr(self._backend, "after_fork", None)
-        if hook is not None:
-            hook()
-
-
-def _after_fork() -> None:
-    """Make every mount of this process good for the child, also where a source outlived its cache."""
-    for mount in list(_mounts):
-        mount.after_fork()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch
-    os.register_at_fork(after_in_child=_after_fork)
+        reset_backend(self._backend)
 
 
 def url_from(environ: Mapping[str, str]) -> str | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import os
 import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
+
+from tokencache._fork import Stage, enrol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,11 @@ class Heartbeat:
     """A timer thread that starts with the first beat and ends when there has been none for a while."""
 
     def __init__(self) -> None:
+        self.after_fork()
+        enrol(Stage.TIMERS, self.after_fork)
+
+    def after_fork(self) -> None:
+        """Begin empty, also in the child of a fork: it has neither the parent's thread nor its leases."""
         self._changed = threading.Condition()  # guards _due and _running
         self._due: list[tuple[float, int, Beat]] = []
         self._running = False
@@ -87,13 +93,3 @@ _heartbeat = Heartbeat()
 def beat(every: float, action: Action) -> Beat:
     """Start a beat on the heartbeat of this process."""
     return _heartbeat.start(every, action)
-
-
-def _after_fork() -> None:
-    """Give the child of a fork a heartbeat of its own; the parent's thread is not in it."""
-    global _heartbeat  # noqa: PLW0603  (one per process is the point)
-    _heartbeat = Heartbeat()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch
-    os.register_at_fork(after_in_child=_after_fork)

@@ -8,6 +8,8 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from tokencache._fork import Stage, enrol
+
 if TYPE_CHECKING:
     from tokencache.source import TokenSource
 
@@ -27,6 +29,7 @@ class Warmer:
         self._thread: threading.Thread | None = None
         self._stopped = False
         _warmers.add(self)
+        enrol(Stage.WARMERS, self.after_fork)
 
     def add(self, source: TokenSource) -> None:
         """Keep one more source warm."""

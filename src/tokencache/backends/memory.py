@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from cachetools import TLRUCache
 
 from tokencache._engine.clock import steady_clock
+from tokencache._fork import Stage, enrol
 from tokencache._record import fence_of, is_another, is_late
 from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot, Stored
@@ -67,6 +68,7 @@ class MemoryBackend:
         self._slots: TLRUCache[str, _Slot] = TLRUCache(size, _end_of_slot, timer=self._clock)
         self._fence = 0
         self._closed = False
+        enrol(Stage.CONNECTIONS, self.after_fork)
 
     def load(self, key: str) -> Stored | None:
         """Return the record, or ``None``."""

@@ -14,7 +14,6 @@ import json
 import os
 import threading
 import time
-import weakref
 from base64 import b64decode, b64encode
 from collections import deque
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msal  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 
+from tokencache._fork import Stage, enrol, reset_backend
 from tokencache.errors import BackendError
 from tokencache.ports import Found, Granted, Held
 
@@ -42,8 +42,6 @@ _UNSTORED: Final = 1_000
 _PROBE: Final = 1.0
 """How long a backend that failed is left alone."""
 _MONTHS: Final = 90 * 86_400.0
-
-_caches: weakref.WeakSet[SharedTokenCache] = weakref.WeakSet()
 
 
 class _Change(NamedTuple):
@@ -94,7 +92,7 @@ class SharedTokenCache(_Base):  # type: ignore[misc]
         self._lock: Any = threading.RLock()  # MSAL's own; guards everything here, too
         self._depth = 0
         self._ask_at = 0.0
-        _caches.add(self)
+        enrol(Stage.CONNECTIONS, self._after_fork)
 
     def search(self, *args: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401  (MSAL's parameters)
         """Return the matching entries of what is stored now."""
@@ -228,19 +226,7 @@ class SharedTokenCache(_Base):  # type: ignore[misc]
             return None
 
     def _after_fork(self) -> None:
-        """Start afresh in the child of a fork: its own lock and connections."""
+        """Give the child of a fork a lock and connections of its own."""
         self._lock = threading.RLock()
         self._depth = 0
-        hook = getattr(self._backend, "after_fork", None)
-        if hook is not None:
-            hook()
-
-
-def _after_fork() -> None:
-    """Make every cache of this process good for the child."""
-    for cache in list(_caches):
-        cache._after_fork()  # noqa: SLF001  (the module's own class)
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch
-    os.register_at_fork(after_in_child=_after_fork)
+        reset_backend(self._backend)

@@ -1,4 +1,4 @@
-"""The engine's parts at their edges: heartbeat, flights that nobody lands, the breaker, lifting, the fork hook."""
+"""The engine's parts at their edges: heartbeat, flights that nobody lands, the breaker, lifting."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from tokencache import (
     TokenCache,
     TokenSource,
 )
-from tokencache import cache as cache_module
-from tokencache._engine import handle as mount_module
 from tokencache._engine.breaker import Breaker
 from tokencache._engine.flights import Flights
 from tokencache._engine.launcher import Launcher
@@ -383,35 +381,6 @@ def test_closing_on_a_loop_closes_the_backend() -> None:
             await source.atoken()
 
     asyncio.run(main())
-
-
-def test_a_fork_starts_afresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-8: after a fork no lock or flight of the parent is left, and a lost renewal comes again."""
-    clock = FakeClock()
-    provider = FakeProvider(wall=clock.wall)
-    cache = TokenCache(MemoryBackend(clock=clock), clock=clock, wall=clock.wall)
-    source = cache.source(provider)
-    first = source.token()
-    _, leads = source._flights.lead_or_join(clock(), clock() + HOUR)
-    assert leads
-    source._lock.acquire()
-    source._fresh_until = float("inf")
-    cache._lock.acquire()
-    cache._main._lock.acquire()
-    cache._main._half = object()  # type: ignore[assignment]
-    monkeypatch.setattr(cache_module, "_caches", {cache})
-    monkeypatch.setattr(cache_module, "_sources", {source})
-    monkeypatch.setattr(mount_module, "_mounts", {cache._main})
-    mount_module._after_fork()
-    cache_module._after_fork()
-    assert not source._lock.locked()
-    assert not cache._lock.locked()
-    assert not cache._main._lock.locked()
-    assert cache._main._half is None
-    assert not source._flights.flying
-    source._start_afresh()
-    clock.advance(3600)
-    assert source.token() != first
 
 
 def test_a_warning_of_a_provider_becomes_an_event() -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tokencache._engine.clock import steady_clock
+from tokencache._fork import Stage, enrol
 from tokencache._record import is_another, is_late
 from tokencache.backends._polling import PollPacer
 from tokencache.backends.file import _flock
@@ -89,6 +90,7 @@ class FileBackend:
         self._highest = 0
         self._guard = threading.Lock()  # guards _held, _highest
         self._closing = threading.Event()
+        enrol(Stage.CONNECTIONS, self.after_fork)
 
     def __repr__(self) -> str:
         """Return the folder."""

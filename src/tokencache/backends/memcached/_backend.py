@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from cachetools import LRUCache
 
+from tokencache._fork import Stage, enrol
 from tokencache._record import fence_of, is_another, is_late
 from tokencache.backends._polling import PollPacer
 from tokencache.backends.memcached._form import (
@@ -92,6 +93,7 @@ class MemcachedBackend:
         self._guard = threading.Lock()  # guards _fences, _sights
         self._fences: LRUCache[str, int] = LRUCache(10_000)
         self._sights: LRUCache[str, tuple[Item, float]] = LRUCache(10_000)  # a lock, and since when it is unchanged
+        enrol(Stage.CONNECTIONS, self.after_fork)
 
     def __repr__(self) -> str:
         """Return the servers."""

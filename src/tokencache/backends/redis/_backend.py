@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from redis.exceptions import MovedError, NoScriptError, RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from tokencache._fork import Stage, enrol
 from tokencache.backends._client_library import version_of
 from tokencache.backends.redis._connect import MOST_CONNECTIONS, Target, check_library, connect, target_of
 from tokencache.backends.redis._protocol import Call, Command, Protocol, look_at, stored_of, translated
@@ -67,6 +68,7 @@ class RedisBackend:
         self._limit = target.waiters if target is not None else waiters
         self._closed = False
         self._start_afresh()
+        enrol(Stage.CONNECTIONS, self.after_fork)
 
     def _start_afresh(self) -> None:
         """Set what a fork must not inherit."""

@@ -1,0 +1,71 @@
+"""The child of a fork: every object that a fork breaks enrols here, and is reset in the child in a stated order.
+
+A fork copies locks that other threads hold, connections that the parent goes on using, and records of threads that the
+child does not have. Only this module calls ``os.register_at_fork``. Providers, the QPay client and the command line
+enrol nothing: each fetch of a provider opens a client of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import ExitStack
+from enum import Enum
+from typing import TYPE_CHECKING, Final, cast
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import MethodType
+
+
+class Stage(Enum):
+    """The stages, in order. Each may use what the stages before it have reset; within a stage there is no order."""
+
+    LOCKS = "locks and breakers"
+    CONNECTIONS = "backends, with their connections and leases"
+    SOURCES = "sources, with their flights and local copies"
+    TIMERS = "the timer, which renews leases"
+    WARMERS = "warmers, whose threads fetch at once and use all of the above"
+
+
+_enrolled: Final[dict[Stage, WeakKeyDictionary[object, Callable[[object], None]]]] = {
+    stage: WeakKeyDictionary() for stage in Stage
+}
+_turns: Final[dict[int, threading.RLock]] = {}  # a lock for each process id: an inherited one may be held for ever
+_ready = os.getpid()
+
+
+def enrol(stage: Stage, reset: Callable[[], None]) -> None:
+    """Have ``reset``, a method, called at this stage in the child of each fork, for as long as its object lives."""
+    method = cast("MethodType", reset)
+    _enrolled[stage][method.__self__] = method.__func__
+
+
+def reset_backend(backend: object) -> None:
+    """Call the optional ``after_fork`` of a backend (:mod:`tokencache.ports`), unless the backend enrolled itself."""
+    hook = getattr(backend, "after_fork", None)
+    if hook is not None and all(each is not backend for each in list(_enrolled[Stage.CONNECTIONS])):
+        hook()
+
+
+def after_fork() -> None:
+    """Reset every enrolled object, once per process id; the first process has nothing to do.
+
+    It may be called at any moment and from any thread, and returns when all is reset. An object that fails keeps no
+    other from its turn; the last error is raised at the end.
+    """
+    global _ready  # noqa: PLW0603  (one per process is the point)
+    pid = os.getpid()
+    with _turns.setdefault(pid, threading.RLock()):
+        if _ready == pid:
+            return
+        _ready = pid
+        with ExitStack() as stack:
+            for stage in reversed(Stage):  # a stack runs the last callback first
+                for owner, reset in list(_enrolled[stage].items()):
+                    stack.callback(reset, owner)
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch
+    os.register_at_fork(after_in_child=after_fork)

@@ -1,0 +1,219 @@
+"""The child of a fork: every enrolled object is reset once, stage by stage, and one that fails stops no other."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import threading
+import weakref
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tokencache import TokenCache
+from tokencache._engine.timer import Heartbeat
+from tokencache._engine.warmer import Warmer
+from tokencache._fork import Stage, after_fork, enrol
+from tokencache.backends.memory import MemoryBackend
+from tokencache.testing.fakes import FakeClock, FakeProvider
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from tokencache.ports import Backend, Stored
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),  # other tests' threads may live on
+]
+ORDER = ["LOCKS", "CONNECTIONS", "SOURCES", "TIMERS", "WARMERS"]
+
+
+class Member:
+    """An object that notes its name when it is reset."""
+
+    def __init__(self, name: str, seen: list[str]) -> None:
+        self.name = name
+        self.seen = seen
+
+    def reset(self) -> None:
+        """Note it."""
+        self.seen.append(self.name)
+
+
+class Failing(Member):
+    """An object that cannot be reset."""
+
+    def reset(self) -> None:
+        """Fail."""
+        super().reset()
+        raise OSError(self.name)
+
+
+def in_child(answer: Callable[[], object], fork: Callable[[], int] = os.fork) -> str:
+    """Return what a function answers in the child of a fork, as text."""
+    reads, writes = os.pipe()
+    child = fork()
+    if child == 0:  # pragma: no cover  (another process)
+        try:
+            os.write(writes, str(answer()).encode())
+        finally:
+            os._exit(0)
+    os.close(writes)
+    with os.fdopen(reads) as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return said
+
+
+@contextmanager
+def held(*locks: threading.Lock | threading.Condition) -> Generator[None]:
+    """Hold locks on another thread, which the child of a fork does not have."""
+    taken, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+            taken.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    taken.wait()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def fork_in_c() -> int:
+    """Fork as a C library does, so that Python's own hooks do not run."""
+    return int(ctypes.PyDLL(None).fork())
+
+
+def test_the_stages_run_in_order_whatever_enrolled_first() -> None:
+    """Locks, connections, sources, timers, warmers: each stage finds those before it reset."""
+    seen: list[str] = []
+    members = [Member(name, seen) for name in reversed(ORDER)]
+    for member in members:
+        enrol(Stage[member.name], member.reset)
+    assert in_child(lambda: " ".join(seen)).split() == ORDER
+    assert seen == []
+
+
+def test_a_warmer_finds_all_else_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-8: when a warmer starts in the child, no lock, flight or timer of the parent is left."""
+    clock = FakeClock()
+    cache = TokenCache(MemoryBackend(clock=clock), clock=clock, wall=clock.wall)
+    source = cache.source(FakeProvider(wall=clock.wall))
+    source.token()
+    heart, warmer = Heartbeat(), Warmer()
+    flight, leads = source._lead_or_join()
+    assert leads
+    handle, backend = cache._main, cache._main.backend
+    assert isinstance(backend, MemoryBackend)
+    source._fresh_until = float("inf")
+    found: list[bool] = []
+
+    def locks() -> list[threading.Lock | threading.Condition]:
+        breakers = (handle.reads._lock, handle.writes._lock)
+        return [source._lock, cache._lock, handle._lock, *breakers, backend._changed, heart._changed]
+
+    def look(_warmer: Warmer) -> None:
+        found.extend(lock.acquire(blocking=False) for lock in locks())
+        found.append(source._flights is None)
+        found.append(source._fresh_until < float("inf"))
+
+    monkeypatch.setattr(Warmer, "_start", look)
+    warmer._sources[source] = None
+    with held(*locks()):
+        assert in_child(lambda: (len(found), all(found))) == "(9, True)"
+    assert source._lead_or_join()[0] is flight
+
+
+def test_a_fork_done_in_c_is_made_good_by_one_call() -> None:
+    """``after_fork()`` does all that Python's hook does, once for each process id, and nothing in the parent."""
+    seen: list[str] = []
+    member = Member("reset", seen)
+    enrol(Stage.LOCKS, member.reset)
+    after_fork()
+    assert seen == []
+
+    def child() -> list[str]:
+        before = len(seen)
+        after_fork()
+        after_fork()
+        return [str(before), *seen]
+
+    assert in_child(child, fork_in_c) == "['0', 'reset']"
+    assert in_child(child) == "['1', 'reset']"
+
+
+def test_a_child_may_fork_again() -> None:
+    """The child of a child is reset too."""
+    seen: list[str] = []
+    member = Member("reset", seen)
+    enrol(Stage.LOCKS, member.reset)
+    assert in_child(lambda: in_child(lambda: seen)) == "['reset', 'reset']"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_object_that_fails_stops_no_other() -> None:
+    """A backend of a third party may raise in its hook: sources and warmers are reset all the same."""
+    seen: list[str] = []
+    members = [Failing(name, seen) for name in ORDER]
+    for member in members:
+        enrol(Stage[member.name], member.reset)
+    assert in_child(lambda: " ".join(seen)).split() == ORDER
+
+    def child() -> str:
+        try:
+            after_fork()
+        except OSError as error:
+            return f"{error}: {len(seen)}"
+        return "no error"
+
+    assert in_child(child, fork_in_c) == "WARMERS: 5"
+
+
+def test_enrolling_keeps_nothing_alive() -> None:
+    """An enrolled object goes when its owner lets go of it."""
+    member = Member("gone", [])
+    enrol(Stage.LOCKS, member.reset)
+    gone = weakref.ref(member)
+    del member
+    gc.collect()
+    assert gone() is None
+
+
+class Wrapper:
+    """A backend around another one, without a hook for forks."""
+
+    name = "wrapper"
+
+    def __init__(self, inner: Backend) -> None:
+        self._inner = inner
+
+    def load(self, key: str) -> Stored | None:
+        """Pass it on."""
+        return self._inner.load(key)
+
+
+def test_a_wrapped_backend_is_reset() -> None:
+    """A built-in backend enrols itself, so it is reset though what wraps it knows nothing of forks."""
+    inner = MemoryBackend()
+    wrapper = Wrapper(inner)
+    with held(inner._changed):
+        assert in_child(lambda: inner._changed.acquire(blocking=False) and wrapper.load("k")) == "None"
+
+
+def test_one_module_registers_with_the_interpreter() -> None:
+    """``os.register_at_fork`` is called once in all of src, or the order would depend on the order of imports."""
+    src = Path(__file__).parents[2] / "src"
+    found = [path for path in src.rglob("*.py") for _ in range(path.read_text().count("register_at_fork("))]
+    assert found == [src / "tokencache" / "_fork.py"]
