@@ -2,42 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from contextlib import AsyncExitStack, ExitStack
-from importlib import import_module
-from typing import TYPE_CHECKING, Final, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Final, TypedDict, cast
 
 from cachetools import LRUCache
 
 from tokencache import _keys
-from tokencache._engine.clock import steady_clock
-from tokencache._engine.handle import BackendHandle, Deferred, url_from
+from tokencache._engine import drivers, flights, flow
+from tokencache._engine.context import SourceContext
+from tokencache._engine.warmer import Warmer
 from tokencache._fork import Stage, enrol
-from tokencache.errors import BackendClosed, ConfigurationError
-from tokencache.policy import RefreshPolicy
+from tokencache._resolver import Resolver
+from tokencache.errors import BackendClosed
+from tokencache.events import log
 from tokencache.source import TokenSource
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    import os
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
     from typing import Self, Unpack
 
-    from tokencache._crypto import Encrypt, Sealer
-    from tokencache._engine.warmer import Warmer
-    from tokencache.config import Configuration, Configured
-    from tokencache.events import Event, Observer
-    from tokencache.ports import Backend, Clock, FetchContext, TokenProvider
-    from tokencache.token import Token
+    from tokencache._crypto import Encrypt
+    from tokencache._resolver import Fetcher, Resolved
+    from tokencache.config import Configuration
+    from tokencache.events import Observer
+    from tokencache.policy import RefreshPolicy
+    from tokencache.ports import Backend, Clock, TokenProvider
 
-    Answer: TypeAlias = Token | Mapping[str, object]
-    Fetcher: TypeAlias = (
-        Callable[[], Answer]
-        | Callable[[FetchContext], Answer]
-        | Callable[[], Awaitable[Answer]]
-        | Callable[[FetchContext], Awaitable[Answer]]
-    )
+_CLOSED: Final = "the TokenCache is closed; make a new one"
+_ENGINE: Final = (drivers, flights, flow)  # loaded now: a source imports them while its first callers wait
 
 
 class Settings(TypedDict, total=False):
@@ -82,26 +78,15 @@ class TokenCache:
         clock: Clock | None = None,
         wall: Clock = time.time,
     ) -> None:
-        if backend is None:
-            backend = url_from(os.environ) or "memory://"
-        owned = isinstance(backend, str | Deferred)  # a configuration's is opened when it is needed
-        if isinstance(backend, str):
-            from tokencache.plugins import open_backend
-
-            backend = open_backend(backend)
-        self._namespace = namespace
-        self._policy = policy
-        self._observers: tuple[Observer, ...] = (_log,) if observers is None else tuple(observers)
-        self._clock = clock or steady_clock()
+        given: object = backend  # a resolver, where a configuration sets the cache up
+        self._resolver = (
+            given
+            if isinstance(given, Resolver)
+            else Resolver(backend=backend, namespace=namespace, policy=policy, encrypt=encrypt, clock=clock)
+        )
+        self._observers: tuple[Observer, ...] = (log,) if observers is None else tuple(observers)
         self._wall = wall
-        self._probe = (policy or RefreshPolicy()).probe
-        self._main = BackendHandle(backend, self._clock, self._probe, owned=owned)
-        self._mounts: dict[str, BackendHandle] = {"": self._main}
-        self._plan: Configuration | None = None
-        self._several = False
-        sealer = None if encrypt is None else _sealer(encrypt)
-        self._sealer: Callable[[], Sealer | None] = lambda: sealer
-        self._lock = threading.Lock()  # guards _table and _mounts
+        self._lock = threading.Lock()  # guards _table and _warmer
         self._table: LRUCache[tuple[object, ...], TokenSource] = LRUCache(sources)
         self._closed = False
         self._warmer: Warmer | None = None
@@ -144,20 +129,17 @@ class TokenCache:
 
     @classmethod
     def _planned(cls, plan: Configuration, settings: Settings) -> Self:
-        """Return a cache set up by a configuration, but for ``settings``."""
-        chosen = cast("Settings", {name: value for name, value in settings.items() if value is not None})
-        own_backend = "backend" in chosen
-        named = chosen.get("backend")
-        if named is None or isinstance(named, str):
-            chosen["backend"] = cast("Backend", plan.deferred(named))
-        chosen.setdefault("namespace", plan.namespace)
-        chosen.setdefault("policy", plan.policy)
-        cache = cls(**chosen)
-        cache._plan = plan
-        cache._several = not own_backend
-        if "encrypt" not in chosen:
-            cache._sealer = plan.sealer
-        return cache
+        """Return a cache set up by a configuration; ``settings`` override it."""
+        resolver = Resolver(
+            plan,
+            backend=settings.get("backend"),
+            namespace=settings.get("namespace"),
+            policy=settings.get("policy"),
+            encrypt=settings.get("encrypt"),
+            clock=settings.get("clock"),
+        )
+        given = {name: value for name, value in settings.items() if value is not None}
+        return cls(**cast("Settings", given | {"backend": resolver}))
 
     def source(
         self,
@@ -179,29 +161,16 @@ class TokenCache:
         """
         if self._closed:
             raise BackendClosed(_CLOSED)
-        configured = self._configured(provider)
-        known = self._provider(provider, key) if configured is None else configured.provider
-        chosen = cast("RefreshPolicy | None", getattr(known, "policy", None)) or self._policy or RefreshPolicy()
-        given = key or cast("str | None", getattr(known, "key", None))
-        mount = self._main
-        if configured is not None:
-            chosen, given = configured.policy_over(chosen), key or configured.key or given
-            mount = self._mount(configured)
-            keep_warm = keep_warm or configured.keep_warm
-        chosen = policy or chosen
-        sealer = self._sealer()
-        if sealer is not None:
-            sealer.admit(known)
-        entry = (mount, known.name, _keys.quick_fingerprint(known.name, known.identity()), given, chosen)
+        found = self._resolver.resolve(provider, key=key, policy=policy, keep_warm=keep_warm)
+        name, identity = found.provider.name, found.provider.identity()
+        entry = (found.handle, name, _keys.quick_fingerprint(name, identity), found.key, found.policy)
         with self._lock:
             source = self._table.get(entry)
             if source is None:
-                source = self._table[entry] = self._make(known, given, chosen, mount, sealer)
-            if keep_warm and self._warmer is None:
-                from tokencache._engine.warmer import Warmer
-
+                source = self._table[entry] = self._make(found)
+            if found.keep_warm and self._warmer is None:
                 self._warmer = Warmer()
-        if keep_warm and self._warmer is not None:
+        if found.keep_warm and self._warmer is not None:
             self._warmer.add(source)
         return source
 
@@ -209,15 +178,15 @@ class TokenCache:
         """Close the backends that the cache made. Sources serve what they hold, then raise ``BackendClosed``."""
         self._close()
         with ExitStack() as stack:
-            for mount in list(self._mounts.values()):
-                stack.callback(mount.close)
+            for handle in self._resolver.handles:
+                stack.callback(handle.close)
 
     async def aclose(self) -> None:
         """Close, from an event loop."""
         self._close()
         async with AsyncExitStack() as stack:
-            for mount in list(self._mounts.values()):
-                stack.push_async_callback(mount.aclose)
+            for handle in self._resolver.handles:
+                stack.push_async_callback(handle.aclose)
 
     def _close(self) -> None:
         """Take no more orders, and keep nothing warm."""
@@ -247,91 +216,31 @@ class TokenCache:
 
     def __repr__(self) -> str:
         """Return the backend's name and the number of sources."""
-        return f"<TokenCache on {self._main.name!r} with {len(self._table)} sources>"
+        return f"<TokenCache on {self._resolver.main.name!r} with {len(self._table)} sources>"
 
     @property
     def _backend(self) -> Backend:
         """The backend of every source whose configuration names no other."""
-        return self._main.backend
+        return self._resolver.main.backend
 
-    def _configured(self, provider: object) -> Configured | None:
-        """Return what the configuration says of a provider, if it names it."""
-        return None if self._plan is None or not isinstance(provider, str) else self._plan.provider(provider)
-
-    def _mount(self, configured: Configured) -> BackendHandle:
-        """Return the mount that a provider's table names."""
-        name = configured.backend
-        if self._plan is None or not self._several or name is None or self._plan.is_main(name):
-            return self._main
-        with self._lock:
-            mount = self._mounts.get(name)
-            if mount is None:
-                mount = self._mounts[name] = BackendHandle(self._plan.deferred(name), self._clock, self._probe)
-            return mount
-
-    def _provider(self, provider: str | TokenProvider | Fetcher, key: str | None) -> TokenProvider:
-        """Return the provider that was named, given, or given as a function."""
-        if isinstance(provider, str):
-            from tokencache.plugins import load_provider_factory
-
-            return load_provider_factory(provider)()
-        if hasattr(provider, "fetch") or hasattr(provider, "afetch"):
-            return cast("TokenProvider", provider)
-        if not callable(provider):
-            message = f"source({type(provider).__name__}): give the name of a provider, a TokenProvider, or a function"
-            raise ConfigurationError(message)
-        if not key:
-            message = "source(function): give key=…, a name for its record; functions have no identity of their own"
-            raise ConfigurationError(message)
-        from tokencache.providers.callable import CallableProvider
-
-        return CallableProvider(provider, key=key)
-
-    def _make(
-        self,
-        provider: TokenProvider,
-        key: str | None,
-        policy: RefreshPolicy,
-        mount: BackendHandle,
-        sealer: Sealer | None,
-    ) -> TokenSource:
-        """Make a source, and load the engine now rather than while its first callers wait."""
-        from tokencache._engine.context import SourceContext
-
-        for module in ("tokencache._engine.drivers", "tokencache._engine.flights", "tokencache._engine.flow"):
-            import_module(module)
+    def _make(self, found: Resolved) -> TokenSource:
+        """Make a source."""
+        handle = found.handle
         world = SourceContext(
-            provider=provider,
-            backend=mount.backend,
-            async_backend=mount.async_backend,
-            reads=mount.reads,
-            writes=mount.writes,
-            clock=self._clock,
+            provider=found.provider,
+            backend=handle.backend,
+            async_backend=handle.async_backend,
+            reads=handle.reads,
+            writes=handle.writes,
+            clock=self._resolver.clock,
             wall=self._wall,
             observers=self._observers,
-            sealer=sealer,
+            sealer=found.sealer,
         )
-        source = TokenSource(world, policy=policy, namespace=self._namespace, key=key)
+        source = TokenSource(world, policy=found.policy, namespace=self._resolver.namespace, key=found.key)
         enrol(Stage.SOURCES, source._start_afresh)  # noqa: SLF001  (no user is meant to call it)
         return source
 
     def _after_fork(self) -> None:
         """Give the child of a fork a lock of its own."""
         self._lock = threading.Lock()
-
-
-def _sealer(encrypt: Encrypt) -> Sealer:
-    """Return what seals records, loaded where it is wanted."""
-    from tokencache._crypto import Sealer
-
-    return Sealer(encrypt)
-
-
-def _log(event: Event) -> None:
-    """Log an event: the default observer, loaded when the first thing happens."""
-    from tokencache.events import log
-
-    log(event)
-
-
-_CLOSED: Final = "the TokenCache is closed; make a new one"

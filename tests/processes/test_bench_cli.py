@@ -29,7 +29,6 @@ from tokencache.cli._demo_orders import Drill
 from tokencache.cli._exit import Exit
 from tokencache.cli._setup import Setup
 from tokencache.cli.app import app
-from tokencache.config import Configured
 from tokencache.ports import Cooldown, FetchContext, Granted, Slot
 from tokencache.url import BackendURL
 
@@ -335,7 +334,7 @@ def test_a_stampede_without_tokens_is_an_error(
     monkeypatch.setattr(Mute, "errors", errors)
     monkeypatch.setattr(bench, "Fleet", Mute)
     setup = Setup(None, "memory://")
-    place = bench.Place(setup, Configured(PlayedProvider(drill())), setup.url(), "key")
+    place = bench.Place(setup, setup.provider(PlayedProvider(drill())), setup.url(), "key")
     with pytest.raises(TokenCacheError, match=word):
         bench._stampede(place, bench.Size(1, 1, None), login=0.0, token=PlayedProvider(drill()).fetch(context()))
 
@@ -352,7 +351,7 @@ def test_the_stampede_tells_the_wait_beyond_the_fetch(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(bench, "Fleet", Served)
     setup = Setup(None, "memory://")
-    place = bench.Place(setup, Configured(PlayedProvider(drill())), setup.url(), "key")
+    place = bench.Place(setup, setup.provider(PlayedProvider(drill())), setup.url(), "key")
     token = PlayedProvider(drill()).fetch(context())
     found = bench._stampede(place, bench.Size(1, 3, None), login=0.0, token=token)
     assert (found.served, found.provider_calls, found.fetch) == (3, 2, 0.25)

@@ -115,7 +115,7 @@ def test_a_warmer_finds_all_else_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     heart, warmer = Heartbeat(), Warmer()
     flight, leads = source._lead_or_join()
     assert leads
-    handle, backend = cache._main, cache._main.backend
+    handle, backend = cache._resolver.main, cache._backend
     assert isinstance(backend, MemoryBackend)
     source._fresh_until = float("inf")
     found: list[bool] = []

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from tokencache._engine.breaker import Breaker
 from tokencache._fork import Stage, enrol, reset_backend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from tokencache.ports import AsyncBackend, Backend, Clock
 
@@ -21,10 +21,6 @@ class Deferred:
 
     name: str
     open: Callable[[], Backend]
-
-
-_VARIABLES: Final = ("TOKENCACHE_BACKEND", "REDIS_DATABASE_URI")
-"""What may hold the URL of the backend, in order; the second is what the QPay services had before."""
 
 
 class BackendHandle:
@@ -95,8 +91,3 @@ class BackendHandle:
         self._lock = threading.Lock()
         self._half = None
         reset_backend(self._backend)
-
-
-def url_from(environ: Mapping[str, str]) -> str | None:
-    """Return the URL of the backend that the environment names, or ``None``."""
-    return next((url for name in _VARIABLES if (url := environ.get(name))), None)

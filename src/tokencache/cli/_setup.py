@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from tokencache.config import Configuration, Configured
-from tokencache.policy import RefreshPolicy
+from tokencache._resolver import Resolver
+from tokencache.config import Configuration
 
 if TYPE_CHECKING:
     from tokencache import TokenCache
+    from tokencache._resolver import Resolved
+    from tokencache.policy import RefreshPolicy
+    from tokencache.ports import TokenProvider
     from tokencache.url import BackendURL
 
 
@@ -31,28 +34,21 @@ class Setup:
 
         return TokenCache.from_config(self.plan, backend=self.backend)
 
-    def provider(self, name: str) -> Configured:
-        """Return the provider of a name, that of the configuration before that of an entry point."""
-        configured = self.plan.provider(name)
-        if configured is None:
-            from tokencache.plugins import load_provider_factory
+    def provider(self, provider: str | TokenProvider) -> Resolved:
+        """Return what a source of this provider is made of."""
+        return Resolver(self.plan, backend=self.backend).resolve(provider)
 
-            configured = Configured(load_provider_factory(name)())
-        key = cast("str | None", getattr(configured.provider, "key", None))
-        return replace(configured, key=configured.key or key)
+    def url(self, resolved: Resolved | None = None) -> BackendURL:
+        """Return the URL of the backend, by default that of a source whose table names no backend."""
+        return self.plan.backend_url(self.backend if resolved is None else resolved.backend)
 
-    def url(self, configured: Configured | None = None) -> BackendURL:
-        """Return the URL of the backend: that which is named, else the provider's, else the configuration's."""
-        return self.plan.backend_url(self.backend or (None if configured is None else configured.backend))
+    def quiet_policy(self, resolved: Resolved) -> RefreshPolicy:
+        """Return the policy of a source, but quiet, so that looking at a token starts no login."""
+        return quiet(resolved.policy)
 
     def orders(self, provider: str, timeout: float | None) -> dict[str, object]:
         """Return what another process needs to know to work with the same."""
         return {"provider": provider, "config": self.config, "backend": self.backend, "timeout": timeout}
-
-    def quiet_policy(self, configured: Configured) -> RefreshPolicy:
-        """Return the policy of a source, but quiet, so that looking at a token starts no login."""
-        own = cast("RefreshPolicy | None", getattr(configured.provider, "policy", None))
-        return quiet(configured.policy_over(own or self.plan.policy or RefreshPolicy()))
 
 
 def quiet(policy: RefreshPolicy) -> RefreshPolicy:

@@ -26,7 +26,6 @@ from tokencache.cli._exit import complain
 from tokencache.cli._render import duration
 from tokencache.cli._verify_worker import Reader
 from tokencache.cli.demo import LATENCY, Stage
-from tokencache.config import Configured
 from tokencache.errors import BackendUnavailable, ConfigurationError, ProviderUnavailable, TokenCacheError
 from tokencache.plugins import open_backend
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
 
     from tokencache import Token, TokenSource
+    from tokencache._resolver import Resolved
     from tokencache.cli._setup import Setup
     from tokencache.ports import Backend
     from tokencache.url import BackendURL
@@ -60,7 +60,7 @@ class Place:
     """A backend on which to measure. ``key`` is the bench's own, ``cold`` that of its stampede."""
 
     setup: Setup
-    configured: Configured
+    configured: Resolved
     url: BackendURL
     key: str
 
@@ -72,7 +72,7 @@ class Place:
     @property
     def drill_backend(self) -> str | None:
         """The backend as another process is told it, with its password."""
-        return self.setup.backend or self.configured.backend
+        return self.configured.backend
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,11 @@ def measure(
 
 
 @contextmanager
-def _providers(name: str | None, setups: Sequence[Setup]) -> Generator[list[Configured]]:
+def _providers(name: str | None, setups: Sequence[Setup]) -> Generator[list[Resolved]]:
     """Yield the provider for each backend: the one that was named, made for each, or one that asks a fake."""
     if name is None:
         with Stage(Console(stderr=True), "").fake() as (_, provider):
-            yield [Configured(provider)] * len(setups)
+            yield [setup.provider(provider) for setup in setups]
         return
     found = [setup.provider(name) for setup in setups]
     if any(getattr(each.provider, "refreshing", False) for each in found):
@@ -132,7 +132,7 @@ def _providers(name: str | None, setups: Sequence[Setup]) -> Generator[list[Conf
     yield found
 
 
-def _place(setup: Setup, configured: Configured, name: str | None) -> Place:
+def _place(setup: Setup, configured: Resolved, name: str | None) -> Place:
     """Return where to measure, unless the backend does not answer or the provider is to be left alone."""
     from tokencache import TokenCache
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 
     from tokencache import TokenSource
+    from tokencache._resolver import Resolved
     from tokencache.cli._setup import Setup
-    from tokencache.config import Configured
     from tokencache.events import Event
     from tokencache.ports import Backend
     from tokencache.status import Status
@@ -73,7 +73,7 @@ class Doctor:
 
     def _all(self) -> Iterator[Result]:
         yield Result("runtime", versions(None if self._name is None else _distribution_of(self._name)))
-        configured: Configured | None = None
+        configured: Resolved | None = None
         if self._name is not None:
             configured = yield from self._made_provider(self._name)
         backend = yield from self._made_backend(configured)
@@ -86,7 +86,7 @@ class Doctor:
         finally:
             backend.close()
 
-    def _with(self, backend: Backend, configured: Configured | None) -> Iterator[Result]:
+    def _with(self, backend: Backend, configured: Resolved | None) -> Iterator[Result]:
         """Yield what is found with a backend at hand."""
         from tokencache import TokenCache
         from tokencache.events import log
@@ -106,7 +106,7 @@ class Doctor:
 
     # --- provider -----------------------------------------------------------------------------------------------
 
-    def _made_provider(self, name: str) -> Generator[Result, None, Configured | None]:
+    def _made_provider(self, name: str) -> Generator[Result, None, Resolved | None]:
         """Make the provider and let it examine itself; return it if it can be made."""
         remedy = "set what is missing where this command runs, and where your service does"
         try:
@@ -128,7 +128,7 @@ class Doctor:
 
     # --- backend ------------------------------------------------------------------------------------------------
 
-    def _made_backend(self, configured: Configured | None) -> Generator[Result, None, Backend | None]:
+    def _made_backend(self, configured: Resolved | None) -> Generator[Result, None, Backend | None]:
         """Make the backend of the URL; return it if that can be done."""
         from tokencache.plugins import open_backend
 

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Self, cast
 
-from tokencache._engine.handle import url_from
+from tokencache._default_backend import default_url
 from tokencache.config._environ import environment_name, lay_over
 from tokencache.config._file import VARIABLE, Tables, find, missing, read_file, take_apart
 from tokencache.config._place import ENVIRONMENT, Mistake, Place, as_list, as_table, unknown
@@ -153,7 +153,7 @@ class Configuration:
         given = self._tables.top.get("backend")
         if given is not None:
             return self._text(given)
-        return url_from(self._environ) or self._fallback
+        return default_url(self._environ, self._fallback)
 
     def is_main(self, name: str) -> bool:
         """Return whether this is the backend of every provider that names no other."""

@@ -191,7 +191,7 @@ def test_a_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (tmp_path / "other.toml").write_text('namespace = "other:"')
     assert Configuration.load(environ={"TOKENCACHE_CONFIG": str(tmp_path / "other.toml")}).namespace == "other:"
     monkeypatch.setenv("TOKENCACHE_CONFIG", str(tmp_path / "other.toml"))
-    assert TokenCache.from_config()._namespace == "other:"
+    assert TokenCache.from_config()._resolver.namespace == "other:"
 
 
 @pytest.mark.parametrize(
@@ -803,7 +803,7 @@ def test_all_backends_are_closed_from_a_loop(tmp_path: Path) -> None:
         async with TokenCache.from_config(document, environ={}) as cache:
             assert (await cache.source("one").atoken()).value == "token-of-abc"
             assert (await cache.source("two").atoken()).value == "token-of-two"
-        for mount in cache._mounts.values():
+        for mount in cache._resolver.handles:
             with pytest.raises(BackendClosed):
                 mount.backend.load("k")
 
