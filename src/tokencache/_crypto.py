@@ -1,8 +1,8 @@
-"""Sealing: records encrypted with AES-256-GCM, so that who can read the store cannot read the tokens.
+"""Sealing: records encrypted with AES-256-GCM, so that reading the store does not give the tokens.
 
 The sealed form is the first 8 bytes of a hash of the key, 12 random bytes, and the ciphertext with its tag. The
-record's key is the associated data: a record that was moved to another key does not open. The hash names the key to
-open with, so that a fleet with many old keys tries one.
+record's key is the associated data: a record that was moved to another key does not open. The hash names the key,
+so a fleet with many old keys tries one.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Sealer:
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-        # A credential may be a person's password: a guess is to cost as much here as it does at the fingerprint.
+        # A credential may be a password: each guess must cost as much here as at the fingerprint.
         stretched = _keys.stretched(provider.name, provider.identity(), b"tokencache seal")
         info = b"tokencache record key 1:" + fingerprint.encode()
         return RecordSealing([HKDF(algorithm=SHA256(), length=_SIZE, salt=None, info=info).derive(stretched)])

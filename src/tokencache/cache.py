@@ -54,13 +54,14 @@ class TokenCache:
 
     ``backend`` is a URL (``memory://``, ``file:///folder``, ``redis://host/0``, …), a
     :class:`~tokencache.ports.Backend`, or ``None``: then the URL in ``TOKENCACHE_BACKEND`` or ``REDIS_DATABASE_URI``,
-    else ``memory://``. A backend that is passed in as an object is not closed with the cache. ``namespace`` goes before
-    every key that is made (not before keys given by hand). ``policy`` is for sources whose provider and caller bring
-    none. ``encrypt`` seals what is stored (AES-256-GCM; ``pip install 'tokencache[crypto]'``): it is a key of 32 bytes,
-    or their hexadecimal or base64 text; several keys, of which the first encrypts and all decrypt; or ``"provider"``:
-    then each source's key comes from its provider's own credential. A record that does not open counts as missing.
-    ``observers`` replace the default one, which logs. ``sources`` bounds the table of sources (the least lately
-    asked for is forgotten; whoever holds it may go on). ``clock`` and ``wall`` are for tests.
+    else ``memory://``. A backend that is passed in as an object is not closed with the cache. ``namespace`` is the
+    prefix of every generated key; a key that the caller gives is used as it stands. ``policy`` is for sources that get
+    none from their caller or provider. ``observers`` replace the default one, which logs. ``sources`` bounds the table
+    of sources: LRU eviction; an evicted source keeps working. ``clock`` and ``wall`` are for tests.
+
+    ``encrypt`` seals what is stored (AES-256-GCM; ``pip install 'tokencache[crypto]'``). It is a key of 32 bytes, or
+    their hexadecimal or base64 text. Of several keys the first encrypts and all decrypt. With ``"provider"`` each
+    source's key is derived from its provider's credential. A record that cannot be decrypted counts as missing.
 
     Raises ``ConfigurationError`` for a bad URL, ``BackendNotInstalled`` and ``BackendConflict`` as the plugin loader
     does.
@@ -103,10 +104,9 @@ class TokenCache:
         """Return a cache set up by a TOML file, or by a mapping of the same form: docs/configuration.md.
 
         ``None`` means the file that ``TOKENCACHE_CONFIG`` names, else ``tokencache.toml`` in the working folder.
-        ``environ`` is where references look for variables, by default the process's. ``settings`` are keywords of
-        :class:`TokenCache` that go before the file's; a ``backend`` among them holds for all sources, and may be a
-        name of the file's. A backend is
-        opened, and a secret is read, when the first source needs it.
+        References read variables from ``environ``, by default the process's. ``settings`` are keywords of
+        :class:`TokenCache` that override the file. A ``backend`` among them serves all sources, and may be a name
+        from the file. A backend is opened, and a secret is read, when the first source needs it.
 
         Raises ``ConfigurationError`` naming file, key and remedy.
         """
@@ -118,7 +118,7 @@ class TokenCache:
     def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Unpack[Settings]) -> Self:
         """Return a cache set up by ``TOKENCACHE_*`` variables: docs/configuration.md.
 
-        ``TOKENCACHE_CONFIG`` may name a file, over which the other variables go. ``environ`` is by default that of the
+        ``TOKENCACHE_CONFIG`` may name a file; the other variables override it. ``environ`` is by default that of the
         process, ``settings`` are as in :meth:`from_config`.
 
         Raises ``ConfigurationError`` naming variable and remedy.
@@ -154,8 +154,8 @@ class TokenCache:
         ``provider`` is a name, of the configuration or of an entry point (``"qpay"``), a
         :class:`~tokencache.ports.TokenProvider`, or a plain function, sync or async, with no argument or the
         :class:`~tokencache.ports.FetchContext`, which returns a :class:`Token` or the OAuth response as a mapping. A
-        function needs a ``key``. ``key`` is used as it stands. With ``keep_warm`` its token is renewed until the cache
-        is closed though nobody asks for it, by a thread of the cache, in the child of a fork too.
+        function needs a ``key``. ``key`` is used as it stands. With ``keep_warm`` a thread of the cache renews the
+        token until the cache is closed, in the child of a fork too, even if it is not used.
 
         Raises ``ConfigurationError`` for an unknown name, missing settings or a function without a key.
         """
@@ -189,7 +189,7 @@ class TokenCache:
                 stack.push_async_callback(handle.aclose)
 
     def _close(self) -> None:
-        """Take no more orders, and keep nothing warm."""
+        """Refuse new sources, and stop the warmer."""
         self._closed = True
         if self._warmer is not None:
             self._warmer.stop()

@@ -1,6 +1,6 @@
 """Plugins: backends and providers that installed distributions declare as entry points.
 
-Nothing is loaded at import. One entry is loaded, at its first use; a list of all loads none. ``redis+sentinel://`` is
+An entry is loaded at its first use; importing this module, or listing entries, loads none. ``redis+sentinel://`` is
 the entry ``redis.sentinel`` of the group ``tokencache.backends``. An entry that needs an extra of its distribution
 names it: ``redis = "tokencache.backends.redis:from_url [redis]"``.
 
@@ -160,14 +160,14 @@ def _describe(entry: EntryPoint) -> Plugin:
 
 
 def _unknown(group: str, name: str, names: set[str]) -> str:
-    """Return the message for a name that nobody declares."""
+    """Return the message for a name that no distribution declares."""
     from difflib import get_close_matches
 
     shown = sorted(_shown(group, each) for each in names)
     asked = _shown(group, name)
     problem = f"there is no {_ERRORS[group].noun} {asked!r}"
     if not shown:
-        return f"{problem}, nor any other: no distribution declares one; reinstall tokencache"
+        return f"{problem}: no {_ERRORS[group].noun} plugins are installed; reinstall tokencache"
     close = get_close_matches(asked, shown, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"{problem}; known: {', '.join(shown)}{hint}"

@@ -233,7 +233,7 @@ def test_unknown_names(install: Install) -> None:
 
 def test_without_any_entry_points(install: Install) -> None:
     """Where no metadata is found at all, the message says what to do."""
-    with pytest.raises(ConfigurationError, match="no distribution declares one; reinstall tokencache"):
+    with pytest.raises(ConfigurationError, match="no backend plugins are installed; reinstall tokencache"):
         load_backend_factory(url("memory://"))
 
 

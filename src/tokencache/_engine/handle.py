@@ -1,4 +1,4 @@
-"""A mount: one backend as a cache uses it."""
+"""The handle of a backend: the backend with its breakers, opened at first use."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Deferred:
 
 
 class BackendHandle:
-    """A backend with its breakers and its half for event loops, all made at first use.
+    """A backend with its breakers and its half for event loops; both are made at first use.
 
-    ``backend`` is one that somebody else made and will close, or how to make it: then it is closed here.
+    ``backend`` is a backend, or how to open one. ``owned`` tells that ``close`` closes it.
     """
 
     __slots__ = ("__weakref__", "_backend", "_deferred", "_half", "_lock", "owned", "reads", "writes")
@@ -52,7 +52,7 @@ class BackendHandle:
 
     @property
     def backend(self) -> Backend:
-        """The backend, opened now if it was not before."""
+        """The backend; the first reading opens it."""
         opened = self._backend
         if opened is None:
             with self._lock:
@@ -61,8 +61,8 @@ class BackendHandle:
         return opened
 
     def _open(self) -> Backend:
-        """Open the backend that was put off."""
-        assert self._deferred is not None  # noqa: S101  (a mount has one of the two)
+        """Open the deferred backend."""
+        assert self._deferred is not None  # noqa: S101  (a handle has one of the two)
         return self._deferred.open()
 
     def async_backend(self) -> AsyncBackend:
@@ -73,7 +73,7 @@ class BackendHandle:
 
         half = async_half(self.backend)
         if isinstance(half, ThreadedBackend):
-            self._half = half  # two loops may make one each; the last one serves those who come later
+            self._half = half  # two loops may make one each; later loops get the last one
         return half
 
     def close(self) -> None:

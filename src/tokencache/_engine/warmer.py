@@ -1,4 +1,4 @@
-"""Keeping sources warm: one thread of a cache renews their tokens though nobody asks for them."""
+"""The warmer: one thread of a cache renews the tokens of its sources before they are asked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokencache._fork import Stage, enrol
 if TYPE_CHECKING:
     from tokencache.source import TokenSource
 
-_PATIENCE: Final = 0.05  # a provider that takes its time goes on without us: the other sources are not to wait for it
+_PATIENCE: Final = 0.05  # a slow fetch goes on in its flight, and the warmer turns to the next source
 _LONGEST_PAUSE: Final = 60.0
 _GOODBYE: Final = 1.0
 
@@ -21,7 +21,7 @@ _warmers: weakref.WeakSet[Warmer] = weakref.WeakSet()
 
 
 class Warmer:
-    """Asks its sources for their tokens when these are due, from the first ``add`` to ``stop``; errors are events."""
+    """Renews tokens when they are due, from the first ``add`` to ``stop``; the sources report errors as events."""
 
     def __init__(self) -> None:
         self._sources: dict[TokenSource, None] = {}
@@ -41,7 +41,7 @@ class Warmer:
             self._start()
 
     def stop(self) -> None:
-        """Renew nothing more. A fetch that is under way ends by itself."""
+        """Stop renewing. A fetch in progress ends by itself."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
@@ -57,13 +57,13 @@ class Warmer:
             self._start()
 
     def _start(self) -> None:
-        """Start the thread, if there is none."""
+        """Start the thread unless it runs."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="tokencache-warm", daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
-        """Look after all sources, then sleep until the next is due."""
+        """Renew what is due, then sleep until the next source is due."""
         while True:
             pause = min(map(_renew_if_due, list(self._sources)), default=_LONGEST_PAUSE)
             with self._changed:
@@ -73,8 +73,8 @@ class Warmer:
 
 
 def _renew_if_due(source: TokenSource) -> float:
-    """Have a token renewed if that is due; return after how many seconds to look again."""
-    with suppress(Exception):  # observers were told, and the source keeps its own cooldown
+    """Renew a token if it is due; return the seconds until the next look."""
+    with suppress(Exception):  # the source has told its observers, and keeps its own cooldown
         source.token(_PATIENCE)
     return min(source._rest(), _LONGEST_PAUSE)  # noqa: SLF001  (the other half of one algorithm)
 

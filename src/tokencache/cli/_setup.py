@@ -1,4 +1,4 @@
-"""What a command works with: the configuration that is named or found, and the backend that is named."""
+"""What a command works with: the configuration, and the backend of ``--backend``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Setup:
-    """The configuration, with ``backend`` before whatever it says where that is given.
+    """The configuration; ``backend``, if given, overrides it.
 
-    Without ``config`` it is the file that ``TOKENCACHE_CONFIG`` names, else ``tokencache.toml`` in the working folder,
-    else none; the variables go over it. Raises ``ConfigurationError`` where its form is wrong.
+    Without ``config`` the file is the one that ``TOKENCACHE_CONFIG`` names, else ``tokencache.toml`` in the working
+    folder, if it is there. Variables override it. Raises ``ConfigurationError`` for a configuration of the wrong form.
     """
 
     def __init__(self, config: str | None = None, backend: str | None = None) -> None:

@@ -37,7 +37,7 @@ _URL_PARTS: Final = ("url", "username", "password")
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """What `tokencache config check` has to say: where, how bad, what, and the remedy; nothing secret."""
+    """One finding of `tokencache config check`: place, severity, problem and remedy, without secrets."""
 
     file: str
     key: str
@@ -157,7 +157,7 @@ class Configuration:
 
     def is_main(self, name: str) -> bool:
         """Return whether this is the backend of every provider that names no other."""
-        with suppress(Mistake):  # a reference that leads nowhere breaks only those who need it
+        with suppress(Mistake):  # a broken reference breaks only the sources that need it
             return name == self.backend
         return False
 
@@ -287,7 +287,7 @@ class Configuration:
         names = {*self.names, *(plugin.name for plugin in known(PROVIDERS))}
         if name not in names:
             remedy = unknown(self._tables.place, "provider", name, names).remedy.replace("remove it", "use another")
-            raise Mistake(self._tables.place, f"there is no provider {name[:40]!r}, here or installed", remedy)
+            raise Mistake(self._tables.place, f"there is no provider {name[:40]!r}, neither here nor installed", remedy)
 
     def _draft(self, name: str) -> Draft | None:
         """Return the draft of a provider, ``None`` for a name that has no table."""
@@ -343,7 +343,7 @@ class Configuration:
         from tokencache._crypto import FROM_PROVIDER, Sealer, read_key
 
         if len(table) > 1:
-            raise Mistake(table["keys"].place, "there are both keys and from_provider", "remove one of the two")
+            raise Mistake(table["keys"].place, "keys and from_provider exclude each other", "remove one of the two")
         derived = table.get("from_provider")
         if derived is not None:
             return Sealer(FROM_PROVIDER) if read(BOOLEAN, derived, self._source) else None
@@ -360,14 +360,14 @@ class Configuration:
             with _at(text.place):
                 keys.append(read_key(key, "encryption"))
         if not keys:
-            raise Mistake(given.place, "there is no key in it", "add one, or remove [encryption]")
+            raise Mistake(given.place, "the list of keys is empty", "add one, or remove [encryption]")
         with _at(given.place):
             return Sealer(keys)
 
 
 @contextmanager
 def _at(place: Place) -> Generator[None]:
-    """Say where, when something that knows no file finds a mistake."""
+    """Add the place to an error of code that does not know the file."""
     try:
         yield
     except Mistake:

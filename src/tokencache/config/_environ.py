@@ -1,4 +1,4 @@
-"""The variables of a configuration: ``TOKENCACHE_*``, which go over what the file says.
+"""The variables of a configuration: ``TOKENCACHE_*``, which override the file.
 
 ``TOKENCACHE_PROVIDER_<NAME>_<SETTING>`` is cut where the name of a provider ends that the file has, or that a
 variable ``…_TYPE`` or ``…_PRESET`` brings in. A setting that no provider has and that ends in ``_FILE`` is a
@@ -31,7 +31,7 @@ _SERVICE: Final = re.compile(r"\w+_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:
 
 
 def lay_over(tables: Tables, environ: Mapping[str, str]) -> None:
-    """Put what the variables say over what the file says; an empty variable counts as not set."""
+    """Override the file by the variables; an empty variable counts as not set."""
     named = {name: value for name, value in environ.items() if name.startswith(PREFIX) and value}
     named.pop(VARIABLE, None)
     providers = {name: value for name, value in named.items() if name.startswith(_PROVIDER)}
@@ -67,7 +67,7 @@ def _lay_providers(tables: Tables, variables: Mapping[str, str]) -> None:
         written = next((name for name in longest_first if rest.startswith(f"{name}_")), None)
         setting = "" if written is None else rest[len(written) + 1 :].lower()
         if written is None or not setting:
-            problem = "this belongs to no provider that is known"
+            problem = "this belongs to an unknown provider"
             remedy = f"set {_PROVIDER}<NAME>_TYPE, or add the table [providers.NAME] to the file"
             tables.mistakes.append(Mistake(place, problem, remedy))
             continue

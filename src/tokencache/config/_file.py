@@ -33,7 +33,7 @@ _AT: Final = re.compile(r"\(at line (\d+), column (\d+)\)")
 
 @dataclass(slots=True)
 class Tables:
-    """A configuration taken apart. ``mistakes`` are those of its form; what is wrong there is left out elsewhere."""
+    """A configuration taken apart. Invalid entries are listed in ``mistakes`` and omitted."""
 
     place: Place
     folder: Path
@@ -71,7 +71,7 @@ def read_file(path: str | os.PathLike[str]) -> Tables:
     except tomllib.TOMLDecodeError as error:
         raise _syntax(place, str(error)) from None
     except UnicodeDecodeError as error:
-        problem = f"it is no UTF-8 text (byte {error.start})"
+        problem = f"it is not UTF-8 text (byte {error.start})"
     if problem is not None:
         raise Mistake(place, problem, f"correct the path: --config, {VARIABLE}, or {NAME} in the working folder")
     return take_apart(document, place, path.absolute().parent, path)
@@ -138,4 +138,4 @@ def _syntax(place: Place, message: str) -> Mistake:
     found = _AT.search(message)
     what = _AT.sub("", message).strip()
     at = f"line {found[1]}, column {found[2]}" if found else "at its end"
-    return Mistake(place, f"{at}: this is no TOML: {what}", "correct that line")
+    return Mistake(place, f"{at}: this is not TOML: {what}", "correct that line")

@@ -17,7 +17,7 @@ ENVIRONMENT: Final = "environment"
 """What stands for the file where a variable is meant."""
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
-_SHOWN: Final = 40  # characters of a name that somebody else wrote
+_SHOWN: Final = 40  # characters of a foreign name
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Mistake(ConfigurationError):
 
 
 def unknown(place: Place, what: str, name: object, names: Iterable[str]) -> Mistake:
-    """Return the mistake of a name that nobody knows, with the closest one that is known."""
+    """Return the mistake of an unknown name, with the closest known one."""
     known = sorted(names)
     close = get_close_matches(str(name)[:_SHOWN].lower(), known, n=1)
     remedy = f"did you mean {close[0]!r}?" if close else f"remove it; known: {', '.join(known) or 'none'}"

@@ -97,8 +97,8 @@ def finish(drawn: Draft) -> Configured:
     except Exception as error:  # noqa: BLE001  (INV-9: a foreign message may hold anything)
         problem = f"its factory raised {type(error).__name__}"
     if problem or not (hasattr(made, "fetch") or hasattr(made, "afetch")):
-        problem = problem or "its factory returned no provider"
-        raise Mistake(drawn.place, problem, "look at its settings, or report it to whoever wrote that provider")
+        problem = problem or "its factory did not return a provider"
+        raise Mistake(drawn.place, problem, "check its settings, or report it to the author of that provider")
     chosen = drawn.cache
     return Configured(
         provider=cast("TokenProvider", made),
@@ -126,7 +126,7 @@ def _presets(name: str) -> Callable[..., object]:
     try:
         found: Callable[..., object] = getattr(import_module(PRESETS), name)
     except ModuleNotFoundError as error:
-        message = f"presets are not to be had: the module {error.name!r} is missing; reinstall tokencache"
+        message = f"cannot load presets: the module {error.name!r} is missing; reinstall tokencache"
         raise ConfigurationError(message) from None
     return found
 
@@ -163,7 +163,7 @@ def _find_factory(drawn: Draft, table: Mapping[str, Given]) -> bool:
         return False
     for name in drawn.schema.unfit:
         problem = (
-            f"the provider {value!r} cannot be made from a configuration: it needs {name!r}, which is no plain value"
+            f"the provider {value!r} cannot be made from a configuration: it needs {name!r}, which is not a plain value"
         )
         drawn.mistakes.append(Mistake(given.place, problem, "make it in code, and pass it to cache.source()"))
     return True

@@ -56,7 +56,7 @@ class ReferenceResolver:
 
 
 class _Missing(Mistake):
-    """There is nothing where a reference leads: its default counts, if it has one."""
+    """The target of a reference is missing; the default is used, if the reference has one."""
 
 
 def is_reference(value: object) -> TypeGuard[Mapping[str, object]]:
@@ -83,8 +83,8 @@ def _content(path: Path, field: str | None, place: Place) -> str:
         text = data.decode()
     except FileNotFoundError:
         problem, missing = "there is no such file", True
-    except (OSError, ValueError) as error:  # a text that is no UTF-8 would stand in the error
-        problem = (error.strerror or "it cannot be read") if isinstance(error, OSError) else "it is no UTF-8 text"
+    except (OSError, ValueError) as error:  # the error would show a text that is not UTF-8
+        problem = (error.strerror or "it cannot be read") if isinstance(error, OSError) else "it is not UTF-8 text"
     else:
         if len(data) > _LARGEST:
             problem = f"it is larger than {_LARGEST} bytes"
@@ -107,7 +107,7 @@ def _field(text: str, field: str, place: Place, path: Path) -> str:
     except (ValueError, RecursionError):
         table = None
     if not isinstance(table, dict):
-        raise Mistake(place, f"the file {path} holds no JSON object", "correct the path, or leave out json = …")
+        raise Mistake(place, f"the file {path} does not hold a JSON object", "correct the path, or leave out json = …")
     found = cast("dict[str, object]", table).get(field)
     if not isinstance(found, str):
         raise _Missing(place, f"the JSON file {path} has no text field {field!r}", "correct json = …, or the file")

@@ -52,7 +52,7 @@ def schema(plugins: Iterable[Plugin] | None = None) -> dict[str, object]:
         "type": "object",
         "additionalProperties": False,
         "properties": {
-            "namespace": _described(_TEXT, "Goes before every key that is made."),
+            "namespace": _described(_TEXT, "The prefix of every generated key."),
             "backend": _described(_TEXT, "Where tokens are shared: a name of [backends], or a URL."),
             "backends": {
                 "type": "object",
@@ -83,7 +83,7 @@ def _definitions(names: list[str], schemas: Mapping[str, Schema]) -> dict[str, o
         "texts": {"type": "object", "additionalProperties": _TEXT},
         "secret": {"writeOnly": True, "anyOf": [{"type": "string"}, _REFERENCE]},
         "reference": {
-            "description": "Where a text stands, so that it does not stand here.",
+            "description": "Where the text is read from, so that this file does not hold it.",
             "oneOf": [
                 _reference("env", "The name of a variable."),
                 _reference("file", "A path, relative to this file.", json="The field to take of a JSON file."),
@@ -160,7 +160,7 @@ def _cache_settings() -> dict[str, object]:
         "backend": _described(_TEXT, "A name of [backends], or a URL; by default the one above."),
         "key": _described(_TEXT, "The key of the record, used as it stands."),
         "policy": {"$ref": "#/definitions/policy"},
-        "keep_warm": {"type": "boolean", "description": "Renew the token though nobody asks."},
+        "keep_warm": {"type": "boolean", "description": "Renew the token even if it is not used."},
     }
     return {name: texts[name] for name in RESERVED if name in texts}
 
@@ -195,7 +195,7 @@ def _described(form: Mapping[str, object], description: str) -> Mapping[str, obj
 
 def _reference(kind: str, what: str, **more: str) -> dict[str, object]:
     """Return the form of one kind of reference."""
-    named = {kind: what, **more, "default": "What counts where there is nothing."}
+    named = {kind: what, **more, "default": "The value to use where the target is missing."}
     return _object({name: {"type": "string", "description": text} for name, text in named.items()}, [kind])
 
 

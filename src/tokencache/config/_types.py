@@ -52,7 +52,7 @@ class Setting:
 
     @property
     def kind(self) -> Kind | None:
-        """What a value of it looks like; ``None`` for what no configuration can hold."""
+        """What a value of it looks like; ``None`` for a type that a configuration cannot hold."""
         return kind_of(self.type)
 
 
@@ -86,7 +86,7 @@ class Given:
 
 
 def kind_of(annotation: object) -> Kind | None:
-    """Return what a value for an annotation looks like, ``None`` for what no configuration can hold."""
+    """Return what a value for an annotation looks like, ``None`` for a type that a configuration cannot hold."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         inner = kind_of(arguments[0])
@@ -153,11 +153,11 @@ def _spelled(kind: Kind, text: str, place: Place) -> object:
             value = _parsed(basic, text)
             if value is not None:
                 return value
-    raise _wrong(kind, "this text is none", place)
+    raise _wrong(kind, "this text is not one", place)
 
 
 def _parsed(basic: Basic, text: str) -> object:
-    """Return what a text means as one kind, ``None`` for nothing."""
+    """Return a text read as one kind, ``None`` where it does not fit."""
     text = text.strip()
     match basic:
         case "boolean":
@@ -196,12 +196,12 @@ def _chosen(kind: Kind, value: object, place: Place) -> object:
     known = [str(choice) for choice in kind.choices]
     close = get_close_matches(value, known, n=1) if isinstance(value, str) else []
     remedy = f"did you mean {close[0]!r}?" if close else f"use {kind}"
-    raise Mistake(place, "this is none of the values that it may have", remedy)
+    raise Mistake(place, "this is not an allowed value", remedy)
 
 
 def _wrong(kind: Kind, seen: str, place: Place) -> Mistake:
     """Return the mistake of a value of another kind."""
-    return Mistake(place, f"this must be {kind}, and {seen}", "correct it")
+    return Mistake(place, f"expected {kind}; {seen}", "correct it")
 
 
 def _described(value: object) -> str:
@@ -213,6 +213,8 @@ def _described(value: object) -> str:
         (list, "a list"),
         (Mapping, "a table"),
     )
+    if isinstance(value, float) and not math.isfinite(value):
+        return "not finite"
     return next((words for kind, words in kinds if isinstance(value, kind)), f"a {type(value).__name__}")
 
 

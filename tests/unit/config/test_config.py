@@ -197,10 +197,10 @@ def test_a_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"[providers]\nacme = = 1\n", "line 2, column 8: this is no TOML"),
+        (b"[providers]\nacme = = 1\n", "line 2, column 8: this is not TOML"),
         (b"[providers\n", "line 1, column"),
-        (b'namespace = "a', "this is no TOML"),
-        (b"namespace = '\xff'", "it is no UTF-8 text (byte 13)"),
+        (b'namespace = "a', "this is not TOML"),
+        (b"namespace = '\xff'", "it is not UTF-8 text (byte 13)"),
         (None, "there is no such file; correct the path"),
     ],
 )
@@ -221,16 +221,16 @@ def test_a_file_that_cannot_be_read(content: bytes | None, said: str, tmp_path: 
         ({"providers": 5}, "providers: this must be tables: [providers.NAME]"),
         ({"providers": {"acme": PLANTED}}, "providers.acme: this must be a table"),
         ({"policy": {"earli": 5}}, "policy.earli: there is no field of the policy of this name; did you mean 'early'?"),
-        ({"policy": {"early": PLANTED}}, "policy.early: this must be a number, and this is a text"),
-        ({"policy": {"early": True}}, "policy.early: this must be a number, and this is true or false"),
-        ({"policy": {"early": float("nan")}}, "policy.early: this must be a number"),
+        ({"policy": {"early": PLANTED}}, "policy.early: expected a number; this is a text"),
+        ({"policy": {"early": True}}, "policy.early: expected a number; this is true or false"),
+        ({"policy": {"early": float("nan")}}, "policy.early: expected a number; this is not finite"),
         ({"policy": {"early": -1}}, "policy.early: RefreshPolicy(early=-1.0)"),
         ({"encryption": {"key": PLANTED}}, "did you mean 'keys'?"),
         ({"encryption": {"keys": PLANTED}}, "encryption.keys: this must be a list"),
-        ({"encryption": {"keys": []}}, "encryption.keys: there is no key in it"),
+        ({"encryption": {"keys": []}}, "encryption.keys: the list of keys is empty"),
         ({"encryption": {"keys": [KEY, PLANTED]}}, "encryption.keys[1]: encryption: a key has 32 bytes"),
-        ({"encryption": {"keys": [KEY], "from_provider": True}}, "there are both keys and from_provider"),
-        ({"namespace": 5}, "namespace: this must be a text, and this is a number"),
+        ({"encryption": {"keys": [KEY], "from_provider": True}}, "keys and from_provider exclude each other"),
+        ({"namespace": 5}, "namespace: expected a text; this is a number"),
         ({"backend": "mian", "backends": {"main": "memory://"}}, "did you mean 'main'?"),
         ({"backend": f"redis://h/{PLANTED}@x/0"}, "backend: the backend URL is not usable"),
         ({"backend": "main", "backends": {"main": {"password": PLANTED}}}, "backends.main: url is missing"),
@@ -253,27 +253,27 @@ def test_a_mistake_outside_of_providers(document: dict[str, object], said: str) 
         ({"clientid": PLANTED}, "providers.acme.clientid: there is no setting of this name; did you mean 'client_id'?"),
         ({"client": PLANTED}, "providers.acme.client: there is no setting of this name"),
         ({"name": PLANTED}, "providers.acme.name: there is no setting of this name"),
-        ({"client_id": 5}, "providers.acme.client_id: this must be a text, and this is a number"),
-        ({"client_id": {"of": PLANTED}}, "providers.acme.client_id: this must be a text, and this is a table"),
-        ({"retries": 1.5}, "providers.acme.retries: this must be a whole number, and this is a number"),
-        ({"retries": True}, "providers.acme.retries: this must be a whole number, and this is true or false"),
-        ({"wait": PLANTED}, "providers.acme.wait: this must be a number, and this is a text"),
-        ({"strict": 1}, "providers.acme.strict: this must be true or false"),
+        ({"client_id": 5}, "providers.acme.client_id: expected a text; this is a number"),
+        ({"client_id": {"of": PLANTED}}, "providers.acme.client_id: expected a text; this is a table"),
+        ({"retries": 1.5}, "providers.acme.retries: expected a whole number; this is a number"),
+        ({"retries": True}, "providers.acme.retries: expected a whole number; this is true or false"),
+        ({"wait": PLANTED}, "providers.acme.wait: expected a number; this is a text"),
+        ({"strict": 1}, "providers.acme.strict: expected true or false"),
         (
             {"method": "bsic"},
-            "providers.acme.method: this is none of the values that it may have; did you mean 'basic'?",
+            "providers.acme.method: this is not an allowed value; did you mean 'basic'?",
         ),
         ({"method": PLANTED}, "use one of 'basic', 'post'"),
-        ({"scopes": PLANTED}, "providers.acme.scopes: this must be a list of texts, and this is a text"),
-        ({"scopes": ["a", 5]}, "providers.acme.scopes[1]: this must be a text"),
-        ({"headers": {"X-A": 5}}, "providers.acme.headers.X-A: this must be a text"),
+        ({"scopes": PLANTED}, "providers.acme.scopes: expected a list of texts; this is a text"),
+        ({"scopes": ["a", 5]}, "providers.acme.scopes[1]: expected a text"),
+        ({"headers": {"X-A": 5}}, "providers.acme.headers.X-A: expected a text"),
         ({"type": "acmee"}, "providers.acme.type: there is no provider 'acmee'"),
         ({"type": 5}, "providers.acme.type: this must be a text"),
         ({"preset": "auth0"}, "providers.acme: it has both type and preset"),
         ({"type": "handmade"}, "cannot be made from a configuration: it needs 'client'"),
-        ({"backend": 5}, "providers.acme.backend: this must be a text"),
+        ({"backend": 5}, "providers.acme.backend: expected a text"),
         ({"backend": "local"}, "the backend URL is not usable"),
-        ({"keep_warm": "x"}, "providers.acme.keep_warm: this must be true or false"),
+        ({"keep_warm": "x"}, "providers.acme.keep_warm: expected true or false"),
         ({"policy": 5}, "providers.acme.policy: this must be a table"),
         ({"policy": {"earlu": 5}}, "providers.acme.policy.earlu"),
         ({"policy": {"jitter": 2}}, "providers.acme.policy.jitter: RefreshPolicy(jitter=2.0)"),
@@ -322,7 +322,7 @@ def test_a_backend_that_is_not_needed_breaks_nothing() -> None:
 def test_an_unknown_provider_is_told_with_the_known_ones() -> None:
     """A name that is neither in the configuration nor installed gets the closest of both."""
     document = {"providers": {"orders": ACME}}
-    assert "there is no provider 'ordres', here or installed; did you mean 'orders'?" in complaint(
+    assert "there is no provider 'ordres', neither here nor installed; did you mean 'orders'?" in complaint(
         document, name="ordres"
     )
     assert "did you mean 'plain'?" in complaint(document, name="plian")
@@ -371,7 +371,7 @@ def test_a_reference_stands_for_any_type() -> None:
     assert {name: options[name] for name in refer} == {"retries": 3, "wait": 2.5, "strict": True, "method": "post"}
     document = {"providers": {"acme": ACME | {"retries": {"env": "N"}}}}
     text = complaint(document, environ={"N": PLANTED})
-    assert "providers.acme.retries: this must be a whole number, and this text is none" in text
+    assert "providers.acme.retries: expected a whole number; this text is not one" in text
 
 
 def test_a_table_of_texts_is_no_reference() -> None:
@@ -507,9 +507,9 @@ def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
         ({"file": "nowhere"}, "there is no such file; correct the path, or mount the secret there"),
         ({"file": "."}, "Is a directory"),
         ({"file": "empty"}, "is empty; write the secret into it"),
-        ({"file": "binary"}, "it is no UTF-8 text"),
+        ({"file": "binary"}, "it is not UTF-8 text"),
         ({"file": "large"}, "it is larger than 1048576 bytes"),
-        ({"file": "text", "json": "field"}, "holds no JSON object"),
+        ({"file": "text", "json": "field"}, "does not hold a JSON object"),
         ({"file": "object", "json": "field"}, "has no text field 'field'"),
         ({"file": "object", "json": "number"}, "has no text field 'number'"),
         (
@@ -519,7 +519,7 @@ def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
         ({"env": 5}, "client_secret.env: this must be a text"),
         ({"env": ""}, "client_secret.env: this must be a text"),
         ({"env": "EMPTY"}, "the variable EMPTY is not set; set EMPTY where this runs, or add a default"),
-        ({"env": "A", "file": "b"}, "client_secret: this must be a text, and this is a table"),
+        ({"env": "A", "file": "b"}, "client_secret: expected a text; this is a table"),
     ],
 )
 def test_a_reference_that_leads_nowhere(reference: dict[str, object], said: str) -> None:
@@ -685,7 +685,7 @@ def test_a_table_in_a_variable(text: str, headers: dict[str, str] | None) -> Non
     environ = {f"TOKENCACHE_PROVIDER_ACME_{name.upper()}": str(value) for name, value in ACME.items()}
     plan = Configuration.from_env(environ | {"TOKENCACHE_PROVIDER_ACME_HEADERS": text})
     if headers is None:
-        with pytest.raises(ConfigurationError, match="this must be a table of texts, and this text is none"):
+        with pytest.raises(ConfigurationError, match="expected a table of texts; this text is not one"):
             plan.provider("acme")
     else:
         assert plan.provider("acme").provider.options["headers"] == headers  # type: ignore[union-attr,attr-defined]
@@ -714,15 +714,15 @@ def test_a_type_of_a_variable_replaces_a_preset_of_the_file() -> None:
         ("TOKENCACHE_ENCRYPTION_KEY", "did you mean 'tokencache_encryption_keys'?"),
         (
             "TOKENCACHE_PROVIDER_NOBODY_URL",
-            "this belongs to no provider that is known; set TOKENCACHE_PROVIDER_<NAME>_TYPE",
+            "this belongs to an unknown provider; set TOKENCACHE_PROVIDER_<NAME>_TYPE",
         ),
         ("TOKENCACHE_PROVIDER_ACME_CLIENTID", "this provider has no setting 'clientid'; did you mean 'client_id'?"),
-        ("TOKENCACHE_PROVIDER_ACME_RETRIES", "this must be a whole number, and this text is none"),
-        ("TOKENCACHE_PROVIDER_ACME_POLICY_EARLY", "this must be a number, and this text is none"),
+        ("TOKENCACHE_PROVIDER_ACME_RETRIES", "expected a whole number; this text is not one"),
+        ("TOKENCACHE_PROVIDER_ACME_POLICY_EARLY", "expected a number; this text is not one"),
         ("TOKENCACHE_PROVIDER_ACME_CLIENT_ID_FILE", "there is no such file"),
-        ("TOKENCACHE_POLICY_EARLY", "this must be a number, and this text is none"),
+        ("TOKENCACHE_POLICY_EARLY", "expected a number; this text is not one"),
         ("TOKENCACHE_ENCRYPTION_KEYS", "a key has 32 bytes"),
-        ("TOKENCACHE_ENCRYPTION_FROM_PROVIDER", "this must be true or false"),
+        ("TOKENCACHE_ENCRYPTION_FROM_PROVIDER", "expected true or false"),
     ],
 )
 def test_a_mistake_in_a_variable(name: str, said: str) -> None:
