@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
+__all__ = ["adrive", "drive"]
+
 S = TypeVar("S")
 R = TypeVar("R")
 T = TypeVar("T")

@@ -38,6 +38,7 @@ MODULES = [
     "tokencache.providers.transport",
     "tokencache.records",
     "tokencache.status",
+    "tokencache.steps",
     "tokencache.testing.contract",
     "tokencache.testing.loopback",
     "tokencache.testing.provider_contract",

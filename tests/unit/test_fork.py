@@ -113,7 +113,7 @@ def test_a_warmer_finds_all_else_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     source = cache.source(FakeProvider(wall=clock.wall))
     source.token()
     heart, warmer = Heartbeat(), Warmer()
-    flight, leads = source._lead_or_join()
+    flight, leads = source._flights.lead_or_join(clock(), clock() + 3600)
     assert leads
     handle, backend = cache._resolver.main, cache._backend
     assert isinstance(backend, MemoryBackend)
@@ -126,14 +126,14 @@ def test_a_warmer_finds_all_else_reset(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def look(_warmer: Warmer) -> None:
         found.extend(lock.acquire(blocking=False) for lock in locks())
-        found.append(source._flights is None)
+        found.append(not source._flights.flying)
         found.append(source._fresh_until < float("inf"))
 
     monkeypatch.setattr(Warmer, "_start", look)
     warmer._sources[source] = None
     with held(*locks()):
         assert in_child(lambda: (len(found), all(found))) == "(9, True)"
-    assert source._lead_or_join()[0] is flight
+    assert source._flights.lead_or_join(clock(), clock() + 3600)[0] is flight
 
 
 def test_a_fork_done_in_c_is_made_good_by_one_call() -> None:
