@@ -29,6 +29,7 @@ DEMO_STAMP := $(VENV)/.installed-demo$(addprefix -,$(CLIENT))
 DEV_STAMP := $(VENV)/.installed-dev
 DOCS_STAMP := $(VENV)/.installed-docs
 BENCH_STAMP := $(VENV)/.installed-bench
+SIMULATOR := PYTHONPATH=tests/simulation
 PEERS := $(PIP) install --constraint $(PINS) --constraint requirements/bench.txt
 
 # What the tests of a folder need; `check` runs what needs nothing but this process.
@@ -97,13 +98,13 @@ bench-cells: $(BENCH_STAMP) ## Every backend, sync and async, by situation, with
 	@$(BIN)/python -m pytest benchmarks --benchmark-only -p no:randomly $(ARGS)
 
 simulate: $(DEV_STAMP) ## Run the real flow through 5,000 bad days on a virtual world. SCHEDULES=N; simulate-nightly: 200,000.
-	@$(BIN)/python -m tokencache.testing.simulation --schedules $(SCHEDULES) --first-seed $(FIRST_SEED)
+	@$(SIMULATOR) $(BIN)/python -m simulator --schedules $(SCHEDULES) --first-seed $(FIRST_SEED)
 
 simulate-nightly: SCHEDULES := 200000
 simulate-nightly: simulate
 
 scale: $(DOCS_STAMP) ## Simulate fleets of any size and write docs/scale.md with its plots, for some ten minutes.
-	@$(BIN)/python benchmarks/scale.py
+	@$(SIMULATOR) $(BIN)/python benchmarks/scale.py
 
 reliability: $(DEV_STAMP) ## Run the fault matrix and write docs/reliability.md.
 	@$(BIN)/python -m pytest tests/servers/faults --reliability $(ARGS)

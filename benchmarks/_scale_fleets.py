@@ -6,7 +6,7 @@ import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
-from tokencache.testing.simulation.scale import Figures, Fleet, run
+from simulator.scale import Figures, Fleet, run
 
 HOUR, DAY = 3600.0, 86400.0
 SIZES = (10, 100, 1000, 10_000, 100_000)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from _scale_local import Burst
     from matplotlib.axes import Axes
 
-    from tokencache.testing.simulation.scale import Figures
+    from simulator.scale import Figures
 
 Results = "Sequence[tuple[Case, Figures]]"
 SIZE = (7.2, 3.6)

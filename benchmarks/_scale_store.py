@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from redis import Redis
 from redis.connection import Connection
 
+from simulator._resp import KEY, record, weights
+from simulator._server import COSTS
 from tokencache.backends.redis import _protocol as _redis_protocol
 from tokencache.backends.redis._protocol import Protocol
 from tokencache.ports import LeaseGrant
 from tokencache.testing.servers import RedisServer
-from tokencache.testing.simulation._resp import KEY, record, weights
-from tokencache.testing.simulation._server import COSTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from _scale_local import Burst, Memory
     from _scale_store import Cost, Rates
 
-    from tokencache.testing.simulation.scale import Figures
+    from simulator.scale import Figures
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "scale.md"
 NAMES = {HOUR: "1 h", DAY: "24 h"}

@@ -10,7 +10,6 @@ import pytest
 SRC = Path(__file__).parents[2] / "src"
 JSON = "JSON of our own process, read where its fields are known"
 REDIS = "redis-py types neither pools, connections nor replies"
-REPLY = "what a reply is depends on the effect"
 REASONS = {
     "tokencache/_engine/effects.py": "a generator's send type cannot depend on what it yielded",
     "tokencache/_record.py": "msgspec takes `object` for a class of the caller's",
@@ -25,9 +24,6 @@ REASONS = {
     "tokencache/integrations/msal.py": "MSAL has no types",
     "tokencache/integrations/requests.py": "the types of requests leave out hooks and bodies",
     "tokencache/providers/presets.py": "a table of presets.toml becomes keywords of a class",
-    "tokencache/testing/simulation/_process.py": REPLY,
-    "tokencache/testing/simulation/_referee.py": REPLY,
-    "tokencache/testing/simulation/scale.py": REPLY,
     "tokencache/token.py": "each field of a token has a type of its own",
     "tokencache_qpay/callbacks.py": "ASGI and Django have no types that could be named without them",
     "tokencache_qpay/models.py": "`raw` is JSON for callers, as it came",

@@ -45,7 +45,6 @@ LAYERS: dict[str, tuple[str, str]] = {
     "integrations": ("integrations", "values decisions system encryption plugins"),
     "cli": ("__main__ cli", "values decisions plugins drivers settings config resolver surface integrations"),
     "testing": ("testing", "values decisions lift drivers"),
-    "simulation": ("testing.simulation", "values decisions flow drivers source backends"),
 }
 PURE = ("values", "decisions", "flow")
 # Of other layers, what says of itself that it is pure or does no I/O.

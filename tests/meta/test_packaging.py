@@ -102,6 +102,16 @@ def test_every_requirement_is_pinned_within_its_bounds() -> None:
             assert requirement.specifier.contains(Version(PINS[name])), f"{requirement} does not allow {PINS[name]}"
 
 
+def test_the_wheel_holds_no_simulator() -> None:
+    """The wheel is made of the two packages of `src`, and neither holds a module of the simulator."""
+    packages = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert packages == ["src/tokencache", "src/tokencache_qpay"]
+    simulator = {path.name for path in (ROOT / "tests" / "simulation" / "simulator").glob("*.py")} - {"__init__.py"}
+    shipped = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    assert {"_world.py", "_referee.py", "mutants.py"} <= simulator
+    assert not [path for path in shipped if "simul" in str(path.relative_to(ROOT)) or path.name == "mutants.py"]
+
+
 @pytest.mark.parametrize("package", ["tokencache", "tokencache_qpay"])
 def test_both_packages_are_typed(package: str) -> None:
     """Both packages carry `py.typed`, so that type checkers read them."""

@@ -21,6 +21,11 @@ def main() -> None:
         where = Path(str(package.__file__)).resolve()
         _require(home in where.parents, f"{package.__name__} was imported from {where}, not from the wheel")
         _require(resources.files(package).joinpath("py.typed").is_file(), f"{package.__name__} has no py.typed")
+    files = metadata.files("tokencache") or []
+    own = {file for file in files if file.suffix == ".py"}
+    tops = {file.parts[0] for file in own}
+    _require(tops == {"tokencache", "tokencache_qpay"}, f"it brings other packages: {sorted(tops)}")
+    _require(not [file for file in own if "simulat" in str(file)], "it holds the simulator")
     from tokencache.providers.presets import presets
 
     _require("zoom" in presets(), "the presets' data are not in it")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from simulator.scale import Figures, Fleet, run
 from tokencache import TokenCache
 from tokencache.policy import RefreshPolicy, schedule
 from tokencache.testing.fakes import FakeClock, FakeProvider
-from tokencache.testing.simulation.scale import Figures, Fleet, run
 
 DAY = 86400.0
 PERIOD = 5.0

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tokencache.testing.simulation import simulate
-from tokencache.testing.simulation.__main__ import main
-from tokencache.testing.simulation._stress import STRESSES, stress_of
-from tokencache.testing.simulation.mutants import MUTANTS, Mutant, broken
+from simulator import simulate
+from simulator.__main__ import main
+from simulator._stress import STRESSES, stress_of
+from simulator.mutants import MUTANTS, Mutant, broken
 
 SEEDS = [line.split()[:3] for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines()[1:]]
 BOUND = 1500
@@ -24,11 +24,11 @@ def run(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[st
     """Run the command line in a process of its own, which nothing traces."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     return subprocess.run(
-        [sys.executable, "-m", "tokencache.testing.simulation", *arguments],
+        [sys.executable, "-m", "simulator", *arguments],
         capture_output=True,
         text=True,
         check=False,
-        env=plain | {"PYTHONHASHSEED": hash_seed},
+        env=plain | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(Path(__file__).parent)},
     )
 
 

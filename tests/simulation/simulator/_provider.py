@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from simulator import _plan
 from tokencache.errors import ProviderError, ProviderRejected, ProviderUnavailable
 from tokencache.policy import early_of
-from tokencache.testing.simulation import _plan
 from tokencache.token import Token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from simulator._process import Run
+    from simulator._world import Surroundings
     from tokencache._engine.effects import Fetch
-    from tokencache.testing.simulation._process import Run
-    from tokencache.testing.simulation._world import Surroundings
 
 
 @dataclass(slots=True)

@@ -7,22 +7,22 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
+from simulator._plan import Arrival
+from simulator._process import KEY, Process
+from simulator._provider import Provider
+from simulator._referee import Referee, Violation
+from simulator._store import Store
+from simulator._time import Livelock, Timeline
 from tokencache._engine.effects import Wait
 from tokencache.errors import BackendUnavailable
-from tokencache.testing.simulation._plan import Arrival
-from tokencache.testing.simulation._process import KEY, Process
-from tokencache.testing.simulation._provider import Provider
-from tokencache.testing.simulation._referee import Referee, Violation
-from tokencache.testing.simulation._store import Store
-from tokencache.testing.simulation._time import Livelock, Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from simulator._plan import Happening, Plan
+    from simulator._process import Run
     from tokencache._engine.effects import BackendEffect
     from tokencache.ports import Backend, LeaseGrant, Stored
-    from tokencache.testing.simulation._plan import Happening, Plan
-    from tokencache.testing.simulation._process import Run
 
 _LULL: Final = 420.0
 """How long after the last misfortune every cooldown, lease, pause and breaker has ended, in seconds."""

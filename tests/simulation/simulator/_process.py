@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from simulator._time import Clocks
 from tokencache import _keys
 from tokencache._engine import breaker
 from tokencache._engine.breaker import Breaker
@@ -19,20 +20,19 @@ from tokencache._engine.timer import Beat
 from tokencache.errors import BackendUnavailable, DeadlineExceeded, TokenCacheError
 from tokencache.ports import Granted
 from tokencache.source import RunFlow, TokenSource
-from tokencache.testing.simulation._time import Clocks
 from tokencache.token import Token
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable
 
+    from simulator._plan import Arrival, Fate, Host, Plan
+    from simulator._world import Surroundings
     from tokencache._engine.effects import Flow
     from tokencache._engine.flights import Flight
     from tokencache._engine.flow import Job, Outcome
     from tokencache.ports import AsyncBackend, LeaseGrant, Reason
     from tokencache.source import Steps
-    from tokencache.testing.simulation._plan import Arrival, Fate, Host, Plan
-    from tokencache.testing.simulation._world import Surroundings
 
 T = TypeVar("T")
 KEY = "shared"
@@ -402,7 +402,7 @@ class Call:
             process.post(max(arrival.leaves_at, process.timeline.now), self._leave)
         try:
             result = ask()
-        except Exception as error:  # noqa: BLE001  (judged by the referee)
+        except Exception as error:
             self._fail(error)
             return
         if isinstance(result, Underway):
@@ -432,7 +432,7 @@ class Call:
         except StopIteration as end:
             self._finish(end.value)
             return
-        except Exception as error:  # noqa: BLE001  (judged by the referee)
+        except Exception as error:
             self._fail(error)
             return
         self._wait(step.flight, step.deadline)
@@ -457,7 +457,7 @@ class Call:
             self._patience += 1
             try:
                 outcome = flight.join(0.0)
-            except Exception as error:  # noqa: BLE001  (judged by the referee)
+            except Exception as error:
                 self._fail(error)
                 return
             self._go(outcome)

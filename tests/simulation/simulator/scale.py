@@ -20,25 +20,25 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from simulator._plan import Arrival, Host, Plan
+from simulator._process import KEY
+from simulator._referee import Referee, Violation
+from simulator._server import COSTS, Client, Pool, Server
+from simulator._store import Store
+from simulator._world import Surroundings
 from tokencache.policy import RefreshPolicy
-from tokencache.testing.simulation._plan import Arrival, Host, Plan
-from tokencache.testing.simulation._process import KEY
-from tokencache.testing.simulation._referee import Referee, Violation
-from tokencache.testing.simulation._server import COSTS, Client, Pool, Server
-from tokencache.testing.simulation._store import Store
-from tokencache.testing.simulation._world import Surroundings
 from tokencache.token import Token
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from simulator._process import Call, Run
+    from simulator._store import Entry
     from tokencache._engine.effects import Fetch
     from tokencache._engine.flights import Flight
     from tokencache._engine.flow import Outcome
     from tokencache.errors import ProviderError
     from tokencache.ports import LeaseGrant
-    from tokencache.testing.simulation._process import Call, Run
-    from tokencache.testing.simulation._store import Entry
 
 JUDGED: Final = 100
 _ASKED: Final = 30.0

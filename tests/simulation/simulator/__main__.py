@@ -6,16 +6,16 @@ import argparse
 import contextlib
 import sys
 
-from tokencache.testing.simulation import simulate
-from tokencache.testing.simulation._stress import STRESSES, stress_of
-from tokencache.testing.simulation.mutants import MUTANTS, broken
+from simulator import simulate
+from simulator._stress import STRESSES, stress_of
+from simulator.mutants import MUTANTS, broken
 
 _TEXT = "Run the real flow on a virtual world. Exits with 1 when an invariant was violated."
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what the arguments say; return 1 when an invariant was violated."""
-    parser = argparse.ArgumentParser("python -m tokencache.testing.simulation", description=_TEXT)
+    parser = argparse.ArgumentParser("python -m simulator", description=_TEXT)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--seed", type=int, help="run this schedule and print its trace")
     what.add_argument("--schedules", type=int, metavar="N", help="run N schedules and print their sum")

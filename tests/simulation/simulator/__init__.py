@@ -4,14 +4,14 @@
 goes silent or loses replies; a provider that fails in its ways; callers that come, leave and report refused tokens;
 crashes, interruptions and pauses at every moment. Most seeds steer towards a state that chance seldom reaches, such as
 a flight that was given up and comes in late; they take turns. A referee knows the truth and holds each step against the
-invariants INV-1 to INV-8 and INV-10. `python -m tokencache.testing.simulation --help` tells the rest.
+invariants INV-1 to INV-8 and INV-10. `python -m simulator --help` tells the rest.
 """
 
 from __future__ import annotations
 
-from tokencache.testing.simulation._plan import draw
-from tokencache.testing.simulation._stress import steer, stress_of
-from tokencache.testing.simulation._world import Result, Surroundings
+from simulator._plan import draw
+from simulator._stress import steer, stress_of
+from simulator._world import Result, Surroundings
 
 __all__ = ["Result", "simulate"]
 

@@ -11,13 +11,13 @@ import random
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from simulator._plan import MISFORTUNES, Arrival, Happening, happening
 from tokencache.policy import RefreshPolicy, schedule
-from tokencache.testing.simulation._plan import MISFORTUNES, Arrival, Happening, happening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tokencache.testing.simulation._plan import CallKind, Plan
+    from simulator._plan import CallKind, Plan
 
 
 class _Script:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, cast
 
+from simulator._process import Process
+from simulator._resp import weights
+from simulator._world import Network
 from tokencache._engine.effects import BackendEffect, Wait
 from tokencache.backends.redis._protocol import LONGEST_BLOCK
 from tokencache.errors import BackendUnavailable
-from tokencache.testing.simulation._process import Process
-from tokencache.testing.simulation._resp import weights
-from tokencache.testing.simulation._world import Network
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from simulator._process import Run
+    from simulator._world import Surroundings
+    from simulator.scale import Figures
     from tokencache.ports import Backend, LeaseGrant, Stored
-    from tokencache.testing.simulation._process import Run
-    from tokencache.testing.simulation._world import Surroundings
-    from tokencache.testing.simulation.scale import Figures
 
 COSTS: Final[Mapping[str, float]] = {
     "connect": 40e-6,

@@ -353,7 +353,7 @@ def broken(mutant: Mutant) -> Generator[None]:
             raise ValueError(message)
         text = text.replace(old, new)
     namespace: dict[str, object] = {**vars(module)}
-    exec(compile(text, module.__file__ or mutant.module, "exec"), namespace)  # noqa: S102  (our own text, edited)
+    exec(compile(text, module.__file__ or mutant.module, "exec"), namespace)
     real, edited = _functions(vars(module), mutant.module), _functions(namespace, mutant.module)
     changed: dict[FunctionType, CodeType] = {}
     try:

@@ -19,21 +19,21 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
+from simulator._process import fingerprint
 from tokencache._engine.effects import Commit
 from tokencache._engine.flow import Kept, Obtained
 from tokencache.errors import DeadlineExceeded, ProviderError, ProviderRejected, ProviderUnavailable, TokenCacheError
 from tokencache.policy import LONGEST_COOLDOWN, settle_of
 from tokencache.ports import Found, Stored
-from tokencache.testing.simulation._process import fingerprint
 from tokencache.token import Token
 
 if TYPE_CHECKING:
+    from simulator._process import Call, Process, Run
+    from simulator._store import Entry
+    from simulator._world import Surroundings
     from tokencache._engine.effects import BackendEffect, Fetch
     from tokencache._engine.flow import Outcome
     from tokencache.ports import Cooldown, LeaseGrant
-    from tokencache.testing.simulation._process import Call, Process, Run
-    from tokencache.testing.simulation._store import Entry
-    from tokencache.testing.simulation._world import Surroundings
 
 _DRIFT: Final = 4.1e-4
 """How far two clocks may drift apart, in seconds per second: twice the hosts' 200 ppm and what a slew adds."""

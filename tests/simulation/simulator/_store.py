@@ -12,9 +12,9 @@ from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot, Stored
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from simulator._referee import Referee
+    from simulator._time import Timeline
     from tokencache.ports import Cooldown, LeaseReply
-    from tokencache.testing.simulation._referee import Referee
-    from tokencache.testing.simulation._time import Timeline
 
 _REMEMBERED: Final = 64
 """How many changes back a stale replica may be."""
