@@ -29,7 +29,6 @@ DEMO_STAMP := $(VENV)/.installed-demo$(addprefix -,$(CLIENT))
 DEV_STAMP := $(VENV)/.installed-dev
 DOCS_STAMP := $(VENV)/.installed-docs
 BENCH_STAMP := $(VENV)/.installed-bench
-SIMULATOR := PYTHONPATH=tests/simulation
 PEERS := $(PIP) install --constraint $(PINS) --constraint requirements/bench.txt
 
 # What the tests of a folder need; `check` runs what needs nothing but this process.
@@ -89,22 +88,22 @@ order-service: $(DEV_STAMP) ## See a shop's order service with four workers on a
 	@PYTHONPATH=examples/order_service/src $(BIN)/python -m order_service.demo $(ARGS)
 
 bench: $(BENCH_STAMP) ## Measure us, the limits and every peer in one run; write docs/benchmarks.md. Under ten minutes.
-	@$(BIN)/python benchmarks/run.py --json docs/benchmarks/results.json --report docs $(ARGS)
+	@PYTHONPATH=benchmarks $(BIN)/python -m suite.run --json docs/benchmarks/results.json --report docs $(ARGS)
 
 bench-quick: $(BENCH_STAMP) ## The same in under a minute, with fewer turns and peers; writes nothing.
-	@$(BIN)/python benchmarks/run.py --quick $(ARGS)
+	@PYTHONPATH=benchmarks $(BIN)/python -m suite.run --quick $(ARGS)
 
 bench-cells: $(BENCH_STAMP) ## Every backend, sync and async, by situation, with pytest-benchmark. ARGS=… goes to pytest.
-	@$(BIN)/python -m pytest benchmarks --benchmark-only -p no:randomly $(ARGS)
+	@$(BIN)/python -m pytest benchmarks/cells --benchmark-only -p no:randomly $(ARGS)
 
 simulate: $(DEV_STAMP) ## Run the real flow through 5,000 bad days on a virtual world. SCHEDULES=N; simulate-nightly: 200,000.
-	@$(SIMULATOR) $(BIN)/python -m simulator --schedules $(SCHEDULES) --first-seed $(FIRST_SEED)
+	@PYTHONPATH=tests/simulation $(BIN)/python -m simulator --schedules $(SCHEDULES) --first-seed $(FIRST_SEED)
 
 simulate-nightly: SCHEDULES := 200000
 simulate-nightly: simulate
 
 scale: $(DOCS_STAMP) ## Simulate fleets of any size and write docs/scale.md with its plots, for some ten minutes.
-	@$(SIMULATOR) $(BIN)/python benchmarks/scale.py
+	@PYTHONPATH=benchmarks:tests/simulation $(BIN)/python -m scale.run
 
 reliability: $(DEV_STAMP) ## Run the fault matrix and write docs/reliability.md.
 	@$(BIN)/python -m pytest tests/servers/faults --reliability $(ARGS)

@@ -10,6 +10,7 @@ from functools import partial
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
+from cells.many import many_sources
 from suite import peers
 from suite.logins import Logins
 from suite.measure import in_turns, ratio, timed, timed_async
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from suite.peers import Way
     from suite.plan import Plan
-    from tokencache import TokenCache, TokenSource
 
 THREADS, LOOPS = "cached get, threads", "cached get, event loop"
 SOURCES, CROWD = "cached get, many sources", "cached get, many threads"
@@ -96,28 +96,6 @@ def sources(plan: Plan) -> list[Row]:
         figures = {"ns": middle(turns[name]) * 1e9, "to one": ratio(turns, name, f"{way}, 1")}
         rows.append(Row(SOURCES, name, "ours" if way == "tokencache" else "limit", figures))
     return rows
-
-
-def many_sources(count: int, login: Callable[[], Any], cache: TokenCache | None = None) -> list[TokenSource]:
-    """Return as many sources of one cache, each with a token of its own.
-
-    The first gets its token in the ordinary way; the others are handed a copy of what that left behind, as a fetch
-    each would take longer than the run.
-    """
-    from dataclasses import replace
-
-    from tokencache import Token, TokenCache
-
-    cache = cache or TokenCache("memory://", sources=count)
-    held = [cache.source(login, key=f"source-{number}") for number in range(count)]
-    held[0].token()
-    first = held[0]._copy  # noqa: SLF001
-    for number, source in enumerate(held[1:]):
-        token = Token(f"token-{number}", expires_at=first.token.expires_at, issued_at=float(number))
-        data = first.data.replace(first.token.value.encode(), token.value.encode())
-        copy = replace(first, token=token, data=data, usable_at=first.usable_at + number * 1e-6)
-        source._keep(copy, first.refresh_at, 0.0)  # noqa: SLF001
-    return held
 
 
 def _in_order(gets: Iterator[Callable[[], object]], calls: int) -> float:

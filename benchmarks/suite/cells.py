@@ -26,7 +26,7 @@ COLUMNS = {
     "test_heal": "401 heal",
 }
 CALLS = {"test_hot": 1_000, "test_many": 10_000}
-_FILE = Path(__file__).parents[1] / "test_cells.py"
+_FILE = Path(__file__).parents[1] / "cells" / "test_cells.py"
 
 
 def cells(plan: Plan) -> list[Row]:
@@ -42,7 +42,7 @@ def cells(plan: Plan) -> list[Row]:
             f"--benchmark-json={told}",
         ]
         command = [sys.executable, "-m", "pytest", str(_FILE), "-q", "-p", "no:randomly", *options]
-        ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=_FILE.parents[1])
+        ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=_FILE.parents[2])
         if ended.returncode:
             return [Row(CELLS, "tokencache", "ours", note=f"not measured: pytest ended with {ended.returncode}")]
         return rows_of(json.loads(told.read_text())["benchmarks"])

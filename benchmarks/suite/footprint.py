@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cells.many import many_sources
 from suite.child import Child
 from suite.results import LOCKED, Row, build, middle
 
@@ -61,7 +62,6 @@ def held(count: int) -> dict[str, float]:
     import gc
     import tracemalloc
 
-    from suite.cached import many_sources
     from tokencache import Token, TokenCache
 
     def growth(make: object) -> float:

@@ -1,8 +1,7 @@
-"""The report: ``benchmarks.md`` with its plots, and the same as one HTML page that needs nothing else."""
+"""The report: ``benchmarks.md`` with its pictures."""
 
 from __future__ import annotations
 
-import html
 from typing import TYPE_CHECKING
 
 from suite import boundary, cached, fleet, footprint, outages, shared
@@ -136,13 +135,11 @@ SECTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 
 def write(results: Results, folder: Path) -> None:
-    """Write ``benchmarks.md``, ``benchmarks/*.svg`` and ``benchmarks/index.html`` into ``folder``."""
-    from suite import plots
-    from suite.page import page
+    """Write ``benchmarks.md`` and ``benchmarks/*.svg`` into ``folder``."""
+    from suite import plots  # draws with matplotlib, which only a report needs
 
     pictures = plots.draw(results, folder / "benchmarks")
     (folder / "benchmarks.md").write_text(markdown(results, pictures))
-    (folder / "benchmarks" / "index.html").write_text(page(results, pictures, folder / "benchmarks"))
 
 
 def markdown(results: Results, pictures: dict[str, str]) -> str:
@@ -222,16 +219,3 @@ def grid(rows: list[list[str]]) -> str:
     head, *body = rows
     lines = [head, ["---" if name in WORDS else "---:" for name in head], *body]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def html_table(rows: list[list[str]]) -> str:
-    """Return rows of words as a table of HTML."""
-    head, *body = rows
-    kinds = ["" if name in WORDS else " class=n" for name in head]
-
-    def line(cells: list[str], tag: str) -> str:
-        told = (f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
-        return f"<tr>{''.join(told)}</tr>"
-
-    rest = "\n".join(line(cells, "td") for cells in body)
-    return f"<div class=wide><table>\n<thead>{line(head, 'th')}</thead>\n<tbody>{rest}\n</tbody></table></div>"

@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from suite.results import Results
 
-COMPARE = Path(__file__).parents[3] / "benchmarks" / "compare.py"
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 
 
 def changed(results: Results, name: str, measured: float | None) -> Results:
@@ -27,10 +27,11 @@ def compared(old: Results, new: Results, folder: Path, *options: str) -> subproc
     old.save(folder / "old.json")
     new.save(folder / "new.json")
     return subprocess.run(
-        [sys.executable, str(COMPARE), str(folder / "old.json"), str(folder / "new.json"), *options],
+        [sys.executable, "-m", "suite.compare", str(folder / "old.json"), str(folder / "new.json"), *options],
         capture_output=True,
         text=True,
         check=False,
+        cwd=BENCHMARKS,
     )
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import socket
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
+from graphlib import TopologicalSorter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from suite.results import Results, Row
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+MODULES = {".".join(path.relative_to(BENCHMARKS).with_suffix("").parts): path for path in BENCHMARKS.rglob("*.py")}
 
 
 def test_every_way_has_its_turn_before_any_has_the_next() -> None:
@@ -156,51 +159,51 @@ def test_the_report_holds_every_way_and_every_loss(results: Results) -> None:
     assert "Not installed: msal" in text
 
 
-def test_the_page_needs_nothing_from_elsewhere(results: Results, tmp_path: Path) -> None:
-    """The HTML page loads nothing, holds its plots, and no id twice."""
+def test_the_report_shows_each_picture(results: Results, tmp_path: Path) -> None:
+    """`benchmarks.md` names every picture that is drawn beside it, and nothing else is written."""
     pytest.importorskip("matplotlib")
     from suite.report import write
 
     write(results, tmp_path)
-    text = (tmp_path / "benchmarks" / "index.html").read_text()
-    ids: list[str] = []
-    loads: list[str] = []
+    drawn = {path.relative_to(tmp_path).as_posix() for path in (tmp_path / "benchmarks").iterdir()}
+    shown = re.findall(r"!\[.+?\]\((.+?)\)", (tmp_path / "benchmarks.md").read_text())
+    assert sorted(shown) == sorted(drawn) == ["benchmarks/cached.svg", "benchmarks/killed.svg"]
 
-    class Reader(HTMLParser):
-        """Notes ids, and what a browser would load."""
 
-        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            """Look at one element."""
-            for name, value in attrs:
-                if name == "id":
-                    ids.append(value or "")
-                elif name in {"src", "href", "xlink:href"} and not (value or "").startswith("#"):
-                    loads.append(f"{tag} {value}")
+def imports(path: Path) -> set[str]:
+    """Return the modules of the benchmarks that a file imports, in functions and for types as well."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & MODULES.keys()
 
-    Reader().feed(text)
-    assert loads == []
-    assert "@import" not in text
-    assert len(ids) == len(set(ids)) > 0
-    assert text.count("<svg") == 2
-    used = set(re.findall(r'(?:url\(|href=")#([\w-]+)', text))
-    assert used
-    assert used <= set(ids)
+
+def test_no_benchmark_imports_in_a_circle() -> None:
+    """Imports point one way, also between the folders: the suite uses the cells, and nothing else crosses."""
+    TopologicalSorter({name: imports(path) for name, path in MODULES.items()}).prepare()  # raises for a circle
+    crossing = {
+        (name.partition(".")[0], other.partition(".")[0]) for name, path in MODULES.items() for other in imports(path)
+    }
+    assert {pair for pair in crossing if pair[0] != pair[1]} == {("suite", "cells")}
 
 
 @pytest.mark.parametrize(("options", "code"), [([], 0), (["--strict"], 1)])
 def test_a_missed_promise_fails_only_a_strict_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], code: int
 ) -> None:
-    """`run.py` prints MISSED and exits with 0, with `--strict` it exits with 1."""
+    """A run prints MISSED and exits with 0, with `--strict` it exits with 1."""
     import logging
 
-    import run
+    from suite import run
     from suite.results import Row
 
     monkeypatch.setattr(
         run, "SCENARIOS", {"imports": lambda _: [Row("import", "tokencache", "ours", {"ms beyond Python": 60.0})]}
     )
-    monkeypatch.setattr(sys, "argv", ["run.py", "--quick", *options])
+    monkeypatch.setattr(sys, "argv", ["run", "--quick", *options])
     monkeypatch.setattr(logging, "disable", lambda _: None)
     assert run.main() == code
     assert re.search(r"^import .* MISSED$", capsys.readouterr().out, re.MULTILINE)

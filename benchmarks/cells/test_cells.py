@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from cells.many import many_sources
 from tokencache import TokenCache
 from tokencache.testing.servers import MemcachedServer, RedisServer
 from tokencache_qpay import QPayProvider
@@ -166,8 +167,6 @@ class TestCells:
 
     def test_many(self, benchmark: BenchmarkFixture, world: World) -> None:
         """10,000 sources, asked one after the other: hot hits."""
-        from suite.cached import many_sources
-
         sources = many_sources(MANY, world.login)
         benchmark.group = "hot hit, 10,000 sources, one call each"
 

@@ -1,7 +1,6 @@
 """Run the benchmark suite: every scenario, for us, the limits and every peer, in one run.
 
-``python benchmarks/run.py [--quick] [--only NAME …] [--strict] [--json FILE] [--report FOLDER] [--onto FILE]
-[--compare OLD]``.
+``make bench ARGS=…`` takes ``--quick``, ``--only NAME …``, ``--strict``, ``--onto FILE`` and ``--compare OLD``.
 The promised ratios are printed at the end; only with ``--strict`` does a missed one make the exit code 1.
 """
 
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from suite import boundary, cached, cells, fleet, footprint, outages, shared
 from suite.claims import claims, table
+from suite.compare import regressions
 from suite.plan import Plan
 from suite.results import Results, machine, versions_of
 
@@ -71,12 +71,12 @@ def show(results: Results) -> None:
 
 def main() -> int:
     """Run, show, write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("python -m suite.run", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="under a minute: short runs, few peers")
     parser.add_argument("--only", nargs="*", default=[], choices=SCENARIOS, help="these scenarios, of all")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a promise is missed")
     parser.add_argument("--json", type=Path, help="write the figures there")
-    parser.add_argument("--report", type=Path, help="write benchmarks.md, its plots and the page into that folder")
+    parser.add_argument("--report", type=Path, help="write benchmarks.md and its pictures into that folder")
     parser.add_argument("--onto", type=Path, help="put the scenarios that were run in the place of those in that file")
     parser.add_argument("--compare", type=Path, help="compare the ratios with those of an earlier run")
     asked = parser.parse_args()
@@ -95,8 +95,6 @@ def main() -> int:
     show(results)
     worse: list[str] = []
     if asked.compare:
-        from compare import regressions
-
         worse = regressions(Results.load(asked.compare), results)
         print("\n".join(worse) or "no ratio is worse than in the earlier run")
     missed = asked.strict and any(claim.met is False for claim in results.claims)

@@ -1,7 +1,8 @@
 """Compare two runs by their ratios, which travel between machines, and never by their times, which do not.
 
-``python benchmarks/compare.py OLD NEW`` exits with 1 if a promised ratio or count has become worse by more than the
-tolerance (a share, 0.25 by default), or is no longer measured, unless only the new run is a quick one.
+``PYTHONPATH=benchmarks .venv/bin/python -m suite.compare OLD NEW`` exits with 1 if a promised ratio or count has
+become worse by more than the tolerance (a share, 0.25 by default), or is no longer measured. A quick new run beside a
+whole old one may measure less.
 """
 
 from __future__ import annotations
@@ -9,10 +10,8 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from suite.results import Claim, Results
+from suite.results import Claim, Results
 
 TOLERANCE = 0.25
 
@@ -53,9 +52,7 @@ def regressions(old: Results, new: Results, tolerance: float = TOLERANCE) -> lis
 
 def main() -> int:
     """Compare and tell."""
-    from suite.results import Results
-
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("python -m suite.compare", description=__doc__)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="a share: 0.25 allows a quarter more")

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from _scale_fleets import Case
-    from _scale_local import Burst
     from matplotlib.axes import Axes
 
+    from scale.fleets import Case
+    from scale.local import Burst
     from simulator.scale import Figures
 
 Results = "Sequence[tuple[Case, Figures]]"

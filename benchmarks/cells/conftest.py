@@ -1,4 +1,4 @@
-"""Fixtures of the benchmarks: a Redis of our own, and the suite beside them to import."""
+"""Fixtures of the cells: a Redis of our own, and the folder of the benchmarks to import from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from tokencache.testing.servers import RedisServer
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LIMITS = {"threads": 1.5, "sources": 5.0}
 WAITERS, TURNS = 16, 7
-WORKER = Path(__file__).with_name("_waiting_worker.py")
+WORKER = Path(__file__).with_name("waiting_worker.py")
 
 
 def delays(way: str, server: RedisServer) -> list[float]:

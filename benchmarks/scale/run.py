@@ -9,21 +9,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from _scale_fleets import DAY, HOUR, simulate
-from _scale_local import bursts, key_cost, memory
-from _scale_plots import busiest, days, draw, herds
-from _scale_store import measure
+from scale.fleets import DAY, HOUR, simulate
+from scale.local import bursts, key_cost, memory
+from scale.plots import busiest, days, draw, herds
+from scale.store import measure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from _scale_fleets import Case
-    from _scale_local import Burst, Memory
-    from _scale_store import Cost, Rates
-
+    from scale.fleets import Case
+    from scale.local import Burst, Memory
+    from scale.store import Cost, Rates
     from simulator.scale import Figures
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "scale.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "scale.md"
 NAMES = {HOUR: "1 h", DAY: "24 h"}
 
 
