@@ -18,7 +18,7 @@ REASONS = {
     "tokencache/backends/redis/_connect.py": REDIS,
     "tokencache/backends/redis/_health.py": REDIS,
     "tokencache/backends/redis/_backend.py": REDIS,
-    "tokencache/cli/_demo_fleet.py": JSON,
+    "tokencache/cli/_fleet.py": JSON,
     "tokencache/cli/verify.py": JSON,
     "tokencache/integrations/_httpx_flow.py": "a response of httpx or httpx2 holds a request of its own library",
     "tokencache/integrations/msal.py": "MSAL has no types",

@@ -20,13 +20,12 @@ from tokencache import BackendUnavailable, TokenCacheError
 from tokencache.backends.file import FileBackend
 from tokencache.backends.memory import MemoryBackend
 from tokencache.cli import bench
-from tokencache.cli._bench_figures import Figures, Percentiles, Report, Stampede
+from tokencache.cli._bench_figures import BenchReport, Figures, Percentiles, Stampede
 from tokencache.cli._bench_picture import LEFT, RIGHT, draw, save
-from tokencache.cli._bench_worker import PlayedProvider
+from tokencache.cli._bench_worker import Drill, PlayedProvider
 from tokencache.cli._checks import clear
-from tokencache.cli._demo_fleet import Report as FleetReport
-from tokencache.cli._demo_orders import Drill
 from tokencache.cli._exit import Exit
+from tokencache.cli._fleet import FleetReport
 from tokencache.cli._setup import Setup
 from tokencache.cli.app import app
 from tokencache.ports import Cooldown, FetchContext, Granted, Slot
@@ -119,6 +118,19 @@ def test_without_a_provider_a_fake_is_asked(fake: FakeQPay, tmp_path: Path) -> N
     (figures,) = found["backends"]
     assert figures["first"] >= 0.25, "the fake does not answer before"
     assert not list((tmp_path / "t").glob("*.json")), "no record stays"
+
+
+def test_without_a_provider_no_qpay_is_needed(tmp_path: Path) -> None:
+    """The bench and its processes run where `tokencache_qpay` cannot be imported: its fake login is its own."""
+    (tmp_path / "tokencache_qpay.py").write_text("raise ModuleNotFoundError('not here', name='tokencache_qpay')")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "tokencache", "bench", "--json", *SMALL, "-b", (tmp_path / "t").as_uri()]
+    absent = subprocess.run([sys.executable, "-c", "import tokencache_qpay"], check=False, env=environment)
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert absent.returncode == 1
+    assert (ran.returncode, ran.stderr) == (Exit.OK, "")
+    (figures,) = json.loads(ran.stdout)["backends"]
+    assert (figures["stampede"]["served"], figures["stampede"]["provider_calls"]) == (4, 1)
 
 
 def test_backends_are_compared_and_memory_is_shared_by_nobody(fake: FakeQPay, tmp_path: Path) -> None:
@@ -334,9 +346,9 @@ def test_a_stampede_without_tokens_is_an_error(
     monkeypatch.setattr(Mute, "errors", errors)
     monkeypatch.setattr(bench, "Fleet", Mute)
     setup = Setup(None, "memory://")
-    place = bench.Place(setup, setup.provider(PlayedProvider(drill())), setup.url(), "key")
+    place = bench.Place(setup, setup.provider(played()), setup.url(), "key")
     with pytest.raises(TokenCacheError, match=word):
-        bench._stampede(place, bench.Size(1, 1, None), login=0.0, token=PlayedProvider(drill()).fetch(context()))
+        bench._stampede(place, bench.Size(1, 1, None), login=0.0, token=played().fetch(context()))
 
 
 def test_the_stampede_tells_the_wait_beyond_the_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,8 +363,8 @@ def test_the_stampede_tells_the_wait_beyond_the_fetch(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(bench, "Fleet", Served)
     setup = Setup(None, "memory://")
-    place = bench.Place(setup, setup.provider(PlayedProvider(drill())), setup.url(), "key")
-    token = PlayedProvider(drill()).fetch(context())
+    place = bench.Place(setup, setup.provider(played()), setup.url(), "key")
+    token = played().fetch(context())
     found = bench._stampede(place, bench.Size(1, 3, None), login=0.0, token=token)
     assert (found.served, found.provider_calls, found.fetch) == (3, 2, 0.25)
     assert found.beyond == Percentiles(3, {"p50": 0.0, "p90": 0.125, "p99": 0.125, "p99.9": 0.125})
@@ -374,6 +386,12 @@ def drill(**changed: Any) -> Drill:  # noqa: ANN401  (any setting)
         "patience": 1.0,
     }
     return Drill(**(given | changed))
+
+
+def played(**changed: Any) -> PlayedProvider:  # noqa: ANN401  (any setting)
+    """Return the provider of such a process."""
+    orders = drill(**changed)
+    return PlayedProvider(orders.login, orders.size, orders.secret)
 
 
 def context() -> FetchContext:
@@ -414,7 +432,7 @@ def test_a_key_at_which_something_lies_is_not_taken() -> None:
 
 def test_a_played_login_takes_its_time_and_gives_a_token_of_the_size() -> None:
     """The stampede's record is as long as the real one; its provider counts, and shows no secret (INV-9)."""
-    provider = PlayedProvider(drill(login=0.02))
+    provider = played(login=0.02)
     token = provider.fetch(context())
     assert len(token.value) == 1200
     assert len(provider.fetches) == 1
@@ -455,7 +473,7 @@ def test_the_picture_holds_the_figures(fake: FakeQPay, tmp_path: Path) -> None:
 def test_a_picture_that_cannot_be_written_is_named() -> None:
     """A full disk behind `--picture`: the file, and the system's reason."""
     with pytest.raises(TokenCacheError, match="--picture /dev/full cannot be written: No space left on device"):
-        save(Report("a fake"), Path("/dev/full"))
+        save(BenchReport("a fake"), Path("/dev/full"))
 
 
 def test_the_picture_bears_any_name_and_any_time() -> None:
@@ -469,7 +487,7 @@ def test_the_picture_bears_any_name_and_any_time() -> None:
         Stampede(1, 1, 1, 2, 0.5, spread(1, 1, 1, 1)),
         "a <note>",
     )
-    svg = draw(Report("p & q", 1, [wild, wild]))
+    svg = draw(BenchReport("p & q", 1, [wild, wild]))
     words = texts(svg)
     assert 'redis://a<b>&"c"' in words
     assert "2 provider calls of 500.0 ms" in words

@@ -17,18 +17,18 @@ from rich.console import Console
 
 from tokencache import DeadlineExceeded, RefreshPolicy, Token, TokenCache, TokenCacheError, TokenSource
 from tokencache.cli import demo
-from tokencache.cli._demo_fleet import Fleet
-from tokencache.cli._demo_orders import Orders
-from tokencache.cli._demo_worker import Tally
+from tokencache.cli._demo_worker import DemoOrders
+from tokencache.cli._fleet import Fleet
+from tokencache.cli._worker_load import Tally
 from tokencache.plugins import open_backend
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def orders(backend: str, *, threads: int = 1, seconds: float = 0.0) -> Orders:
+def orders(backend: str, *, threads: int = 1, seconds: float = 0.0) -> DemoOrders:
     """Orders for a provider that nobody can reach."""
-    return Orders(
+    return DemoOrders(
         backend=backend,
         namespace="test:",
         base_url="http://127.0.0.1:9",
@@ -103,9 +103,9 @@ def test_processes_that_share_nothing_break_the_promise_of_one_login(monkeypatch
     monkeypatch.setattr(demo, "PROCESSES", 2)
     set_up, text = stage("memory://")
     demo.cold_fleet(set_up)
-    (finding,) = set_up.findings
-    assert not finding.kept
-    assert "2 logins" in finding.figure
+    (promise,) = set_up.promises
+    assert not promise.kept
+    assert "2 logins" in promise.figure
     demo._close(set_up, 1.0)
     assert "BROKEN" in text.getvalue()
 
@@ -117,14 +117,14 @@ def test_a_caller_that_waits_breaks_the_promise(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(demo, "LOAD", 2.5)
     set_up, _ = stage((tmp_path / "tokens").as_uri())
     demo.expiry_under_load(set_up)
-    verdicts = {finding.promise: finding.kept for finding in set_up.findings}
+    verdicts = {promise.text: promise.kept for promise in set_up.promises}
     assert verdicts == {"nobody waits at an expiry": False, "never a late token": True, "one login per renewal": True}
 
 
 @pytest.mark.slow
 def test_callers_without_a_token_end_the_demo_with_their_error(tmp_path: Path) -> None:
     """The first error of the fleet is what the demo says, with the number of callers that had none."""
-    with Fleet(orders((tmp_path / "tokens").as_uri(), threads=2), 1) as fleet:
+    with Fleet(demo.WORKER, orders((tmp_path / "tokens").as_uri(), threads=2), 1) as fleet:
         fleet.muster(lambda _: None)
         report = fleet.run(lambda _: None)
     assert report.calls == 0
@@ -135,7 +135,7 @@ def test_callers_without_a_token_end_the_demo_with_their_error(tmp_path: Path) -
 
 def test_a_process_that_ends_early_is_noticed(capfd: pytest.CaptureFixture[str]) -> None:
     """INV-8: a process that cannot start ends the demo with an error; its own one line is on stderr."""
-    with pytest.raises(TokenCacheError, match="ended early"), Fleet(orders("nonsense"), 1) as fleet:
+    with pytest.raises(TokenCacheError, match="ended early"), Fleet(demo.WORKER, orders("nonsense"), 1) as fleet:
         fleet.muster(lambda _: None)
     errors = capfd.readouterr().err
     assert errors.startswith("a process of the demo: ")
@@ -152,7 +152,10 @@ def test_processes_that_do_not_report_are_given_up(monkeypatch: pytest.MonkeyPat
         return started[-1]
 
     monkeypatch.setattr(subprocess, "Popen", silent)
-    with pytest.raises(TokenCacheError, match="in time"), Fleet(orders("memory://"), 1, patience=0.0) as fleet:
+    with (
+        pytest.raises(TokenCacheError, match="in time"),
+        Fleet(demo.WORKER, orders("memory://"), 1, patience=0.0) as fleet,
+    ):
         fleet.muster(lambda _: None)
     assert started[0].poll() is not None
 
@@ -163,8 +166,8 @@ def test_a_process_that_stays_after_its_work_is_killed(monkeypatch: pytest.Monke
     code = f"import time\nprint('{{\"ready\": true}}', flush=True)\nprint('{report}', flush=True)\ntime.sleep(600)"
     popen = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda _, **settings: popen([sys.executable, "-c", code], **settings))
-    monkeypatch.setattr("tokencache.cli._demo_fleet.FAREWELL", 0.1)
-    with Fleet(orders("memory://"), 1) as fleet:
+    monkeypatch.setattr("tokencache.cli._fleet.FAREWELL", 0.1)
+    with Fleet(demo.WORKER, orders("memory://"), 1) as fleet:
         fleet.muster(lambda _: None)
         assert fleet.run(lambda _: None).calls == 1
     assert fleet._workers[0].returncode is not None
@@ -181,7 +184,7 @@ def test_an_interrupt_is_the_parents_from_a_process_first_breath(monkeypatch: py
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
     with pytest.raises(OSError, match="no more"):
-        Fleet(orders("memory://"), 1)
+        Fleet(demo.WORKER, orders("memory://"), 1)
     assert signal.SIGINT in masks[0]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
@@ -210,7 +213,7 @@ def test_a_fleet_that_cannot_be_made_leaves_no_process(monkeypatch: pytest.Monke
         monkeypatch.setattr(Fleet, "_tell", staticmethod(interrupted))
     try:
         with pytest.raises(KeyboardInterrupt if stopped_by == "an interrupt" else BlockingIOError):
-            Fleet(orders("memory://"), 3)
+            Fleet(demo.WORKER, orders("memory://"), 3)
         assert len(started) == (3 if stopped_by == "an interrupt" else 2)
         assert all(process.returncode is not None for process in started)
     finally:
@@ -239,7 +242,7 @@ def test_an_interrupt_that_another_thread_takes_loses_no_process(monkeypatch: py
     before = signal.set_wakeup_fd(told.fileno())
     try:
         with pytest.raises(KeyboardInterrupt):
-            Fleet(orders("memory://"), 2)
+            Fleet(demo.WORKER, orders("memory://"), 2)
     finally:
         signal.set_wakeup_fd(before)
         over.set()

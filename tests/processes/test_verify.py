@@ -14,13 +14,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from typer.testing import CliRunner
 
-from tokencache import FetchContext, ProviderUnavailable, RefreshPolicy, Token, TokenCache, TokenSource
+from tokencache import (
+    BackendUnavailable,
+    FetchContext,
+    ProviderUnavailable,
+    RefreshPolicy,
+    Token,
+    TokenCache,
+    TokenSource,
+)
 from tokencache.backends.file import FileBackend
 from tokencache.backends.memory import MemoryBackend
 from tokencache.cli import _verify_worker as worker
 from tokencache.cli import verify
 from tokencache.cli._counted import CountedProvider
 from tokencache.cli._exit import Exit
+from tokencache.cli._read_only import ReadOnlyBackend
 from tokencache.cli._setup import quiet
 from tokencache.cli.app import app
 from tokencache.ports import Granted
@@ -152,7 +161,7 @@ def test_a_fresh_process_tells_its_problem(fake: FakeQPay, url: str, provider: s
 
 def test_a_process_takes_part_in_nothing() -> None:
     """What a fresh process holds of the backend refuses every write, and reads go through."""
-    backend = worker.Reader(MemoryBackend())
+    backend = ReadOnlyBackend(MemoryBackend())
     assert backend.load(KEY) is None
     assert backend.inspect(KEY).owner is None
     calls: list[Callable[[], object]] = [
@@ -164,7 +173,7 @@ def test_a_process_takes_part_in_nothing() -> None:
         lambda: backend.discard(KEY, b""),
     ]
     for call in calls:
-        with pytest.raises(worker.BackendUnavailable):
+        with pytest.raises(BackendUnavailable):
             call()
     backend.close()
 

@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
-from tokencache.cli.verify import spell
+from tokencache.cli._render import spell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -125,7 +125,7 @@ class Figures:
 
 
 @dataclass
-class Report:
+class BenchReport:
     """Everything of one run. ``provider`` tells whose logins were timed, ``logins`` how many there were."""
 
     provider: str

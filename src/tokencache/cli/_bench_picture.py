@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final
 from xml.sax.saxutils import escape
 
 from tokencache.cli._bench_figures import machine, told
-from tokencache.cli.verify import spell
+from tokencache.cli._render import spell
 from tokencache.errors import ConfigurationError, TokenCacheError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tokencache.cli._bench_figures import Figures, Percentiles, Report
+    from tokencache.cli._bench_figures import BenchReport, Figures, Percentiles
 
 WIDTH: Final = 880
 LEFT: Final = 110
@@ -54,7 +54,7 @@ def picture_place(text: str) -> Path:
     return place
 
 
-def save(report: Report, place: Path) -> None:
+def save(report: BenchReport, place: Path) -> None:
     """Write the SVG; raises ``TokenCacheError`` where that cannot be done."""
     try:
         place.write_text(draw(report), encoding="utf-8")
@@ -63,7 +63,7 @@ def save(report: Report, place: Path) -> None:
         raise TokenCacheError(message) from None
 
 
-def draw(report: Report) -> str:
+def draw(report: BenchReport) -> str:
     """Return the SVG: for each backend the first call, and from p50 to p99.9 what has percentiles, on one scale."""
     body = list(_heading(report))
     y: float = HEAD
@@ -88,7 +88,7 @@ def draw(report: Report) -> str:
     )
 
 
-def _heading(report: Report) -> Iterator[str]:
+def _heading(report: BenchReport) -> Iterator[str]:
     """Yield the title and what was measured where."""
     yield '<title id="title">tokencache bench</title>'
     yield _text(16, 26, "What a token costs", "title")

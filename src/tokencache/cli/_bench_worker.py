@@ -1,6 +1,6 @@
-"""One process of a stampede of `tokencache bench`: as `_demo_worker`, but its login is played and asks nobody.
+"""One process of a stampede of `tokencache bench`: its threads ask for a token of a played login.
 
-The last report has ``fetches`` as well: how long each login took that this process played.
+Its last report has ``fetches`` as well: how long each played login took, in seconds.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import logging
 import sys
 import time
 from contextlib import closing
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tokencache.cli._demo_orders import Drill, first_line
-from tokencache.cli._demo_worker import run, say, total
 from tokencache.cli._setup import Setup, quiet
 from tokencache.cli._streams import replace_streams
+from tokencache.cli._worker_load import WorkerLoad, first_line, run, say, total
 from tokencache.errors import TokenCacheError
 from tokencache.policy import RefreshPolicy
 from tokencache.ports import Secret
@@ -27,28 +27,48 @@ if TYPE_CHECKING:
     from tokencache.ports import FetchContext
 
 LIFETIME = 120.0
-"""Of a token that was played, in seconds: its record is deleted when the stampede is over, and ends by itself."""
+"""Of a played token, in seconds: its record is deleted at the end, or ends by itself soon after."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drill(WorkerLoad):
+    """One process's part in a stampede. ``login``, ``size`` and ``secret`` are those of its :class:`PlayedProvider`.
+
+    ``backend`` and ``config`` are as on the command line.
+    """
+
+    backend: str | None = field(repr=False)
+    config: str | None
+    key: str
+    secret: str = field(repr=False)
+    login: float
+    size: int
 
 
 class PlayedProvider:
-    """A provider that takes as long as a login did, and gives a token that nobody accepts."""
+    """A provider that sends nothing: it takes ``login`` seconds and gives a token of ``size`` characters.
+
+    ``secret`` stands for the credential, so that all processes of one stampede have one identity.
+    """
 
     name = "bench"
 
-    def __init__(self, drill: Drill) -> None:
+    def __init__(self, login: float, size: int, secret: str) -> None:
         self.fetches: list[float] = []
-        self._drill = drill
+        self._login = login
+        self._size = size
+        self._secret = secret
 
     def identity(self) -> Mapping[str, object]:
         """Return what the processes of one stampede have in common."""
-        return {"stampede": Secret(self._drill.secret)}
+        return {"stampede": Secret(self._secret)}
 
     def fetch(self, context: FetchContext) -> Token:
         """Play a login."""
         del context
         began = time.perf_counter()
-        time.sleep(self._drill.login)
-        token = Token("x" * self._drill.size, expires_at=time.time() + LIFETIME, issued_at=time.time())
+        time.sleep(self._login)
+        token = Token("x" * self._size, expires_at=time.time() + LIFETIME, issued_at=time.time())
         self.fetches.append(time.perf_counter() - began)
         return token
 
@@ -67,7 +87,7 @@ def main() -> None:
             closing(open_backend(setup.url())) as backend,
             TokenCache.from_config(setup.plan, backend=backend) as cache,
         ):
-            provider, policy = PlayedProvider(drill), quiet(RefreshPolicy())
+            provider, policy = PlayedProvider(drill.login, drill.size, drill.secret), quiet(RefreshPolicy())
             source = cache.source(provider, key=drill.key, policy=policy)
             source.status()  # the way to the store is open before the start, as in a process that is at work
             tallies = run(drill, source, policy)

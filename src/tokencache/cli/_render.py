@@ -1,4 +1,4 @@
-"""Sight: status and plugins as lines of text, for a person."""
+"""Status, plugins and times as text for a person."""
 
 from __future__ import annotations
 
@@ -101,6 +101,14 @@ def duration(seconds: float) -> str:
     units = (("d", whole // 86400), ("h", whole // 3600 % 24), ("min", whole // 60 % 60), ("s", whole % 60))
     shown = [f"{count} {unit}" for unit, count in units if count]
     return " ".join(shown[:2]) or "0 s"
+
+
+def spell(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds * 1e9:,.0f} ns"
 
 
 def _lease(status: Status) -> str:

@@ -11,65 +11,12 @@ import logging
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, NoReturn
 
 from tokencache.cli._counted import CountedProvider
-from tokencache.cli._demo_orders import first_line
+from tokencache.cli._read_only import ReadOnlyBackend
 from tokencache.cli._setup import Setup
-from tokencache.errors import BackendUnavailable, TokenCacheError
-
-if TYPE_CHECKING:
-    from tokencache.ports import Backend, Cooldown, LeaseGrant, Slot, Stored
-
-
-class Reader:
-    """A backend of which only the reads work."""
-
-    def __init__(self, inner: Backend) -> None:
-        self.name = inner.name
-        self._inner = inner
-
-    def load(self, key: str) -> Stored | None:
-        """Return the record, or ``None``."""
-        return self._inner.load(key)
-
-    def inspect(self, key: str) -> Slot:
-        """Report."""
-        return self._inner.inspect(key)
-
-    def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> NoReturn:
-        """Refuse."""
-        del key, owner, identity, seen, ttl
-        _refuse()
-
-    def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> NoReturn:
-        """Refuse."""
-        del lease, data, ttl
-        _refuse()
-
-    def release(self, lease: LeaseGrant, cooldown: Cooldown | None = None) -> NoReturn:
-        """Refuse."""
-        del lease, cooldown
-        _refuse()
-
-    def extend(self, lease: LeaseGrant, ttl: float) -> NoReturn:
-        """Refuse."""
-        del lease, ttl
-        _refuse()
-
-    def wait(self, key: str, seen: bytes | None, timeout: float) -> NoReturn:
-        """Refuse."""
-        del key, seen, timeout
-        _refuse()
-
-    def discard(self, key: str, seen: bytes) -> NoReturn:
-        """Refuse."""
-        del key, seen
-        _refuse()
-
-    def close(self) -> None:
-        """Close."""
-        self._inner.close()
+from tokencache.cli._worker_load import first_line
+from tokencache.errors import TokenCacheError
 
 
 def main() -> None:
@@ -92,7 +39,7 @@ def look(provider: str, setup: Setup, timeout: float | None) -> dict[str, object
     configured = setup.provider(provider)
     backend = open_backend(setup.url(configured))
     counted = CountedProvider(configured.provider, most=0)
-    with TokenCache.from_config(setup.plan, backend=Reader(backend), observers=()) as cache:
+    with TokenCache.from_config(setup.plan, backend=ReadOnlyBackend(backend), observers=()) as cache:
         source = cache.source(counted, policy=setup.quiet_policy(configured), key=configured.key)
         key = source.key  # worked out before, so that the figure is that of the backend
         began = time.perf_counter()
@@ -106,12 +53,6 @@ def look(provider: str, setup: Setup, timeout: float | None) -> dict[str, object
             backend.close()
         took = time.perf_counter() - began
     return {"key": key, "seconds": took}
-
-
-def _refuse() -> NoReturn:
-    """Raise what a backend raises that takes no writes."""
-    message = "a process of `tokencache verify` takes no lease"
-    raise BackendUnavailable(message)
 
 
 if __name__ == "__main__":

@@ -15,17 +15,14 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
-
-from tokencache.cli._bench_figures import Figures, Percentiles, Report, Stampede
+from tokencache.cli._bench_figures import BenchReport, Figures, Percentiles, Stampede
+from tokencache.cli._bench_worker import Drill, PlayedProvider
 from tokencache.cli._checks import binds, clear
 from tokencache.cli._counted import CountedProvider
-from tokencache.cli._demo_fleet import Fleet
-from tokencache.cli._demo_orders import Drill
 from tokencache.cli._exit import complain
+from tokencache.cli._fleet import Fleet
+from tokencache.cli._read_only import ReadOnlyBackend
 from tokencache.cli._render import duration
-from tokencache.cli._verify_worker import Reader
-from tokencache.cli.demo import LATENCY, Stage
 from tokencache.errors import BackendUnavailable, ConfigurationError, ProviderUnavailable, TokenCacheError
 from tokencache.plugins import open_backend
 
@@ -50,7 +47,9 @@ SHORTEST: Final = 15.0
 LONGEST_PLAY: Final = 2.0
 """A slower login is played by one of this length, in seconds."""
 
-FAKE: Final = f"a fake with a login of {LATENCY * 1e3:.0f} ms"
+FAKE_LOGIN: Final = 0.25
+FAKE_SIZE: Final = 1_000
+FAKE: Final = f"a fake with a login of {FAKE_LOGIN * 1e3:.0f} ms"
 _NAMES: Final = 8
 _NOT_SHARED: Final = "processes do not share this backend, so there is no shared get and no stampede"
 
@@ -86,7 +85,7 @@ class Size:
 
 def measure(
     name: str | None, setups: Sequence[Setup], size: Size, tell: Callable[[Figures], None] | None = None
-) -> Report:
+) -> BenchReport:
     """Measure on each backend and ``tell`` the figures of each as soon as they are known.
 
     Every backend is looked at before the first login. Raises what a source raises when there is no token to be had,
@@ -94,34 +93,32 @@ def measure(
     asked twice.
     """
     import_module("httpx")  # most logins load it, which is not to count for the first backend alone
-    report = Report(FAKE if name is None else name)
-    with _providers(name, setups) as configured:
-        places = [_place(setup, each, name) for setup, each in zip(setups, configured, strict=True)]
-        if name is not None:
-            complain(
-                f"{name} is asked for {len(places)} token{'' if len(places) == 1 else 's'} at most, stored beside the"
-                " fleet's and deleted at the end; a server that keeps one token per client may end the fleet's"
-            )
-        for place in places:
-            counted = CountedProvider(place.configured.provider, most=1)
-            try:
-                figures = _figures(place, counted, size)
-            finally:
-                report.logins += counted.logins
-                _sweep(place)
-            report.backends.append(figures)
-            if tell is not None:
-                tell(figures)
+    report = BenchReport(FAKE if name is None else name)
+    configured = _providers(name, setups)
+    places = [_place(setup, each, name) for setup, each in zip(setups, configured, strict=True)]
+    if name is not None:
+        complain(
+            f"{name} is asked for {len(places)} token{'' if len(places) == 1 else 's'} at most, stored beside the"
+            " fleet's and deleted at the end; a server that keeps one token per client may end the fleet's"
+        )
+    for place in places:
+        counted = CountedProvider(place.configured.provider, most=1)
+        try:
+            figures = _figures(place, counted, size)
+        finally:
+            report.logins += counted.logins
+            _sweep(place)
+        report.backends.append(figures)
+        if tell is not None:
+            tell(figures)
     return report
 
 
-@contextmanager
-def _providers(name: str | None, setups: Sequence[Setup]) -> Generator[list[Resolved]]:
-    """Yield the provider for each backend: the one that was named, made for each, or one that asks a fake."""
+def _providers(name: str | None, setups: Sequence[Setup]) -> list[Resolved]:
+    """Return the provider for each backend: the one that was named, made for each, or a fake that sends nothing."""
     if name is None:
-        with Stage(Console(stderr=True), "").fake() as (_, provider):
-            yield [setup.provider(provider) for setup in setups]
-        return
+        played = PlayedProvider(FAKE_LOGIN, FAKE_SIZE, secrets.token_hex(16))
+        return [setup.provider(played) for setup in setups]
     found = [setup.provider(name) for setup in setups]
     if any(getattr(each.provider, "refreshing", False) for each in found):
         message = (
@@ -129,7 +126,7 @@ def _providers(name: str | None, setups: Sequence[Setup]) -> Generator[list[Reso
             " run `tokencache bench` without a provider, on the same backend"
         )
         raise ConfigurationError(message)
-    yield found
+    return found
 
 
 def _place(setup: Setup, configured: Resolved, name: str | None) -> Place:
@@ -250,7 +247,7 @@ def _shared(place: Place, backend: Backend) -> Iterator[float]:
     """Yield how long a call took of sources that were just made, each of which finds the token in the store."""
     from tokencache import TokenCache
 
-    reader, policy = Reader(backend), place.setup.quiet_policy(place.configured)
+    reader, policy = ReadOnlyBackend(backend), place.setup.quiet_policy(place.configured)
     provider = CountedProvider(place.configured.provider, most=0)
     ends = time.monotonic() + SHARED_FOR
     for number in range(SHARED_CALLS):
@@ -276,7 +273,7 @@ def _stampede(place: Place, size: Size, *, login: float, token: Token) -> Stampe
         threads=size.threads,
         patience=login,
     )
-    with Fleet(drill, size.processes, worker="tokencache.cli._bench_worker") as fleet:
+    with Fleet("tokencache.cli._bench_worker", drill, size.processes) as fleet:
         fleet.muster(lambda _count: None)
         report = fleet.run(lambda _calls: None)
     if report.errors or not report.fetches:

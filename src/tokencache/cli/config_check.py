@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Report:
+class ConfigReport:
     """What was found in a configuration; ``file`` is where, ``None`` where there are variables only."""
 
     file: str | None
@@ -40,7 +40,7 @@ class Report:
         return f"{self.file or 'variables'}: {errors} errors, {warnings} warnings; providers: {names}"
 
 
-def check(path: str | None) -> Report:
+def check(path: str | None) -> ConfigReport:
     """Return what is wrong with a configuration and the variables over it; nothing goes over a network.
 
     Without a path it is the one that every other command finds. Raises ``ConfigurationError`` where there is none.
@@ -51,8 +51,8 @@ def check(path: str | None) -> Report:
         plan = Configuration.over(None if found is None else read_file(found), os.environ)
     except Mistake as mistake:
         place = mistake.place
-        return Report(shown, (), [Remark(place.file, place.key, "error", mistake.problem, mistake.remedy)])
-    report = Report(shown, plan.names, list(plan.remarks()))
+        return ConfigReport(shown, (), [Remark(place.file, place.key, "error", mistake.problem, mistake.remedy)])
+    report = ConfigReport(shown, plan.names, list(plan.remarks()))
     if found is None and not plan.names and not report.remarks:
         raise missing()
     return report

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tokencache.cli._demo_fleet import Fleet
-from tokencache.cli._demo_orders import Orders
+from tokencache.cli._demo_worker import DemoOrders
+from tokencache.cli._fleet import Fleet
 from tokencache.errors import BackendUnavailable, ConfigurationError, TokenCacheError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ LATENCY: Final = 0.25
 PATIENCE: Final = LATENCY / 2
 """A call that takes longer than half of a login has waited for it."""
 
+WORKER: Final = "tokencache.cli._demo_worker"
 PROCESSES: Final = 8
 THREADS: Final = 16
 SHORT_LIFE: Final = 2.0
@@ -46,21 +47,21 @@ CHECK: Final = {"object_type": "INVOICE", "object_id": "none-yet"}
 
 
 @dataclass
-class Finding:
-    """One promise, what was measured, and whether it was kept."""
+class Promise:
+    """A promise of the library, the figure that was measured for it, and whether it was kept."""
 
-    promise: str
+    text: str
     figure: str
     kept: bool
 
 
 @dataclass
 class Stage:
-    """Where the demo plays: the console, the backend, and the findings so far."""
+    """Where the demo plays: the console, the backend, and the promises measured so far."""
 
     console: Console
     backend: str
-    findings: list[Finding] = field(default_factory=list[Finding])
+    promises: list[Promise] = field(default_factory=list[Promise])
 
     def title(self, number: int, text: str) -> None:
         """Announce a scene."""
@@ -70,9 +71,9 @@ class Stage:
         """Show one measured figure."""
         self.console.print(f"     {name:<34}{value}")
 
-    def find(self, promise: str, figure: str, *, kept: bool) -> None:
-        """Note how a promise fared."""
-        self.findings.append(Finding(promise, figure, kept))
+    def judge(self, promise: str, figure: str, *, kept: bool) -> None:
+        """Note whether a promise was kept."""
+        self.promises.append(Promise(promise, figure, kept))
 
     @contextmanager
     def progress(self, text: str, total: float) -> Generator[Callable[[float, str], None]]:
@@ -116,7 +117,7 @@ def show(backend: str | None) -> bool:
         for scene in (first_and_cached, cold_fleet, expiry_under_load, one_revocation):
             scene(stage)
         _close(stage, time.perf_counter() - began)
-    return all(finding.kept for finding in stage.findings)
+    return all(promise.kept for promise in stage.promises)
 
 
 def _knock(stage: Stage) -> None:
@@ -148,7 +149,7 @@ def first_and_cached(stage: Stage) -> None:
         stage.figure("first token", f"{first * 1e3:,.0f} ms")
         stage.figure("cached token", f"{cached * 1e9:,.0f} ns")
         stage.figure("speed-up", f"{first / cached:,.0f} times")
-        stage.find(
+        stage.judge(
             "a cached token costs next to nothing",
             f"{cached * 1e9:,.0f} ns, {first / cached:,.0f} times faster than the first",
             kept=fake.logins == 1 and cached * 1000 < first,
@@ -160,7 +161,7 @@ def cold_fleet(stage: Stage) -> None:
     stage.title(2, f"{PROCESSES} processes x {THREADS} threads ask at once, and nobody has a token")
     with stage.fake() as (fake, provider):
         orders = _orders(stage, fake, threads=THREADS)
-        with Fleet(orders, PROCESSES) as fleet:
+        with Fleet(WORKER, orders, PROCESSES) as fleet:
             with stage.progress("starting processes", PROCESSES) as advance:
                 fleet.muster(lambda count: advance(count, f": {count}"))
             with stage.progress("all ask", PROCESSES * THREADS) as advance:
@@ -171,7 +172,7 @@ def cold_fleet(stage: Stage) -> None:
         stage.figure("slowest caller", f"{report.slowest * 1e3:,.0f} ms")
         stage.figure("logins", f"{fake.logins}")
         _fail_loudly(report.errors)
-        stage.find(
+        stage.judge(
             f"{asked} cold callers, one login",
             f"{report.calls} served, {len(report.tokens)} token, {_count(fake.logins, 'login')}",
             kept=report.calls == asked and fake.logins == 1 and len(report.tokens) == 1,
@@ -183,7 +184,7 @@ def expiry_under_load(stage: Stage) -> None:
     stage.title(3, f"Tokens that live {SHORT_LIFE:.0f} s, under {LOAD_THREADS} threads for {LOAD:.0f} s")
     with stage.fake(lifetime=SHORT_LIFE) as (fake, provider):
         orders = _orders(stage, fake, threads=LOAD_THREADS, seconds=LOAD)
-        with Fleet(orders, 1) as fleet:
+        with Fleet(WORKER, orders, 1) as fleet:
             fleet.muster(lambda _count: None)
             began = time.perf_counter()
             with stage.progress("asking", LOAD) as advance:
@@ -196,14 +197,14 @@ def expiry_under_load(stage: Stage) -> None:
         stage.figure("slowest call", f"{report.slowest * 1e3:,.1f} ms")
         stage.figure("logins", f"{fake.logins}")
         _fail_loudly(report.errors)
-        stage.find(
+        stage.judge(
             "nobody waits at an expiry",
             f"{report.waited} of {report.calls:,} calls waited, over {max(tokens - 1, 0)} renewals",
             kept=report.waited == 0 and tokens > 1,
         )
-        stage.find("never a late token", f"{report.late} late", kept=report.late == 0)
+        stage.judge("never a late token", f"{report.late} late", kept=report.late == 0)
         # The last login may have brought a token that nobody asked for any more.
-        stage.find(
+        stage.judge(
             "one login per renewal",
             f"{_count(fake.logins, 'login')}, {tokens} tokens",
             kept=fake.logins in {tokens, tokens + 1},
@@ -243,16 +244,16 @@ def one_revocation(stage: Stage) -> None:
         source.invalidate(healed)
         stage.figure("good responses", f"{answers[200]} of {CALLERS}")
         stage.figure("new logins", f"{logins}")
-        stage.find(
+        stage.judge(
             "one 401, one renewal",
             f"{answers[200]} of {CALLERS} calls good, {_count(logins, 'new login')}",
             kept=answers[200] == CALLERS and logins == 1 and healed.value != revoked.value,
         )
 
 
-def _orders(stage: Stage, fake: FakeQPay, *, threads: int, seconds: float = 0.0) -> Orders:
+def _orders(stage: Stage, fake: FakeQPay, *, threads: int, seconds: float = 0.0) -> DemoOrders:
     """Return the orders for the processes of one scene."""
-    return Orders(
+    return DemoOrders(
         backend=stage.backend,
         namespace=_namespace(),
         base_url=fake.url,
@@ -294,9 +295,9 @@ def _count(number: int, noun: str) -> str:
 def _close(stage: Stage, took: float) -> None:
     """Show the summary and what to type next."""
     table = Table("promise", "measured", "", box=None, pad_edge=False)
-    for finding in stage.findings:
-        verdict = "[green]kept[/green]" if finding.kept else "[bold red]BROKEN[/bold red]"
-        table.add_row(finding.promise, finding.figure, verdict)
+    for promise in stage.promises:
+        verdict = "[green]kept[/green]" if promise.kept else "[bold red]BROKEN[/bold red]"
+        table.add_row(promise.text, promise.figure, verdict)
     stage.console.print(f"\n[bold]Summary[/bold], after {took:.0f} s\n")
     stage.console.print(table)
     command = ".venv/bin/tokencache" if Path(".venv/bin/tokencache").exists() else "tokencache"

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tokencache.cli._counted import CountedProvider
+from tokencache.cli._render import spell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,14 +109,6 @@ def show(verdict: Verdict) -> None:
     )
     if verdict.reason is None:
         console.print("Processes share the token.")
-
-
-def spell(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds * 1e9:,.0f} ns"
 
 
 def _ask(

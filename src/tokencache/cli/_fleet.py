@@ -1,4 +1,4 @@
-"""A fleet of the demo or the bench: processes that wait for one start, and what they report."""
+"""A fleet: worker processes that start together, and the sum of their reports."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from types import TracebackType
 
-    from tokencache.cli._demo_orders import Drill, Orders
+    from tokencache.cli._worker_load import WorkerLoad
 
 PATIENCE: Final = 60.0
 """How long a command waits for its processes, in seconds, before it gives up."""
 
 
 @dataclass
-class Report:
+class FleetReport:
     """What the whole fleet saw. ``fetches`` are the times of the logins that its own processes played."""
 
     calls: int = 0
@@ -55,14 +55,14 @@ FAREWELL: Final = 5.0
 
 
 class Fleet:
-    """Processes that do what the module ``worker`` does; leaving the block ends whatever still runs."""
+    """Processes that run the module ``worker``; leaving the block ends each that still runs."""
 
     def __init__(
         self,
-        orders: Orders | Drill,
+        worker: str,
+        orders: WorkerLoad,
         processes: int,
         patience: float = PATIENCE,
-        worker: str = "tokencache.cli._demo_worker",
     ) -> None:
         self._messages: queue.Queue[tuple[int, dict[str, Any] | None]] = queue.Queue()
         self._ends = time.monotonic() + patience + orders.seconds
@@ -111,11 +111,11 @@ class Fleet:
             self._next()
             ready(count)
 
-    def run(self, progress: Callable[[int], None]) -> Report:
+    def run(self, progress: Callable[[int], None]) -> FleetReport:
         """Start them all at once and return what they saw; ``progress`` is told the number of calls so far."""
         for worker in self._workers:
             self._tell(worker, "go")
-        report, waiting, calls = Report(), len(self._workers), dict.fromkeys(range(len(self._workers)), 0)
+        report, waiting, calls = FleetReport(), len(self._workers), dict.fromkeys(range(len(self._workers)), 0)
         while waiting:
             number, message = self._next()
             calls[number] = message["calls"]
