@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tokencache_qpay._calls import Call
 
 D = TypeVar("D", bound=Document)
-Outcome: TypeAlias = "httpx.Response | httpx.HTTPError"
+SendResult: TypeAlias = "httpx.Response | httpx.HTTPError"
 
 _UNSENT: Final = (
     httpx.ConnectError,
@@ -36,7 +36,7 @@ _ENCODER: Final = msgspec.json.Encoder(decimal_format="number", enc_hook=str)  #
 _PERHAPS: Final = "it may have been done all the same, and doing it again may do it twice: look first"
 
 
-def exchange(call: Call[D], base_url: str, timeout: float) -> Generator[httpx.Request, Outcome, D]:
+def exchange(call: Call[D], base_url: str, timeout: float) -> Generator[httpx.Request, SendResult, D]:
     """Yield what to send, take what came of it, return the answer or raise what it means."""
     outcome = yield _request(call, base_url, timeout)
     if _is_worth_another(call, outcome):
@@ -46,7 +46,7 @@ def exchange(call: Call[D], base_url: str, timeout: float) -> Generator[httpx.Re
     raise _failure(call, outcome, timeout)
 
 
-def _is_worth_another(call: Call[Document], outcome: Outcome) -> bool:
+def _is_worth_another(call: Call[Document], outcome: SendResult) -> bool:
     """Return whether to send it once more: what never arrived, and what is repeatable after a hiccup."""
     if isinstance(outcome, httpx.Response):
         return call.repeatable and outcome.status_code in _HICCUPS

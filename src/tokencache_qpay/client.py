@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from tokencache import TokenSource
-    from tokencache_qpay._answers import Outcome
+    from tokencache_qpay._answers import SendResult
     from tokencache_qpay._calls import Call, When
     from tokencache_qpay.models import ObjectType, Payment, PaymentCheck, PaymentList
     from tokencache_qpay.requests import Money
@@ -145,7 +145,7 @@ class QPayClient(_Client):
     def send(self, call: Call[D]) -> D:
         """Do an operation."""
 
-        def perform(request: httpx.Request) -> Outcome:
+        def perform(request: httpx.Request) -> SendResult:
             try:
                 return self._client.send(request, auth=self._auth, follow_redirects=False)
             except httpx.HTTPError as error:
@@ -258,7 +258,7 @@ class AsyncQPayClient(_Client):
     async def send(self, call: Call[D]) -> D:
         """Do an operation."""
 
-        async def perform(request: httpx.Request) -> Outcome:
+        async def perform(request: httpx.Request) -> SendResult:
             request.extensions["trace"] = closing_handshake()
             try:
                 return await self._client.send(request, auth=self._auth, follow_redirects=False)
