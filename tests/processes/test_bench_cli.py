@@ -196,7 +196,7 @@ def test_a_provider_that_the_fleet_leaves_alone_is_left_alone(fake: FakeQPay) ->
     before = fake.requests
     code, found, said = benched("qpay")
     assert (code, found, fake.requests) == (Exit.UNAVAILABLE, {}, before)
-    assert "leaves the provider alone for" in said
+    assert "a cooldown holds for" in said
 
 
 def test_a_refresh_token_is_not_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,7 +267,7 @@ def test_what_cannot_be_deleted_is_told(fake: FakeQPay, monkeypatch: pytest.Monk
     monkeypatch.setattr(FileBackend, "discard", refuse)
     code, found, said = benched("qpay")
     assert (code, len(found["backends"])) == (Exit.OK, 1)
-    assert f"own records at {KEY}:bench could not be deleted, and end by themselves: the store is gone" in said
+    assert f"cannot delete the bench's own records at {KEY}:bench, which end by themselves: the store is gone" in said
 
 
 def test_tokens_that_end_too_soon_are_not_measured(fake: FakeQPay, tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_tokens_that_end_too_soon_are_not_measured(fake: FakeQPay, tmp_path: Pat
     fake.lifetime = 5.0
     code, found, said = benched("qpay")
     assert (code, found, fake.logins) == (Exit.FAILED, {}, 1)
-    assert "too short a time to measure in" in said
+    assert "which is too short to measure" in said
     assert left_behind(tmp_path / "tokencache") == []
 
 
@@ -338,7 +338,7 @@ class Mute:
         return FleetReport(errors=list(self.errors))
 
 
-@pytest.mark.parametrize(("errors", "word"), [(("no way",), "1 callers .* no way"), ((), "nobody logged in")])
+@pytest.mark.parametrize(("errors", "word"), [(("no way",), "1 callers .* no way"), ((), "no process logged in")])
 def test_a_stampede_without_tokens_is_an_error(
     monkeypatch: pytest.MonkeyPatch, errors: tuple[str, ...], word: str
 ) -> None:
@@ -426,7 +426,7 @@ def test_a_key_at_which_something_lies_is_not_taken() -> None:
     assert keys[:3] == ["k:bench", "k:bench1", "k:bench2"]
     assert len(set(keys)) == bench._NAMES
     backend.lease(keys[-1], "somebody", "identity", None, 60.0)
-    with pytest.raises(BackendUnavailable, match="others are at work"):
+    with pytest.raises(BackendUnavailable, match="other benches run"):
         bench._own_key(backend, url, "k")
 
 

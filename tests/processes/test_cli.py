@@ -389,7 +389,7 @@ def test_invalidate_leaves_a_replacement(fake: FakeQPay, monkeypatch: pytest.Mon
     run.invoke(app, ["token", "qpay"])
     monkeypatch.setattr(TokenSource, "invalidate", lambda _source, _token: False)
     ran = run.invoke(app, ["invalidate", "qpay"])
-    assert (ran.exit_code, "replaced meanwhile" in ran.stdout) == (0, True)
+    assert (ran.exit_code, "has replaced the token" in ran.stdout) == (0, True)
 
 
 def test_an_error_is_wrapped_where_a_person_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,7 +60,7 @@ FULL = Slot(record(5))
         (Slot(None, "abc", 2.0), Slot(None, "abc", 1.8), 0.2, []),
         (Slot(None, "abc", 2.0), Slot(None, "abc", 3.0), 0.2, [("prolonged", "abc is still fetching")]),
         (Slot(None, "another program", 1.0), Slot(None, "another program", 1.0), 5.0, []),
-        (Slot(None, "abc", 2.0), Slot(record(6, "cold")), 0.2, [("stored", "by abc: nobody had one; fence 6")]),
+        (Slot(None, "abc", 2.0), Slot(record(6, "cold")), 0.2, [("stored", "by abc: none was stored; fence 6")]),
         (FULL, Slot(record(6, "refresh")), 0.2, [("stored", "renewed ahead of expiry; fence 6")]),
         (FULL, Slot(record(6, "rejected")), 0.2, [("stored", "replaced after a 401")]),
         (FULL, Slot(record(6, "renew")), 0.2, [("stored", "as a caller asked")]),
@@ -75,7 +75,7 @@ FULL = Slot(record(5))
             Slot(None, "abc", 2.0),
             Slot(None, None, 4.0, cooldown(2)),
             0.2,
-            [("cooldown", "failure 2, nobody asks for 4 s: it said [2J no")],
+            [("cooldown", "failure 2, no login for 4 s: it said [2J no")],
         ),
         (
             Slot(None, None, 4.0, cooldown(2)),
@@ -258,7 +258,7 @@ def test_the_command_ends_by_itself_and_prints_lines(fake: FakeQPay) -> None:
     words, document = (run.invoke(app, ["tail", "qpay", "--for", "0", *more]) for more in ([], ["--json"]))
     assert (words.exit_code, document.exit_code) == (Exit.OK, Exit.OK)
     (told,) = words.stdout.splitlines()
-    assert "  present     a token is stored: nobody had one; fence " in told
+    assert "  present     a token is stored: none was stored; fence " in told
     entry = json.loads(document.stdout)
     assert entry["event"] == "present"
     assert entry["reason"] == "cold"

@@ -68,7 +68,7 @@ def test_a_stored_token_needs_no_login_unless_asked_for(fake: FakeQPay) -> None:
     run.invoke(app, ["token", "qpay"])
     ran = run.invoke(app, ["verify", "qpay", "-p", "1"])
     assert (ran.exit_code, fake.logins) == (0, 1)
-    assert "0 logins, as a token was stored" in ran.stdout
+    assert "0 logins, because a token was stored" in ran.stdout
     assert "first, from the backend" in ran.stdout
     code, found, _ = verified("-p", "1", "--login")
     assert (code, found["logins"], fake.logins) == (0, 1, 2)
@@ -208,7 +208,7 @@ def test_each_way_not_to_share_has_its_reason(
     [
         ("import sys; sys.stdin.readline(); sys.exit(7)", 30.0, "code 7"),
         ("import time; time.sleep(60)", 0.2, "did not end"),
-        ("print('no JSON')", 30.0, "said nothing"),
+        ("print('no JSON')", 30.0, "without a report"),
     ],
 )
 def test_a_process_that_dies_or_hangs_is_ended_and_told(
@@ -225,7 +225,7 @@ def test_a_process_that_dies_or_hangs_is_ended_and_told(
     monkeypatch.setattr(verify, "PATIENCE", patience)
     monkeypatch.setattr(subprocess, "Popen", other)
     assert word in str(verify._report({})["problem"])
-    assert started[0].returncode == {"code 7": 7, "did not end": -signal.SIGKILL, "said nothing": 0}[word]
+    assert started[0].returncode == {"code 7": 7, "did not end": -signal.SIGKILL, "without a report": 0}[word]
 
 
 @pytest.mark.parametrize(

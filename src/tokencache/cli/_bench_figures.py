@@ -1,4 +1,4 @@
-"""What `tokencache bench` found: figures in seconds, as lines for a person and as plain values."""
+"""The figures of `tokencache bench`, in seconds, as lines for a person and as plain values."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True)
 class Stampede:
-    """Many callers at once, and nobody had a token. ``fetch`` is the time of the login, ``beyond`` the wait past it."""
+    """Many callers at once without a stored token. ``fetch`` is the time of the login, ``beyond`` the wait past it."""
 
     processes: int
     threads: int
@@ -86,7 +86,7 @@ class Figures:
         return self.first / self.cached
 
     def rows(self) -> Iterator[tuple[str, str, Percentiles]]:
-        """Yield what has percentiles: its name, what it is, and they."""
+        """Yield name, meaning and percentiles of each figure that has percentiles."""
         yield "cached", "in process", self.gets
         if self.shared is not None:
             yield "shared", "from the store, no local copy", self.shared
@@ -126,7 +126,7 @@ class Figures:
 
 @dataclass
 class BenchReport:
-    """Everything of one run. ``provider`` tells whose logins were timed, ``logins`` how many there were."""
+    """All figures of one run. ``provider`` names the provider whose logins were timed, ``logins`` counts them."""
 
     provider: str
     logins: int = 0

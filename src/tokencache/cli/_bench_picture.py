@@ -46,16 +46,16 @@ text { font: 13px system-ui, sans-serif; fill: #1c1c1c; }
 
 
 def picture_place(text: str) -> Path:
-    """Return where the picture is to be; raises ``ConfigurationError`` before anything is measured in vain."""
+    """Return the path of the picture; raise ``ConfigurationError`` before anything is measured in vain."""
     place = Path(text)
     if place.is_dir() or not place.absolute().parent.is_dir():
-        message = f"--picture {text}: name a file in a folder that is there"
+        message = f"--picture {text}: name a file in a folder that exists"
         raise ConfigurationError(message)
     return place
 
 
 def save(report: BenchReport, place: Path) -> None:
-    """Write the SVG; raises ``TokenCacheError`` where that cannot be done."""
+    """Write the SVG; raises ``TokenCacheError`` if it cannot be written."""
     try:
         place.write_text(draw(report), encoding="utf-8")
     except OSError as error:

@@ -52,7 +52,7 @@ def scratch_key(backend: Backend, key: str) -> str:
 
 
 def round_trip(backend: Backend, key: str) -> Finding:
-    """Take a lease, store a record, read and delete it, at ``key``, which must be nobody's; return whether all held."""
+    """Take a lease, store, read and delete a record at ``key``, which no other program uses; return what was found."""
     owner = secrets.token_hex(12)
     began = time.perf_counter()
     grant: LeaseGrant | None = None
@@ -62,14 +62,14 @@ def round_trip(backend: Backend, key: str) -> Finding:
             backend.discard(key, reply.stored.data)
             reply = backend.lease(key, owner, "doctor", None, _TTL)
         if not isinstance(reply, Granted):
-            return skipped("round trip", "another doctor is at work", f"run it again in {_TTL:.0f} s")
+            return skipped("round trip", "another doctor runs on this backend", f"run it again in {_TTL:.0f} s")
         grant = reply.lease
         wrong = _broken_law(backend, grant)
         took = (time.perf_counter() - began) * 1e3
     except BackendUnavailable as error:
         if "ACL" in str(error):
             return skipped(
-                "round trip", f"the ACL does not admit the doctor's own key {key}", f"allow ~{key}* to see it"
+                "round trip", f"the ACL does not allow the doctor's own key {key}", f"allow ~{key}* to see it"
             )
         return failed("round trip", str(error), "see docs/troubleshooting.md, Redis connection error")
     finally:
@@ -77,7 +77,7 @@ def round_trip(backend: Backend, key: str) -> Finding:
             with suppress(TokenCacheError):
                 backend.release(grant)
     if wrong:
-        return failed("round trip", wrong, "look for a proxy, or a store that is no plain Redis or memcached, between")
+        return failed("round trip", wrong, "check for a proxy, or a store that only resembles Redis")
     return ok("round trip", f"lease, store, read, delete took {took:.1f} ms in all")
 
 
@@ -99,7 +99,7 @@ def _broken_law(backend: Backend, grant: LeaseGrant) -> str | None:
 
 
 def state(status: Status) -> Iterator[Finding]:
-    """Yield what lies at the key: the record, the lease, the cooldown."""
+    """Yield a finding each on the record, the lease and the cooldown of the key."""
     yield _record(status)
     yield _lease(status)
     yield _cooldown(status)
@@ -111,7 +111,7 @@ def is_usable(status: Status) -> bool:
 
 
 def is_stuck(status: Status) -> bool:
-    """Return whether somebody holds the lease for longer than anybody waits."""
+    """Return whether the lease is held for longer than a caller waits."""
     held = status.lease_owner is not None
     return held and (status.lease_remaining is None or status.lease_remaining > STUCK)
 
@@ -126,12 +126,12 @@ def _record(status: Status) -> Finding:
         case "ours" if status.usable_until is not None:
             return ok("record", f"a token is stored at {status.key}, usable for {_left(status.usable_until)}")
         case "ours":
-            return ok("record", f"a token is stored at {status.key} that has ended; the next caller fetches another")
+            return ok("record", f"the token stored at {status.key} has expired; the next caller fetches another")
         case "foreign":
-            remedy = "use the credentials of whoever wrote it, or give this provider a key of its own"
-            return warning("record", f"what is stored at {status.key} is another identity's or unreadable", remedy)
+            remedy = "use the credentials of the process that wrote it, or give this provider a key of its own"
+            return warning("record", f"the record at {status.key} is unreadable, or of another identity", remedy)
         case "none":
-            return ok("record", f"none is stored at {status.key} yet; the next caller fetches a token")
+            return ok("record", f"no token is stored at {status.key} yet; the next caller fetches one")
         case _:
             return skipped("record", "the backend does not answer")
 
@@ -143,8 +143,8 @@ def _lease(status: Status) -> Finding:
     until = "with no end" if left is None else f"for {duration(left) if left >= 1 else f'{left:.1f} s'} more at most"
     seen = f"held by {status.lease_owner}, {until}"
     if is_stuck(status):
-        return failed("lease", f"{seen}: nobody fetches meanwhile", _STUCK_REMEDY)
-    return ok("lease", f"{seen}: somebody fetches just now")
+        return failed("lease", f"{seen}: no other process can fetch", _STUCK_REMEDY)
+    return ok("lease", f"{seen}: its holder is fetching")
 
 
 def _cooldown(status: Status) -> Finding:
@@ -155,11 +155,11 @@ def _cooldown(status: Status) -> Finding:
         )
     seen = f"{duration(cooldown.remaining)} more, after failure {cooldown.attempt}: {cooldown.message}"
     if not binds(status):
-        return ok("cooldown", f"one of another identity, which does not bind this one: {seen}")
+        return ok("cooldown", f"it belongs to another identity and does not bind this one: {seen}")
     remedy = (
-        "correct the credentials: a corrected one is another identity and is asked for at once"
+        "correct the credentials: corrected ones are another identity, which is asked for at once"
         if cooldown.permanent
-        else "see to the provider; the cooldown ends by itself, and one of the fleet asks again"
+        else "repair the provider; the cooldown ends by itself, and one process asks again"
     )
     return (warning if is_usable(status) else failed)("cooldown", seen, remedy)
 
@@ -176,7 +176,7 @@ def clear(backend: Backend, key: str) -> None:
         if slot.stored is not None:
             backend.discard(key, slot.stored.data)
             continue
-        # Whoever asks again with the holder's name gets its lease; a cooldown of another identity is displaced.
+        # The holder's name gets the holder's lease again; a cooldown of another identity is displaced.
         reply = backend.lease(key, slot.owner or secrets.token_hex(12), "clear", None, _TTL)
         if isinstance(reply, Granted):
             with suppress(TokenCacheError):

@@ -41,7 +41,7 @@ def main() -> None:
             tallies = run(orders, source, policy)
     except TokenCacheError as error:
         sys.exit(f"a process of the demo: {error}")
-    say({"done": "all", **total(tallies), "times": []})  # nobody looks at each of so many
+    say({"done": "all", **total(tallies), "times": []})  # the parent does not use them
 
 
 if __name__ == "__main__":

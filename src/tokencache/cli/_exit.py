@@ -1,4 +1,4 @@
-"""Outcomes: how a command's end becomes an exit code and one paragraph on stderr, with no traceback and no secret."""
+"""The end of a command: an exit code and one paragraph on stderr, without traceback or secret."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def lines(status: Status) -> Iterator[str]:
 
 
 def _health(status: Status) -> str:
-    """Return how the backend does, and how long it took to answer."""
+    """Return whether the backend answers, and in what time."""
     took = "" if status.round_trip is None else f" within {status.round_trip * 1000:.1f} ms"
     return f"answers{took}" if status.healthy else f"does not answer: {status.problem}"
 
@@ -75,14 +75,14 @@ def table(rows: Sequence[Mapping[str, object]]) -> Iterator[str]:
 
 _RECORD: Final = {
     "ours": "stored",
-    "foreign": "another identity's, or unreadable: not used",
+    "foreign": "unreadable or of another identity: not used",
     "none": "none",
     "unknown": "unknown",
 }
 
 
 def _scheme(row: Mapping[str, object]) -> str:
-    """Return what a person types: a backend's URL scheme, a provider's name."""
+    """Return a backend's URL scheme or a provider's name, as typed."""
     name = str(row["name"])
     return name.replace(".", "+") + "://" if row["kind"] == "backend" else name
 
@@ -112,7 +112,7 @@ def spell(seconds: float) -> str:
 
 
 def _lease(status: Status) -> str:
-    """Return who fetches now, if anybody."""
+    """Return the holder of the lease."""
     if status.lease_owner is None:
         return "free"
     remaining = "" if status.lease_remaining is None else f", for {status.lease_remaining:.1f} s more at most"
@@ -120,7 +120,7 @@ def _lease(status: Status) -> str:
 
 
 def _cooldown(status: Status) -> str:
-    """Return why nobody asks the provider now, if so."""
+    """Return the cooldown and its reason."""
     cooldown = status.cooldown
     if cooldown is None:
         return "none"

@@ -1,7 +1,7 @@
 """One fresh process of `tokencache verify`: it takes the token from the backend, or says why it cannot.
 
-Its orders come as a line of JSON over a pipe, so that no password of a URL is in a process list. It never logs in:
-neither may the provider be asked, nor is a lease taken, so that a failure leaves no cooldown to the fleet.
+Its orders come as a line of JSON over a pipe, so that no password of a URL is in a process list. It never logs in and
+takes no lease, so that its failure leaves no cooldown to the fleet.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def look(provider: str, setup: Setup, timeout: float | None) -> dict[str, object]:
-    """Return how long the token took; or the problem, or only the key where there is no record to be used."""
+    """Return the seconds that the token took, or the problem, or only the key if no usable record is stored."""
     from tokencache import TokenCache
     from tokencache.plugins import open_backend
 

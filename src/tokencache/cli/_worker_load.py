@@ -96,7 +96,7 @@ def run(orders: WorkerLoad, source: TokenSource, policy: RefreshPolicy) -> list[
     if not sys.stdin.readline():
         sys.exit(1)
     if orders.seconds:
-        source.token()  # the first caller, who waits for the fetch
+        source.token()  # the first call waits for the fetch
     start.wait()
     ends = time.monotonic() + orders.seconds
     while time.monotonic() < ends:

@@ -71,10 +71,10 @@ Config = Annotated[
         "-c",
         metavar="FILE",
         show_default="TOKENCACHE_CONFIG, or tokencache.toml here",
-        help="Where providers and backends are set up.",
+        help="The file that sets up providers and backends.",
     ),
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log to stderr what happens, without secrets.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log each step to stderr, without secrets.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Timeout = Annotated[
     float | None,
@@ -100,7 +100,7 @@ def run(stdout: Stream) -> int:
 
 
 def _version(wanted: bool) -> None:
-    """Print the version and end, if it is wanted."""
+    """Print the version and end, if ``wanted``."""
     if wanted:
         from importlib.metadata import version
 
@@ -127,7 +127,7 @@ def token(
     timeout: Timeout = None,
     verbose: Verbose = False,
 ) -> None:
-    """Print a valid token, fetched only if nobody has one yet.
+    """Print a valid token. It is fetched only if no usable one is stored.
 
     The token is a secret: it goes to stdout, and everything else to stderr.
     """
@@ -157,7 +157,7 @@ def status(
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Show what is known of a token: key, expiry, next refresh, lease, cooldown, backend. No secrets, no login.
+    """Show the state of a token: key, expiry, next refresh, lease, cooldown, backend. No secrets, no login.
 
     Exits 4 if the backend does not answer.
     """
@@ -178,14 +178,14 @@ def status(
 def invalidate(provider: Provider, backend: Backend = None, config: Config = None, verbose: Verbose = False) -> None:
     """Drop the stored token, so that the next caller fetches another.
 
-    If somebody replaces it meanwhile, the replacement stays. Nothing is fetched here.
+    A replacement that is stored in the meantime stays. This command fetches nothing.
     """
     with reported(verbose=verbose), _open(backend, config) as cache:
         source = cache.source(provider)
         known = source.status()
         if not known.healthy:
             complain(
-                f"the backend {known.backend} does not answer, so nothing was dropped: {known.problem};"
+                f"the backend {known.backend} does not answer, and nothing was dropped: {known.problem};"
                 f" {_ask_doctor(provider)}"
             )
             raise typer.Exit(Exit.UNAVAILABLE)
@@ -194,7 +194,7 @@ def invalidate(provider: Provider, backend: Backend = None, config: Config = Non
         elif source.invalidate(source.token()):
             _print(f"[{known.provider}] token dropped; the next caller fetches another")
         else:
-            _print(f"[{known.provider}] nothing dropped: the token was replaced meanwhile")
+            _print(f"[{known.provider}] nothing dropped: another process has replaced the token")
 
 
 @app.command(epilog="\n\n".join(_QPAY))
@@ -210,14 +210,14 @@ def doctor(
         typer.Option(
             "--login/--no-login",
             show_default="only if no token is stored",
-            help="Ask the provider for a token, once, or never.",
+            help="Ask the provider for a token once, or never.",
         ),
     ] = None,
     as_json: AsJson = False,
     timeout: Timeout = None,
     verbose: Verbose = False,
 ) -> None:
-    """Find out why there is no token, or why it is not shared: one line per check, with the remedy.
+    """Find out why a token is missing or not shared: one line per check, with the remedy.
 
     Checks settings, the way to the provider, clocks, the backend and its rights, record, lease, cooldown and token. No
     secrets, one login at most. Exits 1 if a check failed.
@@ -249,15 +249,15 @@ def verify(
     config: Config = None,
     login: Annotated[bool, typer.Option("--login", help="Ask for a token even if a usable one is stored.")] = False,
     processes: Annotated[
-        int, typer.Option("--processes", "-p", min=1, max=64, help="How many fresh processes take the token.")
+        int, typer.Option("--processes", "-p", min=1, max=64, help="Number of fresh processes that read the token.")
     ] = 4,
     as_json: AsJson = False,
     timeout: Timeout = None,
     verbose: Verbose = False,
 ) -> None:
-    """Check after a deployment that processes share one token, and how much quicker that is: two logins at most.
+    """Check after a deployment that processes share one token, and measure the gain.
 
-    Exits 1 if they do not share.
+    It logs in twice at most. Exits 1 if the processes do not share the token.
     """
     from tokencache.cli._setup import Setup
     from tokencache.cli.verify import compare, show
@@ -280,17 +280,17 @@ def tail(
     config: Config = None,
     lasting: Annotated[
         float | None,
-        typer.Option("--for", metavar="SECONDS", min=0.0, help="End after this time; by default with Ctrl-C."),
+        typer.Option("--for", metavar="SECONDS", min=0.0, help="End after this time; by default Ctrl-C ends it."),
     ] = None,
     every: Annotated[
-        float, typer.Option("--every", metavar="SECONDS", min=0.01, max=60.0, help="How often to look.")
+        float, typer.Option("--every", metavar="SECONDS", min=0.01, max=60.0, help="Time between two reads.")
     ] = 0.2,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Follow what the fleet does to a token: fetches, leases, renewals, cooldowns, drops after a 401. No secrets.
 
-    Reads and nothing else, some times a second. Ctrl-C ends it.
+    It only reads, a few times a second. Ctrl-C ends it.
     """
     from tokencache.cli._setup import Setup
     from tokencache.cli.tail import follow, opened
@@ -307,29 +307,28 @@ def bench(
     provider: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PROVIDER]", help="Whose login to time, once per backend; without it, that of a fake, 250 ms."
+            metavar="[PROVIDER]", help="Provider whose login is timed, once per backend; by default a fake of 250 ms."
         ),
     ] = None,
     backend: Annotated[
         list[str] | None,
-        typer.Option("--backend", "-b", metavar="URL", help="As for the other commands; again for each to compare."),
+        typer.Option("--backend", "-b", metavar="URL", help="Where tokens are shared; repeat it to compare."),
     ] = None,
     config: Config = None,
     processes: Annotated[
-        int, typer.Option("--processes", "-p", min=1, max=64, help="How many processes stampede.")
+        int, typer.Option("--processes", "-p", min=1, max=64, help="Number of processes in the stampede.")
     ] = 8,
-    threads: Annotated[int, typer.Option("--threads", "-t", min=1, max=256, help="Threads of each of them.")] = 16,
+    threads: Annotated[int, typer.Option("--threads", "-t", min=1, max=256, help="Threads of each process.")] = 16,
     picture: Annotated[
-        str | None, typer.Option("--picture", metavar="FILE", help="Draw the figures there, as an SVG.")
+        str | None, typer.Option("--picture", metavar="FILE", help="Draw the figures into this SVG file.")
     ] = None,
     as_json: AsJson = False,
     timeout: Timeout = None,
     verbose: Verbose = False,
 ) -> None:
-    """Measure what a token costs on your own servers: at first, cached, from the store, and when many ask at once.
+    """Measure the cost of a token on your own servers: first, cached, from the store, and in a stampede.
 
-    One login per backend, stored at a key of its own and deleted at the end; those who ask at once are given a
-    made-up token. No secrets.
+    It logs in once per backend and deletes the token at the end. The stampede uses a made-up token. No secrets.
     """
     from tokencache.cli._bench_picture import picture_place, save
     from tokencache.cli._setup import Setup
@@ -350,12 +349,12 @@ def bench(
 def plugins(
     backend: Annotated[
         str | None,
-        typer.Option("--backend", "-b", metavar="URL", help="Also open this backend, to see that it can be used."),
+        typer.Option("--backend", "-b", metavar="URL", help="Also open this backend, to check that it is usable."),
     ] = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """List the backends and providers that are installed, and who brings them."""
+    """List the installed backends and providers, each with its distribution."""
     from tokencache.cli._render import installed, table
 
     with reported(verbose=verbose):
@@ -411,9 +410,9 @@ def check(
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Check a configuration: every setting and reference, every provider as far as it can be made without a login.
+    """Check a configuration: each setting, each reference, and each provider. No login.
 
-    One line per finding, with file, key and remedy. Exits 2 if anything is wrong; warnings are none of that.
+    Prints one line per finding, with file, key and remedy. Exits 2 for an error; warnings do not count.
     """
     from tokencache.cli.config_check import check as examined
 
@@ -429,7 +428,7 @@ def check(
 
 @config_app.command()
 def schema(verbose: Verbose = False) -> None:
-    """Print the JSON schema of tokencache.toml, with the providers that are installed, for editors."""
+    """Print the JSON schema of tokencache.toml and of the installed providers, for editors."""
     from tokencache.config._schema import schema as made
 
     with reported(verbose=verbose):
@@ -437,25 +436,25 @@ def schema(verbose: Verbose = False) -> None:
 
 
 def _show(figures: Figures) -> None:
-    """Print what was measured on one backend, now."""
+    """Print the figures of one backend at once."""
     _print("\n".join((*figures.lines(), "")))
     sys.stdout.flush()
 
 
 def _ask_doctor(provider: str) -> str:
-    """Return where to go on."""
+    """Return the hint to run the doctor."""
     return f"`tokencache doctor {provider}` tells more"
 
 
 def _open(backend: str | None, config: str | None) -> TokenCache:
-    """Return a cache as these two options say."""
+    """Return the cache of these two options."""
     from tokencache.cli._setup import Setup
 
     return Setup(config, backend).cache()
 
 
 def _public(source: TokenSource, got: Token) -> dict[str, object]:
-    """Return what of a token is no secret."""
+    """Return the fields of a token that are not secret."""
     return {
         "provider": source.provider,
         "key": source.key,

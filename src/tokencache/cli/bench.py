@@ -1,6 +1,6 @@
-"""Bench: what a token costs on the user's own servers, at first, from the local copy, from the store, in a stampede.
+"""Bench: the cost of a token on the user's own servers, at first, from the local copy, from the store, in a stampede.
 
-The provider is asked once per backend, at a key of the bench's own beside that of the fleet, and nothing stays behind.
+It logs in once per backend, under a key of its own beside the fleet's, and deletes what it stored.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SHARED_FOR: Final = 2.0
 """How long the store is read, in seconds, at most."""
 
 SHORTEST: Final = 15.0
-"""The least lifetime of a token, in seconds: it is not to end while it is measured."""
+"""The least lifetime of a token, in seconds: it must not expire while it is measured."""
 
 LONGEST_PLAY: Final = 2.0
 """A slower login is played by one of this length, in seconds."""
@@ -88,9 +88,8 @@ def measure(
 ) -> BenchReport:
     """Measure on each backend and ``tell`` the figures of each as soon as they are known.
 
-    Every backend is looked at before the first login. Raises what a source raises when there is no token to be had,
-    ``BackendUnavailable`` for a backend that does not answer, ``ConfigurationError`` for a provider that must not be
-    asked twice.
+    Every backend is checked before the first login. Raises the errors of ``TokenSource.token``, ``BackendUnavailable``
+    for a backend that does not answer, ``ConfigurationError`` for a provider that must not be asked twice.
     """
     import_module("httpx")  # most logins load it, which is not to count for the first backend alone
     report = BenchReport(FAKE if name is None else name)
@@ -122,7 +121,7 @@ def _providers(name: str | None, setups: Sequence[Setup]) -> list[Resolved]:
     found = [setup.provider(name) for setup in setups]
     if any(getattr(each.provider, "refreshing", False) for each in found):
         message = (
-            f"[{name}] each login spends the refresh token that the fleet needs, so the bench does not ask for one;"
+            f"[{name}] each login spends the refresh token that the fleet needs, so the bench cannot ask for one;"
             " run `tokencache bench` without a provider, on the same backend"
         )
         raise ConfigurationError(message)
@@ -130,7 +129,7 @@ def _providers(name: str | None, setups: Sequence[Setup]) -> list[Resolved]:
 
 
 def _place(setup: Setup, configured: Resolved, name: str | None) -> Place:
-    """Return where to measure, unless the backend does not answer or the provider is to be left alone."""
+    """Return where to measure; raise if the backend does not answer, or if a cooldown holds."""
     from tokencache import TokenCache
 
     url = setup.url(configured)
@@ -145,15 +144,15 @@ def _place(setup: Setup, configured: Resolved, name: str | None) -> Place:
         status = source.status()
         if status.cooldown is not None and binds(status):
             message = (
-                f"[{name}] the fleet leaves the provider alone for {duration(status.cooldown.remaining)} more, and so"
-                f" does the bench: {status.cooldown.message}; try again then"
+                f"[{name}] a cooldown holds for {duration(status.cooldown.remaining)} more, and the bench keeps it:"
+                f" {status.cooldown.message}; try again then"
             )
             raise ProviderUnavailable(message)
     return Place(setup, configured, url, own)
 
 
 def _own_key(backend: Backend, url: BackendURL, beside: str) -> str:
-    """Return a key at which nothing lies; there are few, as a store may keep something small of each for ever."""
+    """Return an empty key, one of few: a store may keep a trace of each for ever."""
     problem: BackendUnavailable | None = None
     for number in range(_NAMES):
         key = f"{beside}:bench{number or ''}"
@@ -165,7 +164,7 @@ def _own_key(backend: Backend, url: BackendURL, beside: str) -> str:
             if all(slot.stored is None and slot.owner is None and slot.cooldown is None for slot in slots):
                 return key
     if problem is None:
-        message = f"{_NAMES} others are at work on {url}; try again when they are through"
+        message = f"{_NAMES} other benches run on {url}; try again when they have ended"
         raise BackendUnavailable(message)
     message = f"{problem}; start it, or correct the URL: docs/troubleshooting.md, Redis connection error"
     raise BackendUnavailable(message)
@@ -189,7 +188,7 @@ def _figures(place: Place, counted: CountedProvider, size: Size) -> Figures:
         _require_shared(source)
         if token.lifetime < SHORTEST:
             message = (
-                f"[{source.provider}] its tokens live {duration(token.lifetime)}, too short a time to measure in; run"
+                f"[{source.provider}] its tokens live {duration(token.lifetime)}, which is too short to measure; run"
                 " `tokencache bench` without a provider, on the same backend"
             )
             raise TokenCacheError(message)
@@ -208,7 +207,7 @@ def _figures(place: Place, counted: CountedProvider, size: Size) -> Figures:
 
 @contextmanager
 def _progress() -> Generator[Callable[[str], None]]:
-    """Tell where a person looks what is being done; no thread draws, as that would be measured as well."""
+    """Show the current step on a terminal; no thread draws, because the bench would measure it as well."""
     if not sys.stderr.isatty():
         yield lambda _text: None
         return
@@ -224,7 +223,7 @@ def _progress() -> Generator[Callable[[str], None]]:
 
 
 def _require_shared(source: TokenSource) -> None:
-    """Raise ``BackendUnavailable`` where the token could not be stored."""
+    """Raise ``BackendUnavailable`` if the token could not be stored."""
     problem = source.status().problem
     if problem is not None:
         message = f"{problem}; the bench needs a backend that answers"
@@ -244,7 +243,7 @@ def _single(ask: Callable[[], object]) -> list[float]:
 
 
 def _shared(place: Place, backend: Backend) -> Iterator[float]:
-    """Yield how long a call took of sources that were just made, each of which finds the token in the store."""
+    """Yield the time of the first call of each new source, which finds the token in the store."""
     from tokencache import TokenCache
 
     reader, policy = ReadOnlyBackend(backend), place.setup.quiet_policy(place.configured)
@@ -262,7 +261,7 @@ def _shared(place: Place, backend: Backend) -> Iterator[float]:
 
 
 def _stampede(place: Place, size: Size, *, login: float, token: Token) -> Stampede:
-    """Let processes with threads ask at once for a token that nobody has; the login is played, and asks nobody."""
+    """Let all threads of all processes ask at once for a token that is not stored; the login is played."""
     drill = Drill(
         backend=place.drill_backend,
         config=place.setup.config,
@@ -277,7 +276,7 @@ def _stampede(place: Place, size: Size, *, login: float, token: Token) -> Stampe
         fleet.muster(lambda _count: None)
         report = fleet.run(lambda _calls: None)
     if report.errors or not report.fetches:
-        first = report.errors[0] if report.errors else "nobody logged in"
+        first = report.errors[0] if report.errors else "no process logged in"
         message = f"{len(report.errors)} callers of the stampede got no token. The first said: {first}"
         raise TokenCacheError(message)
     fetch = max(report.fetches)
@@ -298,4 +297,4 @@ def _sweep(place: Place) -> None:
             for key in (place.key, place.cold):
                 clear(backend, key)
     except TokenCacheError as error:
-        complain(f"the bench's own records at {place.key} could not be deleted, and end by themselves: {error}")
+        complain(f"cannot delete the bench's own records at {place.key}, which end by themselves: {error}")

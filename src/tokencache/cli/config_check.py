@@ -1,4 +1,4 @@
-"""The command `config`: what is wrong with a configuration, and the JSON schema of its file."""
+"""The check of a configuration: each error and warning, with its place and remedy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ConfigReport:
-    """What was found in a configuration; ``file`` is where, ``None`` where there are variables only."""
+    """The remarks on a configuration; ``file`` is ``None`` if only variables set it up."""
 
     file: str | None
     providers: Sequence[str] = ()
@@ -43,7 +43,8 @@ class ConfigReport:
 def check(path: str | None) -> ConfigReport:
     """Return what is wrong with a configuration and the variables over it; nothing goes over a network.
 
-    Without a path it is the one that every other command finds. Raises ``ConfigurationError`` where there is none.
+    Without a path it is the file that every other command finds. Raises ``ConfigurationError`` if neither file nor
+    variables exist.
     """
     found = path or find(os.environ)
     shown = None if found is None else str(found)

@@ -104,7 +104,7 @@ def show(backend: str | None) -> bool:
     if not console.is_terminal:
         console = Console(highlight=False, soft_wrap=True, width=120)
     if backend is not None and backend.partition(":")[0] == "memory":
-        message = "memory:// is not shared between the demo's processes: leave --backend out, or name another"
+        message = "memory:// is not shared between the demo's processes: omit --backend, or name another"
         raise ConfigurationError(message)
     with tempfile.TemporaryDirectory(prefix="tokencache-demo-") as folder:
         stage = Stage(console, backend or Path(folder).as_uri())
@@ -121,7 +121,7 @@ def show(backend: str | None) -> bool:
 
 
 def _knock(stage: Stage) -> None:
-    """Raise ``BackendUnavailable`` where the backend does not answer: without it there is no fleet to show."""
+    """Raise ``BackendUnavailable`` if the backend does not answer: the fleet needs it."""
     from tokencache import TokenCache
 
     with TokenCache(stage.backend) as cache:
@@ -157,8 +157,8 @@ def first_and_cached(stage: Stage) -> None:
 
 
 def cold_fleet(stage: Stage) -> None:
-    """Scene two: many processes with many threads ask at once, and nobody has a token."""
-    stage.title(2, f"{PROCESSES} processes x {THREADS} threads ask at once, and nobody has a token")
+    """Scene two: many processes with many threads ask at once, and no token is stored."""
+    stage.title(2, f"{PROCESSES} processes x {THREADS} threads ask at once, and no token is stored")
     with stage.fake() as (fake, provider):
         orders = _orders(stage, fake, threads=THREADS)
         with Fleet(WORKER, orders, PROCESSES) as fleet:
@@ -198,12 +198,12 @@ def expiry_under_load(stage: Stage) -> None:
         stage.figure("logins", f"{fake.logins}")
         _fail_loudly(report.errors)
         stage.judge(
-            "nobody waits at an expiry",
+            "no wait at renewal",
             f"{report.waited} of {report.calls:,} calls waited, over {max(tokens - 1, 0)} renewals",
             kept=report.waited == 0 and tokens > 1,
         )
         stage.judge("never a late token", f"{report.late} late", kept=report.late == 0)
-        # The last login may have brought a token that nobody asked for any more.
+        # The last login may have brought a token after the last call.
         stage.judge(
             "one login per renewal",
             f"{_count(fake.logins, 'login')}, {tokens} tokens",
@@ -238,7 +238,7 @@ def one_revocation(stage: Stage) -> None:
                         answers[answer] += 1
                         advance(answers.total(), f": {answers[200]} good")
                 finally:
-                    start.abort()  # after Ctrl-C nobody waits for callers that never came
+                    start.abort()  # after Ctrl-C the pool does not wait for callers that never came
         logins = fake.logins - before
         healed = source.token()
         source.invalidate(healed)

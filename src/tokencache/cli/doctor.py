@@ -41,7 +41,7 @@ class Result(NamedTuple):
 class Doctor:
     """Examines a backend, and a provider if one is named; ``results`` yields each finding as soon as it is known.
 
-    ``login`` says whether a token may be asked of the provider: at most one, and ``None`` means only if none is stored.
+    ``login`` allows one request to the provider; ``None`` allows it only if no token is stored.
     Afterwards ``logins`` tells how many there were (more are refused), ``key`` where the record lies.
     """
 
@@ -65,7 +65,7 @@ class Doctor:
         return 0 if self._counted is None else self._counted.logins
 
     def results(self) -> Iterator[Result]:
-        """Yield the findings, none of which holds a secret (INV-9)."""
+        """Yield the findings, without secrets (INV-9)."""
         for subject, finding in self._all():
             if finding.mark == "failed":
                 self._unwell.add(subject)
@@ -79,7 +79,7 @@ class Doctor:
         backend = yield from self._made_backend(configured)
         if backend is None:
             if self._name is not None:
-                yield Result("token", skipped("token", "there is no backend to share it; correct its URL first"))
+                yield Result("token", skipped("token", "no backend shares it; correct the URL first"))
             return
         try:
             yield from self._with(backend, configured)
@@ -102,13 +102,13 @@ class Doctor:
             if source is not None:
                 yield from self._token(source)
             elif self._name is not None:
-                yield Result("token", skipped("token", f"there is no provider {self._name!r} to ask; see above"))
+                yield Result("token", skipped("token", f"the provider {self._name!r} cannot be asked; see above"))
 
     # --- provider -----------------------------------------------------------------------------------------------
 
     def _made_provider(self, name: str) -> Generator[Result, None, Resolved | None]:
         """Make the provider and let it examine itself; return it if it can be made."""
-        remedy = "set what is missing where this command runs, and where your service does"
+        remedy = "set the missing values for this command and for your service"
         try:
             configured = self._setup.provider(name)
             provider = configured.provider
@@ -165,7 +165,7 @@ class Doctor:
     # --- token --------------------------------------------------------------------------------------------------
 
     def _token(self, source: TokenSource) -> Iterator[Result]:
-        """Yield what lies at the key, and whether a token can be had."""
+        """Yield the state of the key, and whether a token can be obtained."""
         status = source.status()
         for finding in state(status):
             yield Result("token", finding)
@@ -184,23 +184,23 @@ class Doctor:
         took = "" if self._took is None else f" in {self._took * 1e3:.0f} ms"
         seen = f"a token for {duration(token.expires_at - token.issued_at)} was obtained{took}, {self._logins_text()}"
         if self.logins and not self._shared:
-            yield Result("token", failed("token", f"{seen}, but not stored for the others", "see the backend above"))
+            yield Result("token", failed("token", f"{seen}, but not stored for the fleet", "see the backend above"))
         else:
             yield Result("token", ok("token", seen))
 
     def _why_no_login(self, status: Status) -> Finding | None:
-        """Return the finding that stands for the token when the provider is not to be asked."""
+        """Return the finding that replaces a login, ``None`` if the provider may be asked."""
         stuck = "the lease is stuck, so a caller would wait in vain; no login"
         if self._login is True:
             return skipped("token", stuck) if is_stuck(status) else None
         if is_usable(status):
-            return ok("token", "a usable one is stored; no login (--login asks for another)")
+            return ok("token", "a usable token is stored; no login (--login asks for another)")
         reasons = (
-            (self._login is False, "--no-login forbids to ask for one"),
+            (self._login is False, "--no-login forbids a login"),
             (is_stuck(status), stuck),
-            (status.stored == "unknown", "whether one is stored is not known; no login (--login asks for one)"),
-            (binds(status), "a cooldown holds, so nobody asks; no login"),
-            (self._name in self._unwell, "what failed above comes first; no login (--login asks all the same)"),
+            (status.stored == "unknown", "the stored token is unknown; no login (--login asks for one)"),
+            (binds(status), "a cooldown holds; no login"),
+            (self._name in self._unwell, "a check above failed; no login (--login asks anyway)"),
         )
         why = next((text for holds, text in reasons if holds), None)
         return None if why is None else skipped("token", why)
@@ -216,7 +216,7 @@ class Doctor:
             self._took, self._shared = event.took, event.shared
 
     def _without_secrets(self, finding: Finding) -> Finding:
-        """Return a finding fit to be shown, whoever made it: no secret, nothing unprintable, one line."""
+        """Return a finding that is safe to show: no secret, nothing unprintable, one line."""
 
         def clean(text: str) -> str:
             for secret in sorted(self._hidden, key=len, reverse=True):
@@ -253,13 +253,13 @@ def document(doctor: Doctor, results: Iterable[Result]) -> dict[str, object]:
 
 
 def wants_colours() -> bool:
-    """Return whether a person looks who has not said no to colours."""
+    """Return whether stdout is a terminal, and ``NO_COLOR`` is not set."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def _heard(subject: str, hook: Callable[[], Iterable[Finding]]) -> Iterator[Result]:
-    """Yield what a hook finds; whatever it raises, or yields instead of findings, is one failed check."""
-    broken = "report it to whoever wrote that plugin; `tokencache plugins` names the distribution"
+    """Yield the findings of a hook; an exception, or another type than ``Finding``, becomes one failed check."""
+    broken = "report it to the author of that plugin; `tokencache plugins` names the distribution"
     try:
         for finding in hook():
             if not isinstance(cast("object", finding), Finding):
@@ -273,14 +273,12 @@ def _heard(subject: str, hook: Callable[[], Iterable[Finding]]) -> Iterator[Resu
 
 
 def _remedy(error: TokenCacheError) -> str:
-    """Return what to do about a token that was not to be had."""
+    """Return the remedy for an error of ``TokenSource.token``."""
     match error:
         case ProviderRejected():
-            return (
-                "correct the credentials; nobody repeats the rejected ones for some minutes, others are asked at once"
-            )
+            return "correct the credentials; the fleet pauses for rejected ones, and tries corrected ones at once"
         case DeadlineExceeded():
-            return "allow more --timeout, and see who holds the lease: `tokencache tail`"
+            return "raise --timeout, and find the lease holder: `tokencache tail`"
         case BackendUnavailable():
             return "see the findings on the backend above"
         case _:

@@ -32,7 +32,7 @@ _WANTED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What a new package calls itself, all of it made of ``name``, its entry point."""
+    """The names of a new package, all derived from ``name``, its entry point."""
 
     kind: Kind
     name: str
@@ -146,7 +146,7 @@ new_app = typer.Typer(
 Into = Annotated[
     str | None, typer.Option("--into", metavar="FOLDER", show_default="tokencache-NAME", help="Where to write it.")
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log to stderr what happens.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log each step to stderr.")]
 
 
 @new_app.command()
@@ -172,7 +172,7 @@ def provider(
 
 
 def _tell(folder: Path) -> None:
-    """Say what was written, and what to do next."""
+    """Print the folder and the next steps."""
     from shlex import quote
 
     (module,) = folder.glob("src/*/__init__.py")

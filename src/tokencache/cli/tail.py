@@ -1,7 +1,7 @@
-"""Tail: what the fleet does to a key, one line per change: fetches, who holds the lease, renewals, cooldowns, drops.
+"""Tail: the changes of a key, one line each: fetches, lease holders, renewals, cooldowns, drops.
 
-It looks at the key again and again with plain reads, some a second, so it costs a server what one more caller costs;
-it takes no lease, stores nothing, and shows no secret (INV-9). What comes and goes between two looks is not seen.
+It polls the key with plain reads, a few a second, and costs a server as much as one more caller. It takes no lease,
+stores nothing, and shows no secret (INV-9). It misses a change that is undone between two reads.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _GREW: Final = 0.3  # by how much a lease must last longer than it did, to have 
 _TOO_SOON: Final = 1.0  # a record that goes this long before its end was dropped
 _SHOWN: Final = 12  # characters of an owner
 _WHY: Final = {
-    "cold": "nobody had one",
+    "cold": "none was stored",
     "refresh": "renewed ahead of expiry",
     "renew": "renewed as a caller asked",
     "rejected": "replaced after a 401",
@@ -136,7 +136,7 @@ def look(backend: Backend, key: str, read: Reading | None = None) -> View:
 
 
 def view_of(slot: Slot, at: float, read: Reading | None = None) -> View:
-    """Return what may be told of a slot."""
+    """Return the log-safe view of a slot."""
     stored = slot.stored
     fields = {} if stored is None else (read or _fields)(stored.data)
     expires_at = _number(fields.get("expiresAt"))
@@ -160,7 +160,7 @@ def view_of(slot: Slot, at: float, read: Reading | None = None) -> View:
 
 
 def changes(before: View | None, after: View) -> Iterator[Change]:
-    """Yield what happened between two looks; with none before, what is there."""
+    """Yield the changes between two looks; without a first one, the current state."""
     if after.problem is not None:
         if before is None or before.problem is None:
             yield Change(after.at, "unreachable", after.problem)
@@ -195,7 +195,7 @@ def _of_record(before: View | None, after: View) -> Iterator[Change]:
 
 
 def _gone(before: View, after: View) -> Change:
-    """Return why a record is not there any more, as far as that can be told."""
+    """Return the likely reason why a record has gone."""
     facts = {"fence": before.fence}
     if before.ends_at is not None and before.ends_at - after.at > _TOO_SOON:
         left = duration(before.ends_at - after.at)
@@ -212,7 +212,7 @@ def _of_lease(before: View | None, after: View) -> Iterator[Change]:
     if owner is not None and before is not None and after.owner != owner:
         stored, cooling = after.data not in {None, before.data}, after.cooldown is not None
         if not stored and not cooling:
-            yield Change(after.at, "freed", f"lease of {owner} ended, with no newer token to see", {"owner": owner})
+            yield Change(after.at, "freed", f"lease of {owner} ended, with no newer token", {"owner": owner})
     if after.owner is None:
         return
     if after.owner != owner:
@@ -233,7 +233,7 @@ def _of_cooldown(before: View | None, after: View) -> Iterator[Change]:
     then, now = None if before is None else before.cooldown, after.cooldown
     if now is not None and (then is None or (then.attempt, then.message) != (now.attempt, now.message)):
         kind = "rejected" if now.permanent else f"failure {now.attempt}"
-        text = f"{kind}, nobody asks for {duration(now.remaining) if now.remaining >= 1 else f'{now.remaining:.1f} s'}"
+        text = f"{kind}, no login for {duration(now.remaining) if now.remaining >= 1 else f'{now.remaining:.1f} s'}"
         facts = {"remaining": round(now.remaining, 3), "permanent": now.permanent, "attempt": now.attempt}
         yield Change(after.at, "cooldown", f"{text}: {_printable(now.message, None)}", facts)
     elif then is not None and now is None and before is not None and (after.owner, after.data) == (None, before.data):
@@ -241,7 +241,7 @@ def _of_cooldown(before: View | None, after: View) -> Iterator[Change]:
 
 
 def _fields(data: bytes) -> dict[str, object]:
-    """Return the fields of a record, none for what is no JSON object; whoever shows one names it."""
+    """Return the fields of a record; they are empty if it is not a JSON object."""
     try:
         fields: object = json.loads(data)
     except (ValueError, RecursionError):

@@ -28,7 +28,7 @@ PATIENCE: Final = 60.0
 """How long a fresh process may take for everything, in seconds, before it is killed."""
 
 _CALLS: Final = 1000
-_NO_LOGIN: Final = ", as a token was stored; --login asks for another, and times it"
+_NO_LOGIN: Final = ", because a token was stored; --login asks for another and times it"
 
 
 @dataclass
@@ -66,7 +66,7 @@ def compare(provider: str, setup: Setup, *, processes: int, login: bool, timeout
     """Obtain the token here and in fresh processes, one after another.
 
     Whatever happens, the provider is asked twice at most: once here, and the processes may only read. With ``login`` it
-    is asked even if a usable token is stored. Raises what a source raises when there is no token to be had at all.
+    is asked even if a usable token is stored. Raises the errors of ``TokenSource.token``.
     """
     from tokencache import TokenCache
     from tokencache.plugins import open_backend
@@ -129,19 +129,19 @@ def _ask(
 
 
 def _not_stored(status: Status) -> str | None:
-    """Return why nobody else can have the token, if that is known already."""
+    """Return why no other process can read the token, ``None`` if that is not known yet."""
     if status.stored == "unknown" or status.problem is not None:
         return f"the backend failed, so each process logs in for itself: {status.problem}"
     if status.stored != "ours":
         what = "nothing" if status.stored == "none" else "another identity's record"
-        return f"the token was obtained, but {what} lies at {status.key} on the backend {status.backend}"
+        return f"the token was obtained, but {what} is stored at {status.key} on the backend {status.backend}"
     return None
 
 
 def _not_shared(report: dict[str, Any], verdict: Verdict) -> str | None:
     """Return why a fresh process did not get the fleet's token, ``None`` if it did."""
     if report.get("key", verdict.key) != verdict.key:
-        return f"a fresh process looks at another key, {report['key']}, as its settings are others"
+        return f"a fresh process reads another key, {report['key']}, because its settings differ"
     if report.get("problem"):
         return f"a fresh process could not use the backend: {report['problem']}"
     if "seconds" not in report:
@@ -167,7 +167,7 @@ def _report(orders: dict[str, object]) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             report = {"problem": f"it did not end within {PATIENCE:.0f} s"}
         except ValueError:
-            report = {"problem": f"it ended with code {worker.wait()} and said nothing"}
+            report = {"problem": f"it ended with code {worker.wait()} and without a report"}
         finally:
             worker.kill()
     return report
