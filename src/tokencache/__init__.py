@@ -1,4 +1,4 @@
-"""One valid OAuth access token for a whole fleet: fetched once, shared, renewed early, never handed out late."""
+"""One valid OAuth access token for a whole fleet: fetched once, shared, renewed early, never used too late."""
 
 from typing import TYPE_CHECKING
 

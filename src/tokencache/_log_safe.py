@@ -1,4 +1,4 @@
-"""What of a foreign error may be told: the system's own words, and nothing that came over the wire (INV-9)."""
+"""Log-safe text of a third-party exception: the system's own reason, and nothing from the wire (INV-9)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def system_words(error: BaseException) -> str:
-    """Return what the operating system or the TLS library said, in brackets; nothing that came over the wire."""
-    ssl = sys.modules.get("ssl")  # where nobody has loaded it, nothing of it was raised
+def log_safe_text(error: BaseException) -> str:
+    """Return the log-safe reason of an exception, in brackets: from the operating system or the TLS library, or ""."""
+    ssl = sys.modules.get("ssl")  # not imported here: if it is not loaded, it raised nothing
     for link in _chain(error):
         if ssl is not None and isinstance(link, ssl.SSLCertVerificationError):
             return f" (certificate refused: {getattr(link, 'verify_message', 'not trusted')})"
@@ -24,7 +24,7 @@ def system_words(error: BaseException) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and what led to it, at most ten links."""
+    """Yield an exception and its causes, at most ten."""
     link: BaseException | None = error
     for _ in range(10):
         if link is None:

@@ -4,17 +4,17 @@
 
     TokenCacheError
     ├── ProviderError                the provider gave no token
-    │   ├── ProviderRejected         it said no: permanent, asking again does not help
-    │   └── ProviderUnavailable      it could not say: transient, try again at ``retry_at``
+    │   ├── ProviderRejected         it refused: permanent, a retry does not help
+    │   └── ProviderUnavailable      it could not answer: transient, try again at ``retry_at``
     ├── BackendError                 the store of records and leases failed
     │   ├── BackendUnavailable       it does not answer, or refuses for now
     │   ├── BackendConflict          two distributions claim one name
     │   ├── BackendNotInstalled      its client library is missing or too old
     │   └── BackendClosed            it was used after ``close()``
     ├── ConfigurationError           a setting is wrong; no credential was sent
-    └── DeadlineExceeded             the caller's time ran out first
+    └── DeadlineExceeded             the caller's deadline passed first
 
-A message says what failed, for which provider and key, and what to do next. None holds a secret (INV-9).
+A message says what failed, for which provider and key, and what to do next. No message holds a secret (INV-9).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TokenCacheError(Exception):
 
     def replica(self) -> Self:
         """Return an equal error without a traceback, so that each of many waiters raises its own."""
-        twin = type(self).__new__(type(self), *self.args)  # not __init__: a subclass may ask for other arguments
+        twin = type(self).__new__(type(self), *self.args)  # not __init__: a subclass may take other arguments
         twin.__dict__.update(self.__dict__)
         if "__notes__" in twin.__dict__:
             twin.__notes__ = list(self.__notes__)
@@ -41,11 +41,11 @@ class ProviderError(TokenCacheError):
 
 
 class ProviderRejected(ProviderError):
-    """The provider said no, and would say so again: wrong credentials, a forbidden scope.
+    """The provider refused permanently: for example wrong credentials or a forbidden scope.
 
     ``error``, ``error_description`` and ``error_uri`` are the fields of RFC 6749 section 5.2 (or the provider's
-    own code and text), ``status`` the HTTP status where there was one, ``retry_at`` (epoch seconds) the instant
-    until which nobody in the fleet asks again.
+    own code and text). ``status`` is the HTTP status, if there was one. Until ``retry_at`` (epoch seconds), no
+    process of the fleet asks again.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class ProviderRejected(ProviderError):
 
 
 class ProviderUnavailable(ProviderError):
-    """The provider could not answer now; ``retry_at`` (epoch seconds) is when asking again makes sense.
+    """The provider could not answer now; ``retry_at`` (epoch seconds) is when a retry makes sense.
 
-    ``retry_at`` is ``None`` where the provider named no instant: the policy's backoff decides then.
+    ``retry_at`` is ``None`` if the provider named no instant; then the policy's backoff decides.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class BackendError(TokenCacheError):
 
 
 class BackendUnavailable(BackendError):
-    """The backend does not answer, or refuses to for now. It is *not* the answer "somebody else has the lease"."""
+    """The backend does not answer, or refuses for now. This does *not* mean "another process holds the lease"."""
 
 
 class BackendConflict(BackendError):
@@ -111,4 +111,4 @@ class ConfigurationError(TokenCacheError):
 
 
 class DeadlineExceeded(TokenCacheError, TimeoutError):
-    """The caller's deadline passed before there was a token. The fetch may go on for others."""
+    """The caller's deadline passed before a token arrived. The fetch may continue for other callers."""

@@ -1,7 +1,7 @@
-"""Events: one frozen value per thing that happens, given to observers. None holds a secret (INV-9).
+"""Events: frozen values that tell observers what happened. No event holds a secret (INV-9).
 
-An observer is a callable of one event. It is called where the thing happens, so it must be quick; what it raises is
-logged and goes no further.
+An observer is a callable that takes one event. It runs in the thread or task that causes the event, so it must be
+quick. An exception that it raises is logged and not propagated.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenFetched(Event):
-    """The provider gave a token; ``usable`` is how long callers get it, ``took`` how long the fetch was, in seconds.
+    """The provider gave a token: callers get it for ``usable`` seconds, and the fetch took ``took`` seconds.
 
-    ``shared`` tells whether the record was stored in the backend for the fleet.
+    ``shared`` tells whether the backend stored the record for the fleet.
     """
 
     reason: Reason
@@ -41,28 +41,28 @@ class TokenFetched(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLoaded(Event):
-    """A token that somebody else fetched was taken from the backend."""
+    """A token that another process fetched was loaded from the backend."""
 
     usable: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenUnchanged(Event):
-    """The provider gave nothing better than the current token; the next attempt comes after ``pause`` seconds."""
+    """The provider gave no newer token than the current one; the next attempt comes after ``pause`` seconds."""
 
     pause: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenInvalidated(Event):
-    """A token was reported as refused and dropped; ``stored`` tells whether the backend still had it."""
+    """A token was reported as refused, and dropped; ``stored`` tells whether the backend still held it."""
 
     stored: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchFailed(Event):
-    """The provider gave no token. ``served`` tells whether a usable token hides that from callers (INV-4)."""
+    """The provider gave no token. ``served`` tells whether callers still get a usable token (INV-4)."""
 
     reason: Reason
     error: str
@@ -74,35 +74,35 @@ class FetchFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderWarning(Event):
-    """A response was odd but usable, for example an expiry that could not be read."""
+    """A response was unusual but usable, for example with an unreadable expiry."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordIgnored(Event):
-    """A stored record was not used: unreadable, or another identity's (INV-10)."""
+    """A stored record was not used: it is unreadable, or belongs to another identity (INV-10)."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitRefused(Event):
-    """A newer record was there when this one was to be stored; the newer one stands (INV-3)."""
+    """The backend kept a newer record and refused this one (INV-3)."""
 
     fence: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseLost(Event):
-    """The lease ended, or went to somebody else, while the fetch was running."""
+    """The lease ended, or another process took it, during the fetch."""
 
     fence: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendFailed(Event):
-    """The backend did not answer; this process goes on by itself (INV-5)."""
+    """The backend did not answer; this process continues without it (INV-5)."""
 
     operation: str
     error: str
@@ -114,15 +114,15 @@ class BackendRecovered(Event):
 
 
 class Observer(Protocol):
-    """Anything that wants to know."""
+    """A callable that receives every event."""
 
     def __call__(self, event: Event, /) -> None:
-        """Take note of ``event``."""
+        """Receive ``event``."""
         ...
 
 
 def observe(observers: Sequence[Observer], event: Event) -> None:
-    """Give ``event`` to every observer; an observer that raises is logged and harms nobody."""
+    """Give ``event`` to every observer; log the exception of an observer that raises."""
     for observer in observers:
         try:
             observer(event)
@@ -131,7 +131,7 @@ def observe(observers: Sequence[Observer], event: Event) -> None:
 
 
 def log(event: Event) -> None:
-    """Write one line per event to the ``tokencache`` logger: the default observer. Hits are no events."""
+    """Write one line per event to the ``tokencache`` logger: the default observer. Cache hits are not events."""
     match event:
         case TokenFetched(shared=True):
             _LOGGER.info("[%s] token fetched and cached (expires in %.0fs)", event.provider, event.usable)
@@ -149,14 +149,14 @@ def log(event: Event) -> None:
         case ProviderWarning() | RecordIgnored():
             _LOGGER.warning("[%s] %s", event.provider, event.message)
         case CommitRefused():
-            _LOGGER.warning("[%s] a newer token was stored meanwhile; ours was not", event.provider)
+            _LOGGER.warning("[%s] a newer token was stored meanwhile; this one was not stored", event.provider)
         case LeaseLost():
-            _LOGGER.warning("[%s] the lease ended during the fetch; somebody else may fetch too", event.provider)
+            _LOGGER.warning("[%s] the lease ended during the fetch; another process may fetch too", event.provider)
         case BackendFailed():
             _LOGGER.warning(
-                "[%s] backend failed on %s (%s); going on without it", event.provider, event.operation, event.error
+                "[%s] backend failed on %s (%s); continuing without it", event.provider, event.operation, event.error
             )
         case BackendRecovered():
-            _LOGGER.info("[%s] backend answers again", event.provider)
+            _LOGGER.info("[%s] the backend answers again", event.provider)
         case _:
             _LOGGER.debug("[%s] %r", event.provider, event)

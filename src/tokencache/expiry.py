@@ -1,7 +1,7 @@
-"""The expiry of a token: how long it lives, read from a response whose fields may say so in several ways.
+"""The expiry of a token, read from a response. Its fields may give a duration or an instant, in several formats.
 
-Pure functions. The table of what each value means, with examples, is in ``docs/expiry.md``; a test compares it with
-this module. No value of any kind raises, means "for ever", or leads to a fetch per call.
+Pure functions. ``docs/expiry.md`` says what each value means, with examples; a test compares it with this module. No
+value raises an exception, means "never expires", or leads to a fetch per call.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 TEN_YEARS: Final = 315_360_000.0
 FIELDS: Final = ("expires_in", "expires_on", "expires_at")
-"""The names that are read from every response, in this order."""
+"""The field names that are read from every response, in this order."""
 
 ValueKind: TypeAlias = Literal["duration", "epoch", "epoch_ms", "iso", "http_date"]
 Kind: TypeAlias = Literal["duration", "epoch", "epoch_ms", "iso", "http_date", "jwt", "default"]
 
 _LONGEST_TEXT: Final = 64  # no number or date is longer; keeps int(), float() and the patterns quick
 _LONGEST_JWT: Final = 1 << 16
-_NUMBER: Final = r"[+-]?[0-9]+(?:\.[0-9]+)?"  # patterns are compiled on first use: the import is to be quick
+_NUMBER: Final = r"[+-]?[0-9]+(?:\.[0-9]+)?"  # patterns are compiled at first use, so that the import stays quick
 _HTTP_DATE: Final = (
     r"(?ai)(?:[a-z]{3,9}, ?)?(?P<day>\d{1,2})[ -](?P<month>[a-z]{3})[ -](?P<year>\d{4}|\d{2})"
     r" (?P<hour>\d{1,2}):(?P<minute>\d{2}):(?P<second>\d{2}) (?:GMT|UTC|[+-]0000)"
@@ -54,12 +54,12 @@ class Classified:
 
 @dataclass(frozen=True, slots=True)
 class Expiry:
-    """How long a token lives, and how that is known.
+    """How long a token lives, and which field says so.
 
-    ``lifetime`` is in seconds from before the request was sent, above 0. ``issued_at`` is that moment in epoch
-    seconds by the server's clock where its ``Date`` is known, else by the local one; ``expires_at`` is
-    ``issued_at + lifetime``. ``field`` is the one that decided (``exp`` for a JWT), ``None`` for the default.
-    ``unusable`` names the fields that were there and could not be used.
+    ``lifetime`` is in seconds, above 0, and counts from before the request was sent. ``issued_at`` is that moment in
+    epoch seconds: by the server's clock if its ``Date`` is known, else by the local clock. ``expires_at`` is
+    ``issued_at + lifetime``. ``field`` is the field that decided (``exp`` for a JWT), ``None`` for the default.
+    ``unusable`` names the fields that were present but not usable.
     """
 
     lifetime: float
@@ -71,13 +71,13 @@ class Expiry:
 
     @property
     def warning(self) -> str | None:
-        """A text for the warning event, without any value; ``None`` when nothing was odd."""
+        """The text of the warning event, without any value; ``None`` if all fields were usable."""
         if self.field is not None and not self.unusable:
             return None
         fields = ", ".join(map(repr, self.unusable))
         problem = f"the expiry in {fields} is unusable" if fields else "the response names no expiry"
         if self.field is None:
-            return f"{problem}; the token counts as good for {self.lifetime:g} s (the provider's default lifetime)"
+            return f"{problem}; the token counts as valid for {self.lifetime:g} s (the provider's default lifetime)"
         return f"{problem}; {self.field!r} was used instead"
 
 
@@ -93,10 +93,10 @@ def read_expiry(
 ) -> Expiry:
     """Return how long the token of a response lives.
 
-    ``fields`` are those of the response, ``date`` its ``Date`` in epoch seconds, ``before_wall`` the local wall clock
-    before the request was sent. ``names`` are further fields of this provider. ``trust_jwt`` is the token itself, only
-    where the provider says that the ``exp`` in it may be trusted. All usable fields are read; the smallest lifetime
-    wins, and none is above ``cap``. Without any, it is ``default_lifetime``. A ``null`` counts as missing.
+    ``fields`` are the fields of the response, ``date`` its ``Date`` in epoch seconds, ``before_wall`` the local wall
+    clock before the request was sent. ``names`` are further fields of this provider. ``trust_jwt`` is the token, if
+    the provider trusts its ``exp``. The smallest lifetime of all usable fields wins, limited by ``cap``. Without a
+    usable field it is ``default_lifetime``. A ``null`` counts as missing.
     """
     reference = _server_time(date, before_wall)
     usable: list[tuple[float, str, Kind]] = []
@@ -124,9 +124,9 @@ def read_expiry(
 
 
 def classify(value: object) -> Classified | None:
-    """Return what one value means by itself, ``None`` for one that is unusable. Never raises.
+    """Return what one value means by itself, ``None`` if it is unusable. Never raises.
 
-    A numeric string is a number, any other text an ISO 8601 instant (UTC unless it says otherwise) or an HTTP date.
+    A numeric string is a number. Any other text is an ISO 8601 instant (UTC without an offset) or an HTTP date.
     """
     if isinstance(value, bool):
         return None
@@ -144,9 +144,9 @@ def classify(value: object) -> Classified | None:
 
 
 def parse_http_date(text: str) -> float | None:
-    """Return an HTTP date (RFC 9110 section 5.6.7, all three forms) in epoch seconds, ``None`` for another text.
+    """Return an HTTP date (RFC 9110 section 5.6.7, all three forms) in epoch seconds, ``None`` for any other text.
 
-    A year of two digits is of the years 1970 to 2069. Spaces around it do not matter.
+    A two-digit year stands for 1970 to 2069. Spaces around the date are ignored.
     """
     text = text.strip(" \t")
     if len(text) > _LONGEST_TEXT:
@@ -170,8 +170,8 @@ def parse_http_date(text: str) -> float | None:
 def parse_retry_after(text: str, *, date_or_now: float) -> float | None:
     """Return a ``Retry-After`` (seconds or an HTTP date, RFC 9110 section 10.2.3) as a delay in seconds.
 
-    The delay is finite and not negative, and counts from ``date_or_now``: the response's ``Date``, or else the
-    local wall clock, in epoch seconds. The caller limits it. ``None`` for another text.
+    The delay is finite and not negative. It counts from ``date_or_now``: the response's ``Date``, or else the local
+    wall clock, in epoch seconds. The caller limits it. ``None`` for any other text.
     """
     text = text.strip(" \t")
     if len(text) <= _LONGEST_TEXT and text[:1] not in ("+", "-") and re.fullmatch(_NUMBER, text):
@@ -181,14 +181,14 @@ def parse_retry_after(text: str, *, date_or_now: float) -> float | None:
 
 
 def _server_time(date: float | None, wall: float) -> float:
-    """Return the server's time: the local one where it agrees with ``Date``, which has whole seconds, else ``Date``."""
+    """Return the server's time: the local time if it agrees with ``Date`` (whole seconds), else ``Date``."""
     if date is None or not math.isfinite(date):
         return wall
     return min(max(wall, date), date + 1)
 
 
 def _classify_number(number: float) -> Classified | None:
-    """Return the band that a number lies in; NaN and what lies between the bands are in none."""
+    """Return the meaning of a number by its band; ``None`` for NaN and for numbers between the bands."""
     if 1 <= number <= TEN_YEARS:
         return Classified("duration", float(number))
     if 1e9 <= number < 1e11:  # noqa: PLR2004  the bands are the table's
@@ -199,7 +199,7 @@ def _classify_number(number: float) -> Classified | None:
 
 
 def _parse_iso(text: str) -> float | None:
-    """Return an ISO 8601 instant in epoch seconds; one without an offset is in UTC."""
+    """Return an ISO 8601 instant in epoch seconds; without an offset it is UTC."""
     from datetime import UTC, datetime
 
     try:
@@ -210,7 +210,7 @@ def _parse_iso(text: str) -> float | None:
 
 
 def _jwt_exp(token: str) -> object:
-    """Return the ``exp`` of a JWT, unverified; ``None`` when there is none or when it is not a JWT."""
+    """Return the ``exp`` of a JWT, unverified; ``None`` if it has no ``exp`` or is not a JWT."""
     parts = token.split(".")
     if len(parts) != 3 or len(parts[1]) > _LONGEST_JWT:  # noqa: PLR2004  header, payload, signature
         return None

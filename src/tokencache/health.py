@@ -1,9 +1,9 @@
-"""Findings: what `tokencache doctor` learns of a backend or a provider, and the hook by which one tells it.
+"""Findings: results of `tokencache doctor`, and the hook by which a backend or a provider adds its own.
 
 A backend may have ``findings(key)``, a provider ``findings()``; both yield a :class:`Finding` per check, as soon as it
-is known. A hook reads and changes nothing, asks for no token, ends by itself within some seconds, and puts no secret
-into a finding (INV-9). What it raises counts as one failed check. Everything that only this kind of backend or provider
-has belongs there; whether a record, a lease and a token can be had at all is checked by the doctor itself.
+is known. A hook only reads: it changes nothing and asks for no token. It ends within some seconds and puts no secret
+into a finding (INV-9). An exception counts as one failed check. A hook checks what is specific to its backend or
+provider; the doctor itself checks record, lease and token.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = [
 Mark: TypeAlias = Literal["ok", "warning", "failed", "skipped"]
 
 CLOSE_ENOUGH: Final = 5.0
-"""How far apart two clocks may be, in seconds, before it is worth a word."""
+"""The difference of two clocks, in seconds, above which the doctor warns."""
 TOO_FAR: Final = 60.0
-"""How far apart two clocks may be before a token may be used too long: a record's ``early`` is that long at most."""
+"""The difference above which a process may use a token too long: a record's ``early`` is at most this long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The outcome of one check: its name, a mark, what was seen, and the remedy where it is not ok."""
+    """The result of one check: its name, a mark, what was seen, and the remedy if it is not ok."""
 
     check: str
     mark: Mark
@@ -44,35 +44,35 @@ class Finding:
     remedy: str | None = None
 
     def as_dict(self) -> dict[str, object]:
-        """Return plain values, fit for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 
 def ok(check: str, seen: str) -> Finding:
-    """Return that all is well."""
+    """Return a finding of a check that passed."""
     return Finding(check, "ok", seen)
 
 
 def warning(check: str, seen: str, remedy: str) -> Finding:
-    """Return that it works, and what will bite."""
+    """Return a finding of a check that passed, with a problem that may come."""
     return Finding(check, "warning", seen, remedy)
 
 
 def failed(check: str, seen: str, remedy: str) -> Finding:
-    """Return that it does not work."""
+    """Return a finding of a check that failed."""
     return Finding(check, "failed", seen, remedy)
 
 
 def skipped(check: str, seen: str, remedy: str | None = None) -> Finding:
-    """Return that it was not checked, and why."""
+    """Return a finding of a check that was skipped; ``seen`` is the reason."""
     return Finding(check, "skipped", seen, remedy)
 
 
 def compare_clocks(who: str, *, theirs: tuple[float, float], ours: tuple[float, float]) -> Finding:
     """Return how this machine's clock compares with that of ``who``.
 
-    ``theirs`` and ``ours`` are epoch seconds between which the same moment lies on either clock: a server that tells
-    whole seconds leaves one, a round trip leaves its time. Only what neither explains is a difference.
+    ``theirs`` and ``ours`` are intervals in epoch seconds that hold the same moment on each clock: one second long for
+    a server that tells whole seconds, a round trip long here. Only the gap between the two counts as a difference.
     """
     behind, ahead = theirs[0] - ours[1], ours[0] - theirs[1]
     apart = max(behind, ahead, 0.0)
@@ -87,17 +87,17 @@ def compare_clocks(who: str, *, theirs: tuple[float, float], ours: tuple[float, 
 
 @runtime_checkable
 class ExaminedBackend(Protocol):
-    """A backend that has checks of its own."""
+    """A backend with its own checks."""
 
     def findings(self, key: str) -> Iterable[Finding]:
-        """Check what only this kind of backend has, for the record at ``key``."""
+        """Check what is specific to this backend, for the record at ``key``."""
         ...
 
 
 @runtime_checkable
 class ExaminedProvider(Protocol):
-    """A provider that has checks of its own."""
+    """A provider with its own checks."""
 
     def findings(self) -> Iterable[Finding]:
-        """Check what only this kind of provider has: its settings, the way to its server, its clock."""
+        """Check what is specific to this provider: its settings, the way to its server, its clock."""
         ...

@@ -1,18 +1,18 @@
 """Plugins: backends and providers that installed distributions declare as entry points.
 
-An entry is loaded at its first use; importing this module, or listing entries, loads none. ``redis+sentinel://`` is
-the entry ``redis.sentinel`` of the group ``tokencache.backends``. An entry that needs an extra of its distribution
-names it: ``redis = "tokencache.backends.redis:from_url [redis]"``.
+Each entry is loaded at its first use; listing the entries loads nothing. ``redis+sentinel://`` is the entry
+``redis.sentinel`` of the group ``tokencache.backends``. An entry that needs an extra of its distribution names it:
+``redis = "tokencache.backends.redis:from_url [redis]"``.
 
-A backend's entry point is a callable of a :class:`~tokencache.url.BackendURL`. A provider's is a function or a class.
-By its name alone (``cache.source("qpay")``) it is called without arguments; from a table of a configuration
-(``[providers.shop]`` with ``type = "qpay"``) with the table's settings as keywords, and with ``name=`` the name of the
-table where it takes that. Its signature is the schema of the table: names, defaults and type hints, those of
-``**options: Unpack[SomeTypedDict]`` included. What a configuration can hold is ``str``, ``int``, ``float``, ``bool``,
-``Literal`` of them, sequences of ``str``, ``Mapping[str, str]``, and unions of these with ``None``;
+A backend's entry point is a callable that takes a :class:`~tokencache.url.BackendURL`. A provider's entry point is a
+function or a class. ``cache.source("qpay")`` calls it without arguments. A table of a configuration
+(``[providers.shop]`` with ``type = "qpay"``) calls it with the table's settings as keywords, and with the table's
+name as ``name=`` if it has that parameter. Its signature is the schema of the table: names, defaults and type hints,
+also those of ``**options: Unpack[SomeTypedDict]``. A configuration can hold ``str``, ``int``, ``float``, ``bool``,
+``Literal`` of them, sequences of ``str``, ``Mapping[str, str]``, and unions of these with ``None``.
 :data:`tokencache.ports.SecretText` marks what no file should hold in plain text. A parameter of another type is for
-code only, and ``backend``, ``key``, ``policy`` and ``keep_warm`` of a table are the cache's own. The types
-must be imported where the module runs, not under ``TYPE_CHECKING`` alone.
+code only. A table's ``backend``, ``key``, ``policy`` and ``keep_warm`` belong to the cache. The module must import
+the types at run time, not only under ``TYPE_CHECKING``.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Plugin:
 
 @dataclass(frozen=True, slots=True)
 class _Errors:
-    """How a group speaks of its entries, and what it raises."""
+    """The noun of a group's entries in messages, and the errors that it raises."""
 
     noun: str
     conflict: type[TokenCacheError]
@@ -65,16 +65,16 @@ _ERRORS: Final = {
 
 
 def known(group: str) -> list[Plugin]:
-    """Return what is declared in a group, by name, and load nothing; a name that is claimed twice is there twice."""
+    """Return the declared entries of a group, by name, and load nothing; a name claimed twice appears twice."""
     entries = [_describe(entry) for entry in _entries(group)]
     return sorted(entries, key=lambda plugin: (plugin.name, plugin.distribution))
 
 
 def load_backend_factory(url: BackendURL) -> Callable[[BackendURL], Backend]:
-    """Return what makes the backend of a URL.
+    """Return the factory of a URL's backend.
 
-    Raises ``ConfigurationError`` for an unknown scheme or a broken entry, ``BackendConflict`` where two distributions
-    claim it, ``BackendNotInstalled``, now or when the factory is called, where its client library is missing.
+    Raises ``ConfigurationError`` for an unknown scheme or a broken entry, and ``BackendConflict`` if two distributions
+    claim the scheme. It, or a call of the factory, raises ``BackendNotInstalled`` if the client library is missing.
     """
     return cast("Callable[[BackendURL], Backend]", _load(BACKENDS, url.entry_point))
 
@@ -88,15 +88,15 @@ def open_backend(url: str | BackendURL) -> Backend:
 
 
 def load_provider_factory(name: str) -> Callable[..., TokenProvider]:
-    """Return what makes the provider of an entry-point name, as :func:`load_backend_factory` does for a URL.
+    """Return the factory of the provider with this entry-point name.
 
-    Raises ``ConfigurationError`` for whatever is wrong.
+    Raises ``ConfigurationError`` for an unknown name, a broken entry, a conflict or a missing library.
     """
     return cast("Callable[..., TokenProvider]", _load(PROVIDERS, name))
 
 
 def _load(group: str, name: str) -> Callable[..., object]:
-    """Load the one entry of that name."""
+    """Load the entry of that name."""
     entry = _find(group, name)
     errors = _ERRORS[group]
     try:
@@ -111,7 +111,7 @@ def _load(group: str, name: str) -> Callable[..., object]:
 
 
 def _translated(factory: Callable[P, R], entry: EntryPoint, errors: _Errors) -> Callable[P, R]:
-    """Return the factory, which may import its client library only when it is called."""
+    """Return the factory with its import errors translated: it may import its client library only when called."""
 
     @wraps(factory)
     def make(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -124,7 +124,7 @@ def _translated(factory: Callable[P, R], entry: EntryPoint, errors: _Errors) -> 
 
 
 def _find(group: str, name: str) -> EntryPoint:
-    """Return the one entry of that name."""
+    """Return the entry of that name."""
     errors = _ERRORS[group]
     entries = _entries(group)
     found = [entry for entry in entries if entry.name == name]
@@ -140,8 +140,8 @@ def _find(group: str, name: str) -> EntryPoint:
 def _entries(group: str) -> list[EntryPoint]:
     """Return the entries of a group, one per name and distribution.
 
-    A distribution may be found twice, for example as an editable installation beside old metadata: the first one on
-    ``sys.path`` is the one that would be imported.
+    A distribution may be found twice, for example as an editable installation beside old metadata. Python imports the
+    first one on ``sys.path``.
     """
     from importlib.metadata import entry_points
 
@@ -152,7 +152,7 @@ def _entries(group: str) -> list[EntryPoint]:
 
 
 def _describe(entry: EntryPoint) -> Plugin:
-    """Return what an entry declares."""
+    """Return an entry with its distribution."""
     metadata = None if entry.dist is None else entry.dist.metadata
     name = metadata["Name"] if metadata is not None and "Name" in metadata else "an unnamed distribution"
     version = metadata["Version"] if metadata is not None and "Version" in metadata else "?"
@@ -165,12 +165,12 @@ def _unknown(group: str, name: str, names: set[str]) -> str:
 
     shown = sorted(_shown(group, each) for each in names)
     asked = _shown(group, name)
-    problem = f"there is no {_ERRORS[group].noun} {asked!r}"
+    noun = _ERRORS[group].noun
     if not shown:
-        return f"{problem}: no {_ERRORS[group].noun} plugins are installed; reinstall tokencache"
+        return f"there is no {noun} {asked!r}: no {noun} plugins are installed; reinstall tokencache"
     close = get_close_matches(asked, shown, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"{problem}; known: {', '.join(shown)}{hint}"
+    return f"there is no {noun} {asked!r}; known: {', '.join(shown)}{hint}"
 
 
 def _shown(group: str, name: str) -> str:
@@ -188,7 +188,7 @@ def _missing(entry: EntryPoint, noun: str, error: ImportError) -> str:
 
 
 def _broken(entry: EntryPoint, noun: str, what: str) -> str:
-    """Return the message for an entry that does not lead to a factory."""
+    """Return the message for an entry that does not name a factory."""
     plugin = _describe(entry)
     return (
         f"the {noun} {entry.name!r} of {plugin.distribution} {plugin.version} is broken: {plugin.value!r} {what};"

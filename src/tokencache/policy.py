@@ -1,4 +1,4 @@
-"""The refresh policy: when a token is renewed, when it ends for callers, how failures are spaced. Pure functions."""
+"""The refresh policy: when to renew a token, when to stop using it, how long to back off. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ LONGEST_COOLDOWN: Final = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefreshPolicy:
-    """The knobs of renewal and failure. All durations are seconds; the defaults suit tokens from 1 s to 30 days.
+    """Settings of renewal and backoff. All durations are seconds; the defaults suit tokens from 1 s to 30 days.
 
-    ``early``              how long before its expiry a token is no longer handed out, but never more than
-                           ``early_fraction`` of its lifetime
+    ``early``              callers no longer get a token this long before its expiry, at most ``early_fraction`` of
+                           its lifetime
     ``window``             renewal begins this long before the usable end, but never more than ``window_fraction`` of
                            the lifetime, unless that is less than ``least_window`` and less than half the lifetime
     ``jitter``             the window of each process differs by up to this fraction of itself, either way
-    ``timeout``            how long a call may take when the caller names no time of its own
+    ``timeout``            how long a call may take if the caller gives no timeout
     ``fetch_timeout``      how long one fetch may take
     ``lease``              life of a lease; a living holder prolongs it every third of that, so a killed one costs the
                            fleet at most this long
     ``backoff``            the first pause after a transient failure; it doubles with each one, up to
                            ``backoff_limit``, and is drawn at random below that, but never under a tenth of ``backoff``
-    ``rejected_cooldown``  how long nobody repeats a request that the provider rejected for good
-    ``settle``             how long a token that replaced a refused one is not replaced in turn, but no longer than a
-                           tenth of its lifetime
-    ``probe``              how often a failed backend is asked again, and a provider asked without one
+    ``rejected_cooldown``  how long no process repeats a request that the provider rejected permanently
+    ``settle``             how long the replacement of a refused token is not replaced again, at most a tenth of its
+                           lifetime
+    ``probe``              the interval between probes of a failed backend, and between fetches without a backend
     """
 
     early: float = 60.0
@@ -48,7 +48,7 @@ class RefreshPolicy:
     probe: float = 1.0
 
     def __post_init__(self) -> None:
-        """Raise ``ConfigurationError`` for a value that no schedule can be made of."""
+        """Raise ``ConfigurationError`` for a value outside its range."""
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
@@ -66,31 +66,31 @@ class RefreshPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Two moments of a token's life, in seconds from the reading that it was made for."""
+    """When to renew a token and when to stop using it, in seconds from now."""
 
     refresh: float
     usable: float
 
 
 def early_of(policy: RefreshPolicy, lifetime: float) -> float:
-    """Return how long before its expiry a token of this lifetime stops being handed out."""
+    """Return how long before its expiry callers no longer get a token of this lifetime."""
     return min(policy.early, policy.early_fraction * lifetime)
 
 
 def schedule(policy: RefreshPolicy, *, lifetime: float, remaining: float, spread: float) -> Schedule:
-    """Return when to renew and when to stop using a token that lives ``remaining`` seconds more of its ``lifetime``.
+    """Return when to renew and when to stop using a token with ``remaining`` seconds left of its ``lifetime``.
 
-    ``spread`` from -1 to 1 is this process's place in the jitter. Either moment may lie in the past.
+    ``spread``, from -1 to 1, is the jitter of this process. Both moments may lie in the past.
     """
     usable = remaining - early_of(policy, lifetime)
-    # A fifth of a very short life is too short for a fetch; half of it is the most that may be given up.
+    # A fifth of a very short lifetime is too short for a fetch, so the window grows up to half of it.
     least = min(policy.least_window, lifetime / 2)
     window = min(policy.window, max(policy.window_fraction * lifetime, least))
     return Schedule(refresh=usable - window * (1 + policy.jitter * spread), usable=usable)
 
 
 def unchanged_pause(remaining: float) -> float:
-    """Return how long to wait after the provider gave nothing better than the current token."""
+    """Return how long to wait after the provider gave no newer token than the current one."""
     return max(30.0, remaining / 4)
 
 
@@ -101,5 +101,5 @@ def backoff(policy: RefreshPolicy, attempt: int, draw: float) -> float:
 
 
 def settle_of(policy: RefreshPolicy, lifetime: float) -> float:
-    """Return how long a replacement of a refused token stands before it may be replaced in turn."""
+    """Return how long the replacement of a refused token is not replaced again."""
     return min(policy.settle, 0.1 * lifetime)

@@ -25,14 +25,13 @@ _FIELDS: Final = (
 
 
 class Token:
-    """An access token and what is known of it.
+    """An access token with its expiry and the other fields of the response.
 
-    ``value`` is what goes into the header: one or more visible ASCII characters (RFC 6750 section 2.1, read
-    leniently), checked here so that no later step can send a line break. ``expires_at`` and ``issued_at`` are epoch
-    float seconds by the issuer's clock as far as it is known; ``expires_at`` is the true expiry, before any ``early``.
-    ``token_type`` is the scheme, ``Bearer`` in whatever case the server spells it. ``scope`` is the granted scope where
-    it was named. ``refresh_token`` and ``refresh_expires_at`` belong to the provider. ``extra`` holds the other fields
-    of the response.
+    ``value`` goes into the header: one or more visible ASCII characters (RFC 6750 section 2.1, read leniently). It is
+    checked here, so no later step can send a line break. ``expires_at`` and ``issued_at`` are float epoch seconds, by
+    the issuer's clock if it is known. ``expires_at`` is the true expiry, before any ``early``. ``token_type`` is the
+    scheme; any spelling of ``bearer`` becomes ``Bearer``. ``scope`` is the granted scope, ``None`` if the response
+    omits it. ``refresh_token`` and ``refresh_expires_at`` belong to the provider. ``extra`` holds the other fields.
 
     Two tokens are equal when all fields are. ``repr`` and ``str`` never hold ``value``, ``refresh_token`` or the
     values of ``extra`` (INV-9).
@@ -91,7 +90,7 @@ class Token:
         return self.expires_at - self.issued_at
 
     def replace(self, **changes: Any) -> Token:  # noqa: ANN401  (a field's value)
-        """Return a token that differs in the fields given, checked as a new one is."""
+        """Return a copy with the given fields changed; it is checked like a new token."""
         fields: dict[str, Any] = self.__getstate__() | changes
         return Token(**fields)
 
@@ -116,7 +115,7 @@ class Token:
         return hash((self.value, self.expires_at))
 
     def __repr__(self) -> str:
-        """Return the public half: type, expiry, scope, and which secrets there are, never what they are."""
+        """Return type, expiry and scope; secrets appear only as ``<hidden>``."""
         parts = [f"<hidden>, token_type={self.token_type!r}, expires_at={self.expires_at!r}"]
         if self.scope is not None:
             parts.append(f"scope={self.scope!r}")

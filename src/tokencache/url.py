@@ -38,11 +38,11 @@ _FALSE: Final = ("false", "0", "no", "off")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class BackendURL:
-    """Where a backend is and how it is set up.
+    """The parts of a backend's URL.
 
-    ``hosts`` are pairs of host and port (``None`` where none is named), none for ``file:///path``. ``path`` begins with
-    a slash or is empty. ``options`` are those of the query. Everything is percent-decoded. ``str`` and ``repr`` show
-    ``***`` for the password and for the value of an option whose name sounds like a secret's (INV-9).
+    ``hosts`` are pairs of host and port (``None`` without a port); ``file:///path`` has no host. ``path`` begins with a
+    slash or is empty. ``options`` come from the query. Everything is percent-decoded. ``str`` and ``repr`` show ``***``
+    for the password and for options whose names suggest a secret (INV-9).
     """
 
     scheme: str
@@ -58,7 +58,7 @@ class BackendURL:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the parts of a URL; raises ``ConfigurationError`` without repeating what may be a secret."""
+        """Return the parts of a URL; raises ``ConfigurationError``, whose message holds no secret."""
         if _CONTROL.search(text):
             _refuse("it holds a control character, perhaps a line break at its end; remove it")
         scheme, separator, rest = text.partition("://")
@@ -69,9 +69,9 @@ class BackendURL:
             _refuse(f"it holds a '#'; {_ENCODE_HINT}")
         place, _, query = rest.partition("?")
         authority, slash, path = place.partition("/")
-        # a password that was cut in two, or follows a slash too many, must not be taken for a path or an option
+        # An unencoded '/' or '?' cuts a password in two: its second half must not become a path or an option.
         if "@" in query or ("@" in path if authority else _LOGIN.search(path)):
-            _refuse(f"there is an '@' behind the host; {_ENCODE_HINT}, everywhere else write %40 for '@'")
+            _refuse(f"there is an '@' after the host; {_ENCODE_HINT}, everywhere else write %40 for '@'")
         userinfo, _, hosts = authority.rpartition("@")
         username, _, password = userinfo.partition(":")
         return cls(
@@ -89,11 +89,10 @@ class BackendURL:
         return self.scheme.replace("+", ".")
 
     def typed_options(self, kinds: Mapping[str, OptionKind]) -> dict[str, OptionValue]:
-        """Return the options that are there, each as the kind that ``kinds`` asks for.
+        """Return the options of the URL, each converted to its kind in ``kinds``.
 
-        A ``"duration"`` is a number of seconds, or one with a unit (``500ms``, ``30s``, ``5m``, ``1h``, ``1d``), and is
-        returned as seconds. Raises ``ConfigurationError`` for an option that is not in ``kinds``, and for a value of
-        another kind.
+        A ``"duration"`` is a number with or without a unit (``500ms``, ``30``, ``5m``, ``1h``, ``1d``), returned in
+        seconds. Raises ``ConfigurationError`` for an option that is not in ``kinds`` or does not convert.
         """
         values: dict[str, OptionValue] = {}
         for name, text in self.options.items():
@@ -117,11 +116,11 @@ class BackendURL:
         return f"{self.scheme}://{user}{hosts}{self.path}{'?' if options else ''}{options}"
 
     def __repr__(self) -> str:
-        """Return a text with the secrets hidden."""
+        """Return the URL with its secrets hidden, as a call."""
         return f"BackendURL({str(self)!r})"
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Let ``pickle`` and ``copy`` make it anew; a pickle therefore holds the password."""
+        """Return what ``pickle`` and ``copy`` need; a pickle therefore holds the password."""
         parts = (self.scheme, self.username, self.password, self.hosts, self.path, dict(self.options))
         return (type(self), parts)
 
@@ -163,7 +162,7 @@ def _parse_options(query: str) -> dict[str, str]:
         if not separator or not name:
             _refuse("an option has no name or no value; write ?option=value&option=value")
         if name in options:
-            _refuse(f"the option {name[:40]!r} is there twice; keep one")
+            _refuse(f"the option {name[:40]!r} is given twice; keep one")
         options[name] = _clean(_decoded(value))
     return options
 
@@ -179,12 +178,12 @@ def _decoded(text: str) -> str:
     with suppress(UnicodeDecodeError):
         decoded = raw.decode()
     if decoded is None:
-        _refuse("its percent-encoding is not that of UTF-8 text")
+        _refuse("its percent-encoding is not valid UTF-8; encode it again as UTF-8")
     return decoded
 
 
 def _clean(text: str) -> str:
-    """Return a part as it is; raises ``ConfigurationError`` for control characters that were percent-encoded."""
+    """Return the decoded text unchanged; raises ``ConfigurationError`` if it holds a control character."""
     if _CONTROL.search(text):
         _refuse("it holds a percent-encoded control character; remove it")
     return text
@@ -197,13 +196,13 @@ def _refuse(why: str) -> NoReturn:
 
 
 def _read_boolean(text: str) -> bool | None:
-    """Return a truth value."""
+    """Return a boolean, ``None`` for any other text."""
     text = text.lower()
     return text in _TRUE if text in _TRUE + _FALSE else None
 
 
 def _read_duration(text: str) -> float | None:
-    """Return a duration in seconds."""
+    """Return a duration in seconds, ``None`` for any other text."""
     match = _DURATION.fullmatch(text)
     return None if match is None else float(match[1]) * _UNITS[match[2] or "s"]
 

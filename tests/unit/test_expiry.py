@@ -258,12 +258,12 @@ def test_warnings_name_fields_and_no_values() -> None:
     """A warning says which field was unusable and what counted instead, and never repeats a value (INV-9)."""
     nothing = read({}).warning
     assert (
-        nothing == "the response names no expiry; the token counts as good for 300 s (the provider's default lifetime)"
+        nothing == "the response names no expiry; the token counts as valid for 300 s (the provider's default lifetime)"
     )
     unusable = read({"expires_in": "s3cret", "expires_on": [1]}).warning
     assert unusable is not None
     assert unusable.startswith(
-        "the expiry in 'expires_in', 'expires_on' is unusable; the token counts as good for 300 s"
+        "the expiry in 'expires_in', 'expires_on' is unusable; the token counts as valid for 300 s"
     )
     assert "s3cret" not in unusable
     assert (

@@ -112,8 +112,8 @@ def test_parts(text: str, expected: BackendURL) -> None:
         ("redis://:%20\ud800hunter2@h", "UTF-8"),
         ("x://h?hunter2", "option=value"),
         ("x://h?=hunter2", "option=value"),
-        ("x://h?a=hunter2&a=1", "'a' is there twice"),
-        ("x://h?a=1&%61=2", "'a' is there twice"),
+        ("x://h?a=hunter2&a=1", "'a' is given twice"),
+        ("x://h?a=1&%61=2", "'a' is given twice"),
     ],
     ids=label,
 )

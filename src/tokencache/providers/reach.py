@@ -14,7 +14,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from tokencache._log_safe import system_words
+from tokencache._log_safe import log_safe_text
 from tokencache.health import Finding, compare_clocks, failed, ok, skipped, warning
 from tokencache.providers.oauth_response import date_of
 from tokencache.providers.transport import host_of, shared_trust
@@ -68,7 +68,7 @@ def _resolve(address: httpx.URL) -> Finding:
     except (OSError, UnicodeError) as error:
         return failed(
             "name resolution",
-            f"{address.host} has no address{system_words(error)}",
+            f"{address.host} has no address{log_safe_text(error)}",
             "check the spelling of the host, and the name server of this machine (in a container: its network)",
         )
     places = list(dict.fromkeys(str(place[0]) for *_, place in found))
@@ -87,13 +87,13 @@ def _handshake(address: httpx.URL, trust: ssl.SSLContext, timeout: float) -> Fin
                 return _certified(where, secured)
     except ssl.SSLCertVerificationError as error:
         remedy = "check the host, this machine's date, and its authorities (SSL_CERT_FILE, a company's own)"
-        return failed("TLS", f"{where}: the certificate is refused{system_words(error)}", remedy)
+        return failed("TLS", f"{where}: the certificate is refused{log_safe_text(error)}", remedy)
     except ssl.SSLError as error:
         remedy = "check that the address is the provider's and speaks https"
-        return failed("TLS", f"{where}: no TLS{system_words(error)}", remedy)
+        return failed("TLS", f"{where}: no TLS{log_safe_text(error)}", remedy)
     except OSError as error:
         remedy = "check the address, the network and the firewall: the provider may admit only known addresses"
-        why = f" (no answer within {timeout:g} s)" if isinstance(error, TimeoutError) else system_words(error)
+        why = f" (no answer within {timeout:g} s)" if isinstance(error, TimeoutError) else log_safe_text(error)
         return failed("TLS", f"{where} cannot be reached{why}", remedy)
 
 
@@ -120,7 +120,7 @@ def _compared(address: httpx.URL, trust: ssl.SSLContext, timeout: float) -> Find
             response = client.head(address, headers={"User-Agent": "tokencache"})
     except (httpx.HTTPError, OSError, ValueError, ImportError) as error:
         remedy = "check the network, and the proxy variables (HTTPS_PROXY, ALL_PROXY, NO_PROXY) if there are any"
-        return failed("clock", f"{where} gave no answer ({type(error).__name__}{system_words(error)})", remedy)
+        return failed("clock", f"{where} gave no answer ({type(error).__name__}{log_safe_text(error)})", remedy)
     ours = (before, before + time.monotonic() - started)
     date = date_of(response)
     if date is None:

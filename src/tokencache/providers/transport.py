@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import httpx
 
-from tokencache._log_safe import system_words
+from tokencache._log_safe import log_safe_text
 from tokencache.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def shared_trust() -> ssl.SSLContext:
 
 def what_failed(error: Exception, host: str, limit: float) -> str:  # noqa: PLR0911  one line per kind of failure
     """Return what kept an answer away, and what to do; nothing of a foreign error but the system's own words."""
-    detail = system_words(error)
+    detail = log_safe_text(error)
     match error:
         case httpx.PoolTimeout():
             return "the client that was passed in had no free connection; give it a larger pool"

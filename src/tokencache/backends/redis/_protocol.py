@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 from cachetools import LRUCache
 
-from tokencache._log_safe import system_words
+from tokencache._log_safe import log_safe_text
 from tokencache._record import fence_of
 from tokencache.backends.redis import _scripts
 from tokencache.errors import BackendUnavailable, ConfigurationError
@@ -296,7 +296,7 @@ def translated(error: Exception, where: str) -> BackendUnavailable:
         "NoPermissionError": _LOUD["NOPERM"],
         "TimeoutError": "it did not answer in time",
     }
-    words = system_words(error)
+    words = log_safe_text(error)
     return BackendUnavailable(
         f"redis at {where}: {known.get(name, f'it cannot be reached, or failed ({name})')}{words}"
     )
