@@ -1,1 +1,1 @@
-"""Providers: what knows how to obtain a token. Each module is imported on its own, when it is used."""
+"""Providers obtain tokens. Each module is imported on its own, at its first use."""

@@ -1,4 +1,4 @@
-"""How a client proves who it is to a token endpoint: RFC 6749 section 2.3, RFC 7523 section 2.2, RFC 8705 section 2."""
+"""Client authentication at a token endpoint: RFC 6749 section 2.3, RFC 7523 section 2.2, RFC 8705 section 2."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _NEEDS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What a client has to show: the settings of a provider that concern its own proof."""
+    """The settings of a provider for client authentication."""
 
     client_id: str | None = None
     client_secret: str | None = field(default=None, repr=False)
@@ -57,7 +57,7 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What goes into one request: form fields, headers, and the texts that a server could echo."""
+    """The client authentication of one request: form fields, headers, and the secrets that a server could echo."""
 
     fields: dict[str, str] = field(repr=False)
     headers: dict[str, str] = field(repr=False)
@@ -65,13 +65,13 @@ class Proof:
 
 
 class ClientAuth:
-    """One method of client authentication, as it is registered in ``token_endpoint_auth_method`` (RFC 7591).
+    """One method of client authentication, by its name in ``token_endpoint_auth_method`` (RFC 7591).
 
-    Without a ``method`` it is the one that the credentials call for: a private key signs, a file of assertions is
-    read, a certificate with its key is shown in the TLS handshake, a secret goes into the ``Authorization`` header,
-    and a client with an id alone is a public one.
+    Without a ``method``, the credentials select it. In this order: a private key signs assertions, a file of assertions
+    is read, a secret goes into the ``Authorization`` header, a certificate authenticates the TLS handshake. A client
+    with only an id is public.
 
-    Raises ``ConfigurationError`` naming what is missing, unknown or unreadable.
+    Raises ``ConfigurationError`` that names the missing, unknown or unreadable setting.
     """
 
     def __init__(self, provider: str, method: str | None, credentials: Credentials) -> None:
@@ -91,20 +91,20 @@ class ClientAuth:
 
     @property
     def binds(self) -> bool:
-        """Whether a certificate is shown in the TLS handshake, so that tokens may be bound to it (RFC 8705)."""
+        """Whether the client sends a certificate in the TLS handshake; tokens may be bound to it (RFC 8705)."""
         return self._credentials.certificate is not None and (
             self._credentials.certificate_key is not None or self.method.endswith("tls_client_auth")
         )
 
     @property
     def secrets(self) -> dict[str, str]:
-        """The credentials, for the identity; a certificate counts by its thumbprint, a file by its name."""
+        """The credentials for the identity: a certificate by its thumbprint, a file by its name."""
         names = ("client_secret", "private_key", "client_assertion_file")
         known = {name: value for name in names if (value := getattr(self._credentials, name))}
         return known | ({"certificate": self.thumbprint} if self.thumbprint else {})
 
     def prove(self, audience: str) -> Proof:
-        """Return what proves the client in one request to ``audience``, the issuer or the token endpoint."""
+        """Return the client authentication of one request to ``audience``, the issuer or the token endpoint."""
         client_id, secret = self.client_id or "", self._credentials.client_secret or ""
         match self.method:
             case "client_secret_basic":
@@ -120,7 +120,7 @@ class ClientAuth:
                 return Proof({"client_id": client_id} if client_id else {}, {}, (secret,))
 
     def _assertion(self, audience: str) -> str:
-        """Return a fresh assertion: signed here, or read from the file where a platform puts it."""
+        """Return a fresh assertion: signed here, or read from the file that the platform maintains."""
         if self._signer is None:
             return read_text(self._provider, "client_assertion_file", self._credentials.client_assertion_file or "")
         now = int(time.time())
@@ -136,7 +136,7 @@ class ClientAuth:
         )
 
     def _make_signer(self) -> Signer | None:
-        """Return what signs assertions, where this method has them."""
+        """Return the signer of assertions, ``None`` if this method does not sign."""
         given = self._credentials
         if self.method not in {"client_secret_jwt", "private_key_jwt"}:
             return None
@@ -153,7 +153,7 @@ class ClientAuth:
         )
 
     def _thumbprint(self) -> str | None:
-        """Return the thumbprint of the certificate, where there is one."""
+        """Return the thumbprint of the certificate, ``None`` without one."""
         if self._credentials.certificate is None:
             return None
         from tokencache.providers._jose import thumbprint_of
@@ -163,11 +163,11 @@ class ClientAuth:
 
 
 def read_text(provider: str, setting: str, path: str) -> str:
-    """Return what a file holds, without white space around it. Raises ``ConfigurationError`` naming the setting."""
+    """Return the stripped text of a file. Raises ``ConfigurationError`` that names the setting."""
     try:
         text = Path(path).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
     else:
         if text:
             return text
@@ -177,7 +177,7 @@ def read_text(provider: str, setting: str, path: str) -> str:
 
 
 def _suited(credentials: Credentials) -> str:
-    """Return the method that the credentials call for."""
+    """Return the default method for the credentials."""
     if credentials.private_key:
         return "private_key_jwt"
     if credentials.client_assertion_file:

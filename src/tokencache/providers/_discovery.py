@@ -1,4 +1,4 @@
-"""Where an issuer's token endpoint is: its published metadata (RFC 8414, OpenID Connect Discovery 1.0)."""
+"""Discovery of an issuer's token endpoint in its metadata (RFC 8414, OpenID Connect Discovery 1.0)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Where tokens are asked for, and whom a signed assertion addresses."""
+    """The address of the token endpoint, and the audience of signed assertions."""
 
     token_url: str
     audience: str
@@ -28,8 +28,8 @@ def discover(
 ) -> Generator[httpx.Request, httpx.Response, Endpoints]:
     """Ask ``issuer`` for its metadata at both well-known places; ``timeout`` caps each request, in seconds.
 
-    With ``mutual_tls`` the alias of RFC 8705 section 5 counts. Raises ``ProviderUnavailable`` when there is none, or
-    when the metadata is another issuer's (RFC 8414 section 3.3).
+    With ``mutual_tls`` the alias of RFC 8705 section 5 counts. Raises ``ProviderUnavailable`` if the issuer publishes
+    no metadata, or if they belong to another issuer (RFC 8414 section 3.3).
     """
     response: httpx.Response | None = None
     for url in _places(issuer):
@@ -44,7 +44,7 @@ def discover(
 
 
 def _places(issuer: str) -> Iterator[str]:
-    """Yield the well-known addresses of an issuer: OpenID's, then that of RFC 8414 section 3.1."""
+    """Yield the well-known addresses of an issuer: first OpenID's, then the one of RFC 8414 section 3.1."""
     url = httpx.URL(issuer)
     path = url.path.rstrip("/")
     yield str(url.copy_with(path=f"{path}/.well-known/openid-configuration", query=None))
@@ -55,7 +55,7 @@ def _read(provider: str, issuer: str, metadata: dict[str, object], *, mutual_tls
     """Return the endpoints that the metadata name."""
     named = metadata.get("issuer")
     if not isinstance(named, str) or named.rstrip("/") != issuer.rstrip("/"):
-        message = f"[{provider}] the metadata at {httpx.URL(issuer).host} are of another issuer; set its exact name"
+        message = f"[{provider}] the metadata at {httpx.URL(issuer).host} name another issuer; set issuer to that name"
         raise ProviderUnavailable(message)
     aliases = table_of(metadata.get("mtls_endpoint_aliases")) if mutual_tls else {}
     url = aliases.get("token_endpoint") or metadata.get("token_endpoint")

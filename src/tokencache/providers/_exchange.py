@@ -1,7 +1,7 @@
-"""One request to a token endpoint and its answer: limits, decoding, and the translation of foreign errors.
+"""One request to a token endpoint and its answer: limits, decoding, and the translation of third-party errors.
 
-Everything here guards the edge (INV-8, INV-9): the body is bounded, no redirect is followed, no cookie stays, and
-no foreign exception gets out, because the text of one may hold a header and with it a credential.
+This module guards the edge (INV-8, INV-9). The body is bounded, redirects are not followed, cookies do not stay.
+Third-party exceptions do not leave it, because their texts may hold a header, and with it a credential.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FRAMING: Final = frozenset({b"content-encoding", b"content-length", b"transfer-
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, and the reading of ``clock`` by which its answer must be complete."""
+    """One request, and the time on ``clock`` at which its answer must be complete."""
 
     provider: str
     request: httpx.Request
@@ -40,16 +40,16 @@ class Call:
 
     @property
     def remaining(self) -> float:
-        """What is left for this request, in seconds, never negative."""
+        """The seconds left for this request, never negative."""
         return max(0.0, self.ends_at - self.clock())
 
     @property
     def host(self) -> str:
-        """The host asked, for messages: no userinfo, no path, no query."""
+        """Host and port for messages: no userinfo, no path, no query."""
         return host_of(self.request.url)
 
     def bound(self) -> None:
-        """Give each phase of a blocking exchange what is left when that phase begins."""
+        """Limit each phase of a blocking exchange to the time that is left when that phase begins."""
         limits = self._limits()
 
         def trace(_: str, info: dict[str, object]) -> None:
@@ -69,28 +69,28 @@ class Call:
         self.request.extensions = {**self.request.extensions, "timeout": limits, "trace": trace}
 
     def _limits(self) -> dict[str, float]:
-        """Return what each phase gets: a little less than what remains, so that its own error names the phase."""
+        """Return the limit of each phase: slightly less than the time left, so that its own error names the phase."""
         left = max(self.remaining - self.limit / 50, _SHORTEST)
         return dict.fromkeys(("connect", "read", "write", "pool"), left)
 
     def _renew(self, limits: dict[str, float], info: dict[str, object]) -> None:
-        """Bring the limits up to date; that of a TLS handshake was set before the connection was made."""
+        """Update the limits; httpx sets that of the TLS handshake before it opens the connection."""
         limits.update(self._limits())
         if "timeout" in info:
             info["timeout"] = limits["connect"]
 
     def check(self) -> None:
-        """Raise ``TimeoutError`` when there is no time left."""
+        """Raise ``TimeoutError`` if no time is left."""
         if not self.remaining:
             raise TimeoutError
 
     def explain(self, error: Exception) -> TokenCacheError:
-        """Return our error for a foreign one. It quotes nothing of it but the system's own words."""
+        """Return our error for a third-party one; it quotes only log-safe text."""
         who = f"[{self.provider}]"
         if isinstance(error, httpx.LocalProtocolError):
             return ConfigurationError(
-                f"{who} the request to {self.host} cannot be sent as it stands, a header holds a forbidden"
-                " character; look for line breaks in the credentials"
+                f"{who} the request to {self.host} cannot be sent: a header holds a forbidden character;"
+                " look for line breaks in the credentials"
             )
         if isinstance(error, httpx.UnsupportedProtocol):
             return ConfigurationError(f"{who} the token address must begin with https:// (or http:// on loopback)")
@@ -98,7 +98,7 @@ class Call:
 
 
 class Body:
-    """A response body as it arrives: decoded, and never more than ``BODY_LIMIT`` bytes of it in memory."""
+    """A response body as it arrives: decoded, at most ``BODY_LIMIT`` bytes in memory."""
 
     def __init__(self, call: Call, encoding: str) -> None:
         self._call = call
@@ -106,12 +106,12 @@ class Body:
         self._room = BODY_LIMIT
         encoding = encoding.strip().lower()
         if encoding not in {"", "identity", "gzip", "x-gzip", "deflate"}:
-            self._refuse("an encoding that was not asked for")
-        # 32 more than the window: gzip or zlib, whichever header there is
+            self._refuse("an encoding that was not requested")
+        # 32 + the window size makes zlib detect the header: gzip or zlib
         self._inflate = None if encoding in {"", "identity"} else zlib.decompressobj(32 + zlib.MAX_WBITS)
 
     def feed(self, chunk: bytes) -> None:
-        """Take the next bytes off the wire. Raises ``ProviderUnavailable`` when the body gets too large."""
+        """Take the next bytes from the wire. Raises ``ProviderUnavailable`` if the body gets too large."""
         if self._inflate is not None:
             with suppress(zlib.error):
                 return self._keep(self._inflate.decompress(chunk, self._room + 1))
@@ -136,13 +136,13 @@ class Body:
 
 
 def plain_response(response: httpx.Response, body: bytes) -> httpx.Response:
-    """Return the response with its body in memory and the headers that described its transfer left out."""
+    """Return the response with its body in memory, without the headers of its transfer."""
     headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _FRAMING]
     return httpx.Response(response.status_code, headers=headers, content=body, request=response.request)
 
 
 def checked(provider: str, request: httpx.Request) -> httpx.Request:
-    """Return the request, asking for an uncompressed answer. Raises ``ConfigurationError`` for userinfo in its URL."""
+    """Return the request; it asks for an uncompressed answer. Raises ``ConfigurationError`` for userinfo in its URL."""
     if request.url.userinfo:  # httpx writes the whole URL to its log
         message = f"[{provider}] the token address must not hold a user or password"
         raise ConfigurationError(message)
@@ -153,12 +153,12 @@ def checked(provider: str, request: httpx.Request) -> httpx.Request:
 
 
 def restore_cookies(jar: CookieJar, before: Mapping[tuple[str, str, str], Cookie], response: httpx.Response) -> None:
-    """Take back what the token response did to the cookies of a client that is not ours.
+    """Restore the cookies of the caller's client to their state before the token response.
 
-    A cookie of the login must neither reach other requests of that client nor replace a cookie of theirs.
+    A cookie of the login must not reach other requests of that client, nor replace their cookies.
     """
     lines = response.headers.get_list("set-cookie")
-    names = {line.partition(";")[0].partition("=")[0].strip() for line in lines}  # one without a value is one too
+    names = {line.partition(";")[0].partition("=")[0].strip() for line in lines}  # a cookie without a value counts too
     for place, cookie in cookies_of(jar).items():
         if cookie.name in names and before.get(place) is not cookie:
             with suppress(KeyError):
@@ -174,7 +174,7 @@ def cookies_of(jar: CookieJar) -> dict[tuple[str, str, str], Cookie]:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return what to say of a name that is none of the known ones: which was probably meant, or which there are."""
+    """Return a hint for an unknown name: the closest known name, or all known names."""
     from difflib import get_close_matches
 
     names = sorted(known)

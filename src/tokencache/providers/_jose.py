@@ -24,11 +24,11 @@ _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES51
 class Signer:
     """Signs claims with one key: a shared secret (HMAC) or a private key in PEM.
 
-    ``algorithm`` is a name of RFC 7518 (``RS256``, ``PS256``, ``ES256``, ``HS256``) or ``EdDSA``; without one it is
-    what suits the key. ``key_id`` and ``thumbprint`` (SHA-256 of a DER certificate) go into the header.
+    ``algorithm`` is a name of RFC 7518 (``RS256``, ``PS256``, ``ES256``, ``HS256``) or ``EdDSA``; by default it is
+    selected by the key. ``key_id`` and ``thumbprint`` (SHA-256 of a DER certificate) go into the header.
 
-    Raises ``ConfigurationError`` for a key that cannot be read or does not suit the algorithm, or where PyJWT is not
-    installed. Neither holds the key.
+    Raises ``ConfigurationError`` if the key is unreadable or does not fit the algorithm, or if PyJWT is not installed.
+    The message never holds the key.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Signer:
         self._provider = provider
         if shared != self._algorithm.startswith("HS"):
             self._refuse()
-        self.sign({})  # a key of another kind is found now, not at the first fetch
+        self.sign({})  # a key of the wrong kind fails now, not at the first fetch
 
     def sign(self, claims: Mapping[str, object]) -> str:
         """Return the claims as a compact signed JWT."""
         signed: str | None = None
-        with suppress(Exception), warnings.catch_warnings():  # a foreign text may hold a part of the key
+        with suppress(Exception), warnings.catch_warnings():  # the library's text may hold a part of the key
             warnings.simplefilter("ignore")  # a short shared secret is the server's choice
             signed = self._jwt.encode(dict(claims), self._key, algorithm=self._algorithm, headers=self._headers)
         if signed is None:
@@ -61,13 +61,13 @@ class Signer:
         return signed
 
     def _refuse(self) -> NoReturn:
-        """Raise for a key and an algorithm that do not belong together."""
-        message = f"[{self._provider}] algorithm={self._algorithm!r} does not suit the key; name the one that does"
+        """Raise for a key that does not fit the algorithm."""
+        message = f"[{self._provider}] algorithm={self._algorithm!r} does not fit the key; set the algorithm of the key"
         raise ConfigurationError(message)
 
 
 def claims_of(token: str) -> dict[str, object]:
-    """Return the claims inside a JWT, unverified: for names, never for trust. Empty for what is no JWT."""
+    """Return the unverified claims of a JWT: for names, never for trust. Empty if the token is not a JWT."""
     parts = token.split(".")
     if len(token) > _LONGEST or len(parts) != 3:  # noqa: PLR2004
         return {}
@@ -86,7 +86,7 @@ def thumbprint_of(provider: str, certificate: bytes) -> str:
     with suppress(ValueError, binascii.Error):
         der = ssl.PEM_cert_to_DER_cert(certificate[begin : end + len(b"-----END CERTIFICATE-----")].decode("ascii"))
         return urlsafe_b64encode(sha256(der).digest()).rstrip(b"=").decode()
-    message = f"[{provider}] the certificate file holds no certificate in PEM; it begins with -----BEGIN CERTIFICATE"
+    message = f"[{provider}] the certificate file holds no PEM certificate; it begins with -----BEGIN CERTIFICATE"
     raise ConfigurationError(message)
 
 
@@ -105,14 +105,14 @@ def _private_key(provider: str, pem: str) -> object:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     text = pem.replace("\\n", "\n") if "\n" not in pem.strip() else pem
-    with suppress(Exception):  # a foreign text may hold a part of the key
+    with suppress(Exception):  # the library's text may hold a part of the key
         return load_pem_private_key(text.strip().encode(), password=None)
-    message = f"[{provider}] private_key is no private key in PEM without a password; give the text of its .pem file"
+    message = f"[{provider}] private_key is not a PEM private key without a password; give the text of its .pem file"
     raise ConfigurationError(message)
 
 
 def _suited(key: object) -> str:
-    """Return the algorithm that suits a private key."""
+    """Return the default algorithm for a private key."""
     curve = getattr(getattr(key, "curve", None), "name", None)
     if curve is not None:
         return _CURVES.get(cast("str", curve), "ES256")

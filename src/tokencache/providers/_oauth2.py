@@ -1,4 +1,4 @@
-"""The base of the OAuth 2.0 grants: one token request, its proof, its answer; the settings that all grants take."""
+"""The base of the OAuth 2.0 grants: the token request, its client authentication, its answer, the common settings."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tokencache.providers.http import TokenFlow
     from tokencache.token import Token
 
-# TC: configuration reads the types of the settings, so what they name is imported for good.
+# TC: the configuration reads the types of the settings at run time, so they are imported here.
 
 _DEAD: Final = frozenset({"invalid_grant", "invalid_token", "unauthorized_client", "unsupported_grant_type"})
 _PUBLIC: Final = frozenset({"grant_type", "username", "subject_token_type", "actor_token_type", "requested_token_type"})
@@ -44,27 +44,27 @@ _SHORTEST_SECRET: Final = 8
 
 
 class Options(TypedDict, total=False):
-    """The settings that every grant takes by keyword, and a provider's table in a configuration by the same names.
+    """The settings of every grant: keywords in code, the same names in a provider's table of a configuration.
 
-    Where: ``token_url``, or ``issuer``, whose metadata names it (RFC 8414, OpenID Connect Discovery 1.0); with both,
-    the issuer is the audience of assertions. Addresses are https, or http on loopback.
+    Server: ``token_url``, or ``issuer``, whose metadata name it (RFC 8414, OpenID Connect Discovery 1.0). If both are
+    set, the issuer is the audience of assertions. Addresses are https, or http on loopback.
 
-    Who: ``client_id`` with ``client_secret``, ``private_key`` (PEM; ``key_id``, ``algorithm``), ``certificate`` and
+    Client: ``client_id`` with ``client_secret``, ``private_key`` (PEM; ``key_id``, ``algorithm``), ``certificate`` and
     ``certificate_key`` (paths of PEM files, for mutual TLS), or ``client_assertion_file`` (a path that the platform
-    keeps fresh). ``client_auth`` is the method by its registered name, by default what the credentials call for.
-    ``assertion_audience`` replaces the audience of a signed assertion. ``ca_file`` is a private authority's PEM file.
+    keeps fresh). ``client_auth`` is the registered name of the method; by default the credentials select it.
+    ``assertion_audience`` replaces the audience of a signed assertion. ``ca_file`` is the PEM file of a private CA.
 
-    What: ``scope`` (a text or a list; its order does not matter), ``audience``, ``resource`` (RFC 8707), further form
+    Request: ``scope`` (a text or a list in any order), ``audience``, ``resource`` (RFC 8707), further form
     ``parameters`` and ``headers``. All of them are sent at every fetch and are part of the identity. ``encoding`` is
-    how the fields travel, ``form`` unless the API wants ``json``.
+    ``form`` by default, or ``json``.
 
-    The answer: ``token_field`` names the token (dots lead into objects), ``expiry_fields`` further names of its
-    expiry, ``default_lifetime`` its life where the answer names none, ``longest_lifetime`` what is believed at most
-    (seconds), ``trust_jwt`` whether the ``exp`` in the token counts.
+    Answer: ``token_field`` names the token (dots lead into objects), ``expiry_fields`` further fields of its expiry.
+    ``default_lifetime`` applies if the answer has no expiry; ``longest_lifetime`` is the upper limit (both in seconds).
+    ``trust_jwt`` makes the ``exp`` in the token count.
 
-    ``use_refresh`` spends a refresh token that came with the token before the grant is used again. ``name`` is for
-    keys, events and messages. ``client``, ``async_client``, ``timeout`` and ``verify`` are those of
-    :class:`~tokencache.providers.http.HTTPTokenProvider`.
+    With ``use_refresh``, a renewal spends the token's refresh token before it uses the grant again. ``name`` is for
+    keys, events and messages. :class:`~tokencache.providers.http.HTTPTokenProvider` explains ``client``,
+    ``async_client``, ``timeout`` and ``verify``.
     """
 
     name: str
@@ -100,14 +100,14 @@ class Options(TypedDict, total=False):
 
 
 class OAuth2Provider(HTTPTokenProvider):
-    """What the grants have in common; a subclass says what goes into the form. ``options`` are :class:`Options`.
+    """The base class of the grants; a subclass gives the form fields. ``options`` are :class:`Options`.
 
-    Raises ``ConfigurationError`` for settings that cannot work.
+    Raises ``ConfigurationError`` for invalid settings.
     """
 
     grant_type: str
     refreshing: bool = False
-    """Whether only the refresh token of the last record leads to the next token, so that it must not be lost."""
+    """Whether the next token needs the refresh token of the last record, so that it must not be lost."""
     _default_name: ClassVar[str] = "oauth2"
     _scope_in_form: bool = True
 
@@ -129,14 +129,14 @@ class OAuth2Provider(HTTPTokenProvider):
 
     @abstractmethod
     def grant_fields(self, audience: str) -> dict[str, str]:
-        """Return the fields of the grant, made anew for each fetch; ``audience`` is whom an assertion addresses."""
+        """Return the form fields of the grant for one fetch; ``audience`` is that of an assertion."""
 
     def grant_identity(self) -> Mapping[str, str]:
-        """Return what the grant adds to the identity, credentials included: it enters as a slow fingerprint."""
+        """Return what the grant adds to the identity, with its credentials; all of it enters as a slow fingerprint."""
         return {}
 
     def identity(self) -> Mapping[str, object]:
-        """Return everything that makes its tokens its own; whatever may be secret enters as one slow fingerprint."""
+        """Return the identity of its tokens; everything that may be secret enters as one slow fingerprint."""
         options = self._options
         hidden: dict[str, Mapping[str, str]] = {
             "client": self._auth.secrets,
@@ -159,7 +159,7 @@ class OAuth2Provider(HTTPTokenProvider):
         }
 
     def token_flow(self, context: FetchContext) -> TokenFlow:
-        """Spend the refresh token where that is wanted and possible, else use the grant."""
+        """Spend the refresh token if it is enabled and known, else use the grant."""
         endpoints = yield from self._find_endpoints(context)
         spare = self._refresh_token(context)
         if spare is not None:
@@ -169,13 +169,13 @@ class OAuth2Provider(HTTPTokenProvider):
             except ProviderRejected as error:
                 if self.refreshing or error.error not in _DEAD:
                     raise
-                context.warn(f"the refresh token was not taken ({error.error}); using the grant {self.grant_type}")
+                context.warn(f"the server refused the refresh token ({error.error}); using the grant {self.grant_type}")
         fields = self.grant_fields(endpoints.audience)
         form = {"grant_type": self.grant_type, **fields}
         return (yield from self._ask(context, endpoints, form, fields.get("refresh_token")))
 
     def __repr__(self) -> str:
-        """Return where and for whom, never a credential."""
+        """Return server and client, never a credential."""
         where = self._options.get("issuer") or self._options.get("token_url")
         return f"{type(self).__name__}(name={self.name!r}, client_id={self._auth.client_id!r}, at={where!r})"
 
@@ -186,9 +186,11 @@ class OAuth2Provider(HTTPTokenProvider):
         proof = self._auth.prove(endpoints.audience)
         request = self._request(endpoints.token_url, fields, proof)
         hidden = self._secrets(context, fields, proof)
+
         before_wall = time.time()
         response = yield request
         raise_for_error(response, provider=self.name, secrets=hidden)
+
         options = self._options
         answer = self._placed(read_json(response, provider=self.name, secrets=hidden))
         token, expiry = token_from_mapping(
@@ -202,13 +204,15 @@ class OAuth2Provider(HTTPTokenProvider):
             trust_jwt=options.get("trust_jwt", False),
             secrets=hidden,
         )
+
+        # A configured default is expected to be used, so it is not a reason to warn.
         if expiry.warning and not (expiry.field is None and "default_lifetime" in options and not expiry.unusable):
             context.warn(expiry.warning)
         self._require_ours(token)
         return self._completed(token, spare, context)
 
     def _request(self, url: str, fields: dict[str, str], proof: Proof) -> httpx.Request:
-        """Return the token request: the grant's fields, ours, the client's proof."""
+        """Return the token request: fields of the grant, common fields, client authentication."""
         options = self._options
         form: dict[str, str | list[str]] = {**options.get("parameters", {}), **fields}
         scope = " ".join(self._scope) if self._scope_in_form else None
@@ -224,7 +228,7 @@ class OAuth2Provider(HTTPTokenProvider):
         return httpx.Request("POST", url, data=form, headers=headers)
 
     def _secrets(self, context: FetchContext, fields: Mapping[str, str], proof: Proof) -> tuple[str, ...]:
-        """Return whatever a server could echo."""
+        """Return every secret that a server could echo."""
         known = context.previous
         old = () if known is None else (known.value, known.refresh_token or "")
         own = [value for name, value in fields.items() if name not in _PUBLIC]
@@ -237,40 +241,38 @@ class OAuth2Provider(HTTPTokenProvider):
         inner = answer
         for step in way:
             inner = table_of(inner.get(step))
-        if name not in inner:  # an error, or nothing of ours
+        if name not in inner:  # an error, or an unknown answer
             return {key: value for key, value in answer.items() if key != "access_token"}
         return {**inner, "access_token": inner[name]}
 
     def _completed(self, token: Token, spare: str | None, context: FetchContext) -> Token:
-        """Return the token with what an answer may leave out: the scope asked for, the refresh token just used."""
+        """Return the token with the fields that an answer may omit: the requested scope, the spent refresh token."""
         scope = token.scope or " ".join(self._scope) or None
         if token.refresh_token is not None or spare is None:
             return token.replace(scope=scope)
-        known = context.previous  # RFC 6749 section 6: the one that was spent stays in use
+        known = context.previous  # RFC 6749 section 6: the spent refresh token stays valid
         ends = known.refresh_expires_at if known and known.refresh_token == spare else None
         return token.replace(scope=scope, refresh_token=spare, refresh_expires_at=ends)
 
     def _require_ours(self, token: Token) -> None:
-        """Raise for a token that is bound to a key (RFC 8705 section 3, RFC 9449) that is not part of the identity."""
+        """Raise for a token bound to a key that is not part of the identity (RFC 8705 section 3, RFC 9449)."""
         from tokencache.providers._jose import claims_of
 
         by = table_of(claims_of(token.value).get("cnf") or token.extra.get("cnf"))
         if token.token_type.lower() == "dpop" or "jkt" in by:
-            message = (
-                f"[{self.name}] the token is bound to a DPoP key, which cannot be shared; have bearer tokens issued"
-            )
+            message = f"[{self.name}] the token is bound to a DPoP key and cannot be shared; request bearer tokens"
             raise ProviderRejected(message, error="unsupported_token_type")
         if by and not (self._auth.binds and by.get("x5t#S256", self._auth.thumbprint) == self._auth.thumbprint):
             message = (
-                f"[{self.name}] the token is bound to a certificate that the source does not know; set certificate and"
-                " certificate_key, so that it is shared among its holders only"
+                f"[{self.name}] the token is bound to an unknown certificate; set certificate and certificate_key,"
+                " so that only processes with that certificate share it"
             )
             raise ProviderRejected(message, error="unsupported_token_type")
 
     # --- refresh tokens -----------------------------------------------------------------------------------------
 
     def _refresh_token(self, context: FetchContext) -> str | None:
-        """Return the refresh token to spend, or ``None``: unknown, not wanted, or at its end."""
+        """Return the refresh token to spend; ``None`` if it is unknown, disabled or expired."""
         known = context.previous
         if known is None or known.refresh_token is None or not self._options.get("use_refresh", self.refreshing):
             return None
@@ -280,26 +282,26 @@ class OAuth2Provider(HTTPTokenProvider):
     # --- endpoints ------------------------------------------------------------------------------------------------
 
     def _fixed_endpoints(self) -> Endpoints | None:
-        """Return the endpoints that the settings name, or ``None`` where an issuer is to be asked."""
+        """Return the endpoints that the settings name, or ``None`` if the issuer must be asked."""
         url, issuer = self._options.get("token_url"), self._options.get("issuer")
         if issuer is not None:
             secure_url(self.name, "issuer", issuer)
         if url is not None:
             return Endpoints(secure_url(self.name, "token_url", url), issuer or url)
         if issuer is None:
-            message = f"[{self.name}] set token_url, or issuer where the server publishes its metadata (RFC 8414)"
+            message = f"[{self.name}] set token_url, or issuer if the server publishes its metadata (RFC 8414)"
             raise ConfigurationError(message)
         return None
 
     def _find_endpoints(self, context: FetchContext) -> Generator[httpx.Request, httpx.Response, Endpoints]:
-        """Return the endpoints, asking the issuer once."""
+        """Return the endpoints; ask the issuer at the first fetch."""
         if self._endpoints is None:
             issuer = self._options.get("issuer", "")
             self._endpoints = yield from discover(self.name, issuer, context.timeout / 2, mutual_tls=self._auth.binds)
         return self._endpoints
 
     def _trust(self) -> ssl.SSLContext | None:
-        """Return the TLS settings, with the client's certificate in them where there is one."""
+        """Return the TLS settings, with the client's certificate if it has one."""
         options = self._options
         context, ca_file = options.get("verify"), options.get("ca_file")
         if ca_file is None and not self._auth.binds:
@@ -310,19 +312,19 @@ class OAuth2Provider(HTTPTokenProvider):
                 context.load_verify_locations(ca_file)
             if self._auth.binds:
                 context.load_cert_chain(options.get("certificate", ""), options.get("certificate_key"))
-        except OSError as error:  # ssl.SSLError is one
+        except OSError as error:  # includes ssl.SSLError
             reason = type(error).__name__
         else:
             return context
         message = (
-            f"[{self.name}] certificate, certificate_key or ca_file cannot be used ({reason}); they are paths of PEM"
-            " files, and the key belongs to the certificate and has no password"
+            f"[{self.name}] certificate, certificate_key or ca_file cannot be used ({reason}); give paths of PEM"
+            " files; the key must belong to the certificate and have no password"
         )
         raise ConfigurationError(message)
 
 
 def _credentials(options: Options) -> Credentials:
-    """Return the settings that prove who the client is."""
+    """Return the settings for client authentication."""
     return Credentials(
         client_id=options.get("client_id"),
         client_secret=options.get("client_secret"),
@@ -337,7 +339,7 @@ def _credentials(options: Options) -> Credentials:
 
 
 def _words(value: str | Sequence[str]) -> tuple[str, ...]:
-    """Return a text of words, or a list, as the words of it, each once, in the order that was given."""
+    """Return the words of a text or list, each once, in their order."""
     words = value.split() if isinstance(value, str) else [word for each in value for word in each.split()]
     return tuple(dict.fromkeys(words))
 
@@ -351,7 +353,7 @@ def required(provider: str, setting: str, value: str) -> str:
 
 
 def _require_known(provider: str, options: Mapping[str, object]) -> None:
-    """Raise ``ConfigurationError`` for a setting that does not exist, with the closest one that does."""
+    """Raise ``ConfigurationError`` for an unknown setting, with the closest known one."""
     known = Options.__annotations__
     for name in options:
         if name not in known:

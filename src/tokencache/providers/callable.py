@@ -26,18 +26,18 @@ _Function: TypeAlias = "Callable[[], Answer | Awaitable[Answer]] | Callable[[Fet
 class CallableProvider:
     """A provider made of a function with no argument or one, the :class:`~tokencache.ports.FetchContext`.
 
-    It returns a :class:`Token`, or the OAuth response as a mapping whose expiry is read as any other's. ``key`` says
-    which token it is: it is all of the identity. ``name`` is for events and messages, ``key`` unless it is given.
+    The function returns a :class:`Token`, or the OAuth response as a mapping, whose expiry is read as usual. ``key``
+    says which token it is and is the whole identity. ``name`` is for events and messages; by default it is ``key``.
 
-    A sync function makes a provider with ``fetch`` only, an async one a provider with ``afetch`` only. What the
-    function raises goes through: the engine makes a ``ProviderUnavailable`` of what is no error of tokencache, without
-    its text, which may hold a secret (INV-9).
+    A sync function makes a provider with ``fetch`` only, an async function one with ``afetch`` only. Errors of
+    tokencache that the function raises go through. The engine turns any other exception into ``ProviderUnavailable``
+    without its text, which may hold a secret (INV-9).
 
     Raises ``ConfigurationError`` for a function that takes other arguments, or an empty key.
     """
 
     def __new__(cls, function: _Function, *, key: str, name: str | None = None) -> Self:
-        """Make a provider with the half that the function is."""
+        """Make the sync or the async provider, as the function is."""
         del key, name
         if cls is CallableProvider:
             return cast("Self", object.__new__(_AsyncCallable if _is_async(function) else _SyncCallable))
@@ -53,7 +53,7 @@ class CallableProvider:
         self._takes_context = _takes_context(self._function, self.name)
 
     def identity(self) -> Mapping[str, object]:
-        """Return the key: what the caller says that the token is."""
+        """Return the key that the caller gave."""
         return {"key": self._key}
 
     def __repr__(self) -> str:
@@ -104,7 +104,7 @@ class _AsyncCallable(CallableProvider):
 
 
 def _as_of(token: Token, now: float) -> Token:
-    """Return a token whose life counts from ``now``: a function may hand out one that it got a while ago."""
+    """Return a token whose lifetime counts from ``now``: the function may return a token that it got earlier."""
     return token if token.issued_at >= now - 1 else token.replace(issued_at=now)
 
 
@@ -114,11 +114,11 @@ def _is_async(function: object) -> bool:
 
 
 def _takes_context(function: Callable[..., object], name: str) -> bool:
-    """Return whether the function takes the context. Raises ``ConfigurationError`` if it takes anything else."""
+    """Return whether the function takes the context. Raises ``ConfigurationError`` for any other signature."""
     try:
         signature = inspect.signature(function)
     except (ValueError, TypeError):
-        return False  # some functions written in C tell nothing
+        return False  # some functions written in C have no signature
     for arguments, takes in (((object(),), True), ((), False)):
         try:
             signature.bind(*arguments)

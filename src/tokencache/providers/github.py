@@ -1,7 +1,7 @@
-"""``GitHubApp``: tokens of a GitHub App's installation, in two steps: the app signs for itself, then asks for one.
+"""``GitHubApp``: tokens of a GitHub App's installation: the app signs an assertion and exchanges it for a token.
 
-The rules are those of GitHub's documents: "Generating a JSON Web Token (JWT) for a GitHub App", "Create an
-installation access token for an app" and "Rate limits for the REST API".
+The rules come from GitHub's documents "Generating a JSON Web Token (JWT) for a GitHub App", "Create an installation
+access token for an app" and "Rate limits for the REST API".
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ if TYPE_CHECKING:
 
 __all__ = ["GitHubApp"]
 
-_BEFORE: Final = 60  # seconds that the assertion is dated back, as GitHub recommends for clocks that are ahead
-_ASSERTION_LIFE: Final = 540  # ten minutes are the limit, counted from GitHub's own clock
+_BEFORE: Final = 60  # the assertion's iat is this many seconds ago: GitHub recommends it for clocks that are ahead
+_ASSERTION_LIFE: Final = 540  # the limit is ten minutes on GitHub's own clock
 _SECONDARY_WAIT: Final = 60.0
 _API_VERSION: Final = "2022-11-28"
 _KEPT: Final = ("permissions", "repository_selection")
 _ADVICE: Final = {
-    401: "check app_id, private_key and the clock of this machine: the app's signature was not taken",
-    403: "look whether the installation is suspended, and whether the app may do this",
-    404: "check installation_id: the app has no such installation, or has been uninstalled",
-    422: "ask for permissions and repositories that the installation has been granted",
+    401: "check app_id, private_key and the clock of this machine: GitHub refused the app's signature",
+    403: "check whether the installation is suspended, and whether the app has the permission",
+    404: "check installation_id: the app has no such installation, or is no longer installed",
+    422: "request only permissions and repositories that the installation grants",
 }
 
 
 class GitHubApp(HTTPTokenProvider):
     """Installation access tokens of a GitHub App, which live for an hour.
 
-    ``app_id`` is the app's client ID, or its number; ``private_key`` the PEM text that GitHub gave out for it;
-    ``installation_id`` the number of the installation. ``permissions`` (``{"contents": "read"}``) and ``repositories``
-    (names without their owner) or ``repository_ids`` narrow the token, and are part of the identity. ``base_url`` is
-    that of the API: ``https://HOST/api/v3`` for an Enterprise Server.
+    ``app_id`` is the app's client ID or number, ``private_key`` its PEM text from GitHub, ``installation_id`` the
+    number of the installation. ``permissions`` (``{"contents": "read"}``), ``repositories`` (names without their owner)
+    and ``repository_ids`` narrow the token and are part of the identity. ``base_url`` is the API's address:
+    ``https://HOST/api/v3`` for an Enterprise Server.
 
     ``client``, ``async_client``, ``timeout`` and ``verify`` are those of
-    :class:`~tokencache.providers.http.HTTPTokenProvider`. Raises ``ConfigurationError`` for settings that cannot work.
+    :class:`~tokencache.providers.http.HTTPTokenProvider`. Raises ``ConfigurationError`` for invalid settings.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class GitHubApp(HTTPTokenProvider):
                 message = f"[{name}] {setting} must not be empty; set it"
                 raise ConfigurationError(message)
         if any("/" in each for each in self._repositories):
-            message = f"[{name}] repositories are names without their owner: 'hello', not 'octocat/hello'"
+            message = f"[{name}] repositories must be names without their owner: 'hello', not 'octocat/hello'"
             raise ConfigurationError(message)
         from tokencache.providers._jose import Signer
 
@@ -98,7 +98,7 @@ class GitHubApp(HTTPTokenProvider):
         super().__init__(client=client, async_client=async_client, timeout=timeout, verify=verify)
 
     def identity(self) -> Mapping[str, object]:
-        """Return app, installation, what the token is narrowed to, and the key as a slow fingerprint."""
+        """Return app, installation, restrictions, and the key as a slow fingerprint."""
         return {
             "issuer": self._base,
             "client_id": self._app,
@@ -114,9 +114,11 @@ class GitHubApp(HTTPTokenProvider):
         assertion = self._assertion()
         hidden = (assertion, *(() if context.previous is None else (context.previous.value,)))
         request = self._request(assertion)
+
         before_wall = time.time()
         response = yield request
         self._raise_for_error(response, hidden)
+
         answer = read_json(response, provider=self.name, secrets=hidden)
         token, expiry = token_from_mapping(
             {**answer, "access_token": answer.get("token")},
@@ -131,16 +133,16 @@ class GitHubApp(HTTPTokenProvider):
         return token
 
     def __repr__(self) -> str:
-        """Return whose tokens these are, never the key."""
+        """Return app and installation, never the key."""
         return f"GitHubApp(name={self.name!r}, app_id={self._app!r}, installation_id={self._installation!r})"
 
     def _assertion(self) -> str:
-        """Return the app's signature, made anew for each fetch."""
+        """Return a fresh signature of the app."""
         now = int(time.time())
         return self._signer.sign({"iss": self._app, "iat": now - _BEFORE, "exp": now + _ASSERTION_LIFE})
 
     def _request(self, assertion: str) -> httpx.Request:
-        """Return the request of the second step; without a restriction it has no body."""
+        """Return the token request; without restrictions it has no body."""
         narrowed: dict[str, object] = {
             "permissions": self._permissions,
             "repositories": list(self._repositories),
@@ -159,12 +161,12 @@ class GitHubApp(HTTPTokenProvider):
         return httpx.Request("POST", url, content=json.dumps(body).encode(), headers=headers)
 
     def _raise_for_error(self, response: httpx.Response, hidden: tuple[str, ...]) -> None:
-        """Raise what a refusal means; a rate limit may come with status 403, and is no refusal."""
+        """Raise the error of a refusal; a rate limit may have status 403, but is not a refusal."""
         status = response.status_code
         if response.is_success:
             return
         said = ""
-        with suppress(ProviderUnavailable):  # no JSON: a gateway spoke
+        with suppress(ProviderUnavailable):  # not JSON: a gateway answered
             said = str(server_error(read_json(response, provider=self.name, secrets=hidden), hidden))
         if status in {403, 429} and _is_limited(response, said):
             self._raise_limited(response)
@@ -175,7 +177,7 @@ class GitHubApp(HTTPTokenProvider):
         raise ProviderRejected(message, error_description=said.removeprefix(": ") or None, status=status)
 
     def _raise_limited(self, response: httpx.Response) -> NoReturn:
-        """Raise for a rate limit, with the instant at which it ends."""
+        """Raise for a rate limit; ``retry_at`` is the instant at which it ends."""
         now = time.time()
         retry_at = retry_at_of(response, now=now)
         if retry_at is None:
@@ -190,7 +192,7 @@ class GitHubApp(HTTPTokenProvider):
         raise ProviderUnavailable(message, status=response.status_code, retry_at=retry_at)
 
     def _number(self, setting: str, value: str | int) -> str:
-        """Return a number as text: it becomes a part of the address."""
+        """Return a number as text for the address."""
         text = str(value).strip()
         if not (text.isascii() and text.isdigit()):
             message = f"[{self.name}] {setting} must be a whole number; GitHub shows it in the installation's address"
@@ -199,6 +201,6 @@ class GitHubApp(HTTPTokenProvider):
 
 
 def _is_limited(response: httpx.Response, said: str) -> bool:
-    """Return whether an answer is about a rate limit rather than about a right."""
+    """Return whether an answer means a rate limit rather than a missing permission."""
     spent = response.headers.get("x-ratelimit-remaining") == "0"
     return response.status_code == 429 or "retry-after" in response.headers or spent or "rate limit" in said.lower()  # noqa: PLR2004

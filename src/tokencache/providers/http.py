@@ -1,4 +1,4 @@
-"""``HTTPTokenProvider``: both halves of a provider from one generator that yields requests and receives responses."""
+"""``HTTPTokenProvider``: a sync and async provider from one generator that yields requests and receives responses."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ _CLIENT_CLOSED: Final = "the HTTP client that was passed in is closed; keep it o
 class HTTPTokenProvider(ABC):
     """The base of a provider that speaks HTTP; a subclass gives ``name``, ``identity`` and ``token_flow``.
 
-    ``client`` and ``async_client`` are used where they are given and never closed here. Of what they carry only the
-    transport (pool, proxies, TLS) and the event hooks are used: not their auth, headers, cookies or redirects, and
-    the cookies of a token response do not stay in their jar. Without one, each fetch makes a client of its own: a
-    token is fetched about once an hour, so there is no connection worth keeping, and none to share by mistake
-    between event loops or across a fork. ``verify`` holds their TLS settings, where a private authority is needed.
+    The provider uses ``client`` and ``async_client`` if given, and never closes them. It uses only their transport
+    (pool, proxies, TLS) and event hooks: not their auth, headers, cookies or redirects. The cookies of a token response
+    do not stay in their jar. Without a given client, each fetch makes its own. A token is fetched about once an hour,
+    so a kept connection saves nothing, and event loops and forks cannot share it by mistake. ``verify`` holds the TLS
+    settings, for example for a private CA.
 
-    ``timeout`` caps each request, in seconds; no request goes beyond ``context.timeout`` either. A request lowers
-    its own cap by the extension ``{"timeout": {"read": seconds}}``.
+    ``timeout`` limits each request, in seconds; so does ``context.timeout``. A request lowers its own limit by the
+    extension ``{"timeout": {"read": seconds}}``.
 
-    The body of an answer is limited to 1 MiB. Redirects are never followed: the credential goes where it was meant to
-    go, or nowhere.
+    The body of an answer is limited to 1 MiB. Redirects are never followed, so that no other server gets the
+    credential.
 
     ``fetch`` and ``afetch`` raise ``ProviderRejected``, ``ProviderUnavailable`` or ``ConfigurationError``.
     """
@@ -79,14 +79,14 @@ class HTTPTokenProvider(ABC):
 
     @abstractmethod
     def identity(self) -> Mapping[str, object]:
-        """Return everything that makes its tokens its own; a value wrapped in ``Secret`` stays hidden."""
+        """Return the identity of its tokens; a value wrapped in ``Secret`` stays hidden."""
 
     @abstractmethod
     def token_flow(self, context: FetchContext) -> TokenFlow:
         """Yield requests, receive their responses, return the token.
 
-        A response is complete (its body is in memory) and is not a redirect. What stopped a request, a time-out or a
-        broken connection, is raised at its ``yield`` as ``ProviderUnavailable``: catch it there to go on otherwise.
+        A response is complete (its body is in memory) and is not a redirect. A time-out or a broken connection raises
+        ``ProviderUnavailable`` at the ``yield``: catch it there to try another way.
         """
 
     def fetch(self, context: FetchContext) -> Token:
@@ -188,7 +188,7 @@ class HTTPTokenProvider(ABC):
 
     @contextmanager
     def _session(self) -> Generator[httpx.Client]:
-        """Give the client for one fetch: the one passed in, or a fresh one that ends with it."""
+        """Give the client for one fetch: the caller's, or a fresh one that is closed after it."""
         if self._client is not None:
             yield self._open(self._client)
             return
@@ -215,7 +215,7 @@ class HTTPTokenProvider(ABC):
         except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:
             reason = type(error).__name__
         message = (
-            f"[{self.name}] no HTTP client could be made ({reason});"
+            f"[{self.name}] cannot make an HTTP client ({reason});"
             " check the proxy variables (HTTPS_PROXY, ALL_PROXY) and SSL_CERT_FILE"
         )
         raise ConfigurationError(message)

@@ -1,4 +1,4 @@
-"""The grants of OAuth 2.0, each written once as a token flow: what differs is what goes into the form.
+"""The grants of OAuth 2.0; they differ in their form fields.
 
 ============================  =================================  =====================================
 class                         grant                              source
@@ -50,17 +50,17 @@ class ClientCredentials(OAuth2Provider):
     _default_name = "client_credentials"
 
     def grant_fields(self, audience: str) -> dict[str, str]:
-        """Return nothing: the client's proof is all."""
+        """Return no fields: the client authentication is enough."""
         del audience
         return {}
 
 
 class RefreshToken(OAuth2Provider):
-    """A token for a user who agreed once: ``refresh_token`` is spent for it (RFC 6749 section 6).
+    """A token for a user who consented once: a fetch spends ``refresh_token`` (RFC 6749 section 6).
 
-    Where the server rotates refresh tokens, the newest one is in the record, which therefore outlives its token, and
-    the one given here is used only when there is no record. So the backend must keep what it is given over restarts.
-    Spending one twice makes such servers revoke them all: it is spent under the lease only, never without the backend.
+    If the server rotates refresh tokens, the record holds the newest one and outlives its token. The one given here is
+    used only without a record, so the backend must be durable. Such servers revoke all tokens if a refresh token is
+    spent twice. So it is spent under the lease only, never without the backend.
     """
 
     grant_type = "refresh_token"
@@ -72,16 +72,16 @@ class RefreshToken(OAuth2Provider):
         self._given = required(self.name, "refresh_token", refresh_token)
 
     def grant_fields(self, audience: str) -> dict[str, str]:
-        """Return the refresh token that was given."""
+        """Return the configured refresh token."""
         del audience
         return {"refresh_token": self._given}
 
     def grant_identity(self) -> Mapping[str, str]:
-        """Return the refresh token that was given: it stands for the user."""
+        """Return the configured refresh token, which identifies the user."""
         return {"refresh_token": self._given}
 
     def token_flow(self, context: FetchContext) -> TokenFlow:
-        """Spend the newest refresh token, the given one where none is known."""
+        """Spend the newest refresh token, or the configured one if no record has one."""
         known = context.previous
         if known is not None and known.refresh_token is not None and self._refresh_token(context) is None:
             message = f"[{self.name}] the refresh token has expired; sign in again and set refresh_token to the new one"
@@ -90,7 +90,7 @@ class RefreshToken(OAuth2Provider):
 
 
 class Password(OAuth2Provider):
-    """A token for a user whose password is known (RFC 6749 section 4.3); for servers that offer nothing better."""
+    """A token for a user by password (RFC 6749 section 4.3); for servers without a better grant."""
 
     grant_type = "password"
     _default_name = "password"
@@ -111,12 +111,12 @@ class Password(OAuth2Provider):
 
 
 class JWTBearer(OAuth2Provider):
-    """A token for whom a signed assertion names (RFC 7523 section 2.1), as Google's service accounts use it.
+    """A token for the subject of a signed assertion (RFC 7523 section 2.1), for example a Google service account.
 
-    ``private_key`` signs the assertion, ``assertion_issuer`` is its ``iss`` (by default ``client_id``), ``subject``
-    its ``sub`` (by default the issuer; an empty text leaves it out). ``scope_in_assertion`` puts the scope into the
-    assertion rather than into the form. ``claims`` are added. ``assertion_lifetime`` is how long the assertion holds,
-    in seconds. The client proves nothing else unless ``client_auth`` says so.
+    ``private_key`` signs the assertion. ``assertion_issuer`` is its ``iss`` (by default ``client_id``), ``subject`` its
+    ``sub`` (by default the issuer; an empty text omits it). ``scope_in_assertion`` puts the scope into the assertion
+    instead of the form. ``claims`` are added. ``assertion_lifetime`` is in seconds. The client does not authenticate
+    otherwise, unless ``client_auth`` is set.
     """
 
     grant_type = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -167,16 +167,16 @@ class JWTBearer(OAuth2Provider):
         return {"assertion": self._signer.sign(claims | self._claims)}
 
     def grant_identity(self) -> Mapping[str, str]:
-        """Return whom the assertion names, and the key."""
+        """Return the assertion's issuer, subject and key."""
         named = {"iss": self._issuer, "sub": self._subject, "private_key": self._private_key}
         return named | {f"claim {name}": value for name, value in self._claims.items()}
 
 
 class TokenExchange(OAuth2Provider):
-    """A token in exchange for another one (RFC 8693), for example a workload's.
+    """A token in exchange for another token (RFC 8693), for example for that of a workload.
 
-    ``subject_token`` is given, or read at each fetch from ``subject_token_file``, which the platform keeps fresh; so
-    is the actor's. The types are URNs, by default that of a JWT for a file and of an access token otherwise.
+    Give ``subject_token``, or ``subject_token_file``, which the platform keeps fresh and each fetch reads; likewise for
+    the actor's. The types are URNs; the default is that of a JWT for a file, and of an access token otherwise.
     """
 
     grant_type = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -196,27 +196,27 @@ class TokenExchange(OAuth2Provider):
     ) -> None:
         super().__init__(**options)
         if (subject_token is None) == (subject_token_file is None):
-            message = f"[{self.name}] set subject_token, or subject_token_file, and not both"
+            message = f"[{self.name}] set either subject_token or subject_token_file"
             raise ConfigurationError(message)
         self._subject = _Presented(self.name, "subject_token", subject_token, subject_token_file, subject_token_type)
         self._actor = _Presented(self.name, "actor_token", actor_token, actor_token_file, actor_token_type)
         self._requested = requested_token_type
 
     def grant_fields(self, audience: str) -> dict[str, str]:
-        """Return the tokens that are given in exchange, and the type that is wanted."""
+        """Return the tokens to exchange, and the requested type."""
         del audience
         wanted = {} if self._requested is None else {"requested_token_type": self._requested}
         return {**self._subject.fields(), **self._actor.fields(), **wanted}
 
     def grant_identity(self) -> Mapping[str, str]:
-        """Return whose tokens are exchanged, and for what."""
+        """Return the identities of the exchanged tokens, and the requested type."""
         return {**self._subject.identity(), **self._actor.identity(), "requested": self._requested or ""}
 
 
 class CustomGrant(OAuth2Provider):
-    """Any other grant: ``grant_type`` and whatever ``parameters`` it takes, for example Zoom's ``account_credentials``.
+    """Any other grant: ``grant_type`` with its ``parameters``, for example Zoom's ``account_credentials``.
 
-    An empty ``grant_type`` sends none, for APIs that only look like OAuth.
+    With an empty ``grant_type`` the field is not sent, for APIs that only resemble OAuth.
     """
 
     _default_name = "custom_grant"
@@ -226,25 +226,25 @@ class CustomGrant(OAuth2Provider):
         super().__init__(**options)
 
     def grant_fields(self, audience: str) -> dict[str, str]:
-        """Return nothing: the parameters are all."""
+        """Return no fields: the parameters are enough."""
         del audience
         return {}
 
 
 class _Presented:
-    """A token that is presented: given as a text, or read from a file at each fetch."""
+    """A token to exchange: a text, or a file that each fetch reads."""
 
     def __init__(self, provider: str, role: str, text: str | None, path: str | None, kind: str | None) -> None:
         self._provider, self._role, self._text, self._path = provider, role, text, path
         self._kind = kind or f"urn:ietf:params:oauth:token-type:{'access_token' if path is None else 'jwt'}"
 
     def fields(self) -> dict[str, str]:
-        """Return the fields of the form; none where there is no such token."""
+        """Return its form fields, empty without such a token."""
         text = self._read()
         return {} if text is None else {self._role: text, f"{self._role}_type": self._kind}
 
     def identity(self) -> dict[str, str]:
-        """Return whose token it is: a file's changes, so its issuer and subject count where it is a JWT."""
+        """Return the identity of the token; a JWT in a file changes, so its issuer and subject count."""
         text = self._read()
         if text is None:
             return {}
@@ -258,5 +258,5 @@ class _Presented:
         }
 
     def _read(self) -> str | None:
-        """Return the token as it is now."""
+        """Return the current token."""
         return self._text if self._path is None else read_text(self._provider, f"{self._role}_file", self._path)

@@ -1,7 +1,7 @@
-"""Reading the answer of a token endpoint: for providers of our own and of others.
+"""Reading the answer of a token endpoint, for built-in and third-party providers.
 
-The rules are those of RFC 6749 sections 5.1 and 5.2, read leniently where a strict reading would lose a good token.
-No message holds a body, and what a server says is quoted only without the credentials that were sent (INV-9).
+The rules are those of RFC 6749 sections 5.1 and 5.2, read leniently if a strict reading would lose a good token.
+No message holds a body; a quoted text of the server never holds a credential that was sent (INV-9).
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ _SHORT: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
 class ServerError(NamedTuple):
-    """What a server said of its refusal, scrubbed and cut: the fields of RFC 6749 section 5.2 or their like."""
+    """A server's error fields (RFC 6749 section 5.2 or similar), scrubbed and cut."""
 
     error: str | None = None
     description: str | None = None
     uri: str | None = None
 
     def __str__(self) -> str:
-        """Return what was said for a message, with a leading colon, or nothing."""
+        """Return the fields for a message after a colon, or ""."""
         said = [text for text in (self.error, self.description) if text]
         return f": {', '.join(said)}" if said else ""
 
@@ -69,14 +69,14 @@ class ServerError(NamedTuple):
 def read_json(response: httpx.Response, *, provider: str, secrets: Collection[str] = ()) -> dict[str, object]:
     """Return the JSON object of a response.
 
-    ``NaN``, infinite and huge numbers, repeated names and a byte-order mark are let through: the reader of a field
-    decides what it can use. Raises ``ProviderUnavailable`` for everything that is not an object; it says what came
-    (status, content type), never the body.
+    ``NaN``, infinite and huge numbers, repeated names and a byte-order mark are accepted: the reader of a field decides
+    what it can use. Raises ``ProviderUnavailable`` for anything but an object; the message has status and content type,
+    never the body.
     """
     fields = _parse(response.content)
     if isinstance(fields, dict):
         return cast("dict[str, object]", fields)
-    kind = "an empty body" if not response.content.strip() else "something else than a JSON object"
+    kind = "an empty body" if not response.content.strip() else "something other than a JSON object"
     message = (
         f"[{provider}] {_host(response)} sent {kind} (status {response.status_code},"
         f" {_content_type(response, secrets)}); check that the address is that of a token endpoint"
@@ -100,12 +100,12 @@ def token_from_mapping(
     """Return the token that the fields of a successful response describe, and how its expiry was read.
 
     ``date`` is the response's ``Date`` in epoch seconds, ``before_wall`` the local epoch before the request was sent.
-    ``names`` are further fields that may hold the expiry, ``cap`` the longest lifetime believed, in seconds;
-    ``trust_jwt`` lets the ``exp`` of the access token count. ``keep`` names the fields that go to ``extra``, ``None``
-    all that have no place of their own.
+    ``names`` are further fields that may hold the expiry, ``cap`` is the upper limit of the lifetime, in seconds.
+    ``trust_jwt`` makes the ``exp`` of the access token count. ``keep`` names the fields that go to ``extra``; ``None``
+    means all fields that ``Token`` does not have.
 
-    Raises ``ProviderRejected`` or ``ProviderUnavailable`` when the fields are an error, ``ProviderUnavailable`` when
-    they hold no usable token.
+    Raises ``ProviderRejected`` or ``ProviderUnavailable`` if the fields are an error, ``ProviderUnavailable`` if they
+    hold no usable token.
     """
     value = fields.get("access_token")
     if not value and fields.get("error"):
@@ -138,7 +138,7 @@ def token_from_mapping(
     except ValueError:
         token = None
     if token is None:
-        message = f"[{provider}] the access_token or token_type does not fit into a header; tell the provider"
+        message = f"[{provider}] the access_token or token_type does not fit into a header; report this to the provider"
         raise ProviderUnavailable(message)
     return token, expiry
 
@@ -151,36 +151,39 @@ def raise_for_error(
     rejecting: Collection[int] = _REJECTING_STATUSES,
     now: float | None = None,
 ) -> None:
-    """Raise what a response with an error status means; return for a status of 200 to 299.
+    """Raise the error of a response with an error status; return for a status of 200 to 299.
 
-    ``ProviderRejected`` for 400, 401 and 403 (or the statuses in ``rejecting``), and for the permanent errors of RFC
-    6749 section 5.2 with another 4xx. ``ProviderUnavailable`` for 408, 425, 429 and 5xx, for an error that calls itself
-    temporary, and for the rest. Its ``retry_at`` comes from ``Retry-After``, on the local wall clock (``now``).
-    ``secrets`` are the credentials that were sent: a server may echo them.
+    Raises ``ProviderRejected`` for 400, 401 and 403 (or the statuses in ``rejecting``), and for the permanent errors of
+    RFC 6749 section 5.2 with another 4xx. Raises ``ProviderUnavailable`` for 408, 425, 429, 5xx, temporary errors, and
+    the rest. Its ``retry_at`` comes from ``Retry-After``, on the local wall clock (``now``). ``secrets`` are the
+    credentials that were sent: a server may echo them.
     """
     if response.is_success:
         return
+
     status = response.status_code
     parsed = _parse(response.content)
     said = server_error(cast("dict[str, object]", parsed), secrets) if isinstance(parsed, dict) else ServerError()
     host = _host(response)
+
     busy = status >= 500 or status in {408, 425, 429} or said.error in _TRANSIENT  # noqa: PLR2004
     if not busy and (status in rejecting or (status >= 400 and said.error in _PERMANENT)):  # noqa: PLR2004
         message = f"[{provider}] {host} refused the token request with status {status}{said}; {_advice(said.error)}"
         raise ProviderRejected(
             message, error=said.error, error_description=said.description, error_uri=said.uri, status=status
         )
+
     what = "wait before asking again" if busy else "check the address of the token endpoint"
     kind = "" if said.error else f" ({_content_type(response, secrets)})"
-    message = f"[{provider}] {host} gave no token but status {status}{kind}{said}; {what}"
+    message = f"[{provider}] {host} gave no token, with status {status}{kind}{said}; {what}"
     raise ProviderUnavailable(message, error=said.error, status=status, retry_at=retry_at_of(response, now=now))
 
 
 def retry_at_of(response: httpx.Response, *, now: float | None = None) -> float | None:
     """Return the instant that ``Retry-After`` names, as epoch seconds of the local wall clock, or ``None``.
 
-    It takes seconds or an HTTP date; a date is measured against the response's own ``Date`` where there is one, so
-    that a skewed clock does no harm. It is at most 300 s from now, and never in the past.
+    The field holds seconds or an HTTP date. A date is compared with the response's own ``Date`` if it has one, so that
+    a skewed clock does no harm. The result is at most 300 s from now, and never in the past.
     """
     now = time.time() if now is None else now
     date = date_of(response)
@@ -194,11 +197,11 @@ def date_of(response: httpx.Response) -> float | None:
 
 
 def scrub(text: str, secrets: Collection[str]) -> str:
-    """Return a server's text fit for a message: no secret, nothing unprintable, at most 300 characters.
+    """Return a server's text for a message: no secret, no unprintable character, at most 300 characters.
 
     A text that holds a secret in the escapes of URLs, HTML or JSON is not quoted at all.
     """
-    # before and after, because either a control character inside the echo or one inside the secret could hide it
+    # Replaced before and after: a control character inside the echo or inside the secret could hide a match.
     text = _without(text, secrets)
     printable = _without("".join(char if char.isprintable() else " " for char in text), secrets)
     if any(each in view for view in (*_unescaped(text), *_unescaped(printable)) for each in secrets if each):
@@ -216,7 +219,7 @@ def _without(text: str, secrets: Collection[str]) -> str:
 
 
 def _unescaped(text: str) -> Iterator[str]:
-    """Yield a text as one reads it who takes it for a part of a URL, of HTML, of JSON, or of one in the other."""
+    """Yield the text under each URL, HTML and JSON decoding, also nested."""
     from html import unescape
 
     inner = re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", _character, text).encode("utf-16", "surrogatepass")
@@ -227,7 +230,7 @@ def _unescaped(text: str) -> Iterator[str]:
 
 
 def _character(escape: re.Match[str]) -> str:
-    """Return what a backslash in JSON stands for."""
+    """Return the character of a JSON escape."""
     return chr(int(escape[1], 16)) if escape[1] else _SHORT.get(escape[2], escape[2])
 
 
@@ -240,12 +243,12 @@ def _parse(body: bytes) -> object:
 
 
 def _integer(digits: str) -> int | float:
-    """Return an integer; one with more digits than anything means is a float, maybe infinite, and not an exception."""
+    """Return an integer; one with too many digits becomes a float, maybe infinite, instead of an exception."""
     return int(digits) if len(digits) <= _LONGEST_INTEGER else float(digits)
 
 
 def server_error(fields: Mapping[str, object], secrets: Collection[str]) -> ServerError:
-    """Return the error that a body names; texts may be objects, and may go by other names than the RFC's."""
+    """Return the error in a body; its texts may be objects, and its names may differ from the RFC's."""
     description = fields.get("error_description") or fields.get("message") or fields.get("detail")
     error = fields.get("error")
     if not isinstance(error, str):
@@ -256,7 +259,7 @@ def server_error(fields: Mapping[str, object], secrets: Collection[str]) -> Serv
 
 
 def _said(value: object, secrets: Collection[str]) -> str | None:
-    """Return a field of an error as text, or ``None`` when there is nothing to say."""
+    """Return a field of an error as text, ``None`` if it is empty."""
     if value is None or value in ("", {}, []):
         return None
     return scrub(_readable(value, 0), secrets) or None
@@ -279,7 +282,7 @@ def _readable(value: object, depth: int) -> str:
 
 
 def _raise_for_fields(fields: Mapping[str, object], provider: str, secrets: Collection[str]) -> NoReturn:
-    """Raise for an error that came with a status of success, as some servers send it."""
+    """Raise for an error with a status of success, which some servers send."""
     said = server_error(fields, secrets)
     if said.error in _PERMANENT:
         message = f"[{provider}] the provider refused the token request{said}; {_advice(said.error)}"
@@ -289,18 +292,18 @@ def _raise_for_fields(fields: Mapping[str, object], provider: str, secrets: Coll
 
 
 def _advice(error: str | None) -> str:
-    """Return what to do about a refusal."""
+    """Return the remedy for a refusal."""
     match error:
         case "invalid_scope" | "invalid_target":
-            return "check the scope and audience that are asked for"
+            return "check the requested scope and audience"
         case "unauthorized_client" | "unsupported_grant_type" | "access_denied":
-            return "have this grant allowed for the client"
+            return "allow this grant for the client at the provider"
         case _:
             return "check the client id and secret"
 
 
 def _refresh_end(fields: Mapping[str, object], date: float | None, before_wall: float) -> float | None:
-    """Return when the refresh token ends, or ``None`` where that is not said or not usable."""
+    """Return when the refresh token ends, or ``None`` if the answer does not say so in a usable way."""
     for name in ("refresh_expires_in", "refresh_token_expires_in"):
         if name in fields:
             expiry = read_expiry({"expires_in": fields[name]}, date=date, before_wall=before_wall)
@@ -310,7 +313,7 @@ def _refresh_end(fields: Mapping[str, object], date: float | None, before_wall: 
 
 
 def _scope(value: object) -> str | None:
-    """Return the granted scope; some servers send a list."""
+    """Return the granted scope as text; some servers send a list."""
     if isinstance(value, list):
         return " ".join(part for part in cast("list[object]", value) if isinstance(part, str)) or None
     return _text(value)
@@ -327,7 +330,7 @@ def _text(value: object) -> str | None:
 
 
 def _extra(fields: Mapping[str, object], names: tuple[str, ...], keep: Collection[str] | None) -> dict[str, object]:
-    """Return the fields that go to ``extra``: those that a record can hold."""
+    """Return the fields for ``extra`` that a record can hold."""
     wanted = fields.keys() - _FIELDS_READ - set(names) if keep is None else fields.keys() & set(keep)
     return {name: fields[name] for name in sorted(wanted) if _storable(fields[name], 0)}
 
@@ -350,7 +353,7 @@ def _storable(value: object, depth: int) -> bool:
 
 def _content_type(response: httpx.Response, secrets: Collection[str]) -> str:
     """Return the content type for a message."""
-    found = _MEDIA_TYPE.match(scrub(response.headers.get("content-type", ""), secrets))  # a part of a secret is one too
+    found = _MEDIA_TYPE.match(scrub(response.headers.get("content-type", ""), secrets))  # it may be a part of a secret
     return found.group() if found else "no content type"
 
 

@@ -1,20 +1,19 @@
-"""Presets: what is known about widely used APIs, so that a source of one needs its account's settings alone.
+"""Presets: known settings of widely used APIs, so that a source needs only those of the account.
 
-The knowledge is data, ``presets.toml`` beside this module. There a table is a preset:
+Presets are data, in ``presets.toml`` beside this module. Each table is a preset:
 
 ===============  ===================================================================================================
 name             is
 ===============  ===================================================================================================
 ``title``        the API, in words
-``type``         the kind of provider that is made, by its name in a configuration
-``settings``     settings of the preset itself, which fill the templates: each with ``about``; ``form``, what it may
-                 look like (``segment`` of an address, ``host``, ``url``, ``text``); ``default``, ``optional``,
-                 ``choices``
-``values``       what the provider is given: templates, in which ``{tenant}`` stands for the setting ``tenant``; one
-                 that lacks its setting is left out
+``type``         the type of its provider, by its name in a configuration
+``settings``     settings of the preset itself, which fill the templates: each with ``about``; ``form``, its format
+                 (``segment`` of an address, ``host``, ``url``, ``text``); ``default``, ``optional``, ``choices``
+``values``       settings of the provider: templates, in which ``{tenant}`` stands for the setting ``tenant``; a
+                 template without its setting is omitted
 ``client_auth``  how a client secret is sent
-``required``     settings of the provider that must be there; ``any_of``: one of them must
-``lifetime``     what is known of the life of a token, ``quirks``: what else is, each with its source
+``required``     settings of the provider that must be given; ``any_of``: at least one of them must be given
+``lifetime``     the known lifetime of a token; ``quirks``: other facts, each with its source
 ``sources``      the page of the API's documentation for each of endpoint, grant, client_auth and lifetime
 ``example``      a provider's table in ``tokencache.toml``
 ===============  ===================================================================================================
@@ -48,10 +47,10 @@ _MADE_BY: Final[Mapping[str, tuple[str, str]]] = {
     "github_app": ("tokencache.providers.github", "GitHubApp"),
     "jwt_bearer": ("tokencache.providers.oauth2", "JWTBearer"),
 }
-_IN_CODE: Final = frozenset({"name", "client", "async_client", "verify"})  # what no configuration can hold
+_IN_CODE: Final = frozenset({"name", "client", "async_client", "verify"})  # a configuration cannot hold these
 _PLACE: Final = re.compile(r"\{(\w+)\}")
 _FORMS: Final = {
-    "segment": (re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*"), "a name without slashes and blanks"),
+    "segment": (re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*"), "a name without slashes and spaces"),
     "host": (re.compile(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+(:[0-9]+)?"), "a host name alone, without https:// and path"),
     "url": (re.compile(r"https?://[^\s?#{}]+"), "an address that begins with https://"),
     "text": (re.compile(r"[^\r\n\0]+"), "a text of one line"),
@@ -60,7 +59,7 @@ _FORMS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class PresetSetting:
-    """A setting of a preset itself. ``choices`` are names, and what each stands for in a template."""
+    """A setting of a preset itself. ``choices`` maps each allowed name to its text in a template."""
 
     about: str
     form: str = "segment"
@@ -70,13 +69,13 @@ class PresetSetting:
 
     @property
     def required(self) -> bool:
-        """Whether it must be given."""
+        """Whether the setting must be given."""
         return self.default is None and not self.optional
 
 
 @dataclass(frozen=True, slots=True)
 class Quirk:
-    """Something to know about an API, and the page that says so."""
+    """A fact about an API, and the page that states it."""
 
     text: str
     source: str
@@ -84,7 +83,7 @@ class Quirk:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """What is known about an API; the names are those of ``presets.toml``."""
+    """The known settings of an API; the names are those of ``presets.toml``."""
 
     name: str
     title: str
@@ -111,26 +110,30 @@ def presets() -> Mapping[str, Preset]:
 def preset(name: str, /, **settings: object) -> TokenProvider:
     """Return the provider of a preset: ``preset("zoom", account_id=…, client_id=…, client_secret=…)``.
 
-    ``settings`` are those of :func:`preset_settings`, and ``client``, ``async_client`` and ``verify``; a setting of the
-    provider goes over what the preset says, ``token_url`` too, and a table (``parameters``, ``headers``) is added to
-    it. ``name`` among them is the provider's name, for keys, events and messages; by default it is the preset's.
+    ``settings`` are those of :func:`preset_settings`, and ``client``, ``async_client`` and ``verify``. A setting of the
+    provider overrides the preset, also ``token_url``; a table (``parameters``, ``headers``) is merged into it. ``name``
+    is for keys, events and messages; by default it is the preset's name.
 
-    Raises ``ConfigurationError`` for an unknown preset, with the closest one, and for settings that cannot work.
+    Raises ``ConfigurationError`` for an unknown preset, with the closest one, and for invalid settings.
     """
     found = _find(name)
     label = str(settings.get("name") or found.name)
     given = {each: value for each, value in settings.items() if value is not None} | {"name": label}
     _require_known(found, label, given)
     _require_given(found, label, given)
+
     texts: dict[str, str | None] = {each: value for each, value in given.items() if isinstance(value, str)}
     texts |= {each: _text(label, each, known, given) for each, known in found.settings.items()}
     options = _filled(found.values, texts)
+
     for each, value in given.items():
         if each in found.settings:
             continue
         known = options.get(each)
         merged = isinstance(known, dict) and isinstance(value, dict)
         options[each] = {**cast("dict[str, object]", known), **value} if merged else value  # type: ignore[dict-item]
+
+    # The preset's way to send a secret does not apply to a client that signs.
     signs = options.get("private_key") or options.get("client_assertion_file")
     if found.client_auth is not None and options.get("client_secret") and not signs:
         options.setdefault("client_auth", found.client_auth)
@@ -138,7 +141,7 @@ def preset(name: str, /, **settings: object) -> TokenProvider:
 
 
 def preset_settings(name: str) -> Mapping[str, Setting]:
-    """Return the settings of a preset: its own, then those of the provider that it makes.
+    """Return the settings of a preset: its own, then those of its provider.
 
     Raises ``ConfigurationError`` for an unknown preset, with the closest one.
     """
@@ -172,14 +175,14 @@ def _find(name: str) -> Preset:
 
 
 def _factory(found: Preset) -> Callable[..., object]:
-    """Return what makes the provider of a preset."""
+    """Return the factory of a preset's provider."""
     module, attribute = _MADE_BY[found.type]
     factory: Callable[..., object] = getattr(import_module(module), attribute)
     return factory
 
 
 def _setting(name: str, known: PresetSetting) -> Setting:
-    """Return a setting of a preset as a configuration knows it."""
+    """Return a setting of a preset in the form that a configuration reads."""
     kind: object = Literal[tuple(known.choices)] if known.choices else str
     return Setting(name, kind, required=known.required, description=known.about)
 
@@ -194,7 +197,7 @@ def _require_known(found: Preset, label: str, given: Mapping[str, object]) -> No
 
 
 def _require_given(found: Preset, label: str, given: Mapping[str, object]) -> None:
-    """Raise for what is missing: all of it, in one message."""
+    """Raise for missing settings; one message names all of them."""
     missing = [each for each, known in found.settings.items() if known.required and each not in given]
     missing += [each for each in found.required if each not in given]
     if missing:
@@ -206,7 +209,7 @@ def _require_given(found: Preset, label: str, given: Mapping[str, object]) -> No
 
 
 def _text(label: str, name: str, known: PresetSetting, given: Mapping[str, object]) -> str | None:
-    """Return what a setting stands for in a template, ``None`` for one that is not given."""
+    """Return the text of a setting in a template, ``None`` if the setting is not given."""
     value = given.get(name, known.default)
     if value is None:
         return None
@@ -226,7 +229,7 @@ def _text(label: str, name: str, known: PresetSetting, given: Mapping[str, objec
 
 
 def _filled(values: Mapping[str, object], texts: Mapping[str, str | None]) -> dict[str, object]:
-    """Return the values with their templates filled; what lacks a setting is left out, and so is an empty table."""
+    """Return the values with their templates filled, without empty tables and templates that lack their setting."""
     filled: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""The way to a provider's server: name resolution, TLS, clock, for the ``findings`` of a provider that speaks HTTP.
+"""Checks of the way to a provider's server (name resolution, TLS, clock), for the ``findings`` of an HTTP provider.
 
-Nothing is sent but a request without any credential, whose answer is not read beyond its ``Date``.
+They send one request without credentials, and read only the ``Date`` of its answer.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _DAY: Final = 86_400.0
 
 
 def reach(url: str, *, verify: ssl.SSLContext | None = None, timeout: float = _PATIENCE) -> Iterator[Finding]:
-    """Yield whether the host of ``url`` has an address, shows a good certificate, answers, and has the same time.
+    """Yield whether the host of ``url`` has an address, has a valid certificate, answers, and agrees on the time.
 
-    ``verify`` holds the TLS settings of the provider, ``timeout`` caps each step, in seconds.
+    ``verify`` holds the TLS settings of the provider, ``timeout`` limits each step, in seconds.
     """
     address = httpx.URL(url).copy_with(userinfo=b"", query=None)
     where = host_of(address)
     proxied = _proxy_of(address)
     if proxied:
-        yield skipped("name resolution", f"{where} is asked through a proxy, which resolves its name")
-        yield skipped("TLS", f"{where} is asked through a proxy; its answer below tells whether that works")
+        yield skipped("name resolution", f"{where} is reached through a proxy, which resolves its name")
+        yield skipped("TLS", f"{where} is reached through a proxy; the clock check shows whether that works")
     else:
         resolved = _resolve(address)
         yield resolved
@@ -56,7 +56,7 @@ def reach(url: str, *, verify: ssl.SSLContext | None = None, timeout: float = _P
 
 
 def _proxy_of(address: httpx.URL) -> bool:
-    """Return whether the environment sends requests to this address through a proxy, as it does for httpx."""
+    """Return whether the environment makes httpx send requests to this address through a proxy."""
     proxies = getproxies()
     return bool(proxies.get(address.scheme) or proxies.get("all")) and not proxy_bypass(address.host)
 
@@ -69,7 +69,7 @@ def _resolve(address: httpx.URL) -> Finding:
         return failed(
             "name resolution",
             f"{address.host} has no address{log_safe_text(error)}",
-            "check the spelling of the host, and the name server of this machine (in a container: its network)",
+            "check the spelling of the host and the name server of this machine (in a container: its network)",
         )
     places = list(dict.fromkeys(str(place[0]) for *_, place in found))
     more = f" and {len(places) - 2} more" if len(places) > 2 else ""  # noqa: PLR2004
@@ -77,7 +77,7 @@ def _resolve(address: httpx.URL) -> Finding:
 
 
 def _handshake(address: httpx.URL, trust: ssl.SSLContext, timeout: float) -> Finding:
-    """Return whether the host answers, and shows a certificate that is trusted."""
+    """Return whether the host answers with a trusted certificate."""
     where = host_of(address)
     try:
         with socket.create_connection((address.host, _port(address)), timeout) as plain:
@@ -86,11 +86,11 @@ def _handshake(address: httpx.URL, trust: ssl.SSLContext, timeout: float) -> Fin
             with trust.wrap_socket(plain, server_hostname=address.host) as secured:
                 return _certified(where, secured)
     except ssl.SSLCertVerificationError as error:
-        remedy = "check the host, this machine's date, and its authorities (SSL_CERT_FILE, a company's own)"
-        return failed("TLS", f"{where}: the certificate is refused{log_safe_text(error)}", remedy)
+        remedy = "check the host, this machine's date, and its trusted CAs (SSL_CERT_FILE, a private CA)"
+        return failed("TLS", f"{where}: the certificate is not trusted{log_safe_text(error)}", remedy)
     except ssl.SSLError as error:
-        remedy = "check that the address is the provider's and speaks https"
-        return failed("TLS", f"{where}: no TLS{log_safe_text(error)}", remedy)
+        remedy = "check that the address belongs to the provider and serves https"
+        return failed("TLS", f"{where}: the TLS handshake failed{log_safe_text(error)}", remedy)
     except OSError as error:
         remedy = "check the address, the network and the firewall: the provider may admit only known addresses"
         why = f" (no answer within {timeout:g} s)" if isinstance(error, TimeoutError) else log_safe_text(error)
@@ -98,16 +98,16 @@ def _handshake(address: httpx.URL, trust: ssl.SSLContext, timeout: float) -> Fin
 
 
 def _certified(where: str, secured: ssl.SSLSocket) -> Finding:
-    """Return how long the certificate of an open connection is good."""
+    """Return how long the certificate of an open connection is valid."""
     spoken = secured.version() or "TLS"
     left: float | None = None
     with suppress(ValueError, KeyError, TypeError):
         left = ssl.cert_time_to_seconds(str((secured.getpeercert() or {})["notAfter"])) - time.time()
     if left is None:
         return ok("TLS", f"{where}: {spoken}")
-    seen = f"{where}: {spoken}, certificate good for {left / _DAY:.0f} days"
+    seen = f"{where}: {spoken}, certificate valid for {left / _DAY:.0f} days"
     if left < _SOON:
-        return warning("TLS", seen, "the provider has to renew it; be ready for a failure that day")
+        return warning("TLS", seen, "the provider must renew it; expect a failure on that day")
     return ok("TLS", seen)
 
 
@@ -129,5 +129,5 @@ def _compared(address: httpx.URL, trust: ssl.SSLContext, timeout: float) -> Find
 
 
 def _port(address: httpx.URL) -> int:
-    """Return the port that is asked."""
+    """Return the port of an address."""
     return address.port or (443 if address.scheme == "https" else 80)

@@ -1,6 +1,6 @@
-"""What each HTTP client of a provider shares: safe addresses, TLS settings and handshakes, words for what failed.
+"""Functions for the HTTP clients of providers: safe addresses, TLS settings and handshakes, texts for failures.
 
-The built-in providers and the QPay plugin use these functions; a provider of your own may, too.
+The built-in providers and the QPay plugin use these functions; your own provider may use them too.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["closing_handshake", "host_of", "is_loopback", "secure_url", "shared_trust", "what_failed"]
 
-_CERTIFICATE: Final = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")  # how a server refuses ours, or none
+_CERTIFICATE: Final = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")  # TLS alerts for a bad or missing certificate
 
 
 def closing_handshake() -> Trace:
-    """Return the ``trace`` of one asynchronous request: it closes the socket of a TLS handshake that is cancelled.
+    """Return the ``trace`` of one asynchronous request: it closes the socket of a cancelled TLS handshake.
 
-    httpcore closes the socket of one that fails. A cancelled one it leaves open until the garbage collection.
+    httpcore closes the socket of a failed handshake, but leaves that of a cancelled one to the garbage collection.
     """
     stream: httpcore.AsyncNetworkStream | None = None
 
@@ -62,7 +62,7 @@ def is_loopback(host: str) -> bool:
 def secure_url(provider: str, setting: str, text: str) -> str:
     """Return an address to which a credential may be sent: https, or http on loopback; no user, no fragment.
 
-    Raises ``ConfigurationError`` naming the setting.
+    Raises ``ConfigurationError`` that names the setting.
     """
     try:
         url = httpx.URL(text.strip())
@@ -73,7 +73,7 @@ def secure_url(provider: str, setting: str, text: str) -> str:
         raise ConfigurationError(message)
     if url.scheme == "http" and not is_loopback(url.host):
         message = (
-            f"[{provider}] {setting} must begin with https://, or the credential travels to {url.host} in the clear"
+            f"[{provider}] {setting} must begin with https://: http:// sends the credential to {url.host} unencrypted"
         )
         raise ConfigurationError(message)
     return str(url)
@@ -81,29 +81,29 @@ def secure_url(provider: str, setting: str, text: str) -> str:
 
 @cache
 def shared_trust() -> ssl.SSLContext:
-    """Return the TLS settings of all our own clients, made once: reading the certificates takes long."""
+    """Return the TLS settings of all our own clients, made once: reading the certificates is slow."""
     return httpx.create_ssl_context()
 
 
 def what_failed(error: Exception, host: str, limit: float) -> str:  # noqa: PLR0911  one line per kind of failure
-    """Return what kept an answer away, and what to do; nothing of a foreign error but the system's own words."""
+    """Return why no answer came, and the remedy; it quotes only log-safe text of the error."""
     detail = log_safe_text(error)
     match error:
         case httpx.PoolTimeout():
-            return "the client that was passed in had no free connection; give it a larger pool"
+            return "the given HTTP client had no free connection; give it a larger pool"
         case httpx.ConnectTimeout():
-            return f"could not connect to {host} within {limit:.1f} s; check the network: `tokencache doctor` does"
+            return f"could not connect to {host} within {limit:.1f} s; check the network with `tokencache doctor`"
         case httpx.TimeoutException() | TimeoutError():
             return f"{host} gave no complete answer within {limit:.1f} s; give it a longer timeout"
         case httpx.ProxyError():
-            return f"the proxy did not let the request to {host} through; check the proxy settings"
+            return f"the proxy refused the request to {host}; check the proxy settings"
         case httpx.TransportError() | OSError() if "ALERT" in detail and any(sign in detail for sign in _CERTIFICATE):
             return (
-                f"{host} broke off the TLS handshake{detail}; it asks for a client certificate that it knows: set"
+                f"{host} aborted the TLS handshake{detail}; it requires a client certificate that it trusts: set"
                 " certificate and certificate_key"
             )
         case httpx.ConnectError():
-            return f"could not connect to {host}{detail}; check the address and the network: `tokencache doctor` does"
+            return f"could not connect to {host}{detail}; check the address and the network with `tokencache doctor`"
         case httpx.TransportError() | OSError():
             return f"the connection to {host} broke before the answer was complete{detail}; try again"
         case _:

@@ -481,7 +481,7 @@ def test_a_certificate_is_trusted_and_its_end_is_told(days: int, mark: str) -> N
     with tls_server(authority.issue_cert("127.0.0.1", not_after=ends)) as url:
         found = {finding.check: finding for finding in reach(url, verify=trusting(authority))}
     assert found["TLS"].mark == mark
-    assert found["TLS"].seen.endswith(f"certificate good for {days} days")
+    assert found["TLS"].seen.endswith(f"certificate valid for {days} days")
     assert (found["clock"].mark, "without a Date" in found["clock"].seen) == ("skipped", True)
 
 

@@ -274,8 +274,8 @@ def test_an_echoed_signature_is_hidden(github: GitHub) -> None:
     [
         ({"app_id": " "}, "app_id must not be empty"),
         ({"private_key": ""}, "private_key must not be empty"),
-        ({"private_key": "secret-planted"}, "private_key is no private key in PEM"),
-        ({"private_key": pem(ec.generate_private_key(ec.SECP256R1()))}, "does not suit the key"),
+        ({"private_key": "secret-planted"}, "private_key is not a PEM private key"),
+        ({"private_key": pem(ec.generate_private_key(ec.SECP256R1()))}, "does not fit the key"),
         ({"installation_id": "../1"}, "installation_id must be a whole number"),
         ({"repository_ids": ["hello"]}, "repository_ids must be a whole number"),
         ({"repositories": ["octocat/hello"]}, "names without their owner"),

@@ -210,7 +210,7 @@ def test_without_a_certificate_the_error_says_so(server: Server, colour: str) ->
     """A client that shows none is refused by the handshake, and told so in words."""
     with TokenCache("memory://") as cache, pytest.raises(ProviderUnavailable) as caught:
         ask(cache.source(server.provider()), colour)
-    assert "asks for a client certificate that it knows" in str(caught.value)
+    assert "requires a client certificate that it trusts" in str(caught.value)
     assert "set certificate and certificate_key" in str(caught.value)
     assert server.asked == []
 
@@ -231,7 +231,7 @@ def test_a_certificate_that_the_server_does_not_know_is_refused(
     stranger = self_signed(tmp_path, "stranger")
     with TokenCache("memory://") as cache, pytest.raises(ProviderUnavailable) as caught:
         ask(cache.source(server.provider(method, **stranger.settings)), colour)
-    assert "asks for a client certificate that it knows" in str(caught.value)
+    assert "requires a client certificate that it trusts" in str(caught.value)
     assert server.asked == []
 
 
@@ -275,7 +275,7 @@ def test_a_token_bound_to_another_certificate_is_of_no_use(
     server.binds_to = other.thumbprint
     with TokenCache("memory://") as cache:
         source = cache.source(server.provider("tls_client_auth", **mine.settings))
-        with pytest.raises(ProviderRejected, match="bound to a certificate"):
+        with pytest.raises(ProviderRejected, match="bound to an unknown certificate"):
             ask(source, colour)
         assert source.status().expires_at is None
 

@@ -385,8 +385,8 @@ def test_tokens_of_another_tenant_are_not_shared(name: str, setting: str) -> Non
         ("zoom", {"name": "calls"}, "[calls] the preset 'zoom' needs account_id"),
         ("zoom", {"acount_id": "x"}, "has no setting 'acount_id'; did you mean 'account_id'?"),
         ("zoom", {"zzzzzz": "x"}, "has no setting 'zzzzzz'; known: account_id, "),
-        ("entra", {"tenant": "a/../b"}, "tenant must be a name without slashes and blanks"),
-        ("entra", {"tenant": ".."}, "tenant must be a name without slashes and blanks"),
+        ("entra", {"tenant": "a/../b"}, "tenant must be a name without slashes and spaces"),
+        ("entra", {"tenant": ".."}, "tenant must be a name without slashes and spaces"),
         ("entra", {"client_secret": None}, "needs one of client_secret, private_key, client_assertion_file"),
         (
             "auth0",
@@ -402,7 +402,7 @@ def test_tokens_of_another_tenant_are_not_shared(name: str, setting: str) -> Non
         ("paypal", {"environment": "prod"}, "environment must be one of live, sandbox"),
         ("paypal", {"client_auth": "magic"}, "client_auth='magic' is not known"),
         ("salesforce_jwt", {"assertion_lifetime": 7200}, "assertion_lifetime=7200 must be from 1 to 3600 seconds"),
-        ("google_service_account", {"private_key": "no key"}, "private_key is no private key in PEM"),
+        ("google_service_account", {"private_key": "no key"}, "private_key is not a PEM private key"),
         ("github_app", {"installation_id": "mine"}, "installation_id must be a whole number"),
     ],
 )
