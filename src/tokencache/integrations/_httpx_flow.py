@@ -1,8 +1,8 @@
 """``TokenAuth`` for httpx and for its successor httpx2, which have one interface and two sets of classes.
 
-The flow never follows a redirect itself: in both, redirects are handled inside the auth flow, which strips
-``Authorization`` from a request to another origin (only from ``http`` to ``https`` of the same host, on their
-default ports, it stays). The flow sees the last answer, so it must look where that came from before it answers.
+Both libraries follow redirects inside the auth flow. They remove ``Authorization`` from a request to another origin,
+except from ``http`` to ``https`` of the same host on default ports. The flow gets only the last answer, so it checks
+which origin sent it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class URL(Protocol):
-    """What both have in a URL."""
+    """The common part of both libraries' URLs."""
 
     @property
     def scheme(self) -> str:
@@ -28,21 +28,21 @@ class URL(Protocol):
 
     @property
     def raw_host(self) -> bytes:
-        """The host as it goes over the wire."""
+        """The host in its wire form."""
         ...
 
     @property
     def port(self) -> int | None:
-        """The port, unless it is the scheme's own."""
+        """The port, ``None`` for the scheme's default."""
         ...
 
 
 class Request(Protocol):
-    """What both have in a request."""
+    """The common part of both libraries' requests."""
 
     @property
     def url(self) -> URL:
-        """Where it goes."""
+        """Its URL."""
         ...
 
     @property
@@ -65,7 +65,7 @@ class Request(Protocol):
 
 
 RequestT = TypeVar("RequestT", bound="Request")
-ResponseT = TypeVar("ResponseT", bound="Any")  # a protocol here would meet itself: a response holds its request
+ResponseT = TypeVar("ResponseT", bound="Any")  # a protocol would be recursive: a response holds its request
 
 
 class TokenFlow(Generic[RequestT, ResponseT]):
@@ -116,7 +116,7 @@ class TokenFlow(Generic[RequestT, ResponseT]):
         return f"TokenAuth({self._source!r})"
 
     def _answer(self, asked: Origin, response: ResponseT) -> Answer:
-        """Describe an answer to the request that was sent last, which after a redirect is not the caller's own."""
+        """Describe the answer to the last request; after a redirect that is not the caller's own request."""
         request: RequestT = _refused(response)
         return Answer(
             status=response.status_code,
@@ -129,7 +129,7 @@ class TokenFlow(Generic[RequestT, ResponseT]):
 
 
 def _refused(response: Any) -> Any:  # noqa: ANN401  (the request of whichever library)
-    """Return the request to send again: the one that was refused. What was served before a redirect is not repeated."""
+    """Return the refused request, to send it again; the requests before a redirect are not repeated."""
     return response.request
 
 
@@ -145,7 +145,7 @@ def _origin(url: URL) -> Origin:
 
 
 def _rewinds(stream: object) -> bool:
-    """Return whether a body is a multipart form that goes back to the start of its files by itself when sent again."""
+    """Return whether a body is a multipart form, which rewinds its files itself when it is sent again."""
     fields = getattr(stream, "fields", None)
     if not isinstance(fields, list):
         return False
@@ -154,6 +154,6 @@ def _rewinds(stream: object) -> bool:
 
 
 def _seekable(file: object) -> bool:
-    """Return whether a file says that it can go back."""
+    """Return whether a file is seekable."""
     seekable = getattr(file, "seekable", None)
     return callable(seekable) and bool(seekable())

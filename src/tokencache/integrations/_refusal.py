@@ -1,7 +1,7 @@
-"""What every HTTP client of a source decides alike: who may have the token, and what a refusal of it is.
+"""Common decisions of all HTTP clients of a source: which origin may get the token, and which answer refuses it.
 
-Pure: it knows neither a client library nor a socket. A client describes what it got as an :class:`Answer`; whether that
-is a refusal that another token heals is :func:`heals`'s to say. :class:`Origins` says where the token may go.
+Pure functions, without a client library or a socket. A client describes its response as an :class:`Answer`;
+:func:`heals` decides whether to retry with another token. :class:`Origins` decides which origins may get the token.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ _CLIENT_ERRORS: Final = range(400, 500)
 _PORTS: Final = {"http": 80, "https": 443}
 _BAD_TOKEN: Final = re.compile(r'\berror\s*=\s*"?invalid_token\b', re.IGNORECASE)
 _BAD_GRANT: Final = re.compile(r'\berror\s*=\s*"?insufficient_(?:scope|user_authentication)\b', re.IGNORECASE)
-"""A good token that does not suffice (RFC 6750 section 3.1, RFC 9470 section 3): another like it would not either."""
+"""A valid token without the needed rights (RFC 6750 section 3.1, RFC 9470 section 3): a new one would not help."""
 
 
 class TokenSupply(Protocol):
-    """What the integrations need of a source; a :class:`tokencache.TokenSource` has it."""
+    """The methods of a source that the integrations need; :class:`tokencache.TokenSource` has them."""
 
     def token(self) -> Token:
-        """Return a good token."""
+        """Return a valid token."""
         ...
 
     async def atoken(self) -> Token:
-        """Return a good token."""
+        """Return a valid token."""
         ...
 
     def replace(self, token: Token) -> Token | None:
-        """Return another token after ``token`` was refused with a 401, or ``None`` when there is none better."""
+        """Return another token after ``token`` was refused with a 401, ``None`` if the source has no other one."""
         ...
 
     async def areplace(self, token: Token) -> Token | None:
-        """Return another token after ``token`` was refused with a 401, or ``None`` when there is none better."""
+        """Return another token after ``token`` was refused with a 401, ``None`` if the source has no other one."""
         ...
 
 
 class Origin(NamedTuple):
-    """Scheme, host and port: what two URLs share when a token for one is safe with the other (RFC 6454)."""
+    """Scheme, host and port of a URL (RFC 6454): a token is safe with all URLs of one origin."""
 
     scheme: str
     host: str
@@ -55,45 +55,45 @@ class Origin(NamedTuple):
 
     @classmethod
     def of(cls, scheme: str, host: str, port: int | None) -> Origin:
-        """Return the origin in one form: lower case, and the scheme's own port where none is named."""
+        """Return the normalized origin: lower case, with the scheme's default port if no port is given."""
         scheme = scheme.lower()
         return cls(scheme, host.lower(), _PORTS.get(scheme) if port is None else port)
 
     @classmethod
     def parse(cls, url: str) -> Origin:
-        """Return the origin of a URL. Raises ``ValueError`` for a port that is none."""
+        """Return the origin of a URL. Raises ``ValueError`` for an invalid port."""
         parts = urlsplit(url)
         return cls.of(parts.scheme, parts.hostname or "", parts.port)
 
 
 class Origins:
-    """Where the token of a source may go: the origins that were named, or anywhere the caller asks.
+    """The origins that may get the token of a source: the named ones, or without names any.
 
-    ``named`` are URLs such as ``https://api.example``; what follows host and port does not count. Raises
-    ``ConfigurationError`` for one that names no origin.
+    ``named`` are URLs such as ``https://api.example``; path and query are ignored. Raises ``ConfigurationError`` for a
+    URL without an origin.
     """
 
     def __init__(self, named: str | Iterable[str]) -> None:
         self._named = frozenset(_named(url) for url in ([named] if isinstance(named, str) else named))
 
     def __bool__(self) -> bool:
-        """Return whether any was named."""
+        """Return whether any origin was named."""
         return bool(self._named)
 
     def allow(self, origin: Origin) -> bool:
-        """Return whether the token may go to ``origin``."""
+        """Return whether ``origin`` may get the token."""
         return not self._named or origin in self._named
 
 
 class FirstOrigin:
-    """The origin that was asked first, for clients that do not tell a redirect from a request of the caller."""
+    """The origin of the first request, for clients that do not distinguish redirects from the caller's requests."""
 
     def __init__(self, named: str | Iterable[str]) -> None:
         self._origins = Origins(named)
         self._first: Origin | None = None
 
     def allow(self, origin: Origin) -> bool:
-        """Return whether the token may go to ``origin``: a named one, or, where none was named, the first."""
+        """Return whether ``origin`` may get the token: if it is named, or without names if it is the first."""
         if self._origins:
             return self._origins.allow(origin)
         if self._first is None:
@@ -103,11 +103,11 @@ class FirstOrigin:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a client got, and for what.
+    """An HTTP response and its request, as far as :func:`heals` needs them.
 
-    ``asked`` is the origin that the caller asked, ``answered`` the one that this answer comes from, after redirects.
-    ``carried`` is the ``Authorization`` header of the very request that was answered. ``repeatable`` says whether that
-    request's body can be sent once more as it was. ``challenge`` is ``WWW-Authenticate``, several joined by commas.
+    ``asked`` is the origin of the caller's request, ``answered`` that of this answer, after redirects. ``carried`` is
+    the ``Authorization`` header of the answered request. ``repeatable`` says whether that request's body can be sent
+    again unchanged. ``challenge`` holds the ``WWW-Authenticate`` headers, joined by commas.
     """
 
     status: int
@@ -119,10 +119,10 @@ class Answer:
 
 
 def heals(answer: Answer, token: Token) -> bool:
-    """Return whether the answer is a refusal of ``token`` after which the request is to be sent with another (INV-6).
+    """Return whether the answer refuses ``token``, and the client should send the request with another one (INV-6).
 
-    The token must have been in that request, at the origin that was asked, and the body must be there to be sent
-    again. A token that does not suffice is not a bad one (INV-7).
+    The request must have carried the token to the origin of the caller's request, and its body must be repeatable.
+    Insufficient rights do not make a token bad (INV-7).
     """
     if answer.carried != token.authorization or answer.answered != answer.asked:
         return False
@@ -137,7 +137,7 @@ def says_bad_token(status: int, challenge: str) -> bool:
 
 
 def _named(url: str) -> Origin:
-    """Return the origin of a URL that a caller gave."""
+    """Return the origin of a caller's URL."""
     try:
         origin = Origin.parse(url)
     except ValueError:
@@ -145,6 +145,6 @@ def _named(url: str) -> Origin:
     if not origin.host or origin.scheme not in _PORTS:
         message = f"origins={url!r}: give scheme and host, such as 'https://api.example' or 'https://api.example:8443'"
         raise ConfigurationError(message)
-    if not origin.host.isascii():  # clients compare what goes over the wire
+    if not origin.host.isascii():  # clients compare the wire form
         origin = origin._replace(host=origin.host.encode("idna").decode())
     return origin

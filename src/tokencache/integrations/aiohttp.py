@@ -1,7 +1,7 @@
 """``TokenAuth`` for aiohttp 3.12 and newer: a client middleware, ``ClientSession(middlewares=[TokenAuth(source)])``.
 
-aiohttp calls a middleware for each hop of a chain of redirects as if it were a new request. So where a token may go
-cannot be read from one call: it goes to the origins that were named, or to the one that was asked first.
+aiohttp calls a middleware for each redirect as if it were a new request. One call does not show whether it is a
+redirect, so only the named origins get the token, or without names the origin of the first request.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ __all__ = ["TokenAuth"]
 class TokenAuth:
     """Puts the token of ``source`` into each request of an ``aiohttp.ClientSession``.
 
-    When the server refuses the token, by status 401 or by ``error="invalid_token"`` in ``WWW-Authenticate``, the
-    source replaces *that* token and the refused request is sent once more; a file goes back to where it began. A second
-    refusal is given back as it is, and so is the first where the source has no other token (INV-6), where the scope
-    does not suffice (INV-7), and where a body was streamed and so cannot be sent again.
+    A server refuses the token by status 401 or by ``error="invalid_token"`` in ``WWW-Authenticate``. Then the source
+    replaces *that* token and the refused request is sent once more; a file is rewound. A second refusal is returned
+    unchanged. So is the first one if the source has no other token (INV-6), if the scope does not suffice (INV-7), or
+    if the body was streamed and cannot be sent again.
 
-    ``origins`` are the origins that may have the token, such as ``"https://api.example"``. Without them it is the
-    origin that is asked first, and no other: a request there goes without the token, by redirect or not.
+    ``origins`` are the origins that may get the token, such as ``"https://api.example"``. Without them, only the origin
+    of the first request gets it; requests to other origins, redirects included, go without the token.
     """
 
     def __init__(self, source: TokenSupply, *, origins: str | Iterable[str] = ()) -> None:
@@ -60,13 +60,13 @@ class TokenAuth:
             return response
         try:
             other = await self._source.areplace(token)
-        except BaseException:  # the caller was cancelled: nobody else has this answer
+        except BaseException:  # the caller was cancelled, so only this code can close the answer
             response.close()
             raise
         if other is None:
             return response
         response.release()
-        await request.close()  # whatever still writes the body must stop before the body goes back to its start
+        await request.close()  # the writer of the body must stop before the body is rewound
         request.headers[hdrs.AUTHORIZATION] = other.authorization
         return await handler(request)
 
@@ -76,7 +76,7 @@ class TokenAuth:
 
 
 def _repeatable(body: Payload | bytes) -> bool:
-    """Return whether a body can be sent again; a stream cannot, also while aiohttp does not call it consumed yet."""
+    """Return whether a body can be sent again; a stream cannot, even if aiohttp does not call it consumed yet."""
     return isinstance(body, bytes) or not (body.consumed or isinstance(body, AsyncIterablePayload))
 
 

@@ -1,8 +1,7 @@
 """Credentials for Azure SDKs that hand out the fleet's token: ``azure.core``'s ``TokenCredential``, sync and async.
 
 For example ``BlobServiceClient(url, credential=SourceCredential(source, "https://storage.azure.com/.default"))``. The
-source keeps the token and renews it; so that no pipeline goes on with a copy of its own, each is told to ask again at
-once (``refresh_on``).
+source keeps and renews the token. ``refresh_on`` tells each pipeline to ask again at once, so that it keeps no copy.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ _PASSING: Final = (ProviderUnavailable, BackendUnavailable, DeadlineExceeded)
 
 
 class _Grant:
-    """What a credential of either kind is for, and what it says to a request for something else."""
+    """The scopes and tenant of a credential, and the check of requests against them."""
 
     def __init__(self, source: TokenSupply, *scopes: str, tenant_id: str | None = None) -> None:
         if not scopes:
-            message = "name the scopes that the source's token is for, such as 'https://storage.azure.com/.default'"
+            message = "give the scopes of the source's token, such as 'https://storage.azure.com/.default'"
             raise ConfigurationError(message)
         self._source = source
         self._scopes = frozenset(scopes)
@@ -53,7 +52,7 @@ class _Grant:
         return f"{type(self).__name__}({self._source!r}, {', '.join(map(repr, sorted(self._scopes)))})"
 
     def _check(self, scopes: tuple[str, ...], tenant_id: str | None) -> None:
-        """Refuse a request for what the source's token is not for (INV-10)."""
+        """Raise for a scope or tenant that the source's token does not have (INV-10)."""
         if not self._scopes.issuperset(scopes):
             _refuse(f"scopes {sorted(set(scopes) - self._scopes)}", f"scopes {sorted(self._scopes)}")
         if tenant_id and self._tenant_id and tenant_id != self._tenant_id:
@@ -63,14 +62,14 @@ class _Grant:
 class SourceCredential(_Grant):
     """A ``TokenCredential`` for the clients of Azure SDKs.
 
-    ``scopes`` are those that the token of ``source`` is for, ``tenant_id`` its tenant if other tenants are to be
-    refused. A client that asks for another scope or tenant gets ``ClientAuthenticationError``, never another's token.
+    ``scopes`` are the scopes of the source's token; ``tenant_id``, if given, is its only tenant. A client that asks for
+    another scope or tenant gets ``ClientAuthenticationError``, never a wrong token.
 
-    A claims challenge (continuous access evaluation) that only wants a token issued after an instant is met by the
-    source's newer token, fetched once for all who were challenged (INV-6); other claims cannot be, and are refused.
+    A claims challenge (continuous access evaluation) may require a token issued after an instant. Then the source
+    fetches a newer token, once for all challenged callers (INV-6). A challenge for other claims is refused.
 
-    Raises ``ClientAuthenticationError`` where the provider rejected the credentials, and ``ServiceRequestError``, which
-    pipelines try again, where provider or backend could not answer; the source's own error is the cause.
+    Raises ``ClientAuthenticationError`` if the provider rejected the credentials. If provider or backend could not
+    answer, it raises ``ServiceRequestError``, which pipelines retry. The source's own error is the cause.
     """
 
     def get_token(
@@ -163,12 +162,12 @@ class AsyncSourceCredential(_Grant):
 
 
 def _access(token: Token) -> AccessToken:
-    """Return the token as the SDK's pair."""
+    """Return the token as the SDK's ``AccessToken``."""
     return AccessToken(token.value, int(token.expires_at))
 
 
 def _info(token: Token) -> AccessTokenInfo:
-    """Return the token with the advice to ask again at once: the source answers from memory, and renews in time."""
+    """Return the token with ``refresh_on`` in the past: the source answers from memory and renews in time."""
     return AccessTokenInfo(
         token.value, int(token.expires_at), token_type=token.token_type, refresh_on=int(token.issued_at)
     )
@@ -177,7 +176,7 @@ def _info(token: Token) -> AccessTokenInfo:
 def _issued_after(claims: str | None) -> float:
     """Return the instant after which the token must have been issued: ``nbf`` of a claims challenge, else any.
 
-    Raises ``ClientAuthenticationError`` for a challenge that wants something else in the token.
+    Raises ``ClientAuthenticationError`` for a challenge that requires other claims.
     """
     if not claims:
         return 0.0
@@ -187,19 +186,19 @@ def _issued_after(claims: str | None) -> float:
             return float(wanted["access_token"]["nbf"]["value"])
     except (ValueError, TypeError, KeyError, AttributeError):
         pass
-    message = "this credential cannot add claims to a token: its source's provider asks for the same token every time"
+    message = "this credential cannot add claims to its token; give that client a credential that supports claims"
     raise ClientAuthenticationError(message)
 
 
 def _refuse(asked: str, known: str) -> NoReturn:
-    """Say that the source's token is not for what was asked."""
-    message = f"this credential's token is for {known}, and {asked} was asked; give that client a source of its own"
+    """Raise for a scope or tenant that the source's token does not have."""
+    message = f"this credential's token is for {known}, not for {asked}; give that client its own source"
     raise ClientAuthenticationError(message)
 
 
 @contextmanager
 def _told() -> Generator[None]:
-    """Say the source's errors in the SDK's words: what is final, and what its pipeline may try again."""
+    """Translate the source's errors into the SDK's: permanent ones, and ones that its pipeline may retry."""
     try:
         yield
     except ProviderRejected as error:

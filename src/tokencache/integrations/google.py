@@ -1,8 +1,8 @@
 """Credentials for Google clients that hand out the fleet's token: ``google.auth.credentials.Credentials``.
 
-google-auth's sessions call ``before_request`` for each request and ``refresh`` after a 401, and credentials of its own
-then log in blindly, once for each caller. Here the first asks the source, which answers from memory, and the second
-reports the token that *this thread* sent, so that one login serves all who were refused with it (INV-6).
+google-auth's sessions call ``before_request`` for each request and ``refresh`` after a 401. Its own credentials log in
+once per caller. Here ``before_request`` gets the token from the source's memory, and ``refresh`` reports the token that
+*this thread* sent, so that one login serves all refused callers (INV-6).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LAST: Final = 253_402_300_799.0
 
 
 class _Sent(threading.local):
-    """The token that a thread sent last, and has not reported since."""
+    """The token that a thread sent last and has not reported."""
 
     token: Token | None = None
 
@@ -39,12 +39,12 @@ class _Sent(threading.local):
 class SourceCredentials(CredentialsWithQuotaProject):
     """Google credentials on a source, for ``AuthorizedSession`` and the clients of Google SDKs; safe between threads.
 
-    ``refresh`` is what google-auth calls after a 401: it replaces the token that this thread sent last, if that is
-    still the source's. A thread that sent none gets the source's current token. A token that has just replaced a
-    refused one stays, and the session gives its 401 back.
+    google-auth calls ``refresh`` after a 401. It replaces the token that this thread sent last, if the source still
+    has it. A thread that has sent no token gets the source's current one. A token that just replaced a refused one
+    stays, and the session returns the 401.
 
-    Raises ``RefreshError`` where the source has no token, ``retryable`` unless the provider rejected the credentials;
-    the source's own error is the cause.
+    Raises ``RefreshError`` if the source has no token; it is ``retryable`` unless the provider rejected the
+    credentials. The source's own error is the cause.
     """
 
     def __init__(self, source: TokenSupply, *, quota_project_id: str | None = None) -> None:
@@ -54,8 +54,8 @@ class SourceCredentials(CredentialsWithQuotaProject):
         self._sent = _Sent()
 
     def refresh(self, request: object) -> None:
-        """Take the source's token, after reporting the one that this thread sent last."""
-        del request  # the source has a way of its own to the provider
+        """Report the token that this thread sent last, and take the source's current token."""
+        del request  # the source calls the provider itself
         sent, self._sent.token = self._sent.token, None
         with _told():
             self._take((self._source.replace(sent) if sent is not None else None) or self._source.token())
@@ -67,7 +67,7 @@ class SourceCredentials(CredentialsWithQuotaProject):
             token = self._source.token()
         self._take(token)
         self._sent.token = token
-        # With the value, as another thread may have taken another token in between.
+        # The value is passed, because another thread may have set another token in between.
         self.apply(headers, token.value)  # type: ignore[no-untyped-call]  # pyright: ignore[reportUnknownMemberType]
 
     def with_quota_project(self, quota_project_id: str | None) -> Self:
@@ -79,7 +79,7 @@ class SourceCredentials(CredentialsWithQuotaProject):
         return f"SourceCredentials({self._source!r})"
 
     def _take(self, token: Token) -> None:
-        """Show ``token`` to those who read ``token`` and ``expiry``; google-auth's expiry is naive, in UTC."""
+        """Set the attributes ``token`` and ``expiry``; google-auth's expiry is a naive datetime in UTC."""
         self.token = token.value
         expiry = datetime.fromtimestamp(max(0.0, min(token.expires_at, _LAST)), tz=UTC)
         self.expiry = expiry.replace(tzinfo=None)
@@ -87,7 +87,7 @@ class SourceCredentials(CredentialsWithQuotaProject):
 
 @contextmanager
 def _told() -> Generator[None]:
-    """Say the source's errors in google-auth's words: what is final, and what may be tried again."""
+    """Translate the source's errors into google-auth's: permanent ones, and ones that a caller may retry."""
     try:
         yield
     except ProviderRejected as error:

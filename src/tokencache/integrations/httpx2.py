@@ -12,8 +12,7 @@ __all__ = ["TokenAuth"]
 class TokenAuth(TokenFlow[httpx2.Request, httpx2.Response], httpx2.Auth):
     """Puts the token of ``source`` into each request of an ``httpx2.Client`` or ``httpx2.AsyncClient``.
 
-    What it does, and what ``origins`` and ``requires_request_body`` mean, is said once, in
-    :class:`tokencache.integrations.httpx.TokenAuth`.
+    :class:`tokencache.integrations.httpx.TokenAuth` explains its behavior, ``origins`` and ``requires_request_body``.
     """
 
     _in_memory = httpx2.ByteStream

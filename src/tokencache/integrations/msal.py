@@ -1,11 +1,11 @@
 """An MSAL token cache on a backend: ``ConfidentialClientApplication(…, token_cache=SharedTokenCache("redis://…"))``.
 
-MSAL keeps accounts, refresh tokens and access tokens of many users in one cache, whose persistence it leaves to others;
-the usual recipe loads all of it before and writes all of it after, so that of two writers the last undoes the first.
-Here a change is made to what is stored, under the backend's lease, and stored under its fence (INV-3).
+MSAL keeps accounts, refresh tokens and access tokens of many users in one cache, and leaves its persistence to the
+application. The usual recipe loads and writes the whole cache, so the last of two writers undoes the first. This cache
+applies each change to the stored record under the backend's lease, and stores it with the fence (INV-3).
 
-MSAL decides itself when to ask for a token, so this is not one login for the fleet, as a source is: processes that are
-cold together may log in together. From then on all use what was stored.
+MSAL itself decides when to ask for a token, so this is not one login for the fleet: processes that start together may
+each log in. After that all use the stored tokens.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 __all__ = ["SharedTokenCache"]
 
-_Base: Any = msal.SerializableTokenCache  # named in calls, as super() would lose that it has no types
+_Base: Any = msal.SerializableTokenCache  # calls name it instead of super(), to keep the type Any
 _LEASE: Final = 3.0
 _PATIENCE: Final = 3.0
-"""How long a change waits for the lease. Then it stays here, and is stored with the next one."""
+"""How long a change waits for the lease; after that it is stored with the next change."""
 _UNSTORED: Final = 1_000
-"""The most changes that are kept while the backend is away."""
+"""The maximum number of changes kept during an outage of the backend."""
 _PROBE: Final = 1.0
-"""How long a backend that failed is left alone."""
+"""The seconds between two attempts on a failed backend."""
 _MONTHS: Final = 90 * 86_400.0
 
 
@@ -55,14 +55,14 @@ class _Change(NamedTuple):
 class SharedTokenCache(_Base):  # type: ignore[misc]
     """MSAL's cache, shared by all processes that name the same ``backend`` and ``key``.
 
-    ``backend`` is a URL, or a :class:`~tokencache.ports.Backend`, which is then not closed with the cache. ``key``
-    names the record; give each application a key of its own, and a web application one for each user's session.
-    ``lifetime`` is how long an unchanged record is kept, in seconds. ``encrypt`` seals what is stored, as for
-    :class:`~tokencache.TokenCache`: a key, or several, of which the first encrypts; refresh tokens are worth it.
+    ``backend`` is a URL, or a :class:`~tokencache.ports.Backend`, which the cache then does not close. ``key`` names
+    the record: use one key per application, in a web application one per user session. ``lifetime`` is how long an
+    unchanged record is kept, in seconds. ``encrypt`` encrypts the record, as for :class:`~tokencache.TokenCache`: one
+    key or several, of which the first encrypts. Use it, because the record holds refresh tokens.
 
-    What another process changed is seen by the next search. Without its backend the cache goes on with what it holds,
-    and stores its own changes when the backend is back (INV-5). A refresh token that was refused is removed only if it
-    is still the one that is stored. Safe between threads and over ``fork``.
+    The next search sees what another process changed. During an outage of its backend the cache uses what it holds, and
+    stores its changes afterwards (INV-5). A refused refresh token is removed only if it is still the stored one. Safe
+    between threads and over ``fork``.
     """
 
     def __init__(
@@ -89,43 +89,43 @@ class SharedTokenCache(_Base):  # type: ignore[misc]
         self._lifetime = lifetime
         self._seen: bytes | None = None
         self._unstored: deque[_Change] = deque(maxlen=_UNSTORED)
-        self._lock: Any = threading.RLock()  # MSAL's own; guards everything here, too
+        self._lock: Any = threading.RLock()  # MSAL's own lock; it guards the attributes below too
         self._depth = 0
         self._ask_at = 0.0
         enrol(Stage.CONNECTIONS, self._after_fork)
 
     def search(self, *args: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401  (MSAL's parameters)
-        """Return the matching entries of what is stored now."""
-        with self._together():  # it removes what has expired as it goes
+        """Return the matching entries of the stored record."""
+        with self._together():  # a search also removes expired entries
             self._read()
             return iter(list(_Base.search(self, *args, **kwargs)))
 
     def add(self, event: Mapping[str, Any], **kwargs: Any) -> None:  # noqa: ANN401
-        """Take what MSAL obtained: several changes, stored at once."""
+        """Add what MSAL obtained: several changes, stored together."""
         with self._together():
             _Base.add(self, event, **kwargs)
 
     def modify(
         self, credential_type: str, old_entry: Mapping[str, Any], new_key_value_pairs: Mapping[str, Any] | None = None
     ) -> None:
-        """Change or remove an entry; what MSAL does with its cache comes here."""
+        """Change or remove an entry; all changes by MSAL pass here."""
         with self._together():
             change = _Change(credential_type, dict(old_entry), new_key_value_pairs and dict(new_key_value_pairs))
             self._unstored.append(change)
             self._apply(change)
 
     def close(self) -> None:
-        """Let go of the backend, if the cache opened it. What is stored stays."""
+        """Close the backend if the cache opened it. The record stays."""
         if self._owned:
             self._backend.close()
 
     def __repr__(self) -> str:
-        """Return backend and key, nothing of what is kept."""
+        """Return backend and key, never an entry."""
         return f"<SharedTokenCache {self._key!r} on {getattr(self._backend, 'name', 'a backend')!r}>"
 
     @contextmanager
     def _together(self) -> Generator[None]:
-        """Store what changes in the block when it ends, once for nested blocks."""
+        """Store the changes of the block at its end; nested blocks store once."""
         with self._lock:
             self._depth += 1
             try:
@@ -136,7 +136,7 @@ class SharedTokenCache(_Base):  # type: ignore[misc]
                     self._store()
 
     def _apply(self, change: _Change) -> None:
-        """Make a change here. A removal spares an entry that somebody has since renewed."""
+        """Apply a change in memory. A removal keeps an entry that another process has renewed since."""
         if not change.new:
             key = self.key_makers[change.kind](**change.old)
             mine = self._cache.get(change.kind, {}).get(key)
@@ -145,7 +145,7 @@ class SharedTokenCache(_Base):  # type: ignore[misc]
         _Base.modify(self, change.kind, change.old, change.new)
 
     def _read(self) -> None:
-        """Take over what is stored, with the changes on top that are not."""
+        """Load the stored record and apply the changes that are not stored yet."""
         with self._reachable() as asked:
             stored = self._backend.load(self._key) if asked else None
             if stored is not None and stored.data != self._seen:
@@ -153,14 +153,14 @@ class SharedTokenCache(_Base):  # type: ignore[misc]
 
     @contextmanager
     def _reachable(self) -> Generator[bool]:
-        """Tell whether the backend is worth asking, and bear its failure: INV-5, changes go along with the next one."""
+        """Yield whether to ask the backend, and suppress its failure: the next change is stored with these (INV-5)."""
         try:
             yield time.monotonic() >= self._ask_at
         except BackendError:
             self._ask_at = time.monotonic() + _PROBE
 
     def _take(self, data: bytes | None) -> None:
-        """Take over a record with the changes on top. What is no record of ours, or none, leaves all as it is."""
+        """Load a record and apply the unstored changes; a missing or foreign record changes nothing."""
         state = None if data is None else self._decode(data)
         if state is not None:
             self.deserialize(state)
@@ -169,11 +169,12 @@ class SharedTokenCache(_Base):  # type: ignore[misc]
                 self._apply(change)
 
     def _store(self) -> None:
-        """Put the changes that are not stored yet on top of what is stored, and store that, while nobody else does."""
+        """Apply the unstored changes to the stored record and store the result, under the lease."""
         with self._reachable() as asked:
             lease, data = self._lease() if asked else (None, None)
             if lease is None:
                 return
+
             try:
                 self._take(data)
                 record = self._encode(lease.fence)
@@ -181,12 +182,12 @@ class SharedTokenCache(_Base):  # type: ignore[misc]
                     self._seen = record
                     self._unstored.clear()
             except BaseException:
-                with suppress(BackendError):  # it ends by itself
+                with suppress(BackendError):  # the lease expires by itself
                     self._backend.release(lease)
                 raise
 
     def _lease(self) -> tuple[LeaseGrant | None, bytes | None]:
-        """Return the lease, if it comes in time, and the record that lies there."""
+        """Return the lease, ``None`` if it was not granted in time, and the stored record."""
         owner = os.urandom(12).hex()
         ends_at = time.monotonic() + _PATIENCE
         stored = self._backend.load(self._key)
@@ -206,7 +207,7 @@ class SharedTokenCache(_Base):  # type: ignore[misc]
                     seen = seen if woken is None else woken.data
 
     def _encode(self, fence: int) -> bytes:
-        """Return the record: MSAL's own JSON, sealed or not, under a fence that backends can read."""
+        """Return the record: MSAL's own JSON, sealed or not, with a fence that backends can read."""
         state: str = self.serialize()
         if self._sealing is None:
             return json.dumps({"v": 1, "fence": fence, "msal": state}).encode()
@@ -214,7 +215,7 @@ class SharedTokenCache(_Base):  # type: ignore[misc]
         return json.dumps({"v": 1, "fence": fence, "sealed": sealed}).encode()
 
     def _decode(self, data: bytes) -> str | None:
-        """Return MSAL's JSON of a record, or ``None`` for what is none, or does not open."""
+        """Return MSAL's JSON of a record, ``None`` if the data are not such a record or cannot be decrypted."""
         try:
             fields = cast("dict[str, str]", json.loads(data))
             if self._sealing is None:
@@ -226,7 +227,7 @@ class SharedTokenCache(_Base):  # type: ignore[misc]
             return None
 
     def _after_fork(self) -> None:
-        """Give the child of a fork a lock and connections of its own."""
+        """Make a new lock and new connections in the child of a fork."""
         self._lock = threading.RLock()
         self._depth = 0
         reset_backend(self._backend)

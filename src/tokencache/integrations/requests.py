@@ -1,8 +1,8 @@
 """``TokenAuth`` for requests: the token of a source in every request, and one replay after a refusal.
 
-Requests prepares a request once, with the auth, and then sends it; redirects are copies of it, hooks included, from
-which it takes ``Authorization`` when they lead to another origin (only from ``http`` to ``https`` of the same host, on
-their default ports, it stays). So the token goes in when the request is prepared, and a hook looks at each answer.
+Requests calls the auth when it prepares a request, so the token is added there, and a hook checks each answer. A
+redirect is a copy of the request with its hooks. Requests removes ``Authorization`` from a redirect to another origin,
+except from ``http`` to ``https`` of the same host on default ports.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ __all__ = ["TokenAuth"]
 class TokenAuth(AuthBase):
     """Puts the token of ``source`` into each request of a ``requests.Session``, or of a single call.
 
-    When the server refuses the token, by status 401 or by ``error="invalid_token"`` in ``WWW-Authenticate``, the
-    source replaces *that* token and the refused request is sent once more; a file goes back to where it began. A second
-    refusal is given back as it is, and so is the first where the source has no other token (INV-6), where the scope
-    does not suffice (INV-7), where a body was streamed and so cannot be sent again, and where another origin answered
-    than the one asked. The refused answer is the first of the ``history`` of the one that replaced it.
+    A server refuses the token by status 401 or by ``error="invalid_token"`` in ``WWW-Authenticate``. Then the source
+    replaces *that* token and the refused request is sent once more; a file is rewound. A second refusal is returned
+    unchanged. So is the first one if the source has no other token (INV-6), if the scope does not suffice (INV-7), if
+    the body was streamed and cannot be sent again, or if a redirect led to another origin. The refused answer is the
+    first in the ``history`` of the new one.
 
-    ``origins`` are the origins that may have the token, such as ``"https://api.example"``; a request to another goes
-    without it. By default each request that the caller makes carries it, and a redirect to another origin does not.
+    ``origins`` are the origins that may get the token, such as ``"https://api.example"``; other requests go without it.
+    By default each request of the caller carries it, but not a redirect to another origin.
     """
 
     def __init__(self, source: TokenSupply, *, origins: str | Iterable[str] = ()) -> None:
@@ -59,7 +59,7 @@ class TokenAuth(AuthBase):
 
 
 class _Watch:
-    """The hook of one request of the caller: it looks at each answer, also after redirects, and replays once."""
+    """The hook of one request of the caller: it checks each answer, also after redirects, and replays once."""
 
     def __init__(self, source: TokenSupply, request: PreparedRequest, token: Token, asked: Origin) -> None:
         self._source = source
@@ -70,23 +70,25 @@ class _Watch:
         self._replayed = False
 
     def __call__(self, response: Response, **sending: Any) -> Response:  # noqa: ANN401  (what Session.send was given)
-        """Return the answer, or that to the same request with another token."""
+        """Return the answer, or the answer to the same request with another token."""
         request = response.request
         if request is self._request:  # the caller's own, not a redirect's copy; a prepared one may be sent many times
             self._replayed = False
         if self._replayed or not heals(self._answer(response), self._token):
             return response
+
         other = self._source.replace(self._token)
         if other is None:
             return response
+
         self._replayed = True
         self._token = other
-        # In place, because a redirect of the replay is made from this very request.
+        # Changed in place, because requests copies a redirect of the replay from this object.
         request.headers["Authorization"] = other.authorization
         if self._start is not None:
             body: Any = request.body
             body.seek(self._start)
-        with suppress(RequestException, RuntimeError):  # read to the end, the connection can be used again
+        with suppress(RequestException, RuntimeError):  # a fully read answer frees its connection for reuse
             _ = response.content
         response.close()
         again: Response = response.connection.send(request, **sending)
@@ -94,7 +96,7 @@ class _Watch:
         return again
 
     def _answer(self, response: Response) -> Answer:
-        """Describe the answer to a request, which after a redirect is not the caller's own."""
+        """Describe the answer to a request; after a redirect that is not the caller's own request."""
         request = response.request
         body = cast("object", request.body)
         return Answer(
@@ -108,7 +110,7 @@ class _Watch:
 
 
 def _position(body: Any) -> int | None:  # noqa: ANN401  (anything that requests sends)
-    """Return where a file stands, or ``None`` for what is no file or cannot go back."""
+    """Return the position of a file, ``None`` if the body is not a seekable file."""
     seekable = getattr(body, "seekable", None)
     if seekable is None or not seekable():
         return None
