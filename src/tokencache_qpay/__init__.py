@@ -1,4 +1,4 @@
-"""The QPay V2 plugin of tokencache: provider, client, callbacks. Its names are loaded on first use."""
+"""The QPay V2 plugin of tokencache: provider, client, callbacks. Its names are loaded at first use."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ _MODULES: Final = {
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name when it is first asked for (PEP 562)."""
+    """Load a public name at its first use (PEP 562)."""
     for module, names in _MODULES.items():
         if name in names:
             return getattr(import_module(f"{__name__}.{module}"), name)

@@ -1,4 +1,4 @@
-"""What becomes of an operation, for both clients: whether it is sent again, and what its answer means."""
+"""Retries and answers of an operation, for both clients."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _HICCUPS: Final = frozenset({502, 503, 504})
 _REFUSING: Final = range(400, 500)
 _NOT_YET: Final = frozenset({408, 425, 429})
 _DECODER: Final = msgspec.json.Decoder(float_hook=Decimal)
-_ENCODER: Final = msgspec.json.Encoder(decimal_format="number", enc_hook=str)  # a Text is a str that it does not know
-_PERHAPS: Final = "it may have been done all the same, and doing it again may do it twice: look first"
+_ENCODER: Final = msgspec.json.Encoder(decimal_format="number", enc_hook=str)  # str encodes Text
+_PERHAPS: Final = "QPay may have done it, and a repetition may do it twice: check before you repeat it"
 
 
 def exchange(call: Call[D], base_url: str, timeout: float) -> Generator[httpx.Request, SendResult, D]:
-    """Yield what to send, take what came of it, return the answer or raise what it means."""
+    """Yield requests, receive responses or errors, and return the answer or raise its error."""
     outcome = yield _request(call, base_url, timeout)
     if _is_worth_another(call, outcome):
         outcome = yield _request(call, base_url, timeout)
@@ -47,14 +47,14 @@ def exchange(call: Call[D], base_url: str, timeout: float) -> Generator[httpx.Re
 
 
 def _is_worth_another(call: Call[Document], outcome: SendResult) -> bool:
-    """Return whether to send it once more: what never arrived, and what is repeatable after a hiccup."""
+    """Return whether to send it once more: it never arrived, or it is repeatable and the failure is transient."""
     if isinstance(outcome, httpx.Response):
         return call.repeatable and outcome.status_code in _HICCUPS
     return call.repeatable or isinstance(outcome, _UNSENT)
 
 
 def _request(call: Call[Document], base_url: str, timeout: float) -> httpx.Request:
-    """Return a request; amounts are numbers without rounding."""
+    """Return a request; amounts are JSON numbers without rounding."""
     headers = {"Accept": "application/json", "User-Agent": "tokencache-qpay"}
     content = None
     if call.body is not None:
@@ -67,7 +67,7 @@ def _request(call: Call[Document], base_url: str, timeout: float) -> httpx.Reque
 
 
 def _answer(call: Call[D], response: httpx.Response) -> D:
-    """Return what QPay answered, or raise what its answer means."""
+    """Return QPay's answer, or raise its error."""
     try:
         document: object = _DECODER.decode(response.content) if response.content.strip() else {}
     except (msgspec.DecodeError, ValueError, RecursionError):
@@ -76,21 +76,21 @@ def _answer(call: Call[D], response: httpx.Response) -> D:
         raise _refusal(call, response, document)
     if isinstance(document, dict):
         fields = cast("dict[str, object]", document)
-        if fields.get("error"):  # a refusal, whatever the status says
+        if fields.get("error"):  # a refusal, although the status is a success
             raise _refusal(call, response, fields)
         try:
             return read(fields, call.answer)
         except (msgspec.ValidationError, RecursionError) as error:
             why = scrub(str(error), _sent(response))
     else:
-        why = "it is no JSON object"
+        why = "it is not a JSON object"
     kind, advice = _unanswered(undone=call.repeatable)
-    message = f"[qpay] {call.name}: the answer of {host_of(response.url)} makes no sense ({why}); {advice}"
+    message = f"[qpay] {call.name}: the answer of {host_of(response.url)} is unreadable ({why}); {advice}"
     raise kind(message, status=response.status_code)
 
 
 def _refusal(call: Call[Document], response: httpx.Response, document: object) -> QPayError:
-    """Return the error that an answer with an error's status is."""
+    """Return the error of an answer with an error status or an error field."""
     fields = cast("dict[str, object]", document) if isinstance(document, dict) else {}
     said = server_error(fields, _sent(response))
     status = response.status_code
@@ -105,12 +105,12 @@ def _refusal(call: Call[Document], response: httpx.Response, document: object) -
 
 
 def _unanswered(*, undone: bool) -> tuple[type[QPayUnavailable], str]:
-    """Return the error for what is no answer, and what to do then; ``undone``: nothing was done, or nothing to harm."""
+    """Return error class and remedy without a usable answer; ``undone``: nothing was done, or a repetition is safe."""
     return (QPayUnavailable, "try again later") if undone else (QPayOutcomeUnknown, _PERHAPS)
 
 
 def _failure(call: Call[Document], error: httpx.HTTPError, timeout: float) -> QPayError:
-    """Return the error that no answer is. It quotes nothing of the foreign one."""
+    """Return the error for a missing answer; it quotes only log-safe text of httpx's error."""
     try:
         host = host_of(error.request.url)
     except RuntimeError:
@@ -119,11 +119,11 @@ def _failure(call: Call[Document], error: httpx.HTTPError, timeout: float) -> QP
     what = what_failed(error, host, timeout)
     if safe:
         return QPayUnavailable(f"[qpay] {call.name}: {what}")
-    happened, _, _ = what.partition(";")  # what is behind it says to try again
+    happened, _, _ = what.partition(";")  # the text after it says to try again
     return QPayOutcomeUnknown(f"[qpay] {call.name}: {happened}; {_PERHAPS}")
 
 
 def _sent(response: httpx.Response) -> tuple[str, ...]:
-    """Return the credentials that were sent: a server may echo them."""
+    """Return the credentials of the request: a server may echo them."""
     _, _, token = response.request.headers.get("Authorization", "").partition(" ")
     return (token,) if token else ()

@@ -1,4 +1,4 @@
-"""Every operation of QPay's API, once: what is sent, what comes back, and whether sending it twice does harm."""
+"""Every operation of QPay's API: its request, its answer, and whether it may be sent twice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LARGEST_PAGE: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[D_co]):
-    """One request: ``path`` is below ``/v2``, ``item`` its last part; ``repeatable``: a second one does no harm."""
+    """One request: ``path`` is below ``/v2``, ``item`` is its last part. ``repeatable``: a second one does no harm."""
 
     method: str
     path: str
@@ -43,7 +43,7 @@ class Call(Generic[D_co]):
 
     @property
     def name(self) -> str:
-        """What it is called in messages, without the id."""
+        """Its name in messages, without the id."""
         return f"{self.method} {self.path}"
 
     @property
@@ -53,17 +53,17 @@ class Call(Generic[D_co]):
 
 
 def create_invoice(invoice: InvoiceRequest) -> Call[CreatedInvoice]:
-    """Make an invoice. QPay makes another one each time it is asked, so this is never sent twice by itself."""
+    """Create an invoice. QPay creates another one for each request, so the client never repeats it by itself."""
     return Call("POST", "/invoice", CreatedInvoice, invoice_body(invoice))
 
 
 def get_invoice(invoice_id: str) -> Call[Invoice]:
-    """Return an invoice as it stands."""
+    """Return the current state of an invoice."""
     return Call("GET", "/invoice", Invoice, item=identifier("invoice_id", invoice_id), repeatable=True)
 
 
 def cancel_invoice(invoice_id: str) -> Call[Nothing]:
-    """Cancel an invoice that nobody has paid."""
+    """Cancel an unpaid invoice."""
     return Call("DELETE", "/invoice", Nothing, item=identifier("invoice_id", invoice_id))
 
 
@@ -79,7 +79,7 @@ def check_payment(
     page: int = 1,
     page_limit: int = _LARGEST_PAGE,
 ) -> Call[PaymentCheck]:
-    """Return what was paid on an invoice, a QR code or an item; ``page`` counts from 1."""
+    """Return the payments of an invoice, a QR code or an item; ``page`` counts from 1."""
     body = _found_by(object_type, object_id, page, page_limit)
     return Call("POST", "/payment/check", PaymentCheck, body, repeatable=True)
 
@@ -106,7 +106,7 @@ def cancel_payment(payment_id: str, *, callback_url: str | None = None, note: st
 
 
 def refund_payment(payment_id: str, *, callback_url: str | None = None, note: str | None = None) -> Call[Nothing]:
-    """Give the money of a payment by card back."""
+    """Refund a payment by card."""
     body = _given(callback_url=callback_url, note=note)
     return Call("DELETE", "/payment/refund", Nothing, body, item=identifier("payment_id", payment_id))
 
@@ -118,7 +118,7 @@ def create_ebarimt(
     ebarimt_receiver: str | None = None,
     callback_url: str | None = None,
 ) -> Call[Ebarimt]:
-    """Make the tax receipt of a payment; a COMPANY is named by ``ebarimt_receiver``, its register number."""
+    """Create the tax receipt of a payment; ``ebarimt_receiver`` is the register number of a COMPANY."""
     body = _receipt(payment_id, ebarimt_receiver_type, ebarimt_receiver, callback_url)
     return Call("POST", "/ebarimt/create", Ebarimt, body)
 
@@ -129,7 +129,7 @@ def get_ebarimt(ebarimt_id: str) -> Call[Ebarimt]:
 
 
 def cancel_ebarimt(ebarimt_id: str) -> Call[Nothing]:
-    """Take a tax receipt back."""
+    """Cancel a tax receipt."""
     return Call("DELETE", "/ebarimt", Nothing, item=identifier("ebarimt_id", ebarimt_id))
 
 
@@ -141,7 +141,7 @@ def create_ebarimt_v3(
     ebarimt_receiver: str | None = None,
     callback_url: str | None = None,
 ) -> Call[Ebarimt]:
-    """Make the tax receipt of a payment by version 3.0, which asks for the district too."""
+    """Create the tax receipt of a payment by version 3.0, which needs the district too."""
     if not district_code:
         reject("district_code", "it must not be empty")
     body = _receipt(payment_id, ebarimt_receiver_type, ebarimt_receiver, callback_url)
@@ -149,7 +149,7 @@ def create_ebarimt_v3(
 
 
 def cancel_ebarimt_v3(payment_id: str, *, note: str | None = None) -> Call[Nothing]:
-    """Take a tax receipt of version 3.0 back, by its payment."""
+    """Cancel a tax receipt of version 3.0, by its payment."""
     return Call("DELETE", "/ebarimt_v3", Nothing, _given(note=note), identifier("payment_id", payment_id))
 
 
@@ -165,34 +165,34 @@ def cancel_subscription(subscription_id: str) -> Call[Nothing]:
 
 
 def _found_by(object_type: str, object_id: str, page: int, page_limit: int) -> dict[str, object]:
-    """Return what a search is by."""
+    """Return the body of a search."""
     identifier("object_id", object_id)
     if page < 1:
         reject("page", "pages count from 1")
     if not 1 <= page_limit <= _LARGEST_PAGE:
-        reject("page_limit", f"from 1 to {_LARGEST_PAGE}")
+        reject("page_limit", f"give 1 to {_LARGEST_PAGE}")
     offset = {"page_number": page, "page_limit": page_limit}
     return {"object_type": str(object_type), "object_id": object_id, "offset": offset}
 
 
 def _receipt(payment_id: str, kind: str, receiver: str | None, callback_url: str | None) -> dict[str, object]:
-    """Return what a tax receipt is made of."""
+    """Return the common fields of a tax receipt."""
     identifier("payment_id", payment_id)
     if kind == EbarimtReceiver.COMPANY and not receiver:
-        reject("ebarimt_receiver", "a COMPANY is named by its register number")
+        reject("ebarimt_receiver", "give the register number of the COMPANY")
     body = {"payment_id": payment_id, "ebarimt_receiver_type": str(kind)}
     return body | _given(ebarimt_receiver=receiver, callback_url=callback_url)
 
 
 def _given(**fields: str | None) -> dict[str, object]:
-    """Return the fields that are there."""
+    """Return the fields that are not ``None``."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def _when(name: str, when: When) -> str:
-    """Return a date as QPay reads it: ``YYYY-MM-DD HH:MM:SS``, in the local time of the shop."""
+    """Return a date in QPay's format: ``YYYY-MM-DD HH:MM:SS``, in the local time of the shop."""
     if not isinstance(when, datetime):
         return when
     if when.tzinfo is not None:
-        reject(name, "QPay takes local time, so give a datetime without a zone")
+        reject(name, "QPay expects local time; give a datetime without a time zone")
     return when.strftime("%Y-%m-%d %H:%M:%S")

@@ -1,12 +1,12 @@
-"""QPay's callback: reading it, believing none of it before a check, and answering ``SUCCESS``.
+"""QPay's callback: read it, confirm it with QPay, and answer ``SUCCESS``.
 
-QPay calls the ``callback_url`` of an invoice with ``qpay_payment_id=…`` appended, unsigned, so anybody can. What has
-been paid is what :meth:`~tokencache_qpay.QPayClient.check_payment` says. Callbacks get lost, and may come twice:
-whatever a shop does for a paid order, it must do once.
+QPay calls the ``callback_url`` of an invoice with ``qpay_payment_id=…`` appended. The call is unsigned, so anyone can
+forge it; only :meth:`~tokencache_qpay.QPayClient.check_payment` says what was paid. Callbacks get lost and may come
+twice, so a shop must process a paid order exactly once.
 
-``asgi_callback``, ``django_callback`` and ``flask_callback`` make the endpoint: they read the call, confirm it, hand
-the shop what was confirmed, and answer. A call that nothing confirms is answered with 404, one that cannot be confirmed
-now with 503, so that QPay or its user may try again.
+``asgi_callback``, ``django_callback`` and ``flask_callback`` make the endpoint. It reads the call, confirms it, gives
+the result to the shop, and answers. It answers 404 if QPay does not confirm the call, and 503 if QPay cannot be asked
+now, so that QPay or its user may try again.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ _METHODS: Final = frozenset({"GET", "POST"})
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """What was called: the payment that it speaks of, and all parameters. Nobody signs them: believe none.
+    """An unconfirmed call: the payment that it names, and all parameters. They are unsigned: do not trust them.
 
-    Find the order by :attr:`Confirmed.invoice_id`, not by a number in the address: anybody can write another one there.
+    Find the order by :attr:`Confirmed.invoice_id`, not by a number in the address, which anyone can forge.
     """
 
     payment_id: str
@@ -66,7 +66,7 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """What QPay itself says: the payment, and everything that was paid on the same invoice."""
+    """A confirmation by QPay: the payment, and all payments of the same invoice."""
 
     callback: Callback
     payment: Payment
@@ -79,9 +79,9 @@ class Confirmed:
 
 
 def read_callback(query: str | bytes = "", body: bytes = b"", content_type: str = "") -> Callback:
-    """Return what a call says, by its query and, for a POST, its body: a form or a JSON object.
+    """Return the parameters of a call: from its query and, for a POST, its body (a form or a JSON object).
 
-    Raises ``QPayInvalidRequest`` where no payment is named.
+    Raises ``QPayInvalidRequest`` if the call names no payment.
     """
     text = query.decode("latin-1") if isinstance(query, bytes) else query
     parameters: dict[str, str] = {}
@@ -95,27 +95,27 @@ def read_callback(query: str | bytes = "", body: bytes = b"", content_type: str 
             parameters |= {name: str(value) for name, value in fields.items() if isinstance(value, str | int)}
     elif body:
         parameters |= dict(parse_qsl(body.decode("utf-8", "replace")))
-    parameters |= dict(parse_qsl(text))  # what stands in the address was written by the shop, if by anybody
+    parameters |= dict(parse_qsl(text))  # the query wins: the shop wrote the address
     for name in _NAMES:
         payment_id = parameters.get(name, "").strip()
         if payment_id and len(payment_id) <= _LONGEST:
             return Callback(payment_id, parameters)
-    message = f"[qpay] a callback names its payment by {_NAMES[0]}; this one does not"
+    message = f"[qpay] the callback does not name its payment; it needs the parameter {_NAMES[0]}"
     raise QPayInvalidRequest(message)
 
 
 def confirm(client: QPayClient, callback: Callback) -> Confirmed | None:
-    """Return what QPay says of a callback, ``None`` where it knows of no such payment, or of none that counts."""
+    """Return QPay's confirmation of a callback, ``None`` if the payment is unknown or no payment counts."""
     return drive(_confirmation(callback), client.send)
 
 
 async def confirm_async(client: AsyncQPayClient, callback: Callback) -> Confirmed | None:
-    """Return what QPay says of a callback; see :func:`confirm`."""
+    """Return QPay's confirmation of a callback; see :func:`confirm`."""
     return await adrive(_confirmation(callback), client.send)
 
 
 def _confirmation(callback: Callback) -> Generator[Call[Any], Any, Confirmed | None]:
-    """Ask for the payment, then for what was paid on its invoice: the check decides."""
+    """Ask for the payment, then check its invoice: the check decides."""
     try:
         payment: Payment = yield get_payment(callback.payment_id)
         if payment.object_id is None or payment.object_type not in (None, ObjectType.INVOICE):
@@ -128,7 +128,7 @@ def _confirmation(callback: Callback) -> Generator[Call[Any], Any, Confirmed | N
 
 
 class _DjangoRequest(Protocol):
-    """What is needed of a request of Django's."""
+    """The part of Django's request that the view uses."""
 
     method: str
     META: Mapping[str, str]
@@ -142,7 +142,7 @@ Send: TypeAlias = "Callable[[MutableMapping[str, Any]], Awaitable[None]]"
 
 
 class _Endpoint:
-    """An ASGI application; an object, as Starlette takes a function for something else."""
+    """An ASGI application. It is an object, because Starlette does not treat a function as an ASGI application."""
 
     def __init__(self, client: AsyncQPayClient, paid: Callable[[Confirmed], Awaitable[None] | None]) -> None:
         self._client = client
@@ -151,7 +151,7 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            message = "the QPay callback speaks HTTP only"
+            message = "the QPay callback accepts only HTTP"
             raise RuntimeError(message)
         headers = {name.lower(): value for name, value in scope["headers"]}
         status, text = _WRONG_METHOD
@@ -170,8 +170,8 @@ def asgi_callback(
     """Return an ASGI application for the callback.
 
     In Starlette and FastAPI it is a route of its own: ``app.router.routes.append(Route("/qpay/callback",
-    asgi_callback(client, paid)))``. Do not mount it: a mount redirects to the path with a slash, and nobody knows
-    whether QPay follows. ``paid`` is called with what was confirmed; what it raises is the server's to report.
+    asgi_callback(client, paid)))``. Do not mount it: a mount redirects to the path with a slash, and QPay may not
+    follow. ``paid`` is called with the confirmation; the server reports what it raises.
     """
     return _Endpoint(client, paid)
 
@@ -179,8 +179,8 @@ def asgi_callback(
 def django_callback(client: QPayClient, paid: Callable[[Confirmed], None]) -> Callable[[Any], object]:
     """Return a Django view for the callback.
 
-    In ``urlpatterns``: ``path("qpay/callback", django_callback(client, paid))``. It is exempt from Django's token
-    against forged forms, which QPay does not have.
+    In ``urlpatterns``: ``path("qpay/callback", django_callback(client, paid))``. The view is CSRF-exempt: QPay sends no
+    CSRF token.
     """
     http: Any = import_module("django.http")
     csrf: Any = import_module("django.views.decorators.csrf")
@@ -214,7 +214,7 @@ def flask_callback(client: QPayClient, paid: Callable[[Confirmed], None]) -> Cal
 
 
 async def _body(receive: Receive) -> bytes:
-    """Return a request's body, as far as one has to be read."""
+    """Return a request's body, at most ``_BODY_LIMIT`` bytes of it."""
     body = bytearray()
     while True:
         message = await receive()
@@ -258,5 +258,5 @@ async def _answer_async(
 
 
 def _trouble(error: TokenCacheError) -> tuple[int, str]:
-    """Return the answer where nothing could be confirmed; its text tells a stranger nothing."""
+    """Return the answer if the confirmation failed; its text tells a caller no details."""
     return (400, "no payment is named") if isinstance(error, QPayInvalidRequest) else (503, "try again later")

@@ -1,11 +1,10 @@
-"""``QPayClient`` and ``AsyncQPayClient``: QPay's V2 API, with the token handled.
+"""``QPayClient`` and ``AsyncQPayClient``: clients of QPay's V2 API that obtain and renew the token.
 
-Both have the operations of ``_calls.py`` as methods. What happens to an answer, and whether a request is sent again, is
-decided in one place for both.
+Both have the operations of ``_calls.py`` as methods; ``_answers.py`` decides for both about answers and retries.
 
-Nothing that is not idempotent is sent again once it may have arrived: then :class:`~tokencache_qpay.QPayOutcomeUnknown`
-tells that nobody knows. The one exception is a 401, which QPay gives before it does anything: the request is replayed
-with another token.
+A request that is not idempotent and may have arrived is not sent again: the client raises
+:class:`~tokencache_qpay.QPayOutcomeUnknown`. The only exception is a 401, which QPay sends before it does anything: the
+client replays the request with another token.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ _LONGEST_WAIT: Final = 7 * 86_400.0
 
 
 def _blocking(make: Callable[P, Call[D]]) -> Callable[Concatenate[QPayClient, P], D]:
-    """Make a method for threads of an operation."""
+    """Make a blocking method of an operation."""
 
     @wraps(make)
     def method(self: QPayClient, /, *args: P.args, **kwargs: P.kwargs) -> D:
@@ -64,7 +63,7 @@ def _blocking(make: Callable[P, Call[D]]) -> Callable[Concatenate[QPayClient, P]
 
 
 def _awaitable(make: Callable[P, Call[D]]) -> Callable[Concatenate[AsyncQPayClient, P], Coroutine[object, object, D]]:
-    """Make a method for event loops of an operation."""
+    """Make an async method of an operation."""
 
     @wraps(make)
     async def method(self: AsyncQPayClient, /, *args: P.args, **kwargs: P.kwargs) -> D:
@@ -74,7 +73,7 @@ def _awaitable(make: Callable[P, Call[D]]) -> Callable[Concatenate[AsyncQPayClie
 
 
 def _signed(method: M, make: Callable[..., object]) -> M:
-    """Give a method the parameters of its operation behind ``self``, for help, stubs of tests and frameworks."""
+    """Give a method the parameters of its operation after ``self``, for ``help``, test doubles and frameworks."""
     own = signature(make)
     itself = Parameter("self", Parameter.POSITIONAL_ONLY)
     method.__dict__["__signature__"] = own.replace(parameters=[itself, *own.parameters.values()])
@@ -82,7 +81,7 @@ def _signed(method: M, make: Callable[..., object]) -> M:
 
 
 class _Client:
-    """What both clients have."""
+    """The common part of both clients."""
 
     def __init__(self, source: TokenSource, *, base_url: str | None = None, timeout: float = _TIMEOUT) -> None:
         self.source = source
@@ -92,7 +91,7 @@ class _Client:
 
     @classmethod
     def from_env(cls, cache: TokenCache | None = None) -> Self:
-        """Return a client of the merchant whom the environment names, with the backend that it names.
+        """Return a client with the merchant and the backend of the environment.
 
         See :meth:`QPayProvider.from_env <tokencache_qpay.QPayProvider.from_env>` and ``TokenCache`` for the variables.
         """
@@ -106,12 +105,11 @@ class _Client:
 class QPayClient(_Client):
     """QPay's V2 API for threads: one client serves all threads of a process.
 
-    ``source`` gives the token: ``TokenCache(…).source("qpay")``, or that of a ``QPayProvider``. The address is that of
-    its provider; ``base_url`` is for another one. ``client`` is an ``httpx.Client`` to send with, which stays open when
-    this one is closed; ``timeout`` is how long each part of a request may take, in seconds.
+    ``source`` gives the token: ``TokenCache(…).source("qpay")``, or a source of a ``QPayProvider``. ``base_url``
+    overrides the address of its provider. ``client`` is an ``httpx.Client`` to send with; ``close`` does not close it.
+    ``timeout`` limits each phase of a request, in seconds.
 
-    Each method raises :class:`~tokencache_qpay.QPayError` for QPay's errors, and what ``source.token()`` raises where
-    there is no token.
+    Each method raises :class:`~tokencache_qpay.QPayError` for QPay's errors, and the errors of ``source.token()``.
     """
 
     create_invoice = _blocking(_calls.create_invoice)
@@ -177,7 +175,7 @@ class QPayClient(_Client):
             )
 
     def is_invoice_paid(self, invoice_id: str, amount: Money | None = None) -> bool:
-        """Return whether an invoice is paid: by a payment that counts, and at least ``amount`` where that is given."""
+        """Return whether an invoice is paid: by a payment that counts, and at least ``amount`` if given."""
         return self.check_payment(invoice_id).covers(amount)
 
     def wait_until_paid(
@@ -189,11 +187,11 @@ class QPayClient(_Client):
         checks: int = _CHECKS,
         amount: Money | None = None,
     ) -> PaymentCheck:
-        """Return the check that finds an invoice paid, or the last one when ``timeout`` seconds are over.
+        """Return the check that finds an invoice paid, or the last check after ``timeout`` seconds.
 
-        QPay forbids to ask again and again: set ``called_back`` when its callback has come, which is what the waiting
-        is for; it is cleared again. Each callback leads to a check. As callbacks get lost, QPay is asked without one
-        too, ``checks`` times in all, the last one at the end. While it cannot answer, the waiting goes on.
+        QPay forbids polling, so this waits for its callback: set ``called_back`` when the callback arrives; the client
+        clears it and checks. Callbacks get lost, so the client also checks ``checks`` times without one, the last time
+        at the end. While QPay cannot answer, the wait continues.
         """
         wait = _Wait(timeout, checks)
         while True:
@@ -337,7 +335,7 @@ class AsyncQPayClient(_Client):
 
 
 class _Pages:
-    """Where somebody is who reads page after page."""
+    """The position of a reader of pages."""
 
     def __init__(self, limit: int) -> None:
         self.number = 1
@@ -345,33 +343,33 @@ class _Pages:
         self._limit = limit
 
     def turn(self, page: PaymentList) -> tuple[Payment, ...]:
-        """Return what is on a page, and go on where it is full; nobody knows what ``count`` counts."""
+        """Return the rows of a page; a full page has a successor, as the meaning of ``count`` is not documented."""
         self.number += 1
         self.more = len(page.rows) >= self._limit
         return page.rows
 
 
 class _Wait:
-    """When to ask without having been called: ever more seldom, the last time at the end."""
+    """The schedule of checks without a callback: at growing intervals, the last one at the end."""
 
     def __init__(self, timeout: float, checks: int) -> None:
         if not 0 <= timeout <= _LONGEST_WAIT:
-            reject("timeout", "give seconds, a week's at most")
+            reject("timeout", "give seconds, at most one week")
         now = time.monotonic()
         times = max(1, checks)
         self._due = [now + timeout * (number / times) ** 2 for number in range(1, times + 1)]
 
     def pause(self) -> float:
-        """Return for how long to wait for a call."""
+        """Return how long to wait for a callback."""
         return max(0.0, self._due[0] - time.monotonic())
 
     def is_over(self) -> bool:
-        """Return whether that was the last time; called after each check."""
+        """Return whether the last check was the final one; called after each check."""
         while self._due and self._due[0] <= time.monotonic():
             del self._due[0]
         return not self._due
 
 
 def _no_cookies() -> CookieJar:
-    """Return a jar that takes no cookie."""
+    """Return a jar that accepts no cookie."""
     return CookieJar(DefaultCookiePolicy(allowed_domains=[]))

@@ -4,15 +4,15 @@
 
     QPayError                     QPay's answer, or the lack of one, with ``code``, ``status`` and ``message``
     ├── QPayInvalidRequest        our own check failed; nothing was sent
-    ├── QPayRefused               QPay said no: another attempt gives the same answer
-    │   ├── QPayValidationError   400: a field is missing or wrong, or a rule of business forbids it
+    ├── QPayRefused               QPay refused: a repetition gives the same answer
+    │   ├── QPayValidationError   400: a field is missing or wrong, or a business rule forbids it
     │   ├── QPayUnauthorized      401 after the token was replaced, or 403: the merchant may not do that
-    │   ├── QPayConflict          409, and what is paid, settled or cancelled already
+    │   ├── QPayConflict          409, or already paid, settled or cancelled
     │   └── QPayNotFound          422 or 404: there is no such invoice, payment or merchant
-    └── QPayUnavailable           QPay could not answer: busy, out of reach, or answering what is no answer
-        └── QPayOutcomeUnknown    the same, and what was asked for may have been done
+    └── QPayUnavailable           QPay could not answer: it is busy, unreachable, or sends an unreadable answer
+        └── QPayOutcomeUnknown    the same, and QPay may have done the operation
 
-Codes are open-ended at QPay; the class goes by the status first, and by the code where several meanings share one.
+QPay may add codes. The status decides the class; the code decides if one status has several meanings.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ Message: TypeAlias = "str | Mapping[str, object] | None"
 class QPayError(TokenCacheError):
     """QPay refused, did not answer, or would have refused.
 
-    ``code`` is QPay's key, such as ``INVOICE_NOTFOUND``, ``None`` where there is none. ``status`` is the HTTP status,
-    ``None`` without an answer. ``message`` is what QPay said: a text, often in Mongolian, or an object that has the
-    complaint for each field.
+    ``code`` is QPay's key, such as ``INVOICE_NOTFOUND``, or ``None``. ``status`` is the HTTP status, ``None`` without
+    an answer. ``message`` is QPay's message: a text, often in Mongolian, or an object with one text per field.
     """
 
     def __init__(
@@ -61,31 +60,31 @@ class QPayInvalidRequest(QPayError, ValueError):
 
 
 class QPayRefused(QPayError):
-    """QPay said no, and would say so again."""
+    """QPay refused, and would refuse a repetition."""
 
 
 class QPayValidationError(QPayRefused):
-    """A field is missing or wrong, or a rule of business forbids it (400)."""
+    """A field is missing or wrong, or a business rule forbids it (400)."""
 
 
 class QPayUnauthorized(QPayRefused):
-    """The token was refused, and its replacement too (401), or the merchant may not do that (403)."""
+    """QPay refused the token and its replacement (401), or the merchant may not do that (403)."""
 
 
 class QPayConflict(QPayRefused):
-    """It exists already, or is in a state that forbids this: paid, settled, cancelled."""
+    """The object exists already, or its state forbids this: paid, settled, cancelled."""
 
 
 class QPayNotFound(QPayRefused):
-    """There is no such thing: QPay says so with 422."""
+    """The object does not exist; QPay answers 422 then."""
 
 
 class QPayUnavailable(QPayError):
-    """QPay could not answer. What was asked for was not done, or does no harm when it is done twice."""
+    """QPay could not answer. The operation was not done, or is safe to repeat."""
 
 
 class QPayOutcomeUnknown(QPayUnavailable):
-    """QPay may have done what was asked for and did not say so. Look before asking again: it is not idempotent."""
+    """QPay may have done the operation, but did not confirm it. Check before a repetition: it is not idempotent."""
 
 
 _BY_STATUS: Final[dict[int, type[QPayRefused]]] = {
@@ -100,7 +99,7 @@ _STATES: Final = frozenset({"INVOICE_PAID", "PAYMENT_SETTLED", "QRCODE_USED", "A
 
 
 def refusal_class(status: int, code: str | None) -> type[QPayRefused]:
-    """Return the family of a refusal."""
+    """Return the class of a refusal."""
     if status in _BY_STATUS:
         return _BY_STATUS[status]
     if code is not None and code.endswith(_MISSING):

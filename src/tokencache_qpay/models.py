@@ -1,8 +1,8 @@
-"""What QPay answers, as types. Lenient where QPay is: numbers as strings, absent fields, unknown words.
+"""Types of QPay's answers. They accept what QPay sends: numbers as strings, absent fields, unknown words.
 
-Money is :class:`~decimal.Decimal`. Enumerations are open: a word that QPay adds tomorrow is a member of its own, equal
-to its text. Dates stay as QPay writes them. Each document keeps what was received in ``raw``, which is also where
-fields are that no type here names.
+Money is :class:`~decimal.Decimal`. Enumerations are open: a word that QPay adds later becomes a member, equal to its
+text. Dates keep QPay's format. Each document keeps the received object in ``raw``, with the fields that its type does
+not have.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 
 
 class _Open(StrEnum):
-    """An enumeration that takes any word."""
+    """An enumeration that accepts any word."""
 
     @classmethod
     def _missing_(cls, value: object) -> _Open | None:
@@ -56,7 +56,7 @@ class _Open(StrEnum):
 
 
 class InvoiceStatus(_Open):
-    """Where an invoice stands."""
+    """The status of an invoice."""
 
     OPEN = "OPEN"
     CLOSED = "CLOSED"
@@ -64,7 +64,7 @@ class InvoiceStatus(_Open):
 
 
 class PaymentStatus(_Open):
-    """Where a payment stands; only ``PAID`` is money."""
+    """The status of a payment; only ``PAID`` counts as money."""
 
     NEW = "NEW"
     FAILED = "FAILED"
@@ -74,21 +74,21 @@ class PaymentStatus(_Open):
 
 
 class PaymentType(_Open):
-    """How somebody paid."""
+    """The means of a payment."""
 
     P2P = "P2P"
     CARD = "CARD"
 
 
 class SettlementStatus(_Open):
-    """Whether the money has reached the merchant."""
+    """Whether the merchant has received the money."""
 
     PENDING = "PENDING"
     SETTLED = "SETTLED"
 
 
 class ObjectType(_Open):
-    """What a payment was for, or is looked for by."""
+    """The object of a payment or of a search."""
 
     INVOICE = "INVOICE"
     QR = "QR"
@@ -97,25 +97,25 @@ class ObjectType(_Open):
 
 
 class EbarimtReceiver(_Open):
-    """Who gets a tax receipt."""
+    """The kind of receiver of a tax receipt."""
 
     CITIZEN = "CITIZEN"
     COMPANY = "COMPANY"
 
 
 class Text(str):
-    """A text. Where QPay sends a number instead, it is the text of that number: ids and codes come as either."""
+    """A text, also made from a number: QPay sends ids and codes as either."""
 
     __slots__ = ()
 
 
 class Document(msgspec.Struct, kw_only=True):
-    """What all answers have: ``raw``, the object as it came."""
+    """The base of all answers; ``raw`` is the received object."""
 
     raw: dict[str, Any] = msgspec.field(default_factory=dict[str, Any], name="")
 
     def __repr__(self) -> str:
-        """Return the fields that are there, without ``raw``."""
+        """Return the fields that are set, without ``raw``."""
         told = ((name, getattr(self, name)) for name in self.__struct_fields__ if name != "raw")
         shown = ", ".join(f"{name}={value!r}" for name, value in told if value not in (None, ()))
         return f"{type(self).__name__}({shown})"
@@ -126,7 +126,7 @@ class Nothing(Document):
 
 
 class Bank(Document):
-    """A bank's application that can pay, and the link that opens it."""
+    """A bank's app that can pay, and the link that opens it."""
 
     name: Text | None = None
     description: Text | None = None
@@ -135,9 +135,9 @@ class Bank(Document):
 
 
 class CreatedInvoice(Document):
-    """An invoice just made: what a customer needs to pay it.
+    """A new invoice, with everything that a customer needs to pay it.
 
-    ``qr_text`` is what the QR code says, ``qr_image`` a PNG in base64, empty at times; ``banks`` are the deep links.
+    ``qr_text`` is the content of the QR code, ``qr_image`` a PNG in base64 (sometimes empty), ``banks`` the deep links.
     """
 
     invoice_id: Text
@@ -148,7 +148,7 @@ class CreatedInvoice(Document):
 
 
 class CardTransaction(Document):
-    """The part of a payment that a card paid; a single payment has the ``transaction_`` names."""
+    """The part of a payment by card; a single payment uses the ``transaction_`` names."""
 
     card_type: Text | None = None
     card_number: Text | None = None
@@ -177,7 +177,7 @@ class P2PTransaction(Document):
 
 
 class Payment(Document):
-    """A payment, as a check, a list or a look at this one shows it; each has some of the fields."""
+    """A payment from a check, a list or a single query; each sends only some of the fields."""
 
     payment_id: Text
     payment_status: PaymentStatus | None = None
@@ -199,22 +199,22 @@ class Payment(Document):
 
     @property
     def is_paid(self) -> bool:
-        """Whether this is money."""
+        """Whether this payment counts as money."""
         return self.payment_status == PaymentStatus.PAID
 
 
 class PaymentCheck(Document):
-    """What was paid on an invoice; nothing at all where ``rows`` is empty."""
+    """The payments of an invoice; ``rows`` is empty if nothing was paid."""
 
     count: int = 0
     paid_amount: Decimal = Decimal()
     rows: tuple[Payment, ...] = ()
 
     def covers(self, amount: Money | None = None) -> bool:
-        """Return whether a payment is there that counts, and together at least ``amount`` where that is given.
+        """Return whether a payment counts, and the sum of all that count is at least ``amount`` if given.
 
-        Where some payments do not count, such as refunded ones, those that do are added up. Raises
-        ``QPayInvalidRequest`` for what is no amount.
+        If some payments do not count, such as refunded ones, the others are added up. Raises ``QPayInvalidRequest``
+        for an invalid amount.
         """
         wanted = None if amount is None else amount_of(amount, "amount")
         paid = [row for row in self.rows if row.is_paid]
@@ -228,14 +228,14 @@ class PaymentCheck(Document):
 
 
 class PaymentList(Document):
-    """A page of payments; ``count`` is how many there are on all pages."""
+    """A page of payments; ``count`` is the number of payments on all pages."""
 
     count: int = 0
     rows: tuple[Payment, ...] = ()
 
 
 class Invoice(Document):
-    """An invoice as it stands."""
+    """The current state of an invoice."""
 
     invoice_id: Text
     invoice_status: InvoiceStatus | None = None
@@ -275,7 +275,7 @@ class Ebarimt(Document):
 
 
 class Subscription(Document):
-    """A subscription that an invoice began."""
+    """A subscription that an invoice started."""
 
     id: Text | None = None
     subscription_interval: Text | None = None
@@ -295,18 +295,18 @@ _SAME: Final[dict[str, str]] = {
     "transaction_date": "date",
     "transaction_status": "status",
 }
-"""Names by which QPay calls the same thing elsewhere."""
+"""Other names that QPay uses for the same field."""
 
 
 def read(document: object, model: type[D]) -> D:
-    """Return an answer as its type. Raises ``msgspec.ValidationError`` for what cannot be it."""
+    """Return an answer as its type. Raises ``msgspec.ValidationError`` if it does not fit."""
     made = msgspec.convert(_plain(document), model, strict=False, dec_hook=_text)
     _keep(made, document)
     return made
 
 
 def _plain(value: object) -> object:
-    """Return a document with one name for each thing, and without what says nothing: ``null`` and empty text."""
+    """Return a document with one name per field, and without ``null`` and empty text."""
     if isinstance(value, dict):
         table = cast("dict[str, object]", value)
         plain = {name: _plain(each) for name, each in table.items() if each is not None and each != ""}
@@ -321,7 +321,7 @@ def _plain(value: object) -> object:
 
 
 def _text(kind: type, value: object) -> object:
-    """Make a ``Text`` of a text or a number."""
+    """Convert a text or a number to ``Text``."""
     if kind is Text and isinstance(value, str | int | float | Decimal) and not isinstance(value, bool):
         return Text(value)
     message = f"expected a text, got {type(value).__name__}"
@@ -329,12 +329,12 @@ def _text(kind: type, value: object) -> object:
 
 
 def _keep(made: Document, document: object) -> None:
-    """Give each document what it came from, and see that its amounts are numbers."""
+    """Set ``raw`` in each document, and check that its amounts are numbers."""
     made.raw = cast("dict[str, Any]", document)
     for field in msgspec.structs.fields(type(made)):
         value: object = getattr(made, field.name)
         if isinstance(value, Decimal) and not value.is_finite():
-            message = f"{field.encode_name} is no amount"
+            message = f"{field.encode_name} is not an amount"
             raise msgspec.ValidationError(message)
         if isinstance(value, tuple) and value:
             names = (field.encode_name, *(other for other, name in _SAME.items() if name == field.encode_name))

@@ -37,7 +37,7 @@ _REJECTING: Final = frozenset({400, 401, 403, 422})  # 422 is QPay's "not found"
 
 
 class Settings(TypedDict, total=False):
-    """What goes before the environment, and a provider's table in a configuration by the same names."""
+    """Settings that override the environment; a provider's table in a configuration has the same names."""
 
     client_id: str | None
     client_secret: SecretText | None
@@ -49,20 +49,19 @@ class Settings(TypedDict, total=False):
 
 
 class QPayProvider(HTTPTokenProvider):
-    """Logs in to QPay with the merchant's user and password, and gives the token that all its calls need.
+    """A provider that logs in to QPay with the merchant's user and password.
 
-    ``base_url`` is the host, with or without ``/v2``; plain ``http`` is for loopback only. ``key`` is a record key
-    used as it stands, ``name`` is for keys, events and messages. The other arguments are
-    those of :class:`~tokencache.providers.http.HTTPTokenProvider`.
+    ``base_url`` is the host, with or without ``/v2``; plain ``http`` is for loopback only. ``key`` is the record key,
+    used unchanged. ``name`` is for keys, events and messages. The other arguments are those of
+    :class:`~tokencache.providers.http.HTTPTokenProvider`.
 
-    QPay's ``expires_in`` is an epoch in practice and a duration in some documents; either is understood, measured by
-    the server's own ``Date``, and no more than 25 hours are believed. The ``exp`` of its JWT is wrong and never read.
-    No cookie is sent.
+    QPay's ``expires_in`` is an epoch in practice and a duration in some documents. Both are read, by the server's own
+    ``Date``, and limited to 25 hours. The ``exp`` of its JWT is wrong and never read. No cookie is sent.
 
-    With ``use_refresh`` a renewal first spends the refresh token: once per token, never after a 401, and any failure
-    falls back to the password in the same fetch. It is off by default, as the refresh token ends with the token.
+    With ``use_refresh`` a renewal first spends the refresh token: once per token, and never after a 401. After any
+    failure the same fetch uses the password. It is off by default, because the refresh token ends with the token.
 
-    Raises ``ConfigurationError`` for settings that cannot work.
+    Raises ``ConfigurationError`` for invalid settings.
     """
 
     name: str = "qpay"
@@ -99,11 +98,11 @@ class QPayProvider(HTTPTokenProvider):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Unpack[Settings]) -> Self:
-        """Return a provider made from the environment; what is given by keyword goes before its variable.
+        """Return a provider with the settings of the environment; a keyword overrides its variable.
 
         ``QPAY_CLIENT_ID`` and ``QPAY_CLIENT_SECRET`` must be set, ``QPAY_BASE_URL`` and ``QPAY_CACHE_KEY`` may be.
-        The key is ``qpay:access_token`` by default, so that a service in another language can share the token; another
-        merchant's, whose credentials are given here, is made of the identity, and ``QPAY_CACHE_KEY`` is not its.
+        The key is ``qpay:access_token`` by default, so that a service in another language can share the token. If the
+        keywords give another merchant's credentials, its key comes from the identity, not from ``QPAY_CACHE_KEY``.
         """
         environ = os.environ if environ is None else environ
         client_id, client_secret = settings.get("client_id"), settings.get("client_secret")
@@ -125,28 +124,28 @@ class QPayProvider(HTTPTokenProvider):
 
     @property
     def policy(self) -> RefreshPolicy:
-        """Renewal ten minutes before the end of a day's token: QPay forbids to log in more often than is needed."""
+        """Renewal ten minutes before the end of a one-day token: QPay forbids unnecessary logins."""
         from tokencache.policy import RefreshPolicy
 
         return RefreshPolicy(window=600.0)
 
     def identity(self) -> Mapping[str, object]:
-        """Return host, user and (hidden) password: what makes one merchant's token its own."""
+        """Return host, user and (hidden) password: the identity of one merchant's token."""
         return {"issuer": self.base_url, "client_id": self._client_id, "client_secret": Secret(self._client_secret)}
 
     def token_flow(self, context: FetchContext) -> TokenFlow:
-        """Spend the refresh token where that is wanted and possible, else log in."""
+        """Spend the refresh token if it is enabled and known, else log in."""
         refresh_token = self._to_spend(context)
         if refresh_token is not None:
             try:
                 return (yield from self._ask(context, "refresh", f"Bearer {refresh_token}"))
             except ProviderError as error:
                 status = getattr(error, "status", None)
-                context.warn(f"the refresh token was not taken (status {status}); logging in with the password instead")
+                context.warn(f"the server refused the refresh token (status {status}); logging in with the password")
         return (yield from self._ask(context, "token", f"Basic {self._basic}"))
 
     def findings(self) -> Iterator[Finding]:
-        """Check settings, credentials' form and the way to the server, for `tokencache doctor`; no login."""
+        """Check settings, form of the credentials and the way to the server, for `tokencache doctor`; no login."""
         from tokencache_qpay.health import examine
 
         return examine(
@@ -164,10 +163,12 @@ class QPayProvider(HTTPTokenProvider):
     def _ask(self, context: FetchContext, what: str, authorization: str) -> TokenFlow:
         """Make one call under ``/v2/auth`` and read its answer."""
         request = httpx.Request("POST", f"{self.base_url}/v2/auth/{what}", headers={"Authorization": authorization})
-        if what == "refresh":  # half of the time stays for the login
+        if what == "refresh":  # keep half of the time for the login
             request.extensions = {"timeout": {"read": context.timeout / 2}}
+
         before_wall = time.time()
         response = yield request
+
         hidden = self._secrets(context.previous)
         raise_for_error(response, provider=self.name, secrets=hidden, rejecting=_REJECTING)
         token, expiry = token_from_mapping(
@@ -184,12 +185,12 @@ class QPayProvider(HTTPTokenProvider):
         return token
 
     def _secrets(self, previous: Token | None) -> tuple[str, ...]:
-        """Return whatever a server could echo: what is sent now, and what it was sent before."""
+        """Return every secret that a server could echo: those of this request and of the last token."""
         old = () if previous is None else (previous.value, previous.refresh_token or "")
         return (self._client_secret, self._basic, *old)
 
     def _to_spend(self, context: FetchContext) -> str | None:
-        """Return the refresh token to use, or ``None``; each is returned once, as using it rotates it."""
+        """Return the refresh token to use, or ``None``; each is returned only once, because QPay rotates it."""
         previous: Token | None = context.previous
         if not self._use_refresh or context.reason == "rejected" or previous is None or previous.refresh_token is None:
             return None
@@ -203,21 +204,20 @@ class QPayProvider(HTTPTokenProvider):
 
 
 def from_env(**settings: Unpack[Settings]) -> QPayProvider:
-    """Return QPay's provider: what ``cache.source("qpay")`` calls, and a configuration with a table's settings.
+    """Return QPay's provider, for ``cache.source("qpay")`` and for a table of a configuration.
 
-    What is not given comes from the environment, as :meth:`QPayProvider.from_env` says.
+    Other settings come from the environment; see :meth:`QPayProvider.from_env`.
     """
     return QPayProvider.from_env(**settings)
 
 
 _WHERE_FROM: Final = (
-    "QPay gives them to its merchants, and publishes a shared sandbox merchant (user TEST_MERCHANT, at"
-    f" {SANDBOX}) for trying out"
+    f"QPay gives them to its merchants, and publishes a shared merchant for tests (user TEST_MERCHANT, at {SANDBOX})"
 )
 
 
 def _missing(client_id: str, client_secret: str) -> str:
-    """Return what to say when the environment holds no credentials."""
+    """Return the message for missing credentials in the environment."""
     names = [
         name for name, value in (("QPAY_CLIENT_ID", client_id), ("QPAY_CLIENT_SECRET", client_secret)) if not value
     ]
@@ -229,18 +229,18 @@ def _missing(client_id: str, client_secret: str) -> str:
 
 
 def base_url_of(text: str) -> str:
-    """Return host and path prefix without ``/v2``. Raises ``ConfigurationError`` for what cannot be a base URL."""
+    """Return host and path prefix without ``/v2``. Raises ``ConfigurationError`` for an invalid base URL."""
     if any(char in text for char in "@?#"):
-        message = "[qpay] the base URL must be a plain address without user, password, query or fragment"
+        message = "[qpay] the base URL must not have user, password, query or fragment; give only the address"
         raise ConfigurationError(message)
     try:
-        url = httpx.URL(str(httpx.URL(text.strip())))  # twice: the default port of "HTTPS://" goes the second time
+        url = httpx.URL(str(httpx.URL(text.strip())))  # twice: the second parse removes the default port of "HTTPS://"
     except httpx.InvalidURL:
         url = None
     if url is None or url.scheme not in {"http", "https"} or not url.host:
         message = f"[qpay] the base URL must look like {PRODUCTION}; check its spelling"
         raise ConfigurationError(message)
     if url.scheme == "http" and not is_loopback(url.host):
-        message = f"[qpay] the base URL must begin with https://, or the password travels to {url.host} in the clear"
+        message = f"[qpay] the base URL must begin with https://: http:// sends the password to {url.host} unencrypted"
         raise ConfigurationError(message)
     return str(url).rstrip("/").removesuffix("/v2").rstrip("/")

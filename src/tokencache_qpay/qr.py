@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["draw_qr", "png_of"]
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
-_SCALE: Final = 6  # picture elements of one module
+_SCALE: Final = 6  # pixels of one module
 
 
 def png_of(invoice: CreatedInvoice) -> bytes:
-    """Return the QR code of an invoice as a PNG: QPay's own, or one made of ``qr_text`` where it sent none.
+    """Return the QR code of an invoice as a PNG: QPay's own, or one made from ``qr_text`` if QPay sent none.
 
-    Raises ``ConfigurationError`` where one must be made and ``tokencache[qr]`` is not installed.
+    Raises ``ConfigurationError`` if it must be made and ``tokencache[qr]`` is not installed.
     """
     try:
         picture = b64decode(invoice.qr_image, validate=True)
@@ -39,28 +39,28 @@ def png_of(invoice: CreatedInvoice) -> bytes:
 
 
 def draw_qr(invoice: CreatedInvoice) -> str:
-    """Return the QR code in half blocks for a terminal, with the links of the banks' applications below it.
+    """Return the QR code in half blocks for a terminal, with the links of the banks' apps below it.
 
-    Raises ``ConfigurationError`` where ``tokencache[qr]`` is not installed.
+    Raises ``ConfigurationError`` if ``tokencache[qr]`` is not installed.
     """
     drawn = io.StringIO()
     _code(invoice).terminal(drawn, compact=True)
     links = [f"{bank.description or bank.name or 'bank'}: {bank.link}" for bank in invoice.banks if bank.link]
     lines = [*([invoice.short_url] if invoice.short_url else []), *links]
-    told = ("".join(char for char in line if char.isprintable()) for line in lines)  # no escape of a terminal
+    told = ("".join(char for char in line if char.isprintable()) for line in lines)  # no terminal escapes
     return "\n".join([drawn.getvalue().rstrip("\n"), *told])
 
 
 def _code(invoice: CreatedInvoice) -> QRCode:
     """Return the code of an invoice."""
     if not invoice.qr_text:
-        reject("qr_text", "the invoice has none")
+        reject("qr_text", "the invoice has no QR code")
     code: QRCode = _segno().make(str(invoice.qr_text), micro=False)
     return code
 
 
 def _segno() -> ModuleType:
-    """Return the library that draws."""
+    """Return the library that draws QR codes."""
     try:
         import segno
     except ModuleNotFoundError:

@@ -1,7 +1,7 @@
-"""What QPay is asked, as types that know its limits. They are checked before anything is sent.
+"""Types of QPay's requests, which check QPay's limits before anything is sent.
 
-A limit that is broken raises :class:`~tokencache_qpay.errors.QPayInvalidRequest`, which names the field, what is wrong
-with it and what would be right.
+A value beyond a limit raises :class:`~tokencache_qpay.errors.QPayInvalidRequest`. It names the field, the problem and
+the remedy.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Part(msgspec.Struct, kw_only=True):
 
 
 class Address(Part):
-    """Where somebody is."""
+    """A postal address."""
 
     city: str | None = None
     district: str | None = None
@@ -74,7 +74,7 @@ class BranchData(Part):
 
 
 class StaffData(Part):
-    """Who sends an invoice."""
+    """The employee that sends an invoice."""
 
     name: str | None = None
     email: str | None = None
@@ -88,7 +88,7 @@ class TerminalData(Part):
 
 
 class InvoiceReceiver(Part):
-    """Who is to pay."""
+    """The payer of an invoice."""
 
     register: str | None = None
     name: str | None = None
@@ -98,7 +98,7 @@ class InvoiceReceiver(Part):
 
 
 class Discount(Part):
-    """What a line costs less."""
+    """A discount of a line."""
 
     discount_code: str | None = None
     description: str | None = None
@@ -107,7 +107,7 @@ class Discount(Part):
 
 
 class Surcharge(Part):
-    """What a line costs more."""
+    """A surcharge of a line."""
 
     surcharge_code: str | None = None
     description: str | None = None
@@ -116,7 +116,7 @@ class Surcharge(Part):
 
 
 class Tax(Part):
-    """A tax in a line: ``VAT`` or ``CITY_TAX``."""
+    """A tax of a line: ``VAT`` or ``CITY_TAX``."""
 
     tax_code: str | None = None
     description: str | None = None
@@ -138,7 +138,7 @@ class InvoiceLine(Part):
 
 
 class Account(Part):
-    """The bank account that a part of the money goes to."""
+    """The bank account that receives a part of the money."""
 
     account_bank_code: str
     account_number: str
@@ -148,7 +148,7 @@ class Account(Part):
 
 
 class Transaction(Part):
-    """A part of the money, and where it goes."""
+    """A part of the money, and the accounts that receive it."""
 
     description: str
     amount: Money
@@ -156,11 +156,11 @@ class Transaction(Part):
 
 
 class InvoiceRequest(Part):
-    """An invoice to make: give ``amount`` or ``lines``, the rest as far as it is needed.
+    """A new invoice: give ``amount`` or ``lines``, and the other fields as needed.
 
     ``sender_invoice_no`` is the shop's own number. QPay does *not* make it unique: the same number twice makes two
-    invoices. ``callback_url`` is called when somebody has paid; put the order's number into it. Money is given exactly,
-    as ``Decimal``, ``int`` or text.
+    invoices. QPay calls ``callback_url`` after a payment; put the order's number into it. Give money exactly, as
+    ``Decimal``, ``int`` or text.
     """
 
     invoice_code: str
@@ -196,7 +196,7 @@ class InvoiceRequest(Part):
 
 
 def invoice_body(request: InvoiceRequest) -> dict[str, object]:
-    """Return what is sent for an invoice. Raises ``QPayInvalidRequest`` for what QPay would refuse."""
+    """Return the body of a request for an invoice. Raises ``QPayInvalidRequest`` if QPay would refuse it."""
     if (request.amount is None) == (not request.lines):
         which = "neither" if request.amount is None else "both"
         reject("amount", f"give either amount or lines, not {which}")
@@ -204,7 +204,7 @@ def invoice_body(request: InvoiceRequest) -> dict[str, object]:
 
 
 def identifier(name: str, value: str) -> str:
-    """Return an id as it goes into a path. Raises ``QPayInvalidRequest`` for an empty one."""
+    """Return an id quoted for a path. Raises ``QPayInvalidRequest`` for an empty one."""
     from urllib.parse import quote
 
     if not value or value in {".", ".."}:
@@ -219,7 +219,7 @@ def reject(field: str, why: str) -> NoReturn:
 
 
 def _body(part: Part, path: str) -> dict[str, object]:
-    """Return a part as JSON's types."""
+    """Return a part as JSON types."""
     body: dict[str, object] = {}
     for name in part.__struct_fields__:
         value: object = getattr(part, name)
@@ -229,7 +229,7 @@ def _body(part: Part, path: str) -> dict[str, object]:
 
 
 def _value(name: str, value: object, path: str) -> object:
-    """Return a field as JSON's types; it must keep to the limits of its name."""
+    """Return a field as JSON types; raise if it exceeds the limits of its name."""
     if isinstance(value, Part):
         return _body(value, f"{path}.")
     if name in _AMOUNTS:
@@ -237,7 +237,7 @@ def _value(name: str, value: object, path: str) -> object:
     if isinstance(value, str):
         longest = _LONGEST.get(name)
         if longest is not None and len(value) > longest:
-            reject(path, f"at most {longest} characters, these are {len(value)}")
+            reject(path, f"give at most {longest} characters, not {len(value)}")
         if name in _REQUIRED and not value.strip():
             reject(path, "it must not be empty")
         return value
@@ -246,11 +246,11 @@ def _value(name: str, value: object, path: str) -> object:
         return [_value(name, each, f"{path}[{number}]") for number, each in enumerate(parts)]
     if isinstance(value, bool):
         return value
-    reject(path, f"a {type(value).__name__} has no place here")
+    reject(path, f"the type {type(value).__name__} is not allowed here")
 
 
 def amount_of(value: object, path: str) -> Decimal:
-    """Return money exactly."""
+    """Return an amount of money without rounding."""
     try:
         amount = Decimal(str(value)) if isinstance(value, Decimal | int | float | str) else Decimal("NaN")
     except InvalidOperation:
