@@ -17,7 +17,7 @@ _LONGEST_LATENCY: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """Something that befalls ``process`` (or, where that is -1, the store or the provider) at ``at``, for ``lasts``."""
+    """Something that happens to ``process`` (or, where that is -1, the store or the provider) at ``at``, for ``lasts``."""
 
     at: float
     name: str
@@ -50,7 +50,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A schedule. ``fates`` tells what befalls a process at its n-th effect on the world (from 1)."""
+    """A schedule. ``fates`` tells what happens to a process at its n-th effect on the world (from 1)."""
 
     seed: int
     lifetime: float

@@ -159,7 +159,7 @@ class Process:
         self.around.referee.started(self)
 
     def next_owner(self) -> str:
-        """Return an owner that nobody else has."""
+        """Return an owner that is unique."""
         self._owners += 1
         return f"p{self.number}.{self._owners}"
 
@@ -182,7 +182,7 @@ class Process:
         self.post(self.timeline.now, action)
 
     def crash(self) -> None:
-        """Die, as by SIGKILL: nothing is released, nobody is told."""
+        """Die, as by SIGKILL: nothing is released, and no observer is told."""
         self.alive = False
         self.around.referee.crashed(self)
         for run in self.runs:
@@ -190,7 +190,7 @@ class Process:
         self.runs, self.calls = [], []
 
     def launch(self, flight: Flight, reason: Reason) -> None:
-        """Fly a flight on a thread of its own, or, where none is to be had, on that of whoever needs the token."""
+        """Fly a flight on a thread of its own; without a free thread, on the caller's."""
         if self.timeline.now < self.threads_fail_until and reason == "refresh":
             self.source.abandon(flight)
             message = "can't start new thread"
@@ -337,7 +337,7 @@ class Run:
             self._torn()
 
     def _meet(self, fate: Fate) -> None:
-        """Let a fate befall this flow."""
+        """Apply a fate to this flow."""
         if self.over:
             return
         if fate.startswith("crash"):

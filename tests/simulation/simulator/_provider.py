@@ -42,7 +42,7 @@ class Issue:
 
     @property
     def usable_end(self) -> float:
-        """The instant from which nobody may be given it."""
+        """The instant from which no caller may get it."""
         return self.expires_at - self.early
 
     @property

@@ -4,12 +4,12 @@ INV-1 a token is handed out until its usable end by true time, plus what the bes
 fetched it counts from before the request; one who shares it has the store's countdown, the wall clock and the token's
 whole life to go by, and is allowed the smallest of their three errors, and the drift of its clock.
 INV-2 two fetches at once need a lost lease, each extra fetch one loss of its own; a fetch without a lease needs a
-store that did not answer; nobody fetches who was shown a record that would have done.
+store that did not answer; a process that was shown a usable record does not fetch.
 INV-3 no older record over a newer one, in the store or in a process. INV-4 no error while a usable token is held.
 INV-5 without the store a process fetches one at a time and once per ``probe``; what it fetched is shared in the end.
-INV-6 a refused token is not given again to whoever refused it, nobody drops another one, a young replacement stands.
+INV-6 a refused token is not given again to the process that refused it, another token is not dropped, a young replacement stands.
 INV-7 the pauses that a provider's failure asks for are kept by all. INV-8 every call ends by its deadline, and all is
-well in the end. INV-10 nobody gets another identity's token.
+well in the end. INV-10 no identity gets another's token.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class Referee:
         """Hold a deletion against INV-6: only what was reported goes."""
         del key
         if _fields(entry.data)["accessToken"] not in self.reports:
-            self._violated("INV-6", "a token that nobody reported was dropped from the store")
+            self._violated("INV-6", "a token that no caller reported was dropped from the store")
 
     # --- the provider -------------------------------------------------------------------------------------------
 
@@ -283,7 +283,7 @@ class Referee:
         self._quiet[process.host.identity] = (now + pause * (1 - _DRIFT) - _TINY, self._granted[grant.fence][0], why)
 
     def _comparable(self, grant: LeaseGrant | None) -> bool:
-        """Return whether whoever holds this lease could know from the store what the others know."""
+        """Return whether the holder of this lease could know from the store what the others know."""
         if grant is None or not self._together or self._skewed:
             return False
         since, entry = self._granted[grant.fence]
@@ -394,7 +394,7 @@ class Referee:
             self._violated("INV-8", f"{call.what}() took {took:.3f}s of {call.limit:g}s")
 
     def finish(self) -> None:
-        """Hold the end against INV-5 and INV-8: nobody waits, everybody has a token that the fleet shares."""
+        """Hold the end against INV-5 and INV-8: no caller waits, and all have a token that the fleet shares."""
         for process in self.around.processes:
             if process.calls:
                 self._violated("INV-8", f"{len(process.calls)} calls of p{process.number} never end")

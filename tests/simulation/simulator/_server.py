@@ -112,7 +112,7 @@ class Server(Network):
         self.serve("connect")
 
     def missed(self) -> None:
-        """Take note of a reply that nobody waits for, and of the connection that it costs."""
+        """Take note of a reply without a waiter, and of the connection that it costs."""
         self._figures.late += 1
         self._figures.connections -= 1
 

@@ -95,7 +95,7 @@ class Store:
         return Granted(grant)
 
     def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
-        """Store the record, free the lease, wake whoever waits."""
+        """Store the record, free the lease, wake the waiters."""
         entry, lock = self.entry(lease.key), self.lock(lease.key)
         fence = None if entry is None else fence_of(entry.data)
         if fence is not None and fence > lease.fence:
@@ -151,7 +151,7 @@ class Store:
             self._watches.setdefault(key, []).append(watch)
         return watch
 
-    # --- what befalls it ----------------------------------------------------------------------------------------
+    # --- what happens to it ----------------------------------------------------------------------------------------
 
     def evict_record(self, key: str) -> None:
         """Forget the record."""
@@ -198,7 +198,7 @@ class Store:
         self._history.append((self._timeline.now, key, entry, lock))
 
     def _wake(self, key: str) -> None:
-        """Wake whoever waits for this key."""
+        """Wake the waiters for this key."""
         for watch in self._watches.pop(key, ()):
             self._rouse(watch, key)
 

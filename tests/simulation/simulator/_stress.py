@@ -51,7 +51,7 @@ class _Script:
         for _ in range(count):
             self.call(start + lasts * self.dice.random(), self.anyone(), self.dice.choice(kinds))
 
-    def befall(self, at: float, name: str, process: int = -1, *, amount: float = 1.0, lasts: float = 1.0) -> None:
+    def schedule(self, at: float, name: str, process: int = -1, *, amount: float = 1.0, lasts: float = 1.0) -> None:
         """Add a misfortune."""
         self.happenings.append(Happening(at, name, process, amount, lasts))
 
@@ -77,7 +77,9 @@ def _outage(dice: random.Random, plan: Plan) -> Plan:
     plan = replace(plan, lifetime=dice.choice((30.0, 300.0, 3600.0, 3600.0, 86400.0)), rotates=False)
     script = _Script(dice, replace(plan, unchanged=dice.random() < 0.6), cold=0.6)
     at, lasts = script.at, dice.choice((3.0, 8.0, 20.0))
-    script.befall(at - 0.05, dice.choice(("refuse", "refuse", "black hole", "lose replies", "read-only")), lasts=lasts)
+    script.schedule(
+        at - 0.05, dice.choice(("refuse", "refuse", "black hole", "lose replies", "read-only")), lasts=lasts
+    )
     script.calls(at, lasts, dice.choice((4, 8, 16)), ("token", "token", "use"))
     for process in range(len(plan.hosts)):
         asked = at + lasts * dice.random()
@@ -85,13 +87,13 @@ def _outage(dice: random.Random, plan: Plan) -> Plan:
             script.call(asked + dice.random(), process, "renew")
         if dice.random() < 0.4:  # the store is back: the attempt to share is torn, or its token is refused meanwhile
             tried = at + lasts + dice.uniform(1.1, 3.0)
-            script.befall(tried - 0.01, "stall", process, lasts=3.0)
+            script.schedule(tried - 0.01, "stall", process, lasts=3.0)
             script.call(tried, process, "use")
             script.call(tried + dice.random(), process)
             if dice.random() < 0.5:
-                script.befall(tried + 2.5 * dice.random(), "interrupt", process)
+                script.schedule(tried + 2.5 * dice.random(), "interrupt", process)
             else:
-                script.befall(tried - dice.random(), "revoke")
+                script.schedule(tried - dice.random(), "revoke")
     return script.end()
 
 
@@ -102,14 +104,14 @@ def _straggler(dice: random.Random, plan: Plan) -> Plan:
     script = _Script(dice, replace(plan, unchanged=dice.random() < 0.6), cold=0.2)
     at, process, lasts = script.at, script.anyone(), dice.choice((12.0, 15.0, 20.0))
     script.call(at, process)
-    script.befall(at + slow * dice.random(), "stall", process, lasts=lasts)
+    script.schedule(at + slow * dice.random(), "stall", process, lasts=lasts)
     script.calls(at, 10.0, dice.choice((0, 0, 3)), ("token", "renew", "use"))
     for kind in ("renew", "renew", dice.choice(("token", "use"))):  # the first finds what the straggler stored
         script.call(at + dice.uniform(10.1, lasts), process, kind)
     script.calls(at + 10.0, lasts, dice.choice((2, 6)), ("token", "use", "renew"))
     if dice.random() < 0.3:
-        script.befall(at + dice.uniform(5.0, lasts), "revoke")
-        script.befall(at + dice.uniform(5.0, lasts), dice.choice(("server error", "hang")), amount=5.0, lasts=lasts)
+        script.schedule(at + dice.uniform(5.0, lasts), "revoke")
+        script.schedule(at + dice.uniform(5.0, lasts), dice.choice(("server error", "hang")), amount=5.0, lasts=lasts)
     return script.end()
 
 
@@ -121,7 +123,7 @@ def _repeats(dice: random.Random, plan: Plan) -> Plan:
     script.calls(script.at, 25.0, dice.choice((4, 8, 16)), ("token", "token", "use"))
     if dice.random() < 0.6:
         for process in range(len(hosts)):
-            script.befall(script.at + 5.0, "crash", process, lasts=0.1)
+            script.schedule(script.at + 5.0, "crash", process, lasts=0.1)
             script.call(script.at + dice.uniform(6.0, 20.0), process)
     return script.end()
 
@@ -130,10 +132,10 @@ def _refusals(dice: random.Random, plan: Plan) -> Plan:
     """Let the resource server refuse tokens, while the store may not take in that they are dropped."""
     script = _Script(dice, replace(plan, lifetime=dice.choice((30.0, 300.0, 3600.0))), cold=0.0)
     at, lasts = script.at * dice.choice((0.3, 1.0)), dice.choice((1.0, 3.0, 10.0))
-    script.befall(at, dice.choice(("storm", "revoke")), lasts=lasts)
+    script.schedule(at, dice.choice(("storm", "revoke")), lasts=lasts)
     if dice.random() < 0.5:
         name = dice.choice(("read-only", "read-only", "fail over"))
-        script.befall(at + dice.choice((-0.1, 0.01, 0.3)), name, amount=lasts, lasts=lasts)
+        script.schedule(at + dice.choice((-0.1, 0.01, 0.3)), name, amount=lasts, lasts=lasts)
     script.calls(at, lasts, dice.choice((4, 8, 16)), ("use", "use", "token"))
     return script.end()
 
@@ -143,7 +145,7 @@ def _failures(dice: random.Random, plan: Plan) -> Plan:
     script = _Script(dice, replace(plan, lifetime=dice.choice((30.0, 300.0, 3600.0))), cold=0.5)
     at, lasts, pause = script.at, dice.choice((0.3, 3.0, 20.0)), dice.choice((7.0, 60.0))
     names = ("too many", "too many", "reject", "reject", "server error", "no token", "hang")
-    script.befall(at - 0.05, dice.choice(names), amount=pause, lasts=lasts)
+    script.schedule(at - 0.05, dice.choice(names), amount=pause, lasts=lasts)
     script.call(at, script.anyone())
     script.calls(at, lasts + pause, dice.choice((4, 8, 16)), ("token", "token", "renew"))
     return script.end()
@@ -155,7 +157,7 @@ def _lost_lease(dice: random.Random, plan: Plan) -> Plan:
     script = _Script(dice, replace(plan, unchanged=False, rotates=dice.random() < 0.7), cold=0.3)
     at, process, lasts = script.at, script.anyone(), dice.choice((5.0, 12.0, 40.0))
     script.call(at, process)
-    script.befall(at + plan.latency * dice.random(), "pause", process, lasts=lasts)
+    script.schedule(at + plan.latency * dice.random(), "pause", process, lasts=lasts)
     script.calls(at, lasts, dice.choice((2, 4, 8)), ("token", "renew"))
     script.calls(at + lasts, plan.lifetime, dice.choice((2, 4, 8)), ("token", "use"))
     return script.end()
@@ -174,7 +176,7 @@ def _slow_answer(dice: random.Random, plan: Plan) -> Plan:
         if host.offset != ahead:
             at += plan.latency * 2 * dice.random()
             name, after = dice.choice((("stall", -0.001), ("pause", plan.latency * dice.random())))
-            script.befall(at + after, name, process, lasts=late)
+            script.schedule(at + after, name, process, lasts=late)
         script.call(at, process)
         script.call(end + late * dice.random(), process)
     return script.end()

@@ -1,4 +1,4 @@
-"""A schedule as it happens: the surroundings of all processes, the network to the store, what befalls them."""
+"""A schedule as it happens: the surroundings of all processes, the network to the store, what happens to them."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Network:
         return self.around.store.extend(lease, ttl)
 
     def let_go(self, process: Process, lease: LeaseGrant) -> None:
-        """Carry a release whose reply nobody waits for."""
+        """Carry a release whose reply has no waiter."""
         if not (self.on("refuse") or self.on("black hole") or self.on("read-only")):
             self.around.timeline.at(
                 self.around.timeline.now + self._way(process), lambda: self.around.store.release(lease)

@@ -233,7 +233,7 @@ MUTANTS: Mapping[str, Mutant] = {
         ),
         _mutant(
             "joiners-cancelled",
-            "INV-8: whoever joined a flight dies with its leader",
+            "INV-8: a caller that joined a flight dies with its leader",
             "_engine.flights",
             (
                 "        if not self._future.done():\n            self._future.set_result(None)",
@@ -251,7 +251,7 @@ MUTANTS: Mapping[str, Mutant] = {
         ),
         _mutant(
             "lost-for-good",
-            "INV-8: a flight that nobody runs is waited for, for ever",
+            "INV-8: callers wait for ever for a flight without a runner",
             "_engine.flights",
             ("if lost is not None and now < lost.lost_at and", "if lost is not None and"),
         ),

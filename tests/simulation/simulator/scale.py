@@ -2,7 +2,7 @@
 
 Each instance is a process that runs the real source and the real flow; each of its sources is asked for a token at a
 steady pace. Nothing breaks here. But the store is one Redis that serves one command after another, each of which takes
-its time (`COSTS`), and that answers in vain whoever has stopped waiting: so a fleet can be too large for it. What is
+its time (`COSTS`), and that answers in vain callers that have stopped waiting: so a fleet can be too large for it. What is
 simulated of a call is what can happen: while a source has a fresh token, its callers take it on the spot.
 
 Up to `JUDGED` sources in all, the referee of the simulation holds every step against the invariants. It looks at all
@@ -78,7 +78,7 @@ class Figures:
     lease at once for one key, ``records`` the records that were stored. ``commands`` counts the commands to the store
     by kind, second by second; a load is one, though it is two reads in one round trip. ``traffic`` is bytes in both
     directions, second by second. ``waits`` is how long each call took that found no token on the spot, ``served_at``
-    when the last of them had it, ``errors`` what was raised instead. ``late`` counts the replies that nobody waited for
+    when the last of them had it, ``errors`` what was raised instead. ``late`` counts the replies without a waiter
     any more, ``connections`` those that are open in the end, ``busy`` the seconds that the store was at work.
     """
 
@@ -193,7 +193,7 @@ class _Instance(Client):
         self._ask(self._turn)
 
     def post(self, instant: float, action: Callable[[], None]) -> None:
-        """Let ``action`` happen: nobody is paused here, and nobody crashes."""
+        """Let ``action`` happen: here no process pauses or crashes."""
         self.timeline.at(instant, action)
 
     def _ask(self, turn: int) -> None:
