@@ -60,7 +60,7 @@ def test_a_cold_herd_makes_one_call() -> None:
     herd = run(Fleet(instances=2000, lifetime=3600.0, lasts=30.0, starts=1.0))
     assert (herd.calls, herd.alone, herd.errors) == (1, 0, {})
     assert len(herd.waits) == 2000
-    assert herd.total() <= 4 * 2000
+    assert herd.total() <= 2 * 2000  # a load each; lease and wait of those who come during the login, a quarter
     assert herd.connections <= 2 * 2000
 
 

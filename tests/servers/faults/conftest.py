@@ -127,6 +127,10 @@ def outcome(request: pytest.FixtureRequest) -> Iterator[Outcome]:
     assert seen.line in known, f"docs/reliability.md does not say this; `make reliability` writes it:\n{seen.line}"
 
 
+PATIENT = "timeout=30s&connect_timeout=30s"
+"""A slow machine is no outage: the options of a process whose store answers, or refuses at once."""
+
+
 @dataclass
 class Store:
     """An empty store of one kind: `memory`, `file`, `redis` or `memcached`; ``open`` gives backends on it."""
@@ -174,11 +178,11 @@ def store(request: pytest.FixtureRequest, outcome: Outcome, tmp_path: Path) -> I
         case "redis":
             server: RedisServer = request.getfixturevalue("redis_server")
             server.command("FLUSHALL")
-            store = Store(kind, server.url)
+            store = Store(kind, f"{server.url}?{PATIENT}")
         case "memcached":
             cache: MemcachedServer = request.getfixturevalue("memcached_server")
             cache.command("flush_all")
-            store = Store(kind, cache.url)
+            store = Store(kind, f"{cache.url}?{PATIENT}")
         case _:
             store = Store(kind, "memory://" if kind == "memory" else (tmp_path / "tokens").as_uri())
     yield store
@@ -186,8 +190,6 @@ def store(request: pytest.FixtureRequest, outcome: Outcome, tmp_path: Path) -> I
 
 
 PATIENCE = 30.0
-PATIENT = "timeout=30s&connect_timeout=30s"
-"""A slow machine is no outage: the options of a process whose store answers, or refuses at once."""
 SECRET = "planted/secret"
 
 
@@ -289,7 +291,7 @@ class Remote:
     @property
     def store(self) -> Store:
         """The store as somebody sees it who reaches the server without the proxy; to be closed."""
-        return Store(self.kind, self.server.url)
+        return Store(self.kind, f"{self.server.url}?{PATIENT}")
 
     def fence(self) -> int:
         """Return the fence of the one record."""

@@ -51,7 +51,9 @@ class Host:
             case "file":
                 self.backend = FileBackend(where.path, clock=self.clock, wall=self.clock.wall)
             case "memcached":
-                self.backend = MemcachedBackend(cast("tuple[str, int]", where.hosts[0]), wall=self.clock.wall)
+                self.backend = MemcachedBackend(
+                    cast("tuple[str, int]", where.hosts[0]), timeout=PATIENCE, wall=self.clock.wall
+                )
 
     def source(self, provider: FakeProvider) -> TokenSource:
         """Return the source of another process of this host."""

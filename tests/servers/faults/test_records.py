@@ -23,6 +23,7 @@ from tokencache.testing.fakes import FakeProvider, Recorder
 from tokencache.testing.probes import HOSTILE_KEYS
 from tokencache.testing.servers import MemcachedServer
 from tokencache.token import Token
+from tokencache.url import BackendURL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +49,7 @@ def plant(store: Store, data: bytes, request: pytest.FixtureRequest) -> None:
             server: RedisServer = request.getfixturevalue("redis_server")
             assert server.command("SET", keys_of(KEY, cluster=False)[0], data) == b"OK"
         case "memcached":
-            client = Client(("127.0.0.1", int(store.url.rpartition(":")[2])), default_noreply=False)
+            client = Client(BackendURL.parse(store.url).hosts[0], default_noreply=False)
             assert client.set(names_of(KEY)[0], data)
             client.close()
         case "file":
@@ -109,7 +110,7 @@ def test_what_is_no_record_of_ours_is_replaced(
     caplog.set_level(logging.DEBUG)
     large = store.kind == "memcached" and case == "10 MB"
     with MemcachedServer("-I", "16m") if large else nullcontext() as server:
-        store.url = server.url if server else store.url
+        store.url = f"{server.url}?timeout=30s" if server else store.url
         plant(store, BYTES[case], request)
         seen, provider = Recorder(), FakeProvider()
         mine, theirs, later = (TokenCache(store.open(), observers=[seen]).source(provider, key=KEY) for _ in range(3))

@@ -262,6 +262,7 @@ def test_any_answer_is_a_token_or_a_documented_error(half: str, answers: list[An
 @FUZZ
 @given(answer=ANSWERS)
 @example(answer=Answer(body=gzip.compress(b"0" * 5_000_000), coding="gzip", packed=False))
+@example(answer=Answer(body=b'{"access_token":"planted-answer","expires_in":60}', coding="gzip", cut=8))
 @example(answer=Answer(body=b"[" * 200_000))
 @example(answer=Answer(body=b'{"access_token":"x","expires_in":' + b"9" * 100_000 + b"}"))
 def test_threads_and_event_loops_read_an_answer_alike(answer: Answer) -> None:
