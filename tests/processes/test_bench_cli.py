@@ -233,7 +233,7 @@ def test_a_backend_that_is_away_exits_4_before_any_login(fake: FakeQPay, unused_
     [
         (("qpya",), "did you mean"),
         (("qpay", "-b", "fiel://"), "did you mean"),
-        (("qpay", "--picture", "/nowhere/at/all.svg"), "a folder that is there"),
+        (("qpay", "--picture", "/nowhere/at/all.svg"), "a folder that exists"),
         (("qpay", "-p", "0"), "Invalid value"),
     ],
 )
