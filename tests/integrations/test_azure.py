@@ -170,7 +170,7 @@ def test_the_order_of_scopes_does_not_count(issuer: Issuer) -> None:
     values = {credential.get_token(*scopes).token for scopes in (("a", "b"), ("b", "a"), ("b",))}
     values |= {credential.get_token("a", tenant_id="home").token}
     assert values == {"fake-token-1"}
-    with pytest.raises(ConfigurationError, match="name the scopes"):
+    with pytest.raises(ConfigurationError, match="give the scopes"):
         SourceCredential(issuer.source)
 
 

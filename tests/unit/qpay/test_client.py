@@ -184,7 +184,7 @@ def test_an_invoice_is_never_asked_for_twice(do: Do, fake_qpay: FakeQPay, troubl
         "no invoice": lambda: fake_qpay.fail_next(status=200, body={"qr_text": "x"}, where="shop"),
     }
     script[trouble]()
-    with pytest.raises(QPayOutcomeUnknown, match="may have been done"):
+    with pytest.raises(QPayOutcomeUnknown, match="may have done it"):
         do("create_invoice", ORDER)
     assert fake_qpay.requests - before == 1
 

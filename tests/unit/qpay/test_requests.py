@@ -145,5 +145,5 @@ def test_dates_are_written_as_qpay_reads_them() -> None:
     assert call.body is not None
     assert (call.body["start_date"], call.body["end_date"]) == ("2026-01-02 03:04:05", "2026-02-01 00:00:00")
     assert call.body["offset"] == {"page_number": 1, "page_limit": 100}
-    with pytest.raises(QPayInvalidRequest, match="start_date: QPay takes local time"):
+    with pytest.raises(QPayInvalidRequest, match="start_date: QPay expects local time"):
         _calls.list_payments("CODE", start_date=datetime.now(UTC), end_date="2026-02-01 00:00:00")
