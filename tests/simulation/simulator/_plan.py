@@ -17,7 +17,7 @@ _LONGEST_LATENCY: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """Something that happens to ``process`` (or, where that is -1, the store or the provider) at ``at``, for ``lasts``."""
+    """Something that happens at ``at`` for ``lasts``, to ``process``, or to the store or the provider if it is -1."""
 
     at: float
     name: str

@@ -107,7 +107,7 @@ MUTANTS: Mapping[str, Mutant] = {
         _mutant(
             "unchanged-forgotten",
             "INV-2: processes that start after the provider had nothing better are not told, and ask it at once",
-            "_flow",
+            "_engine.flow",
             ("        again_at=again_at,\n    )\n    reply", "    )\n    reply"),
         ),
         _mutant(

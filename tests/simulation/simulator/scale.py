@@ -2,7 +2,7 @@
 
 Each instance is a process that runs the real source and the real flow; each of its sources is asked for a token at a
 steady pace. Nothing breaks here. But the store is one Redis that serves one command after another, each of which takes
-its time (`COSTS`), and that answers in vain callers that have stopped waiting: so a fleet can be too large for it. What is
+its time (`COSTS`), and that answers callers that have stopped waiting: so a fleet can be too large for it. What is
 simulated of a call is what can happen: while a source has a fresh token, its callers take it on the spot.
 
 Up to `JUDGED` sources in all, the referee of the simulation holds every step against the invariants. It looks at all

@@ -241,5 +241,5 @@ def test_the_endpoint_speaks_http_only() -> None:
         return {}
 
     application = asgi_callback(None, print)  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match="HTTP only"):
+    with pytest.raises(RuntimeError, match="only HTTP"):
         asyncio.run(application({"type": "websocket"}, nothing, nothing))  # type: ignore[arg-type]
