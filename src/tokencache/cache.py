@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, TypedDict, cast
 from cachetools import LRUCache
 
 from tokencache import _keys
-from tokencache._engine import drivers, flights, flow
 from tokencache._engine.context import SourceContext
 from tokencache._engine.warmer import Warmer
 from tokencache._fork import Stage, enrol
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from tokencache.ports import Backend, Clock, TokenProvider
 
 _CLOSED: Final = "the TokenCache is closed; make a new one"
-_ENGINE: Final = (drivers, flights, flow)  # loaded now: a source imports them while its first callers wait
 
 
 class Settings(TypedDict, total=False):
