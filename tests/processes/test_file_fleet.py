@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.live
 
-PATIENCE = 20.0
-LONG = 60.0
+PATIENCE = 60.0
+LONG = 600.0
 KEY = "qpay:access_token"
 
 AGENT = """

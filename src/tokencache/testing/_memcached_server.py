@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 
 from tokencache.testing._server_process import HOST, ServerProcess
 
-_TIMEOUT: Final = 5.0
+_TIMEOUT: Final = 20.0
 _LISTS: Final = ("STAT ", "VALUE ")  # an answer that begins so goes on until END
 _COUNTED: Final = ("cmd_get", "cmd_set", "cmd_touch", "cmd_flush", "cmd_meta", "delete_", "incr_", "decr_")
 

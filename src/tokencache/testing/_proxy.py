@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _READ: Final = 65_536
 _BACKLOG: Final = 1_024
-_PATIENCE: Final = 10.0
+_PATIENCE: Final = 30.0
 _ATTEMPTS: Final = 5
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tokencache.testing._resp import Part
 
-_TIMEOUT: Final = 5.0
+_TIMEOUT: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 HOST: Final = "127.0.0.1"
-PATIENCE: Final = 20.0
+PATIENCE: Final = 60.0
 """How long, in seconds, a server may take to answer before that is a failure."""
 
 _PAUSE: Final = 0.01

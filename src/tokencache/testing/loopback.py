@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _READ: Final = 65_536
 _BACKLOG: Final = 1_024
-_START_TIMEOUT: Final = 10.0
+_START_TIMEOUT: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,7 @@ class FakeQPay:
         finally:
             self._on_loop(self._gate.set)
 
-    def wait_for_logins(self, count: int, timeout: float = 10.0) -> None:
+    def wait_for_logins(self, count: int, timeout: float = 30.0) -> None:
         """Return when ``count`` token calls have arrived in all. Raises ``TimeoutError``."""
         with self._arrivals:
             if not self._arrivals.wait_for(lambda: self.logins + self.refreshes >= count, timeout):

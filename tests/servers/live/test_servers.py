@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.live
 
 HOST = "127.0.0.1"
-PATIENCE = 20.0
+PATIENCE = 60.0
 PING, PONG = b"*1\r\n$4\r\nPING\r\n", b"+PONG\r\n"
 
 

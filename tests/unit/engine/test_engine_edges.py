@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from tokencache.ports import LeaseGrant, Slot, Stored
 
-PATIENCE = 20.0
+PATIENCE = 30.0
 PLANTED = "planted"
 HOUR = 3600.0
 SHORT = RefreshPolicy(lease=1.5)
