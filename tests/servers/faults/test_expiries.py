@@ -99,6 +99,7 @@ def test_no_expiry_is_late_for_ever_or_a_fetch_per_call(outcome: Outcome) -> Non
     @given(NUMBERS | TEXTS | NESTED)
     @example(TEN_YEARS)
     @example(TEN_YEARS + 1)
+    @example(4_102_444_800)
     @example(0)
     @example(-3600)
     @example("3600.0")

@@ -139,12 +139,15 @@ def test_a_reply_cut_in_the_middle(remote: Remote, lender: FakeProvider, length:
 @pytest.mark.fault(8, case="after its time-out")
 @REMOTES
 def test_a_late_reply_is_nobodys(remote: Remote, lender: FakeProvider, outcome: Outcome) -> None:
-    """INV-10: a reply that comes when nobody waits for it any more is not taken for the answer to the next question."""
+    """INV-10: a reply that comes when nobody waits for it any more is not taken for the answer to the next question.
+
+    It is still to come when that is asked.
+    """
     remote.ask(remote.process())
     mine = remote.process("timeout=500ms", policy=FORGETFUL)
     warm, other = (remote.caches[-1].source(provider) for provider in (FakeProvider("warm"), lender))
     remote.ask(warm)  # there is a connection
-    remote.proxy.delay(0.6)
+    remote.proxy.delay(2.0)
     token = remote.ask(mine)
     remote.proxy.heal()
     with outcome.healing():
