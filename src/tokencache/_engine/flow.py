@@ -298,7 +298,8 @@ def _commit(
     )
     reply = yield from commit(grant, data, copy.usable_at - at.clock + kept)
     if reply is True:
-        copy = replace(copy, data=data, fence=grant.fence)
+        # The record's fence, not the grant's: a fence above the largest counts as none for every reader.
+        copy = replace(copy, data=data, fence=_record.fence_of(data))
     elif reply is False:  # INV-3
         yield from emit(CommitRefused(provider=job.provider, key=job.key, fence=grant.fence))
         newer = yield from _newer(job)
