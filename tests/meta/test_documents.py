@@ -18,14 +18,18 @@ README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README + (ROOT / "docs/qpay.md").read_text(), re.DOTALL | re.MULTILINE)
 INVARIANTS = [f"INV-{number}" for number in range(1, 11)]
 SYNONYMS = {"margin", "leeway", "skew", "buffer", "threshold"}
-SKIPPED = {".git", ".hypothesis", ".benchmarks", ".venv", "dist", "build", "htmlcov"}
+SKIPPED = {".git", ".hypothesis", ".benchmarks", "dist", "build", "htmlcov"}
 
 
 def texts() -> list[Path]:
     """Return every text file of the project."""
     found: list[Path] = []
     for folder, folders, names in os.walk(ROOT):
-        folders[:] = [name for name in folders if name not in SKIPPED and not name.endswith(("cache__", "_cache"))]
+        folders[:] = [
+            name
+            for name in folders
+            if name not in SKIPPED and not name.startswith(".venv") and not name.endswith(("cache__", "_cache"))
+        ]
         kinds = {".py", ".md", ".toml", ".txt", ".yaml", ".yml", ".json", ".cfg", ".mjs", ".svg", ".tmpl", ""}
         found += [
             Path(folder, name) for name in names if Path(name).suffix in kinds and not name.startswith(".coverage")
