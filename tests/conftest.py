@@ -75,7 +75,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """The URL of a Redis of our own; skipped where there is none, unless CI promises one."""
-    require("redis-server")
     with RedisServer() as server:
         yield server.url
 
@@ -94,7 +93,7 @@ def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 @pytest.fixture
 def unused_port() -> Iterator[int]:
-    """A port of loopback that is taken, and on which nobody listens."""
+    """A port of loopback that is taken, and that no server listens on."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]

@@ -456,7 +456,7 @@ class TokenSource(LocalCopy):
         )
 
     def _owner(self) -> str:
-        """Return a name for the holder of a lease that nobody else has."""
+        """Return a unique name for the holder of a lease."""
         return os.urandom(12).hex()
 
     async def _prepare(self) -> None:

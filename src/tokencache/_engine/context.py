@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tokencache._engine.effects import Draw, Emit, Instants, Now
-from tokencache._engine.launcher import Launcher
+from tokencache._engine.launcher import LAUNCHER, Launcher
 from tokencache.events import LeaseLost, ProviderWarning, observe
 from tokencache.ports import FetchContext
 
@@ -35,7 +35,7 @@ class SourceContext:
     observers: Sequence[Observer]
     draw: Clock = field(default=random.random)
     sealer: Sealer | None = None
-    launcher: Launcher = field(default_factory=Launcher)
+    launcher: Launcher = LAUNCHER
 
     def simple(self, effect: Effect) -> object:
         """Perform an effect that needs neither backend nor provider nor time."""

@@ -50,10 +50,10 @@ class _Leases:
 
 
 def run(flow: Flow[T], world: SourceContext, key: str) -> T:
-    """Run a flow on this thread; beside it, where it is the main thread.
+    """Run a flow on this thread; on a thread beside it, if it is the main thread.
 
-    Signals interrupt the main thread alone, and an interrupt in the middle of a call would leave a backend with a lock
-    that nobody gives back, or with half a change.
+    Signals interrupt only the main thread. An interrupt in the middle of a call would leave a lock of the backend held
+    for ever, or half a change.
     """
     if threading.current_thread() is not threading.main_thread():
         return _run(flow, world, key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
@@ -60,6 +60,10 @@ class Launcher:
             raise
 
 
+LAUNCHER: Final = Launcher()
+"""The launcher of every source that is given no other; it has no state."""
+
+
 async def on_thread(call: Callable[[], T]) -> T:
     """Run a call on a thread of its own, and await it.
 
@@ -86,10 +90,7 @@ async def on_thread(call: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(settle, result, error)
 
-    thread = threading.Thread(
-        target=contextvars.copy_context().run, args=(target,), name="tokencache-call", daemon=True
-    )
-    thread.start()
+    LAUNCHER.thread(target, "tokencache-call")
     return await future
 
 

@@ -10,7 +10,7 @@ import trustme
 from redis import Redis
 
 from tokencache.backends.redis import RedisBackend, from_url
-from tokencache.testing.servers import Certificates, RedisServer, ServerFailed, require
+from tokencache.testing.servers import Certificates, RedisServer, ServerFailed
 from tokencache.url import BackendURL
 
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ def certificates(tmp_path: Path) -> Certificates:
 @pytest.fixture
 def tls_redis(certificates: Certificates) -> Iterator[RedisServer]:
     """A Redis that speaks TLS alone; skipped where the server was built without TLS."""
-    require("redis-server")
     server = RedisServer(tls=certificates)
     try:
         server.start()

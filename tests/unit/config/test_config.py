@@ -803,9 +803,9 @@ def test_all_backends_are_closed_from_a_loop(tmp_path: Path) -> None:
         async with TokenCache.from_config(document, environ={}) as cache:
             assert (await cache.source("one").atoken()).value == "token-of-abc"
             assert (await cache.source("two").atoken()).value == "token-of-two"
-        for mount in cache._resolver.handles:
+        for handle in cache._resolver.handles:
             with pytest.raises(BackendClosed):
-                mount.backend.load("k")
+                handle.backend.load("k")
 
     asyncio.run(main())
 
