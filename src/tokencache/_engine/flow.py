@@ -51,10 +51,7 @@ from tokencache.policy import LONGEST_COOLDOWN, backoff, schedule, unchanged_pau
 from tokencache.ports import Cooldown, Found, Granted, Held, Stored
 
 if TYPE_CHECKING:
-    from tokencache._engine.effects import (
-        Flow,
-        Instants,
-    )
+    from tokencache._engine.effects import Flow, Instants
     from tokencache._record import Sealing
     from tokencache.errors import TokenCacheError
     from tokencache.policy import RefreshPolicy
@@ -65,6 +62,7 @@ SHORTEST_WAIT: Final = 0.02
 BLIND_WAIT: Final = 0.2
 KEPT: Final = 90 * 86_400.0
 """For how long a refresh token whose end is not known is kept after its access token, in seconds."""
+_AT_ANY_TIME: Final = -math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,8 @@ class Copy:
 
     ``data`` is the record as it lies in the backend, ``None`` while it is not shared there. ``replaces_refused`` tells
     that the token was fetched because its predecessor was refused. ``fetched_at`` is when the provider gave it,
-    ``got_at`` and ``got_wall_at`` are when this process got it, by both clocks.
+    ``got_at`` and ``got_wall_at`` are when this process got it, by both clocks. ``again_at`` is when to ask the
+    provider again, if the record says that the provider had nothing better.
     """
 
     token: Token
@@ -85,6 +84,7 @@ class Copy:
     got_at: float
     got_wall_at: float
     replaces_refused: bool = False
+    again_at: float = _AT_ANY_TIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -472,20 +472,21 @@ def read(job: Job, stored: Stored, at: Instants) -> Copy:
         last = times.usable
     if stored.remaining is not None:
         last = min(last, stored.remaining - record.kept)
-    refresh = times.refresh
+    again_at = _AT_ANY_TIME
     if record.again_at is not None:  # the writer's clock may be anywhere; and who starts together is to ask apart
         pause = min(record.again_at - at.wall, unchanged_pause(last))
-        refresh = max(refresh, pause * (1 + job.policy.jitter * (1 + job.spread) / 2))
+        again_at = at.clock + pause * (1 + job.policy.jitter * (1 + job.spread) / 2)
     return Copy(
         token=token,
         data=stored.data,
         fence=record.fence,
-        refresh_at=at.clock + min(refresh, last),
+        refresh_at=min(max(at.clock + times.refresh, again_at), at.clock + last),
         usable_at=at.clock + last,
         fetched_at=at.clock + remaining - (record.lifetime or remaining),
         got_at=at.clock,
         got_wall_at=at.wall,
         replaces_refused=record.reason == "rejected",
+        again_at=again_at,
     )
 
 
@@ -523,8 +524,8 @@ def _take(job: Job, copy: Copy) -> Flow[Outcome]:
     current = job.current
     if current is not None and usable(current, at.clock) and copy.token.value == current.token.value:
         shared = replace(current, data=copy.data, fence=copy.fence)
-        if current.data is None and at.clock < current.refresh_at:  # shared all along: the reply to our commit was lost
-            return Obtained(shared)
+        if current.data is None and at.clock < current.refresh_at:  # shared all along, or by another process since
+            return Obtained(replace(shared, refresh_at=max(current.refresh_at, min(copy.again_at, current.usable_at))))
         return (yield from _keep(job, shared, at))
     yield from emit(TokenLoaded(provider=job.provider, key=job.key, usable=copy.usable_at - at.clock))
     return Obtained(copy)

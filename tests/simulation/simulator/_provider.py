@@ -162,6 +162,7 @@ class Provider:
             )
             self.issues[issue.value] = self.latest[identity] = issue
         assert issue is not None
+        issue.healed &= effect.reason == "rejected"  # who is given it again for another reason does not know
         remaining = issue.expires_at - now
         early = early_of(plan.policy, remaining)
         issue.early, issue.most_early = min(issue.early, early), max(issue.most_early, early)

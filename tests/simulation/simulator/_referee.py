@@ -23,7 +23,7 @@ from simulator._process import fingerprint
 from tokencache._engine.effects import Commit
 from tokencache._engine.flow import Kept, Obtained
 from tokencache.errors import DeadlineExceeded, ProviderError, ProviderRejected, ProviderUnavailable, TokenCacheError
-from tokencache.policy import LONGEST_COOLDOWN, settle_of
+from tokencache.policy import LONGEST_COOLDOWN, settle_of, unchanged_pause
 from tokencache.ports import Found, Stored
 from tokencache.token import Token
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from simulator._store import Entry
     from simulator._world import Surroundings
     from tokencache._engine.effects import BackendEffect, Fetch
-    from tokencache._engine.flow import Outcome
+    from tokencache._engine.flow import Copy, Outcome
     from tokencache.ports import Cooldown, LeaseGrant
 
 _DRIFT: Final = 4.1e-4
@@ -312,12 +312,25 @@ class Referee:
         newer = isinstance(outcome, Obtained) and (copy.fence is None or copy.fence >= fence)
         if gone or newer:  # what a late flight kept from before is not taken over what is here
             self._held[process.number] = (copy.token.value, copy.usable_at, copy.fence or 0)
+        if isinstance(outcome, Obtained) and not self._skewed and not self._excused(self.around.timeline.now):
+            self._hold_to_pause(process, copy)
         window = copy.usable_at - copy.refresh_at
         if isinstance(outcome, Obtained) and window > 0 and self.around.plan.policy.jitter:
             windows = self._windows.setdefault(copy.token.value, {})
             windows[process.number] = window
             if sum(abs(other - window) < 1e-6 for other in windows.values()) >= 3:
                 self._violated("INV-2", "three processes renew at the same instant, as a herd")
+
+    def _hold_to_pause(self, process: Process, copy: Copy) -> None:
+        """Hold a process to the time at which its record lets it ask the provider again."""
+        again_at = _fields(copy.data).get("againAt", 0.0) if copy.data is not None else 0.0
+        issue, steady = self.around.provider.issues[copy.token.value], process.clocks.steady()
+        left = copy.usable_at - steady
+        least = left - (issue.most_early - issue.early)  # by the record, whose writer may have another `early`
+        pause = min(again_at - process.clocks.wall(), unchanged_pause(least), left)
+        late = self.around.plan.policy.lease + 0.2  # a copy that came with a wake-up counts from before the wait
+        if pause > max(0.0, copy.refresh_at - steady) + late:
+            self._violated("INV-2", "a process will ask again before the provider can have anything better")
 
     def settled(self, process: Process) -> None:
         """Hold a process's own copy against INV-3."""

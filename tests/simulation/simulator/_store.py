@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from tokencache._record import fence_of, is_another
+from tokencache._record import fence_of, is_another, is_late
 from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot, Stored
 
 if TYPE_CHECKING:
@@ -97,11 +97,10 @@ class Store:
     def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
         """Store the record, free the lease, wake the waiters."""
         entry, lock = self.entry(lease.key), self.lock(lease.key)
-        fence = None if entry is None else fence_of(entry.data)
-        if fence is not None and fence > lease.fence:
+        mine = lock is not None and lock.grant is not None and lock.grant.fence == lease.fence
+        if is_late(lease.fence, None if entry is None else entry.data, held=mine):
             return False
         self._referee.committed(lease, data, entry)
-        mine = lock is not None and lock.grant is not None and lock.grant.fence == lease.fence
         self._set(lease.key, Entry(data, self._timeline.now + ttl), None if mine else lock)
         self._wake(lease.key)
         return True

@@ -116,15 +116,24 @@ def _straggler(dice: random.Random, plan: Plan) -> Plan:
 
 
 def _repeats(dice: random.Random, plan: Plan) -> Plan:
-    """Let the provider give the same token again when all renew it; often the processes start anew after that."""
-    lifetime, hosts = dice.choice((600.0, 1200.0, 2400.0)), plan.hosts[:2] * 3  # several with the same clock
+    """Let the provider repeat its token: some processes have just fetched it alone, or all restart afterwards."""
+    alone, hosts = dice.random() < 0.4, plan.hosts[:2] * 3  # several with the same clock
+    lifetime = 300.0 if alone else dice.choice((600.0, 1200.0))
     script = _Script(dice, replace(plan, hosts=hosts, lifetime=lifetime, unchanged=True, rotates=False), cold=0.0)
-    script.call(script.at, script.anyone())
-    script.calls(script.at, 25.0, dice.choice((4, 8, 16)), ("token", "token", "use"))
-    if dice.random() < 0.6:
-        for process in range(len(hosts)):
+    if alone:
+        script.at = lifetime - dice.uniform(35.0, 48.0)  # the token is so old that each process wants to renew it soon
+        script.schedule(script.at - 10.0, "refuse", lasts=5.0)
+    first = script.anyone()
+    script.call(script.at, first)
+    script.calls(script.at + 1.0, 25.0, dice.choice((4, 8, 16)), ("token", "token", "use"))
+    for process in range(len(hosts)):
+        if not alone:
             script.schedule(script.at + 5.0, "crash", process, lasts=0.1)
             script.call(script.at + dice.uniform(6.0, 20.0), process)
+        elif process != first and dice.random() < 0.7:
+            script.schedule(script.at - 9.0, "crash", process, lasts=0.1)
+            script.call(script.at - 8.0, process)
+            script.call(script.at + plan.latency + dice.uniform(1.0, 5.0), process)
     return script.end()
 
 

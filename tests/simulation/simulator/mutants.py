@@ -111,6 +111,12 @@ MUTANTS: Mapping[str, Mutant] = {
             ("        again_at=again_at,\n    )\n    reply", "    )\n    reply"),
         ),
         _mutant(
+            "unchanged-unheard",
+            "INV-2: a process that finds its own token shared is not told either",
+            "_engine.flow",
+            (", refresh_at=max(current.refresh_at, min(copy.again_at, current.usable_at))", ""),
+        ),
+        _mutant(
             "unchanged-herd",
             "INV-2: processes that start after the provider had nothing better ask again at the same instant",
             "_engine.flow",

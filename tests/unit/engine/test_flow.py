@@ -60,9 +60,13 @@ def token(value: str = "t", lifetime: float = 3600.0) -> Token:
     return Token(value, expires_at=WALL + lifetime, issued_at=WALL)
 
 
-def stored(value: str = "t", *, fence: int = 50, identity: str = "me", lifetime: float = 3600.0) -> Stored:
-    """Return a record of ours."""
-    return Stored(_record.encode(token(value, lifetime), fence=fence, identity=identity, key="k"), 100_000.0)
+def stored(
+    value: str = "t", *, fence: int = 50, identity: str = "me", lifetime: float = 3600.0, again: float | None = None
+) -> Stored:
+    """Return a record of ours, whose provider is to be asked again in ``again`` seconds."""
+    again_at = None if again is None else WALL + again
+    data = _record.encode(token(value, lifetime), fence=fence, identity=identity, key="k", again_at=again_at)
+    return Stored(data, 100_000.0)
 
 
 def copy(value: str = "mine", *, refresh_at: float = -1.0, usable_at: float = 700.0, data: bytes | None = b"x") -> Copy:
@@ -280,6 +284,15 @@ def test_a_commit_whose_reply_was_lost_puts_no_renewal_off() -> None:
     outcome, _ = play(orders, {Lease: [Found(stored("mine", fence=7))]})
     assert isinstance(outcome, Obtained)
     assert (outcome.copy.token.value, outcome.copy.fence, outcome.copy.refresh_at) == ("mine", 7, 500.0)
+
+
+@pytest.mark.parametrize(("again", "expected"), [(300.0, 500.0), (600.0, 630.0), (690.0, 700.0), (900.0, 700.0)])
+def test_a_token_got_alone_and_repeated_to_another_is_not_asked_for_too_soon(again: float, expected: float) -> None:
+    """INV-2: a process that fetched alone heeds when to ask again, if that is later than its own renewal."""
+    orders = job(reason="refresh", current=replace(copy("mine", refresh_at=500.0, data=None), fence=None))
+    outcome, _ = play(orders, {Lease: [Found(stored("mine", fence=7, again=again))]})
+    assert isinstance(outcome, Obtained)
+    assert outcome.copy.refresh_at == pytest.approx(expected)
 
 
 def test_the_foreign_record_of_nobody_knows_when_is_early_in_full() -> None:
