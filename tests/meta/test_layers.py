@@ -44,6 +44,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "surface": ("tokencache", "values drivers source cache"),
     "integrations": ("integrations", "values decisions system encryption plugins"),
     "cli": ("__main__ cli", "values decisions plugins drivers settings config resolver surface integrations"),
+    "fakes": ("testing.fakes", "values backends"),
     "testing": ("testing", "values decisions lift drivers"),
 }
 PURE = ("values", "decisions", "flow")

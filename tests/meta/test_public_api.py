@@ -40,6 +40,7 @@ MODULES = [
     "tokencache.status",
     "tokencache.steps",
     "tokencache.testing.contract",
+    "tokencache.testing.fakes",
     "tokencache.testing.loopback",
     "tokencache.testing.provider_contract",
     "tokencache.testing.token_server",

@@ -11,7 +11,6 @@ import pytest
 
 from tokencache import (
     BackendClosed,
-    BackendUnavailable,
     ConfigurationError,
     DeadlineExceeded,
     ProviderRejected,
@@ -35,7 +34,7 @@ from tokencache.events import (
     TokenUnchanged,
 )
 from tokencache.ports import Cooldown
-from tokencache.testing.fakes import FakeClock, FakeProvider, Recorder
+from tokencache.testing.fakes import FakeClock, FakeProvider, FlakyBackend, Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,28 +74,6 @@ class World:
         for thread in threading.enumerate():
             if thread.name == f"tokencache-{source.provider}":
                 thread.join(10)
-
-
-class FlakyBackend(MemoryBackend):
-    """A memory backend that can be made to fail."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        super().__init__(clock=clock)
-        self.down: frozenset[str] = frozenset()
-        self.calls: list[str] = []
-
-    def __getattribute__(self, name: str) -> object:
-        """Count and refuse the calls of the port."""
-        found: object = super().__getattribute__(name)
-        if name in {"load", "lease", "commit", "release", "extend", "wait", "discard", "inspect"}:
-            self.calls.append(name)
-            if name in self.down:
-                message = f"{name}: the store does not answer"
-                raise BackendUnavailable(message)
-        return found
-
-
-EVERYTHING = frozenset({"load", "lease", "commit", "release", "extend", "wait", "discard", "inspect"})
 
 
 @pytest.fixture
@@ -369,7 +346,7 @@ def test_a_process_that_can_reach_nothing_leaves_the_401(world: World) -> None:
     bad = world.source.token()
     world.provider.failure = ProviderUnavailable("gone")
     assert world.another().source(world.provider).replace(bad) is None
-    world.backend.down = EVERYTHING
+    world.backend.down = FlakyBackend.EVERYTHING
     assert world.another().source(world.provider).replace(bad) is None
 
 
@@ -447,7 +424,7 @@ def test_an_unchanged_token_is_news_for_the_fleet(world: World) -> None:
 
 def test_without_its_backend_a_process_goes_on(world: World) -> None:
     """INV-5: cold and alone it fetches for itself, says so once, and shares again when the backend is back."""
-    world.backend.down = EVERYTHING
+    world.backend.down = FlakyBackend.EVERYTHING
     first = world.source.token()
     assert world.provider.calls == 1
     assert len(world.seen.of(BackendFailed)) == 1
@@ -464,7 +441,7 @@ def test_without_its_backend_a_process_goes_on(world: World) -> None:
 
 def test_an_outage_costs_one_probe_a_second(world: World) -> None:
     """INV-5: a hundred calls in a second touch a failed backend once, and it is touched every second."""
-    world.backend.down = EVERYTHING
+    world.backend.down = FlakyBackend.EVERYTHING
     world.source.token()
     world.backend.calls.clear()
     for _ in range(10):
@@ -479,7 +456,7 @@ def test_an_outage_costs_one_probe_a_second(world: World) -> None:
 def test_an_outage_does_not_bring_the_renewal_forward(world: World) -> None:
     """INV-5: the current token is served for the first half of the window, then renewed without the backend."""
     first = world.source.token()
-    world.backend.down = EVERYTHING
+    world.backend.down = FlakyBackend.EVERYTHING
     world.clock.advance(HOUR - 60 - 719)
     assert world.source.token() is first
     world.settle()
@@ -881,7 +858,7 @@ def test_status_tells_all_but_the_secret(world: World) -> None:
     cooldown = Cooldown(status.identity, 5.0, permanent=False, attempt=2, message="busy")
     world.backend.release(grant.lease, cooldown)  # type: ignore[union-attr]
     assert (world.source.status().lease_owner, world.source.status().cooldown) == (None, cooldown)
-    world.backend.down = EVERYTHING
+    world.backend.down = FlakyBackend.EVERYTHING
     assert not world.source.status().healthy
     assert world.source.status().stored == "unknown"
 
@@ -994,7 +971,7 @@ def test_an_unchanged_token_is_not_handed_out_past_its_end(world: World) -> None
 
 def test_alone_a_failure_is_not_repeated_before_its_cooldown_ends(world: World) -> None:
     """INV-5, INV-7: with neither backend nor provider, the provider is left alone until the backoff is over."""
-    world.backend.down = EVERYTHING
+    world.backend.down = FlakyBackend.EVERYTHING
     world.provider.failure = ProviderRejected("no")
     for _ in range(20):
         with pytest.raises(ProviderRejected):

@@ -1,11 +1,13 @@
-"""Fakes for tests of code that holds tokens: a clock that is set by hand, a provider that does what it is told."""
+"""Fakes for tests of code that holds tokens: a clock, a provider and a backend that do what the test tells them."""
 
 from __future__ import annotations
 
 import itertools
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from tokencache.backends.memory import MemoryBackend
+from tokencache.errors import BackendUnavailable
 from tokencache.ports import Secret
 from tokencache.token import Token
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
     from tokencache.events import Event
     from tokencache.policy import RefreshPolicy
-    from tokencache.ports import FetchContext
+    from tokencache.ports import Clock, FetchContext
 
 
 class FakeClock:
@@ -126,6 +128,34 @@ class FakeProvider:
         now = self._wall()
         value = self.value or f"{self.name}-token-{next(self._numbers)}"
         return Token(value, expires_at=now + self.lifetime, issued_at=now)
+
+
+class FlakyBackend(MemoryBackend):
+    """A memory backend whose operations fail while they are in ``down``, and which notes its calls.
+
+    Set ``down`` to ``READS``, ``WRITES``, ``EVERYTHING`` or a set of method names, and to ``frozenset()`` to recover.
+    ``calls`` holds the name of each operation in order, failed or not. ``error`` makes the exception that is raised.
+    """
+
+    READS: ClassVar[frozenset[str]] = frozenset({"load", "wait", "inspect"})
+    WRITES: ClassVar[frozenset[str]] = frozenset({"lease", "commit", "release", "extend", "discard"})
+    EVERYTHING: ClassVar[frozenset[str]] = READS | WRITES
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        super().__init__(clock=clock)
+        self.down: frozenset[str] = frozenset()
+        self.calls: list[str] = []
+        self.error: Callable[[str], Exception] = BackendUnavailable
+
+    def __getattribute__(self, name: str) -> object:
+        """Note an operation that is about to be called, and raise if it is down."""
+        found: object = super().__getattribute__(name)
+        if name in FlakyBackend.EVERYTHING:
+            self.calls.append(name)
+            if name in self.down:
+                message = f"{name}: the store does not answer"
+                raise self.error(message)
+        return found
 
 
 class Recorder:

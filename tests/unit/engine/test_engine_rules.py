@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tokencache import BackendUnavailable, ProviderUnavailable, TokenCache, TokenSource
+from tokencache import ProviderUnavailable, TokenCache, TokenSource
 from tokencache._engine.launcher import Launcher
-from tokencache.backends.memory import MemoryBackend
 from tokencache.errors import BackendClosed
 from tokencache.ports import Granted
-from tokencache.testing.fakes import FakeClock, FakeProvider
+from tokencache.testing.fakes import FakeClock, FakeProvider, FlakyBackend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from tokencache._engine.flights import Flight
-    from tokencache.ports import LeaseGrant, LeaseReply, Stored
+    from tokencache.ports import LeaseGrant
 
 PATIENCE = 30.0
 USABLE = 3540.0
@@ -32,35 +31,15 @@ DUE = 2900.0
 """A moment in the first half of its window, whatever the jitter."""
 
 
-class Frail(MemoryBackend):
-    """A memory backend whose reads, writes or both fail on command, and that calls ``at_commit`` before it stores."""
+class Backend(FlakyBackend):
+    """A flaky backend that calls ``at_commit`` before it stores, and takes records of another process."""
 
-    def __init__(self, clock: FakeClock) -> None:
-        super().__init__(clock=clock)
-        self.unreadable = self.unwritable = False
-        self.at_commit: Callable[[], object] = bool
-
-    def load(self, key: str) -> Stored | None:
-        """Read, or fail."""
-        self._answer(self.unreadable)
-        return super().load(key)
-
-    def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> LeaseReply:
-        """Ask for the lease, or fail."""
-        self._answer(self.unwritable)
-        return super().lease(key, owner, identity, seen, ttl)
+    at_commit: Callable[[], object] = bool
 
     def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
-        """Store, or fail."""
-        self._answer(self.unwritable)
+        """Store."""
         self.at_commit()
         return super().commit(lease, data, ttl)
-
-    def _answer(self, fails: bool) -> None:
-        """Fail, if that was asked for."""
-        if fails:
-            message = "it fails on command"
-            raise BackendUnavailable(message)
 
     def put(self, key: str, data: bytes, life: float) -> None:
         """Store bytes as another process would that has the lease."""
@@ -83,7 +62,7 @@ class World:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.backend = Frail(self.clock)
+        self.backend = Backend(self.clock)
         self.provider = FakeProvider(wall=self.clock.wall)
 
     def source(self) -> TokenSource:
@@ -135,9 +114,9 @@ def test_a_flight_that_lands_before_the_next_is_boarded_is_enough(
 def test_a_token_refused_while_it_is_shared_does_not_come_back(world: World) -> None:
     """INV-6: the flight that was about to share a token lands with it after the 401, and it is not kept."""
     source = world.source()
-    world.backend.unreadable = world.backend.unwritable = True
+    world.backend.down = FlakyBackend.EVERYTHING
     first = source.token()
-    world.backend.unreadable = world.backend.unwritable = False
+    world.backend.down = frozenset()
     world.backend.at_commit = lambda: source.invalidate(first)
     world.clock.advance(2.0)
     source.token()
@@ -199,7 +178,7 @@ def test_a_renewal_that_brings_less_leaves_the_current_token(world: World, alone
     source = world.source()
     first = source.token()
     world.clock.advance(USABLE - 200.0)
-    world.backend.unreadable = world.backend.unwritable = alone
+    world.backend.down = FlakyBackend.EVERYTHING if alone else frozenset()
     world.provider.lifetime = 120.0
     for _ in range(2):
         assert source.token() is first
@@ -235,7 +214,7 @@ def test_what_cannot_be_written_to_is_still_read(world: World) -> None:
     """INV-5: a process whose write has just failed reads what the same store holds; each has a breaker of its own."""
     stored, missing = FakeProvider("stored", wall=world.clock.wall), FakeProvider("missing", wall=world.clock.wall)
     first = TokenCache(world.backend, clock=world.clock, wall=world.clock.wall).source(stored).token()
-    world.backend.unwritable = True
+    world.backend.down = FlakyBackend.WRITES
     mine = TokenCache(world.backend, clock=world.clock, wall=world.clock.wall)
     mine.source(missing).token()
     assert mine.source(stored).token() == first

@@ -19,7 +19,7 @@ from tokencache import BackendUnavailable, ProviderRejected, ProviderUnavailable
 from tokencache.backends.memory import MemoryBackend
 from tokencache.integrations.httpx import TokenAuth
 from tokencache.providers.oauth2 import ClientCredentials
-from tokencache.testing.fakes import FakeClock, FakeProvider
+from tokencache.testing.fakes import FakeClock, FakeProvider, FlakyBackend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -30,29 +30,16 @@ if TYPE_CHECKING:
 HOUR = 3600.0
 PATIENCE = 30.0
 CROWD = 20
-PORT = frozenset({"load", "lease", "commit", "release", "extend", "wait", "discard", "inspect"})
 both_colours = pytest.mark.parametrize("colour", ["threads", "event loop"])
 
 
-class Backend(MemoryBackend):
-    """A memory backend that counts its calls, fails where it is ``down``, and tells when a commit begins and ends."""
+class Backend(FlakyBackend):
+    """A flaky backend that tells when a commit begins and ends."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        super().__init__(clock=clock)
-        self.down: frozenset[str] = frozenset()
-        self.error: Callable[[str], Exception] = BackendUnavailable
-        self.calls: list[str] = []
+        super().__init__(clock)
         self.before_commit: Callable[[str], None] = lambda key: None
         self.after_commit: Callable[[], None] = lambda: None
-
-    def __getattribute__(self, name: str) -> object:
-        """Count and refuse the calls of the port."""
-        found: object = super().__getattribute__(name)
-        if name in PORT:
-            self.calls.append(name)
-            if name in self.down:
-                raise self.error(name)
-        return found
 
     def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
         """Store a record."""
@@ -186,7 +173,7 @@ def test_a_lock_removed_while_callers_queue_on_it_makes_two_leaders(world: World
 
     Without a backend, so that no lease hides a second one.
     """
-    world.backend.down = PORT
+    world.backend.down = FlakyBackend.EVERYTHING
     world.provider.once = asyncio.CancelledError()
     world.provider.gate.clear()
     queue = Crowd(CROWD, lambda: ask(world.source, colour))
@@ -344,7 +331,7 @@ def test_a_release_without_owner_check_frees_anothers_lease(world: World, colour
 
 
 @both_colours
-@pytest.mark.parametrize("down", [{"lease"}, {"load"}, PORT], ids=["lease", "load", "everything"])
+@pytest.mark.parametrize("down", [{"lease"}, {"load"}, FlakyBackend.EVERYTHING], ids=["lease", "load", "everything"])
 def test_a_store_error_taken_for_busy(world: World, colour: str, down: set[str]) -> None:
     """INV-5: a store that does not answer is not waited for as if somebody held the lease: the token is there now."""
     world.backend.down = frozenset(down)

@@ -11,12 +11,12 @@ import pytest
 from tokencache import ProviderRejected, RefreshPolicy, Token, TokenCache, TokenSource
 from tokencache.backends.memory import MemoryBackend
 from tokencache.errors import BackendUnavailable
-from tokencache.testing.fakes import FakeClock
+from tokencache.testing.fakes import FakeClock, FlakyBackend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tokencache.ports import FetchContext, Stored
+    from tokencache.ports import FetchContext
 
 DOWN, SPENT = "the store is down", "the refresh token was spent"
 POLICY = RefreshPolicy(rejected_cooldown=0.0)
@@ -136,40 +136,22 @@ def test_an_invalidated_token_keeps_its_refresh_token_without_a_record() -> None
     assert fleet.provider.spent == ["r0", "r1"]
 
 
-class Down(MemoryBackend):
-    """A memory backend that can be cut off."""
-
-    down = False
-
-    def load(self, key: str) -> Stored | None:
-        """Answer, or not."""
-        if self.down:
-            raise BackendUnavailable(DOWN)
-        return super().load(key)
-
-    def lease(self, *arguments: object, **named: object):  # type: ignore[no-untyped-def, override]  # noqa: ANN201
-        """Answer, or not."""
-        if self.down:
-            raise BackendUnavailable(DOWN)
-        return super().lease(*arguments, **named)  # type: ignore[arg-type]
-
-
 def test_nobody_refreshes_without_the_backend() -> None:
     """INV-2 before INV-5: two processes alone would spend one refresh token; a usable token is still served (INV-4)."""
     clock = FakeClock()
-    backend = Down(clock=clock)
+    backend = FlakyBackend(clock)
     fleet = Fleet(backend)
     fleet.clock = fleet.provider.clock = clock
     source = fleet.source()
     source.token()
-    backend.down = True
+    backend.down = FlakyBackend.EVERYTHING
     clock.advance(3500)
     assert source.token().value == "t1"
     clock.advance(3600)
     with pytest.raises(BackendUnavailable, match="refresh token"):
         source.token()
     assert fleet.provider.spent == ["r0"]
-    backend.down = False
+    backend.down = frozenset()
     clock.advance(5)
     assert source.token().value == "t2"
 
