@@ -207,7 +207,7 @@ class Backend(Protocol):
     The fence of a record is what :func:`tokencache.records.fence_of` reads from its bytes.
 
     A backend may also have ``aio()``, which returns its :class:`AsyncBackend` for the running event loop; without
-    it, calls are lifted to threads. It may have ``after_fork()``, called in the child of a fork.
+    it, calls run on threads. It may have ``after_fork()``, called in the child of a fork.
     """
 
     name: str

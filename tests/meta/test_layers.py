@@ -207,7 +207,7 @@ def test_the_checker_sees_each_form_of_import(code: str, module: str) -> None:
     ("name", "private"),
     [
         ("tokencache._engine.flow.obtain", True),
-        ("tokencache.providers._exchange.Call", True),
+        ("tokencache.providers._exchange.TimedRequest", True),
         ("tokencache.providers.http._token_of", True),
         ("tokencache.providers.http.TokenFlow", False),
         ("tokencache_qpay._calls.Call", False),

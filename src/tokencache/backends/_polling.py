@@ -1,4 +1,4 @@
-"""The pauses of those who look again and again for a change."""
+"""The pauses of threads that poll a store for a change."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _FEW: Final = 16
 
 
 class PollPacer:
-    """The threads of one process that poll; from 16 on, each pauses longer, so that all together ask no more often.
+    """Paces the polling threads of one process; from 16 on, each pauses longer, so that all together poll no faster.
 
-    Without that, hundreds of waiting threads take so much of the interpreter that whoever is to wake them gets none.
+    Otherwise hundreds of polling threads starve the thread that wakes them. A thread polls inside ``with pacer:``.
     """
 
     def __init__(self, shortest: float, longest: float) -> None:
@@ -35,7 +35,7 @@ class PollPacer:
         self._threads.discard(threading.get_ident())
 
     def pause(self) -> float:
-        """Return how many seconds to wait before the next look: at random, lest all look at once."""
+        """Return the seconds until the next look, with jitter, so that the threads do not poll together."""
         return max(1.0, len(self._threads) / _FEW) * random.uniform(self._shortest, self._longest)  # noqa: S311
 
     def after_fork(self) -> None:

@@ -1,4 +1,4 @@
-"""Lifting: the async half of a backend that has only the half for threads."""
+"""The async half of a backend that has only the half for threads."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _POLL: Final = 0.2
-"""How often, in seconds, those look again for whom no waiting thread is left."""
+"""Poll interval in seconds when all waiter threads are busy."""
 
 
 class ThreadedBackend:
-    """Runs each call of a backend on a thread of a pool of its own, so that waiting ones starve nobody else's pool.
+    """Runs each call of a backend on a thread of its own pools, so that waits never fill a pool of the application.
 
-    Those who wait have a pool of their own beside that of the others: a commit must never stand in line behind the very
-    waiters whom it is to wake. For whom no waiting thread is left, a wait is a short pause.
+    Waits have one pool, all other calls another: a commit must never queue behind the waiters that it wakes. When all
+    waiter threads are busy, a wait is a short pause.
     """
 
     def __init__(self, backend: Backend, threads: int = 32) -> None:
@@ -56,8 +56,9 @@ class ThreadedBackend:
         before = self._outages
 
         def in_turn() -> T:
+            # Calls queue up while the store does not answer: one time-out fails all that were queued before it.
             if self._outages != before:
-                message = f"{self._backend.name}: those before did not get an answer either"
+                message = f"{self._backend.name}: earlier calls in the queue got no answer either"
                 raise BackendUnavailable(message)
             try:
                 return call()
@@ -99,7 +100,7 @@ class ThreadedBackend:
         except BaseException:
             self._waiters.release()
             raise
-        future.add_done_callback(lambda _: self._waiters.release())  # whoever is cancelled leaves the thread waiting
+        future.add_done_callback(lambda _: self._waiters.release())  # a cancelled caller leaves its thread waiting
         return await asyncio.wrap_future(future)
 
     async def discard(self, key: str, seen: bytes) -> bool:
@@ -128,7 +129,7 @@ class InlineBackend(ThreadedBackend):
 
 
 def async_half(backend: Backend) -> AsyncBackend:
-    """Return the backend's half for the running event loop, lifted where it has none of its own."""
+    """Return the backend's half for the running event loop: its own, or one on threads."""
     own = getattr(backend, "aio", None)
     if own is not None:
         return cast("AsyncBackend", own())

@@ -29,7 +29,7 @@ _FRAMING: Final = frozenset({b"content-encoding", b"content-length", b"transfer-
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class TimedRequest:
     """One request, and the time on ``clock`` at which its answer must be complete."""
 
     provider: str
@@ -100,7 +100,7 @@ class Call:
 class Body:
     """A response body as it arrives: decoded, at most ``BODY_LIMIT`` bytes in memory."""
 
-    def __init__(self, call: Call, encoding: str) -> None:
+    def __init__(self, call: TimedRequest, encoding: str) -> None:
         self._call = call
         self._parts: list[bytes] = []
         self._room = BODY_LIMIT

@@ -14,7 +14,7 @@ import httpx
 from tokencache.errors import ConfigurationError, ProviderUnavailable, TokenCacheError
 from tokencache.providers._exchange import (
     Body,
-    Call,
+    TimedRequest,
     checked,
     cookies_of,
     plain_response,
@@ -125,13 +125,13 @@ class HTTPTokenProvider(ABC):
         message = f"[{self.name}] the answer with status {refused.status_code} was not understood"
         raise ProviderUnavailable(message, status=refused.status_code)
 
-    def _call(self, request: httpx.Request, context: FetchContext) -> Call:
+    def _call(self, request: httpx.Request, context: FetchContext) -> TimedRequest:
         own: Mapping[str, float] = request.extensions.get("timeout", {})
         limit = min(self._timeout, context.timeout, own.get("read", self._timeout))
         if limit <= 0:
             message = f"[{self.name}] no time was left to ask {host_of(request.url)}; give the call a longer timeout"
             raise ProviderUnavailable(message)
-        return Call(self.name, checked(self.name, request), context.clock, context.clock() + limit, limit)
+        return TimedRequest(self.name, checked(self.name, request), context.clock, context.clock() + limit, limit)
 
     def _judged(self, reply: _Reply) -> httpx.Response:
         """Return the response that came; raise what stopped the request, and refuse a redirect.
@@ -148,7 +148,7 @@ class HTTPTokenProvider(ABC):
             raise ProviderUnavailable(message, status=reply.status_code)
         return reply
 
-    def _send(self, client: httpx.Client, call: Call) -> _Reply:
+    def _send(self, client: httpx.Client, call: TimedRequest) -> _Reply:
         call.bound()
         before = cookies_of(client.cookies.jar)
         try:
@@ -167,7 +167,7 @@ class HTTPTokenProvider(ABC):
         except Exception as error:  # noqa: BLE001  a transport that was passed in may raise anything
             return _reply_for(error, call, client, before)
 
-    async def _asend(self, client: httpx.AsyncClient, call: Call) -> _Reply:
+    async def _asend(self, client: httpx.AsyncClient, call: TimedRequest) -> _Reply:
         call.abound()
         before = cookies_of(client.cookies.jar)
         try:
@@ -221,7 +221,9 @@ class HTTPTokenProvider(ABC):
         raise ConfigurationError(message)
 
 
-def _reply_for(error: Exception, call: Call, client: httpx.Client | httpx.AsyncClient, before: _Cookies) -> _Reply:
+def _reply_for(
+    error: Exception, call: TimedRequest, client: httpx.Client | httpx.AsyncClient, before: _Cookies
+) -> _Reply:
     """Return what the flow gets for an exception: its response, if a hook of the client raised for its status."""
     if isinstance(error, TokenCacheError):
         return error

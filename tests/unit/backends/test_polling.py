@@ -9,24 +9,24 @@ from tokencache.backends._polling import PollPacer
 
 def test_a_crowd_polls_no_more_often_than_a_few() -> None:
     """INV-8: whoever is to wake a thousand waiting threads gets a turn, as all of them together look no more often."""
-    crowd = PollPacer(0.01, 0.05)
+    pacer = PollPacer(0.01, 0.05)
     there, over = threading.Barrier(65), threading.Event()
 
     def member() -> None:
-        with crowd:
+        with pacer:
             there.wait(30)
             over.wait(30)
 
-    with crowd:
-        alone = [crowd.pause() for _ in range(100)]
+    with pacer:
+        alone = [pacer.pause() for _ in range(100)]
     threads = [threading.Thread(target=member) for _ in range(64)]
     for thread in threads:
         thread.start()
     there.wait(30)
-    together = [crowd.pause() for _ in range(100)]
+    together = [pacer.pause() for _ in range(100)]
     over.set()
     for thread in threads:
         thread.join(30)
     assert 0.01 <= min(alone) <= max(alone) <= 0.05
     assert 0.04 <= min(together) <= max(together) <= 0.2
-    assert 0.01 <= min(crowd.pause() for _ in range(100)) <= 0.05, "all have left"
+    assert 0.01 <= min(pacer.pause() for _ in range(100)) <= 0.05, "all have left"

@@ -15,7 +15,7 @@ import pytest
 
 from tokencache.errors import ConfigurationError, ProviderRejected, ProviderUnavailable
 from tokencache.ports import FetchContext
-from tokencache.providers._exchange import Body, Call
+from tokencache.providers._exchange import Body, TimedRequest
 from tokencache.providers.http import HTTPTokenProvider
 from tokencache.providers.oauth_response import (
     date_of,
@@ -316,7 +316,7 @@ def test_each_phase_gets_what_is_left_when_it_begins() -> None:
     """Connecting, handshake, writing and reading together never take longer than the request may (INV-8)."""
     now = 100.0
     request = httpx.Request("POST", "https://issuer.example/token")
-    call = Call("plain", request, lambda: now, ends_at=110.0, limit=10.0)
+    call = TimedRequest("plain", request, lambda: now, ends_at=110.0, limit=10.0)
     handshake: dict[str, object] = {"timeout": 99.0}
     for bind in (call.bound, call.abound):
         now = 100.0
@@ -402,7 +402,7 @@ def test_a_bomb_takes_no_memory() -> None:
 
     bomb = gzip.compress(b" " * (64 << 20))
     request = httpx.Request("POST", "https://issuer.example/token")
-    body = Body(Call("plain", request, time.monotonic, ends_at=0.0, limit=1.0), "gzip")
+    body = Body(TimedRequest("plain", request, time.monotonic, ends_at=0.0, limit=1.0), "gzip")
     tracemalloc.start()
     try:
         with pytest.raises(ProviderUnavailable, match="larger"):

@@ -84,7 +84,7 @@ class FileBackend:
         self._folder = Folder(Path(folder).expanduser().absolute() if folder is not None else _cache_folder())
         self._clock = clock or steady_clock()
         self._wall = wall
-        self._crowd = PollPacer(poll / 10, poll)
+        self._pacer = PollPacer(poll / 10, poll)
         self._held: dict[tuple[str, str], tuple[int, int]] = {}
         self._mutexes: set[int] = set()
         self._highest = 0
@@ -172,14 +172,14 @@ class FileBackend:
         """Look every few milliseconds until the record is another one, the lease is free or its holder dead."""
         give_up = time.monotonic() + timeout
         last: _Look | None = None
-        with self._crowd:
+        with self._pacer:
             while True:
                 with self._reading("wait for the lease", key) as files:
                     last = self._look(files, seen, last) if files else None
                 left = give_up - time.monotonic()
                 if last is None or left <= 0:
                     return
-                if self._closing.wait(min(self._crowd.pause(), left, max(last.lease_left, 0.001))):
+                if self._closing.wait(min(self._pacer.pause(), left, max(last.lease_left, 0.001))):
                     return
 
     def discard(self, key: str, seen: bytes) -> bool:
@@ -234,7 +234,7 @@ class FileBackend:
             os.close(fd)
         self._mutexes, self._held = set(), {}
         self._guard = threading.Lock()
-        self._crowd.after_fork()
+        self._pacer.after_fork()
         closed, self._closing = self._closing.is_set(), threading.Event()
         if closed:
             self._closing.set()

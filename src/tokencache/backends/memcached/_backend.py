@@ -89,7 +89,7 @@ class MemcachedBackend:
         self._prefix = len(prefix_of(settings))
         self._wall = wall
         self._closing = threading.Event()
-        self._crowd = PollPacer(_SHORTEST_PAUSE, _LONGEST_PAUSE)
+        self._pacer = PollPacer(_SHORTEST_PAUSE, _LONGEST_PAUSE)
         self._guard = threading.Lock()  # guards _fences, _sights
         self._fences: LRUCache[str, int] = LRUCache(10_000)
         self._sights: LRUCache[str, tuple[Item, float]] = LRUCache(10_000)  # a lock, and since when it is unchanged
@@ -172,7 +172,7 @@ class MemcachedBackend:
         """
         record, lock = self._names(key)
         give_up = time.monotonic() + timeout
-        with self._crowd:
+        with self._pacer:
             answered_at = time.monotonic()
             while True:
                 try:
@@ -189,7 +189,7 @@ class MemcachedBackend:
                     if held is None or isinstance(held, Pause) or self._abandoned(key, items.get(lock), held):
                         return None
                 left = give_up - time.monotonic()
-                if left <= 0 or self._closing.wait(min(self._crowd.pause(), left)):
+                if left <= 0 or self._closing.wait(min(self._pacer.pause(), left)):
                     return None
 
     def discard(self, key: str, seen: bytes) -> bool:
@@ -232,7 +232,7 @@ class MemcachedBackend:
     def after_fork(self) -> None:
         """Start with fresh connections in the child of a fork."""
         self._guard = threading.Lock()
-        self._crowd.after_fork()
+        self._pacer.after_fork()
         closed, self._closing = self._closing.is_set(), threading.Event()
         if closed:
             self._closing.set()

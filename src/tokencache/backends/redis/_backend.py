@@ -20,7 +20,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from tokencache._fork import Stage, enrol
 from tokencache.backends._client_library import version_of
 from tokencache.backends.redis._connect import MOST_CONNECTIONS, Target, check_library, connect, target_of
-from tokencache.backends.redis._protocol import Call, Command, Protocol, look_at, stored_of, translated
+from tokencache.backends.redis._protocol import Command, Protocol, ScriptCall, look_at, stored_of, translated
 from tokencache.errors import BackendClosed, ConfigurationError
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ class RedisBackend:
 
     # --- connections --------------------------------------------------------------------------------------------
 
-    def _call(self, call: Call) -> Any:
+    def _call(self, call: ScriptCall) -> Any:
         """Call a script by its name, or by its text where the server does not know it."""
         try:
             return self._execute(call.keys[0], call.evalsha())[0]
@@ -367,7 +367,7 @@ class AsyncRedisBackend:
                 for sentinel in _sentinels(client):
                     await _let_go(sentinel)
 
-    async def _call(self, call: Call) -> Any:
+    async def _call(self, call: ScriptCall) -> Any:
         """Call a script by its name, or by its text where the server does not know it."""
         try:
             return (await self._execute(call.keys[0], call.evalsha()))[0]

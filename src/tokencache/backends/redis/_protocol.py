@@ -56,7 +56,7 @@ DISCARD: Final = Script.of(_scripts.DISCARD)
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ScriptCall:
     """One call of a script: what EVALSHA or EVAL takes after the script itself."""
 
     script: Script
@@ -114,7 +114,7 @@ class Protocol:
         """Return the names of record, lock and stream."""
         return keys_of(key, cluster=self._cluster)
 
-    def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> Call:
+    def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> ScriptCall:
         """Ask for the lease."""
         fence = None if seen is None else fence_of(seen)
         arguments = (
@@ -125,7 +125,7 @@ class Protocol:
             "" if fence is None else str(fence),
             "0" if seen is None else "1",
         )
-        return Call(LEASE, self.names(key), arguments)
+        return ScriptCall(LEASE, self.names(key), arguments)
 
     def leased(self, key: str, owner: str, ttl: float, reply: object) -> LeaseReply:
         """Read the answer to ``lease``."""
@@ -144,11 +144,11 @@ class Protocol:
                     self._held[key] = cast("bytes", rest[1]).decode()
                 return Held(_held(rest[0]))
 
-    def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> Call:
+    def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> ScriptCall:
         """Store, free the lease, wake the waiters."""
-        return Call(COMMIT, self.names(lease.key), (str(lease.fence), lease.owner, data, milliseconds(ttl)))
+        return ScriptCall(COMMIT, self.names(lease.key), (str(lease.fence), lease.owner, data, milliseconds(ttl)))
 
-    def release(self, lease: LeaseGrant, cooldown: Cooldown | None) -> Call:
+    def release(self, lease: LeaseGrant, cooldown: Cooldown | None) -> ScriptCall:
         """Free the lease, perhaps leaving a cooldown."""
         left, ttl = b"", "1"
         if cooldown is not None and cooldown.remaining > 0:
@@ -162,15 +162,15 @@ class Protocol:
             }
             left = _COOLDOWN + cooldown.identity.encode() + b":" + json.dumps(table).encode()
             ttl = milliseconds(cooldown.remaining)
-        return Call(RELEASE, self.names(lease.key), (str(lease.fence), lease.owner, left, ttl))
+        return ScriptCall(RELEASE, self.names(lease.key), (str(lease.fence), lease.owner, left, ttl))
 
-    def extend(self, lease: LeaseGrant, ttl: float) -> Call:
+    def extend(self, lease: LeaseGrant, ttl: float) -> ScriptCall:
         """Prolong the lease."""
-        return Call(EXTEND, self.names(lease.key), (str(lease.fence), lease.owner, milliseconds(ttl)))
+        return ScriptCall(EXTEND, self.names(lease.key), (str(lease.fence), lease.owner, milliseconds(ttl)))
 
-    def discard(self, key: str, seen: bytes) -> Call:
+    def discard(self, key: str, seen: bytes) -> ScriptCall:
         """Compare and delete."""
-        return Call(DISCARD, self.names(key), (seen,))
+        return ScriptCall(DISCARD, self.names(key), (seen,))
 
     def wait(self, key: str, timeout: float) -> list[str | bytes | int] | None:
         """Return the blocking read for the lease that was seen; ``None`` for a holder that does not announce."""
