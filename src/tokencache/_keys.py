@@ -2,7 +2,7 @@
 
 The identity is encoded so that different ones never look alike: each value carries its type and its length, texts
 count by code points, sets and mappings by content. A credential enters only as a slow fingerprint (INV-9), salted with
-the rest of the identity: every process of a fleet finds the same key, and nobody finds the credential from it.
+the rest of the identity: every process of a fleet finds the same key, and the key does not reveal the credential.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def fingerprint(provider_name: str, identity: Mapping[str, object]) -> str:
     """Return 40 hexadecimal digits that name an identity for the whole fleet, now and after a restart.
 
     Takes some 50 ms for each credential that this process has not met before. Raises ``ConfigurationError`` naming
-    the field that holds what no identity can.
+    the field that holds an unsupported value.
     """
     from hashlib import blake2b
 
@@ -50,10 +50,10 @@ def quick_fingerprint(name: str, identity: Mapping[str, object]) -> bytes:
 
 
 def stretched(provider_name: str, identity: Mapping[str, object], purpose: bytes) -> bytes:
-    """Return bytes that only who has the credentials of an identity can make, for ``purpose`` (16 bytes at most).
+    """Return key material derived from the credentials of an identity, for ``purpose`` (16 bytes at most).
 
-    They are no part of any key, and as slow to guess from as the fingerprint. Raises ``ConfigurationError`` as
-    :func:`fingerprint` does.
+    It is not part of any record key. Guessing a credential from it is as slow as from the fingerprint.
+    Raises ``ConfigurationError`` as :func:`fingerprint` does.
     """
     from hashlib import blake2b
 
@@ -113,7 +113,7 @@ def _encode_identity(provider_name: str, identity: Mapping[str, object], hide: _
 
 
 class _Encoder:
-    """Encodes values as tag, length and content, knowing the way into the identity, for messages and for its depth."""
+    """Encodes values as tag, length and content; tracks the path into the identity, for messages and for the depth."""
 
     def __init__(self, provider_name: str, hide: _Hide) -> None:
         self._provider_name = provider_name
@@ -163,7 +163,7 @@ class _Encoder:
         return _framed(b"m", b"".join(name + item for name, item in sorted(pairs)))
 
     def _encode_each(self, items: Iterable[tuple[object, object]]) -> list[bytes]:
-        """Return the encodings of items, each with its place known."""
+        """Return the encodings of items; the path names the current one."""
         encoded: list[bytes] = []
         for place, item in items:
             self._place.append(place)
@@ -179,5 +179,5 @@ class _Encoder:
 
 
 def _framed(tag: bytes, content: bytes) -> bytes:
-    """Return content that cannot run into its neighbours."""
+    """Return content with its tag and length, so that joined items cannot be confused."""
     return b"%s%d:%s" % (tag, len(content), content)

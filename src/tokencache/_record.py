@@ -1,4 +1,4 @@
-"""The record: a token as JSON, readable by anyone who reads ``{"accessToken": "…", "expiresAt": 1704067200}``.
+"""The record: a token as JSON, readable by any program that reads ``{"accessToken": "…", "expiresAt": 1704067200}``.
 
 ``expiresAt`` is the true expiry in whole epoch seconds. We add ``v``, ``fence``, ``identity``, ``reason``,
 ``tokenType``, ``scope``, ``issuedAt``, ``lifetime`` (the float seconds that keep a short token exact),
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 VERSION: Final = 1
 LARGEST: Final = 1 << 20
-"""Bytes beyond which nothing is taken for a record."""
+"""Bytes of the largest record; larger data is not a record."""
 
 _LARGEST_FENCE: Final = 2**53 - 1  # the next one is still exact in Lua, and there the one after it looks the same
 _ROUNDING: Final = 0.001
@@ -33,17 +33,17 @@ _TEXTS: Final = ("accessToken", "tokenType", "scope", "refreshToken", "identity"
 
 
 class UnreadableRecord(ValueError):
-    """Stored bytes are no usable record; the text says why, with nothing of the content (INV-9)."""
+    """Stored bytes are not a usable record; the text says why, with nothing of the content (INV-9)."""
 
 
 class Record(NamedTuple):
     """A decoded record.
 
     ``fence`` and ``identity`` are ``None`` where another program wrote it. ``lifetime`` is the whole life of the
-    token in seconds, ``None`` where the record does not tell; ``token.issued_at`` then is ``token.expires_at``, so that
-    ``token.lifetime`` is 0 and decides nothing. ``reason`` is why the token was fetched. ``kept`` is for
-    how long the record outlives the usable end of its token, in seconds. ``again_at`` is when to ask again
-    a provider that had nothing better, in epoch seconds.
+    token in seconds, ``None`` if the record does not tell; ``token.issued_at`` then is ``token.expires_at``, so that
+    ``token.lifetime`` is 0 and decides nothing. ``reason`` is why the token was fetched. ``kept`` is how many seconds
+    the record outlives the usable end of its token. ``again_at``, in epoch seconds, is when to ask a provider again
+    that had no newer token.
     """
 
     token: Token
@@ -60,7 +60,7 @@ _Seconds = Annotated[float, msgspec.Meta(gt=-_FAR, lt=_FAR)]
 
 
 class _Fields(msgspec.Struct, rename="camel", gc=False):
-    """The fields of a plain record, of the kinds that they have when we wrote it."""
+    """The fields of a plain record, of the types that tokencache writes."""
 
     access_token: str
     expires_at: _Seconds
@@ -80,14 +80,14 @@ class _Fields(msgspec.Struct, rename="camel", gc=False):
 
 
 class Sealing(Protocol):
-    """Encrypts records. ``key`` is the record's key, bound in, so that one record cannot be passed off as another."""
+    """Encrypts records. ``key`` is the record's key, authenticated too, so that no record opens under another key."""
 
     def seal(self, key: str, plain: bytes) -> bytes:
         """Return ``plain``, sealed."""
         ...
 
     def open(self, key: str, sealed: bytes) -> bytes:
-        """Return what was sealed; raises any exception for what was not sealed here, or for another key."""
+        """Return what was sealed; raises any exception for foreign data, or for another key."""
         ...
 
 
@@ -104,6 +104,7 @@ def encode(
 ) -> bytes:
     """Return the record of a token. Entries of ``extra`` that JSON cannot hold are left out: the token counts more."""
     lifetime = token.lifetime
+
     fields: dict[str, object] = {
         "v": VERSION,
         "fence": fence,
@@ -121,10 +122,13 @@ def encode(
         "againAt": again_at,
     }
     stored = {name: value for name, value in fields.items() if value is not None}
+
+    # In one go first; only where that fails, each entry is tried alone.
     plain = _dump_readable(stored | {"extra": dict(token.extra)} if token.extra else stored)
     if plain is None:
         stored, extra = _storable(stored), _storable(token.extra)
         plain = _dump(stored | {"extra": extra} if extra else stored)
+
     if sealing is None:
         return plain
     from base64 import b64encode
@@ -133,12 +137,14 @@ def encode(
 
 
 def decode(data: bytes, *, key: str = "", sealing: Sealing | None = None) -> Record:
-    """Return what a record holds; raises ``UnreadableRecord``, and nothing else, for what is no usable one.
+    """Return what a record holds; raises ``UnreadableRecord``, and nothing else, for an unusable one.
 
-    With ``sealing`` only sealed records are taken: a plain one might be anybody's.
+    With ``sealing`` only sealed records are accepted: any program could have planted a plain one.
     """
     fields = (_own(data) if sealing is None else None) or _any(data, key, sealing)
     expires_at, lifetime = _exact(fields.expires_at, fields.issued_at, fields.lifetime)
+
+    # Refused below, outside of ``except``: the text of the ValueError may hold the token (INV-9).
     token: Token | None
     try:
         token = Token(
@@ -153,13 +159,14 @@ def decode(data: bytes, *, key: str = "", sealing: Sealing | None = None) -> Rec
         )
     except ValueError:
         token = None
+
     if token is None:
         _refuse("its field 'accessToken' or 'tokenType' is missing or unusable")
     return Record(token, fields.fence, fields.identity, fields.reason, lifetime, fields.kept or 0.0, fields.again_at)
 
 
 def fence_of(data: bytes) -> int | None:
-    """Return the fence of a record, sealed or not; ``None`` where there is none. Never raises.
+    """Return the fence of a record, sealed or not; ``None`` if it has none. Never raises.
 
     It is the integer, from 0 to 2**53 - 1, in the field ``fence`` of a JSON object.
     """
@@ -168,7 +175,7 @@ def fence_of(data: bytes) -> int | None:
 
 
 def is_another(data: bytes, seen: bytes | None) -> bool:
-    """Return whether ``data`` is another record than ``seen``: a higher fence, or other bytes where one has none."""
+    """Return whether ``data`` is another record than ``seen``: a higher fence, or other bytes if one has none."""
     if seen is None:
         return True
     ours, theirs = fence_of(data), fence_of(seen)
@@ -190,15 +197,24 @@ def is_late(fence: int, stored: bytes | None, *, held: bool) -> bool:
 def _own(data: bytes) -> _Fields | None:
     """Return the fields of a plain record as we write them, ``None`` for any that needs a closer look. Never raises.
 
-    A shared get consists of the round trip and of this, so it is left to compiled code. That tells nothing of a name
-    that comes twice, but each name has its colon: as many colons as names, and none was lost.
+    A shared get costs little more than its round trip and this, so msgspec's compiled code decodes. msgspec keeps the
+    last of two equal names and reports nothing, which colons reveal, as each name has one::
+
+        {"v":1,"accessToken":"a","expiresAt":9}                       3 colons, 3 fields: taken
+        {"v":1,"accessToken":"a","accessToken":"b","expiresAt":9}     4 colons, 3 fields: to ``_any``, which refuses it
+        {"v":1,"accessToken":"a:b","expiresAt":9}                     4 colons, 3 fields: to ``_any``, which takes it
+
+    A colon in a value thus costs time, and hides nothing. Scopes often hold some ("read:orders"), so they are
+    subtracted, unless a backslash in the data lets a colon be written as an escape.
     """
     if len(data) > LARGEST:
         return None
+
     try:
         fields = _OWN.decode(data)
     except (ValueError, RecursionError):  # msgspec's own are ValueErrors
         return None
+
     values = msgspec.structs.astuple(fields)
     names = len(values) - values.count(None) + len(fields.extra or ())
     colons = data.count(b":")
@@ -211,16 +227,19 @@ def _any(data: bytes, key: str, sealing: Sealing | None) -> _Fields:
     """Return the fields of any record, sealed or another program's; raises ``UnreadableRecord``, saying why."""
     fields = _parse(data)
     if fields is None:
-        _refuse(f"it is larger than {LARGEST} bytes" if len(data) > LARGEST else "it is damaged or no JSON object")
+        _refuse(f"it is larger than {LARGEST} bytes" if len(data) > LARGEST else "it is damaged or not a JSON object")
+
     _require_version(fields)
     if sealing is not None or "sealed" in fields:
         fields = _opened(fields, key, sealing)
     _require_kinds(fields)
-    given: dict[str, Any] = fields  # of those kinds
+
+    given: dict[str, Any] = fields  # of the types just checked
     get = given.get
     expires_at = _instant(fields, "expiresAt")
     if expires_at is None:
         _refuse("its field 'expiresAt' is missing")
+
     return _Fields(
         access_token=get("accessToken") or "",
         expires_at=expires_at,
@@ -241,7 +260,10 @@ def _any(data: bytes, key: str, sealing: Sealing | None) -> _Fields:
 
 
 def _exact(expires_at: float, issued_at: float | None, lifetime: float | None) -> tuple[float, float | None]:
-    """Return expiry and lifetime to the fraction of a second, where the three agree; else the expiry alone counts."""
+    """Return expiry and lifetime to the fraction of a second if the three agree; else the expiry alone counts.
+
+    ``expiresAt`` is rounded down to a whole second, so the exact expiry is up to a second later.
+    """
     if lifetime is None:
         lifetime = 0.0 if issued_at is None else expires_at - issued_at
     elif issued_at is not None:
@@ -261,11 +283,14 @@ def _opened(fields: dict[str, object], key: str, sealing: Sealing | None) -> dic
     sealed = fields.get("sealed")
     if not isinstance(sealed, str):
         _refuse("it is not sealed, though an encryption key is set here")
+
     inner: dict[str, object] | None = None
     with suppress(Exception):  # a foreign library's, whose text may hold anything
         inner = _parse(sealing.open(key, b64decode(sealed, validate=True)))
     if inner is None:
         _refuse("it was sealed with another encryption key, for another record key, or is damaged")
+
+    # The fence outside is readable and could be changed by any writer; the one inside is authenticated.
     if _fence(inner) != _fence(fields):
         _refuse("its fence is not the one that was sealed")
     _require_version(inner)
@@ -276,20 +301,20 @@ def _require_version(fields: dict[str, object]) -> None:
     """Raise ``UnreadableRecord`` for a form that this version does not know."""
     version = fields.get("v", VERSION)
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        _refuse("its field 'v' is no version number")
+        _refuse("its field 'v' is not a version number")
     if version > VERSION:
         _refuse("it was written by a newer version of tokencache; upgrade this one")
 
 
 def _require_kinds(fields: dict[str, object]) -> None:
-    """Raise ``UnreadableRecord`` where a text or an object is something else."""
+    """Raise ``UnreadableRecord`` if a text or an object has another type."""
     for name in _TEXTS:
         value = fields.get(name)
         if value is not None and not isinstance(value, str):
-            _refuse(f"its field {name!r} is no text")
+            _refuse(f"its field {name!r} is not a text")
     value = fields.get("extra")
     if value is not None and not isinstance(value, dict):
-        _refuse("its field 'extra' is no object")
+        _refuse("its field 'extra' is not an object")
 
 
 def _number(fields: dict[str, object], name: str) -> float | None:
@@ -298,7 +323,7 @@ def _number(fields: dict[str, object], name: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, _NUMBERS) or not -_FAR < value < _FAR:
-        _refuse(f"its field {name!r} is no number of seconds")
+        _refuse(f"its field {name!r} is not a number of seconds")
     return float(value)
 
 
@@ -314,12 +339,12 @@ def _instant(fields: dict[str, object], name: str) -> float | None:
         return float(value)
     found = classify(value)
     if found is None or found.kind == "duration":
-        _refuse(f"its field {name!r} is no instant")
+        _refuse(f"its field {name!r} is not an instant")
     return found.amount
 
 
 def _fence(fields: dict[str, object]) -> int | None:
-    """Return the fence, ``None`` for anything that is no integer, or one that a script could not compare."""
+    """Return the fence, ``None`` for anything but an integer that a Lua script can compare exactly."""
     fence = fields.get("fence")
     if isinstance(fence, bool) or not isinstance(fence, int):
         return None
@@ -332,7 +357,7 @@ def _storable(fields: Mapping[str, object]) -> dict[str, object]:
 
 
 def _dump_readable(fields: dict[str, object]) -> bytes | None:
-    """Return JSON that can be read back, ``None`` where there is none."""
+    """Return JSON that can be read back, ``None`` if the fields have none."""
     with suppress(TypeError, ValueError, OverflowError, RecursionError):
         data = _dump(fields)
         return None if _parse(data) is None else data
@@ -340,7 +365,7 @@ def _dump_readable(fields: dict[str, object]) -> bytes | None:
 
 
 def _dump(fields: dict[str, object]) -> bytes:
-    """Return strict JSON: no NaN, no half characters."""
+    """Return strict JSON: no NaN, no lone surrogates."""
     return json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
@@ -357,7 +382,7 @@ def _parse(data: bytes) -> dict[str, object] | None:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return the pairs as a table; raises ``ValueError`` when a name comes twice."""
+    """Return the pairs as a table; raises ``ValueError`` for a duplicate name."""
     table = dict(pairs)
     if len(table) != len(pairs):
         raise ValueError
@@ -365,7 +390,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _no_constant(_name: str) -> NoReturn:
-    """Refuse NaN and Infinity, which are no JSON."""
+    """Refuse NaN and Infinity, which are not JSON."""
     raise ValueError
 
 

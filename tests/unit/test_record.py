@@ -257,7 +257,7 @@ def test_every_cut_is_unreadable(name: str) -> None:
     data = golden(name).rstrip()
     sealing = Mirror() if "sealed" in name else None
     for end in range(len(data)):
-        assert refusal(data[:end], key="k", sealing=sealing) == "it is damaged or no JSON object"
+        assert refusal(data[:end], key="k", sealing=sealing) == "it is damaged or not a JSON object"
         assert fence_of(data[:end]) is None
 
 
@@ -296,7 +296,7 @@ def test_every_cut_is_unreadable(name: str) -> None:
 )
 def test_what_is_no_json_object_is_unreadable(data: bytes) -> None:
     """Bytes that are no strict JSON object are refused, whatever they are."""
-    assert refusal(data) == "it is damaged or no JSON object"
+    assert refusal(data) == "it is damaged or not a JSON object"
     assert fence_of(data) is None
 
 
@@ -322,29 +322,32 @@ def test_what_a_record_tells_beside_its_token() -> None:
 @pytest.mark.parametrize(
     ("changed", "part"),
     [
-        *(({"v": version}, "'v' is no version") for version in (0, -1, True, None, 1.0, "1", [1])),
+        *(({"v": version}, "'v' is not a version") for version in (0, -1, True, None, 1.0, "1", [1])),
         ({"v": 2}, "written by a newer version"),
         ({"v": 10**30}, "written by a newer version"),
         ({"expiresAt": ...}, "'expiresAt' is missing"),
         ({"expiresAt": None}, "'expiresAt' is missing"),
         *(
-            ({"expiresAt": value}, "'expiresAt' is no instant")
+            ({"expiresAt": value}, "'expiresAt' is not an instant")
             for value in (True, "soon", [], {}, 1e400, 10**400, 1e12 - 1)
         ),
         *(
-            ({"expiresAt": value, "v": ...}, "'expiresAt' is no instant")
+            ({"expiresAt": value, "v": ...}, "'expiresAt' is not an instant")
             for value in (3600, "3600", 0, -1, 10**9 - 1, False)
         ),
         *(({"accessToken": value}, "'accessToken' or") for value in ("", None, ..., "a b", "a\r\nb", "é", "\ud800")),
         *(({"tokenType": value}, "'tokenType' is") for value in ("Be arer", "a\nb")),
-        *(({name: 1}, f"{name!r} is no text") for name in ("accessToken", "tokenType", "scope", "identity", "reason")),
-        *(({"refreshToken": value}, "'refreshToken' is no text") for value in (1, [], True)),
-        *(({"issuedAt": value}, "'issuedAt' is no instant") for value in (True, "soon", [], 1e400)),
-        *(({"lifetime": value}, "'lifetime' is no number") for value in (True, "1", [], 1e400, -1e400, 10**400)),
-        *(({"againAt": value}, "'againAt' is no number") for value in (True, "1", [], 1e400)),
-        *(({"kept": value}, "'kept' is no number") for value in (True, "1", [], 1e400)),
-        *(({"refreshExpiresAt": value}, "'refreshExpiresAt' is no instant") for value in (False, "never", {})),
-        *(({"extra": value}, "'extra' is no object") for value in (1, [], "x", True)),
+        *(
+            ({name: 1}, f"{name!r} is not a text")
+            for name in ("accessToken", "tokenType", "scope", "identity", "reason")
+        ),
+        *(({"refreshToken": value}, "'refreshToken' is not a text") for value in (1, [], True)),
+        *(({"issuedAt": value}, "'issuedAt' is not an instant") for value in (True, "soon", [], 1e400)),
+        *(({"lifetime": value}, "'lifetime' is not a number") for value in (True, "1", [], 1e400, -1e400, 10**400)),
+        *(({"againAt": value}, "'againAt' is not a number") for value in (True, "1", [], 1e400)),
+        *(({"kept": value}, "'kept' is not a number") for value in (True, "1", [], 1e400)),
+        *(({"refreshExpiresAt": value}, "'refreshExpiresAt' is not an instant") for value in (False, "never", {})),
+        *(({"extra": value}, "'extra' is not an object") for value in (1, [], "x", True)),
     ],
     ids=lambda value: ascii(value)[:40],
 )
