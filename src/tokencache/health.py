@@ -49,22 +49,22 @@ class Finding:
 
 
 def ok(check: str, seen: str) -> Finding:
-    """Return a finding of a check that passed."""
+    """Return a passed check."""
     return Finding(check, "ok", seen)
 
 
 def warning(check: str, seen: str, remedy: str) -> Finding:
-    """Return a finding of a check that passed, with a problem that may come."""
+    """Return a check that passed with a risk, and the remedy."""
     return Finding(check, "warning", seen, remedy)
 
 
 def failed(check: str, seen: str, remedy: str) -> Finding:
-    """Return a finding of a check that failed."""
+    """Return a failed check, and the remedy."""
     return Finding(check, "failed", seen, remedy)
 
 
 def skipped(check: str, seen: str, remedy: str | None = None) -> Finding:
-    """Return a finding of a check that was skipped; ``seen`` is the reason."""
+    """Return a skipped check; ``seen`` is the reason."""
     return Finding(check, "skipped", seen, remedy)
 
 

@@ -51,13 +51,13 @@ class Secret:
 
 
 def _unheard(text: str) -> None:
-    """Take a warning and tell nobody."""
+    """Drop a warning."""
     del text
 
 
 @dataclass(frozen=True, slots=True)
 class FetchContext:
-    """What a provider is told about the fetch it is to make.
+    """What a provider is told about a fetch.
 
     ``previous`` is the token to be replaced, if any is known. ``deadline`` is an absolute reading of ``clock``
     by which the fetch must have ended. ``reason`` is why: ``cold`` (none known), ``refresh`` (ahead of expiry),
@@ -147,11 +147,10 @@ class LeaseGrant:
 
 @dataclass(frozen=True, slots=True)
 class Cooldown:
-    """Why, for whom and for how long nobody asks the provider. It holds no secret.
+    """Why, for whom and for how long no process asks the provider. It holds no secret.
 
     ``identity`` is the only identity that it binds. ``permanent`` tells :class:`ProviderRejected` from
-    :class:`ProviderUnavailable`. ``attempt`` counts the failures in a row, so that the next holder's backoff goes on
-    from there.
+    :class:`ProviderUnavailable`. ``attempt`` counts the failures in a row, so that the next holder's backoff continues.
     ``remaining`` is in seconds: from the release when it is left behind, from the answer when it is reported.
     """
 
@@ -173,7 +172,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The answer to a lease: it is the caller's."""
+    """The answer to a lease: the caller has it."""
 
     lease: LeaseGrant
 
@@ -191,7 +190,7 @@ LeaseReply: TypeAlias = Found | Granted | Held
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What ``inspect`` reports of a key: the record, who holds the lease for how long, the cooldown."""
+    """What ``inspect`` reports of a key: the record, the owner of the lease and its remaining time, the cooldown."""
 
     stored: Stored | None
     owner: str | None = None
@@ -219,11 +218,11 @@ class Backend(Protocol):
     def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> LeaseReply:
         """Ask for the lease of ``key`` for ``ttl`` seconds; one round trip.
 
-        ``Found`` when the stored record is another one than ``seen``: its fence is higher, or, where one of the two
-        has no fence, its bytes
-        differ. Otherwise ``Held`` when another owner has it, or when a cooldown of the same ``identity`` fills the slot
-        (a cooldown of another identity is displaced). Otherwise ``Granted``: the fence is above that of every earlier
-        grant and of the stored record. Asking again with the owner that holds it gives the same lease back, extended.
+        ``Found`` when the stored record is another one than ``seen`` (:func:`tokencache.records.is_another`): its fence
+        is higher, or, if one of the two has no fence, its bytes differ. Otherwise ``Held`` when another owner has it,
+        or when a cooldown of the same ``identity`` fills the slot; a cooldown of another is displaced. Otherwise
+        ``Granted``: the fence is above that of every earlier grant and of the stored record. Asking again with the
+        owner that holds it gives the same lease back, extended.
         """
         ...
 

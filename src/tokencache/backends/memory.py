@@ -1,4 +1,4 @@
-"""The memory backend: records and leases of one process, in a bounded cache that forgets what has ended."""
+"""The memory backend: records and leases of one process, in a bounded cache that drops ended entries."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def _end_of_slot(_key: str, value: _Slot, _now: float) -> float:
 
 
 class MemoryBackend:
-    """Keeps at most ``size`` records in this process; the one that was used least lately goes first.
+    """Keeps at most ``size`` records in this process; LRU eviction makes room.
 
-    Sources that share one instance share its tokens. It never blocks but in ``wait``, so event loops call it inline.
+    Sources that share one instance share its tokens. Only ``wait`` blocks, so event loops call the others inline.
     """
 
     name = "memory"
@@ -84,6 +84,7 @@ class MemoryBackend:
             stored = self._stored(key)
             if stored is not None and is_another(stored.data, seen):
                 return Found(stored)
+
             slot = self._slots.get(key)
             if slot is not None and slot.cooldown is not None and slot.cooldown.identity == identity:
                 remaining = slot.ends_at - now
@@ -161,7 +162,7 @@ class MemoryBackend:
 
         del key
         remedy = "use file:// for the processes of one host, redis:// or memcached:// for a fleet"
-        return (warning("sharing", "memory:// is shared by nobody: each process fetches a token for itself", remedy),)
+        return (warning("sharing", "memory:// is not shared: each process fetches a token for itself", remedy),)
 
     def close(self) -> None:
         """Refuse further calls and wake the waiters."""
@@ -191,7 +192,7 @@ class MemoryBackend:
         return key not in self._slots or (stored is not None and is_another(stored.data, seen)) or self._closed
 
     def _holds(self, lease: LeaseGrant) -> bool:
-        """Return whether it is this very lease that fills the slot, not a later one of the same owner."""
+        """Return whether this very lease fills the slot, not a later one of the same owner."""
         slot = self._slots.get(lease.key)
         held = None if slot is None else slot.lease
         return held is not None and (held.owner, held.fence) == (lease.owner, lease.fence)

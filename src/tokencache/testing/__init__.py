@@ -1,1 +1,1 @@
-"""The test kit: what people need who write their own backend or provider. Its contracts need the extra ``testing``."""
+"""The test kit for authors of backends and providers, and fakes. Its contracts need the extra ``testing``."""

@@ -31,7 +31,7 @@ class Laws:
     rounding: float = 0.01
     """How much longer than asked something may last."""
     patience: float = 10.0
-    """How long a law waits for what has to happen."""
+    """How long a law waits for an event, in seconds."""
 
     def make_backend(self, tmp_path: Path) -> Backend:
         """Return a backend whose store is empty. It is closed after the law."""

@@ -1,4 +1,4 @@
-"""The laws of the lease: who gets it, who is told what, how it ends, and what a failed holder leaves behind."""
+"""The laws of the lease: its grant, the answers to other callers, its end, and the cooldown of a failed holder."""
 
 # ruff: noqa: S101 - a law is an assertion
 
@@ -23,7 +23,7 @@ class LeaseLaws(Laws):
     # --- the lease
 
     def test_one_gets_the_lease_and_the_next_is_told(self, probe: Probe) -> None:
-        """The first to ask gets the lease, any other is told for how long it is held, which is no cooldown."""
+        """The first to ask gets the lease, any other is told for how long it is held, without a cooldown."""
         lease = granted(self.ask(probe, "a"))
         assert (lease.key, lease.owner, lease.ttl) == (KEY, "a", LONG)
         reply = held(self.ask(probe, "b"))
@@ -44,7 +44,7 @@ class LeaseLaws(Laws):
         assert sum(isinstance(reply, Held) for reply in replies) == 7  # noqa: PLR2004 - the other seven
 
     def test_leases_of_two_keys_are_apart(self, probe: Probe) -> None:
-        """A held lease stands in nobody's way at another key."""
+        """A held lease does not affect another key."""
         granted(probe.lease("contract:one", "a", "identity", None, LONG))
         granted(probe.lease("contract:two", "b", "identity", None, LONG))
 
@@ -97,7 +97,7 @@ class LeaseLaws(Laws):
         held(self.ask(probe, "c"))
 
     def test_an_ended_lease_is_nobodys(self, probe: Probe) -> None:
-        """A lease that ended is neither extended nor turned into a cooldown, even where nobody has taken it since."""
+        """A lease that ended is neither extended nor turned into a cooldown, even if it was not taken since."""
         lease = granted(self.ask(probe, "a", ttl=self.short))
         self.eventually(lambda: probe.inspect(KEY).owner is None or None)
         assert probe.extend(lease, LONG) is False
@@ -111,7 +111,7 @@ class LeaseLaws(Laws):
         assert held(self.ask(probe, "b")).remaining > LONG + self.rounding
 
     def test_a_freed_lease_is_not_extended(self, probe: Probe) -> None:
-        """Whoever released or never had the lease cannot extend it, and extending takes nothing."""
+        """A released lease cannot be extended, and extending takes no lease."""
         lease = granted(self.ask(probe, "a"))
         probe.release(lease)
         assert probe.extend(lease, LONG) is False
@@ -124,7 +124,7 @@ class LeaseLaws(Laws):
         granted(self.ask(probe, "b"))
 
     def test_only_the_owner_releases(self, probe: Probe) -> None:
-        """A late or repeated release frees nobody else's lease and leaves no cooldown in its place."""
+        """A late or repeated release does not free another owner's lease and leaves no cooldown in its place."""
         first = granted(self.ask(probe, "a"))
         probe.release(first)
         second = granted(self.ask(probe, "b"))
@@ -145,7 +145,7 @@ class LeaseLaws(Laws):
     # --- found
 
     def test_another_record_is_found_though_the_lease_is_held(self, probe: Probe) -> None:
-        """INV-6: whoever has not seen the stored record gets it, and not the news that somebody renews it."""
+        """INV-6: a caller that has not seen the stored record gets it, also while the lease is held."""
         self.plant(probe, record(None, "one"))
         granted(self.ask(probe, "a", record(None, "one")))
         assert found(self.ask(probe, "b")).data == record(None, "one")
@@ -173,7 +173,7 @@ class LeaseLaws(Laws):
         assert found(self.ask(probe, "a", record(None, "theirs"))).data == record(lease.fence)
 
     def test_an_unreadable_record_is_another_when_its_bytes_differ(self, probe: Probe) -> None:
-        """Bytes that are no record at all are handed out and replaced like a record without a fence."""
+        """Bytes that are not a record are handed out and replaced like a record without a fence."""
         self.plant(probe, b"\x00\xff{not json")
         assert found(self.ask(probe, "a")).data == b"\x00\xff{not json"
         lease = granted(self.ask(probe, "a", b"\x00\xff{not json"))
@@ -198,7 +198,7 @@ class LeaseLaws(Laws):
         assert held(self.ask(probe, "a")).cooldown is not None
 
     def test_a_cooldown_binds_no_other_identity(self, probe: Probe) -> None:
-        """INV-7: a misconfigured process stops nobody else; the other identity's lease displaces the cooldown."""
+        """INV-7: a misconfigured process does not stop others; the other identity's lease displaces the cooldown."""
         probe.release(granted(self.ask(probe, "a")), cooldown())
         other = granted(probe.lease(KEY, "b", "another identity", None, LONG))
         assert probe.commit(other, record(other.fence), LONG) is True
@@ -210,7 +210,7 @@ class LeaseLaws(Laws):
         self.eventually_granted(probe, "b")
 
     def test_a_record_comes_before_a_cooldown(self, probe: Probe) -> None:
-        """INV-4: a failed renewal keeps the record from nobody who has not seen it."""
+        """INV-4: after a failed renewal, a caller that has not seen the record still gets it."""
         self.plant(probe, record(None))
         probe.release(granted(self.ask(probe, "a", record(None))), cooldown())
         found(self.ask(probe, "b"))

@@ -25,7 +25,7 @@ class CommandRefused(Exception):
 def ask(
     port: int, commands: Sequence[Sequence[Part]], *, timeout: float, host: str, authority: Path | None = None
 ) -> list[Reply | CommandRefused]:
-    """Connect, send the commands in one go, return the replies. Raises ``OSError`` where there is no server.
+    """Connect, send the commands in one go, return the replies. Raises ``OSError`` without a server.
 
     With an ``authority``, over TLS.
     """

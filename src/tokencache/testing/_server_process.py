@@ -59,7 +59,7 @@ def require(program: str) -> str:
 
 
 def free_port() -> int:
-    """Return a port of loopback that nobody listens on, and nobody on the one that is 10,000 above it."""
+    """Return a free port of loopback; the port 10,000 above it is free too."""
     choice = random.SystemRandom()  # a seeded one would give the same ports to tests that run side by side
     while True:
         port = choice.choice(_PORTS)
@@ -175,7 +175,7 @@ class ServerProcess:
             self._tell_guard(None)
 
     def pause(self) -> None:
-        """Stop the process (SIGSTOP): its connections stay and nobody answers. Returns when it stands still."""
+        """Stop the process (SIGSTOP): its connections stay without answers. Returns when it has stopped."""
         pid = self.pid
         os.kill(pid, signal.SIGSTOP)
         os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)

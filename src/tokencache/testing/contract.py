@@ -34,7 +34,7 @@ class BackendContract(LeaseLaws):
     # --- records
 
     def test_an_unknown_key_has_nothing(self, probe: Probe) -> None:
-        """A key that nobody used has no record, no lease and no cooldown."""
+        """An unused key has no record, no lease and no cooldown."""
         assert probe.load(KEY) is None
         assert probe.inspect(KEY) == Slot(None)
 
@@ -127,21 +127,21 @@ class BackendContract(LeaseLaws):
     # --- wait
 
     def test_a_commit_wakes_those_who_wait(self, probe: Probe) -> None:
-        """Whoever waits returns when the record is stored, long before its timeout."""
+        """A waiter returns when the record is stored, long before its timeout."""
         lease = granted(self.ask(probe, "a"))
         waiters = [self.waiter(probe, None, self.patience * 2) for _ in range(4)]
         probe.commit(lease, record(lease.fence), LONG)
         assert all(self.ends(waiter) for waiter in waiters)
 
     def test_a_release_wakes_those_who_wait(self, probe: Probe) -> None:
-        """Whoever waits returns when the lease is free."""
+        """A waiter returns when the lease is free."""
         lease = granted(self.ask(probe, "a"))
         waiter = self.waiter(probe, None, self.patience * 2)
         probe.release(lease)
         assert self.ends(waiter)
 
     def test_a_cooldown_wakes_those_who_wait(self, probe: Probe) -> None:
-        """Whoever waits returns when the holder failed."""
+        """A waiter returns when the holder failed."""
         lease = granted(self.ask(probe, "a"))
         waiter = self.waiter(probe, None, self.patience * 2)
         probe.release(lease, cooldown())
@@ -182,7 +182,7 @@ class BackendContract(LeaseLaws):
     # --- discard, inspect, close
 
     def test_only_the_record_that_was_seen_is_discarded(self, probe: Probe) -> None:
-        """INV-6: a record is deleted by whoever names its bytes, once; another one stays."""
+        """INV-6: a caller that names its bytes deletes a record, once; another record stays."""
         assert probe.discard(KEY, record(None)) is False
         self.plant(probe, record(None))
         assert probe.discard(KEY, record(None, "another")) is False
@@ -193,7 +193,7 @@ class BackendContract(LeaseLaws):
         granted(self.ask(probe, "a"))
 
     def test_discarding_leaves_the_lease_alone(self, probe: Probe) -> None:
-        """A record that is deleted while somebody renews it costs that holder nothing."""
+        """A holder that renews a record keeps its lease while the record is deleted."""
         self.plant(probe, record(None))
         lease = granted(self.ask(probe, "a", record(None)))
         assert probe.discard(KEY, record(None)) is True

@@ -92,7 +92,7 @@ class LoopbackServer:
     def _run(self, ready: Future[int]) -> None:
         try:
             asyncio.run(self._serve(ready))
-        except BaseException as error:  # noqa: BLE001  handed to whoever waits in start()
+        except BaseException as error:  # noqa: BLE001  raised again in start()
             if not ready.done():
                 ready.set_exception(error)
 

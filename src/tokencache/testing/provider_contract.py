@@ -243,7 +243,7 @@ class ProviderContract(ProviderLaws):
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
     def test_a_redirect_takes_no_credential_along(self, server: TokenServer, half: str, status: int) -> None:
-        """INV-9: a redirect is not followed: nobody else gets the credential, and no token comes from elsewhere."""
+        """INV-9: a redirect is not followed: no other server gets the credential or issues the token."""
         with TokenServer() as elsewhere:
             elsewhere.answer(self.token_reply("planted-token-elsewhere", 3600))
             moved = Reply(status, json.dumps({}).encode(), (("Location", f"{elsewhere.url}/token"),))

@@ -180,7 +180,7 @@ def _said(server: RedisServer, *command: str) -> str:
 
 @contextmanager
 def busy(remote: Remote, *keys: str) -> Iterator[None]:
-    """Run somebody's script that does not end."""
+    """Run a script that does not end."""
     server = remote.server
     server.command("CONFIG", "SET", "lua-time-limit", "10")
 
@@ -277,7 +277,7 @@ def case(row: int, name: str, *of: object, **more: str) -> object:
         case(12, "READONLY", readonly, True, "point the URL at the master"),
         case(12, "MASTERDOWN", masterdown, False, "lost its master"),
         case(12, "LOADING", loading, False, "loading its data"),
-        case(12, "BUSY", busy, False, "busy with somebody's script"),
+        case(12, "BUSY", busy, False, "busy with a long script"),
         case(12, "NOAUTH", noauth, False, "put user and password into the URL"),
         case(12, "NOPERM", noperm, True, "ACL forbids a command"),
         case(12, "WRONGTYPE, the record", wrongtype, False, "delete it, or choose another key"),

@@ -1,8 +1,8 @@
 """Tokens and leases of ``sqlite://`` URLs in a SQLite file, for the processes of one host.
 
-What each method promises is said in :class:`tokencache.ports.Backend`, and tested by the contract. Whatever the store
-is, each call is one atomic step of it, what it raises becomes ``BackendUnavailable``, and nothing here decides when a
-token is fetched.
+:class:`tokencache.ports.Backend` says what each method promises, and the contract tests it. On any store, each call is
+one atomic step, an error of the store becomes ``BackendUnavailable``, and the backend does not decide when a token is
+fetched.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class SqliteBackend:
             return _stored(database, name, now)
 
     def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> LeaseReply:
-        """Return another record than the one seen, or who has the lease, or the lease."""
+        """Return another record than the one seen, or the end of another owner's lease, or the lease."""
         with self._at(key) as (database, name, now):
             stored = _stored(database, name, now)
             if stored is not None and is_another(stored.data, seen):
@@ -95,7 +95,7 @@ class SqliteBackend:
             return database.execute(change, mine).rowcount == 1
 
     def wait(self, key: str, seen: bytes | None, timeout: float) -> None:
-        """Look again and again; a store that can wake whoever waits does better."""
+        """Look again and again; a store that can wake waiters does better."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             slot = self.inspect(key)

@@ -5,9 +5,9 @@ Each key has at most these files in the folder, named after it:
 - ``.json``: the record, readable by anyone who reads records. Another program may put one there.
 - ``.state``: the last fence, the lease, the cooldown, and when the record's countdown ends.
 - ``.mutex``: locked for the few system calls that change the others; notes the last fence once more. Never deleted.
-- ``.holder``: there while there is a lease, and locked by its holder, so that a killed one is noticed at once. One
-  that is stopped or hangs loses the lease when its ``ttl`` ends.
-- ``….new``: one of these in the making, left only by a process that was killed meanwhile.
+- ``.holder``: exists during a lease, and is locked by its holder, so that a killed holder is noticed at once. A
+  holder that is stopped or hangs loses the lease when its ``ttl`` ends.
+- ``….new``: a new version of one of these, left only by a process that was killed while writing.
 
 Reads take no lock and work in a folder that cannot be written to. Nothing is synced to the disk.
 """
@@ -62,8 +62,8 @@ def from_url(url: BackendURL) -> FileBackend:
 class FileBackend:
     """Records and leases as files in ``folder``; without one, in the user's cache folder.
 
-    The folder is made when it is first written to, with mode 700. ``ConfigurationError`` is raised when somebody
-    else owns it or can write to it. ``clock`` must be a steady clock of the whole machine, ``wall`` gives
+    The folder is made when it is first written to, with mode 700. ``ConfigurationError`` is raised if another user
+    owns it or can write to it. ``clock`` must be a steady clock of the whole machine, ``wall`` gives
     epoch seconds; both are for tests. ``poll`` is the longest pause in seconds between two looks of :meth:`wait`.
     """
 
@@ -112,7 +112,7 @@ class FileBackend:
                 reply = self._ask(files, LeaseGrant(key, owner, 0, ttl), identity, seen)
                 if files.mutex_stands():
                     return reply
-        message = f"file backend: somebody keeps deleting {stem_of(key)}.mutex in {self._folder.path}; stop that"
+        message = f"file backend: another program keeps deleting {stem_of(key)}.mutex in {self._folder.path}; stop it"
         raise BackendUnavailable(message)
 
     def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
@@ -152,11 +152,11 @@ class FileBackend:
                 if _is_live(lease, state, now):
                     pause = Pause(cooldown, Term(now + cooldown.remaining, cooldown.remaining)) if cooldown else None
                     if files.stored(now) is None:
-                        files.remove_record()  # what has ended is nobody's token, and need not stay on the disk
+                        files.remove_record()  # an ended token need not stay on the disk
                     files.write_state(replace(state, lease=None, pause=pause))
                     files.remove_holder()
         finally:
-            self._let_go(lease)  # even where nothing can be written, nobody has to wait for the lease to end
+            self._let_go(lease)  # also if nothing can be written: no process has to wait until the lease ends
 
     def extend(self, lease: LeaseGrant, ttl: float) -> bool:
         """Make the lease last ``ttl`` seconds from now."""
@@ -229,7 +229,7 @@ class FileBackend:
             _flock.free(fd)
 
     def after_fork(self) -> None:
-        """Forget the parent's leases in the child, without unlocking them: they end with the parent, not with us."""
+        """Forget the parent's leases in the child, without unlocking them: they end with the parent."""
         for fd in [*self._mutexes, *(fd for _, fd in self._held.values())]:
             os.close(fd)
         self._mutexes, self._held = set(), {}
@@ -240,16 +240,19 @@ class FileBackend:
             self._closing.set()
 
     def _ask(self, files: KeyFiles, wanted: LeaseGrant, identity: str, seen: bytes | None) -> LeaseReply:
+        """Answer ``lease`` while the mutex is held."""
         now = self._clock()
         state = files.state()
         stored = files.stored(now)
         if stored is not None and is_another(stored.data, seen):
             return Found(stored)
+
         lease = state.live_lease(now)
         if lease is not None and lease.owner == wanted.owner:
             return Granted(self._grant(files, state, replace(wanted, fence=state.fence), now))
         if lease is not None and not files.holder_is_dead():
             return Held(lease.term.remaining(now))
+
         cooldown = state.live_cooldown(now)
         if cooldown is not None and cooldown.identity == identity:
             return Held(cooldown.remaining, cooldown)
@@ -259,14 +262,17 @@ class FileBackend:
         return Granted(self._grant(files, state, replace(wanted, fence=fence), now))
 
     def _grant(self, files: KeyFiles, state: State, grant: LeaseGrant, now: float) -> LeaseGrant:
+        """Write a grant: a new one, or the one that its owner asks for again."""
         term = Term(now + grant.ttl, grant.ttl)
         written = replace(state, fence=grant.fence, lease=Lease(grant.owner, term), pause=None)
         again = grant.fence == state.fence
         if again and (self._keeps(grant) or not files.holder_is_dead()):
             files.write_state(written)
             return grant
+
         fd = files.place_holder()
         try:
+            # The mutex file first: a fence that was granted must be known even if the state file is lost (INV-3).
             files.write_mutex_fence(grant.fence)
             files.write_state(written)
         except BaseException:
@@ -374,7 +380,7 @@ class _Look:
 
 
 def _is_live(lease: LeaseGrant, state: State, now: float) -> bool:
-    """Return whether the lease is still its owner's: not ended, not anybody else's."""
+    """Return whether the lease is still its owner's: not ended, not taken by another."""
     live = state.live_lease(now)
     return live is not None and live.owner == lease.owner and state.fence == lease.fence
 
@@ -385,7 +391,7 @@ def _cache_folder() -> Path:
     try:
         if sys.platform == "darwin":
             base = Path.home() / "Library" / "Caches"
-        else:  # the XDG specification: a relative path is to be ignored
+        else:  # the XDG specification: relative paths are ignored
             base = named if named.is_absolute() else Path.home() / ".cache"
     except RuntimeError:
         message = "there is no home folder for the file backend; name a folder: file:///path/to/folder"

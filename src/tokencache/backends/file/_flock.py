@@ -23,7 +23,7 @@ def require() -> None:
 
 
 def seize(fd: int, *, shared: bool = False) -> bool:
-    """Take the lock if nobody has it; return whether it was taken."""
+    """Take the lock if it is free; return whether it was taken."""
     import fcntl
 
     try:

@@ -1,8 +1,8 @@
 """A folder that only this user can write to, and the files in it, opened so that no planted link is followed.
 
-Everything goes through a descriptor of the folder that is checked each time it is opened, so what was checked is
-what is used. Files are replaced by rename: a reader sees the old content or the new, whole. Nothing is synced to
-the disk: a record lost to a power cut costs one fetch, a sync would cost every commit.
+All access goes through a descriptor of the folder, which is checked each time it is opened, so no folder can be
+exchanged after the check. Files are replaced by rename: a reader sees the old content or the new, whole. Nothing is
+synced to the disk: a record lost to a power cut costs one fetch, a sync would cost every commit.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def unavailable(what: str, key: str, path: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, "see to the folder")
+        advice = _ADVICE.get(error.errno or 0, "check the folder")
         reason = error.strerror or type(error).__name__
         message = f"file backend: cannot {what} of {key[:80]!a} in {path}: {reason}; {advice}"
         raise BackendUnavailable(message) from error
@@ -66,7 +66,7 @@ class Folder:
     def open(self, *, make: bool) -> OpenFolder:
         """Open and check the folder.
 
-        Raises ``FileNotFoundError`` when it is missing and not to be made, ``ConfigurationError`` when somebody else
+        Raises ``FileNotFoundError`` if it is missing and ``make`` is false, ``ConfigurationError`` if another user
         owns it or can write to it.
         """
         try:
@@ -143,7 +143,7 @@ class OpenFolder:
         os.close(self._fd)
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a file, or ``None`` where there is none that may be trusted (then with a warning)."""
+        """Return the content of a file, or ``None`` if it is missing or cannot be trusted (then with a warning)."""
         try:
             fd = self._descriptor(name, os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -178,7 +178,7 @@ class OpenFolder:
             os.close(fd)
 
     def place_locked(self, name: str) -> int:
-        """Replace the file by an empty one that is locked before anybody can see it; return its descriptor."""
+        """Replace the file by an empty one that is locked before another process can see it; return its descriptor."""
         fd = self._create(f"{name}.new")
         try:
             _flock.seize(fd)
@@ -203,20 +203,20 @@ class OpenFolder:
         return status.st_ino, status.st_mtime_ns, status.st_size
 
     def unlocked(self, name: str) -> bool:
-        """Return whether the file is there and nobody has it locked: its holder died."""
+        """Return whether the file exists and is not locked, which means that its holder died."""
         try:
             fd = self._descriptor(name, os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
             return False
         try:
-            return _flock.seize(fd, shared=True)  # shared: two who look must not take each other for the holder
+            return _flock.seize(fd, shared=True)  # shared: two waiters must not take each other for the holder
         finally:
             os.close(fd)
 
     def lock(self, name: str) -> int:
-        """Return a descriptor of the file, made if missing, that has its lock; wait for it, but not for ever.
+        """Return a descriptor of the file, made if missing, that has its lock; wait for it, up to ``_PATIENCE``.
 
-        Raises ``BackendUnavailable`` when somebody keeps it: a process that was stopped at just this point.
+        Raises ``BackendUnavailable`` if another process keeps it, which was stopped at just this point.
         """
         give_up = time.monotonic() + _PATIENCE
         pause = _LONGEST_PAUSE / 32
@@ -236,7 +236,7 @@ class OpenFolder:
                     "is it stopped? Continue it or end it"
                 )
                 raise BackendUnavailable(message)
-            time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - nobody gains by guessing a pause
+            time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 (jitter)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def is_still(self, name: str, fd: int) -> bool:

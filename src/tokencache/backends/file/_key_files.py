@@ -29,7 +29,7 @@ def stem_of(key: str) -> str:
 
 
 class KeyFiles:
-    """The files of one key in an open folder. Whoever writes has the lock of ``mutex``."""
+    """The files of one key in an open folder. A writer holds the lock of ``mutex``."""
 
     def __init__(self, folder: OpenFolder, stem: str, mutex: int = -1) -> None:
         self._folder = folder
@@ -81,7 +81,7 @@ class KeyFiles:
         self._folder.write(self._state, dump(state, boot_id()))
 
     def holder_is_dead(self) -> bool:
-        """Return whether the lease's holder died. A holder file that was deleted tells nothing: the lease stands."""
+        """Return whether the lease's holder died. Without a holder file the lease stands."""
         return self._folder.unlocked(self._holder)
 
     def place_holder(self) -> int:
@@ -93,7 +93,7 @@ class KeyFiles:
         self._folder.remove(self._holder)
 
     def mutex_stands(self) -> bool:
-        """Return whether the mutex was ours alone to the end, and not deleted and made again meanwhile."""
+        """Return whether the mutex file is still the one that we locked, and was not deleted and made again."""
         return self._folder.is_still(self._mutex_name, self._mutex)
 
     def mutex_fence(self) -> int:

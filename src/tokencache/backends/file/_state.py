@@ -1,4 +1,4 @@
-"""What the file backend knows of a key beside its record: the last fence, the lease, the cooldown, the countdown.
+"""The state of a key beside its record: the last fence, the lease, the cooldown, the countdown.
 
 Instants are readings of the system-wide steady clock, which starts anew with the machine, so the state names the
 boot in which it was written: after another boot only the fence still means anything.
@@ -30,7 +30,7 @@ class Term:
     def remaining(self, now: float) -> float:
         """Return what is left of it, 0 when it ended.
 
-        More than the whole cannot be left, except when the clock began anew: then it ended too.
+        More than the whole can only be left if the clock began anew: then the term ended too.
         """
         left = self.until - now
         return left if 0 < left <= self.ttl + 1 else 0.0
@@ -81,7 +81,7 @@ class State:
         return Cooldown(told.identity, left, told.permanent, told.attempt, told.message, told.error, told.status)
 
     def remaining(self, data: bytes, now: float) -> float | None:
-        """Return what is left of the life of the record ``data``; ``None`` when it was not stored through here."""
+        """Return what is left of the life of the record ``data``; ``None`` if another program stored it."""
         if self.countdown is None or self.countdown.digest != digest(data):
             return None
         return self.countdown.term.remaining(now)
@@ -89,7 +89,7 @@ class State:
 
 @functools.cache
 def boot_id() -> str:
-    """Return what tells this run of the machine from the one before, or an empty text where nothing does."""
+    """Return what tells this run of the machine from the one before, or an empty text if the system does not tell."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_bytes().decode("ascii").strip()
     except OSError:

@@ -4,8 +4,8 @@ The record lies at the key ``K``, the lease at ``K:lock``, on the same server: t
 hash names for ``K``. A lease is taken by ``add``, and changed or freed by ``gets`` and ``cas``. There are no scripts
 and no wake-ups: a call takes up to three round trips, and waiters look again every few milliseconds.
 
-A lease that was seen unchanged for as long as it lasts is over, as its holder would have prolonged it: the server,
-which counts whole seconds, may keep it up to a second longer. What counts is the steady clock of whoever looked.
+A lease that was seen unchanged for as long as it lasts is over, as its holder would have prolonged it. The server,
+which counts whole seconds, may keep it up to a second longer. The process that looked counts by its own steady clock.
 
 An evicted lease, or a server that restarts empty, lets a second one fetch; the fence decides whose record stands.
 """
@@ -100,7 +100,7 @@ class MemcachedBackend:
         return f"MemcachedBackend({', '.join(self._servers.names)!r})"
 
     def load(self, key: str) -> Stored | None:
-        """Return the record, or ``None``; memcached tells nobody what remains of its life."""
+        """Return the record, or ``None``; memcached does not report what remains of its life."""
         record, _ = self._names(key)
         with self._server(record).session() as session:
             return _stored(session.read(record).get(record))
@@ -114,17 +114,19 @@ class MemcachedBackend:
                 stored = _stored(items.get(record))
                 if stored is not None and is_another(stored.data, seen):
                     return Found(stored)
+
                 held, now = self._seen(key, items.get(lock)), self._wall()
                 again = isinstance(held, Lease) and held.owner == owner
                 if not again and self._abandoned(key, items.get(lock), held):
                     held = None
                 if not (again or held is None or (isinstance(held, Pause) and not _binds(held, identity, now))):
                     return _held(held, now)
+
                 fence = held.fence if isinstance(held, Lease) else self._next_fence(key, seen, stored)
                 if _put(session, lock, items.get(lock), Lease(fence, owner, now + ttl, ttl)):
                     grant = LeaseGrant(key, owner, fence, ttl)
                     return Granted(grant) if again else self._granted(session, names, grant, seen)
-            return Held(_LONGEST_PAUSE)  # others keep getting it first
+            return Held(_LONGEST_PAUSE)  # each time another caller was first
 
     def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
         """Store the record, free the lease: three round trips; the waiters see it at their next look."""
@@ -136,6 +138,7 @@ class MemcachedBackend:
                 own = held is not None and _is_of(held, lease)
                 if is_late(lease.fence, None if before is None else before.data, held=own):
                     return False
+
                 if before is None:
                     done = session.add(record, data, record_expiry(ttl))
                 else:
@@ -143,7 +146,7 @@ class MemcachedBackend:
                 if done:
                     self._free(session, lock, lease, held)
                     return True
-            failure = "others keep changing the record; it was not stored"
+            failure = "other processes keep changing the record; it was not stored"
             raise session.failure(failure)
 
     def release(self, lease: LeaseGrant, cooldown: Cooldown | None = None) -> None:
@@ -167,7 +170,7 @@ class MemcachedBackend:
     def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:
         """Look until the record is another one, the lease is free, or time is up: every 5 to 50 ms, or more seldom.
 
-        A server that is gone for less than a second is waited for as well: whoever holds the lease is fetching, and a
+        A server that is gone for less than a second does not end the wait: the holder of the lease is fetching, and a
         restart must not send every waiter to the provider.
         """
         record, lock = self._names(key)
@@ -188,6 +191,7 @@ class MemcachedBackend:
                         return stored
                     if held is None or isinstance(held, Pause) or self._abandoned(key, items.get(lock), held):
                         return None
+
                 left = give_up - time.monotonic()
                 if left <= 0 or self._closing.wait(min(self._pacer.pause(), left)):
                     return None
@@ -250,7 +254,7 @@ class MemcachedBackend:
         return self._servers.of(record)
 
     def _granted(self, session: Session, names: tuple[str, str], lease: LeaseGrant, seen: bytes | None) -> LeaseReply:
-        """Look again, as the one before may have stored its record between our look and our lease."""
+        """Look again, as the last holder may have stored its record between our look and our lease."""
         record, lock = names
         self._note(lease.key, lease.fence)
         items = session.read(record, lock)
@@ -331,14 +335,14 @@ def _stored(item: Item | None) -> Stored | None:
 
 
 def _put(session: Session, lock: str, before: Item | None, lease: Lease) -> bool:
-    """Write a lease where nothing, or just ``before``, is; return whether that was so."""
+    """Write a lease if the lock is still as it was ``before``; return whether it was."""
     if before is None:
         return session.add(lock, lease_value(lease), lock_expiry(lease.ttl))
     return session.replace(lock, lease_value(lease), before, lock_expiry(lease.ttl))
 
 
 def _is_of(item: Item, lease: LeaseGrant) -> bool:
-    """Return whether it is this very lease that fills the lock, not a later one of the same owner."""
+    """Return whether this very lease fills the lock, not a later one of the same owner."""
     held = lock_of(item.data)
     return isinstance(held, Lease) and (held.owner, held.fence) == (lease.owner, lease.fence)
 
@@ -349,6 +353,6 @@ def _binds(pause: Pause, identity: str, now: float) -> bool:
 
 
 def _held(lock: Lock, now: float) -> Held:
-    """Return the answer to whoever finds the lock taken."""
+    """Return the answer to a caller that finds the lock taken."""
     remaining = remaining_of(lock, now)
     return Held(remaining, replace(lock.cooldown, remaining=remaining) if isinstance(lock, Pause) else None)

@@ -2,7 +2,7 @@
 
 A lock is JSON: a lease ``{"fence": …, "owner": "…", "endsAt": …, "ttl": …}``, or the cooldown that a failure left in
 its place, ``{"cooldown": {…}, "endsAt": …, "ttl": …}``. Any other value is the lock of a program that knows only
-``add K:lock``; it is respected. ``endsAt`` is by the wall clock of whoever wrote it.
+``add K:lock``; it is respected. ``endsAt`` is by the wall clock of its writer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LARGEST: Final = (1 << 20) - 1024
 """Bytes of the largest value that fits into an item of the usual 1 MB together with its key."""
 LONGEST: Final = 30 * 86400
-"""Seconds of the longest expiry; a larger number would be taken for an absolute time."""
+"""Seconds of the longest expiry; a larger number would count as an absolute time."""
 DELETED: Final = -1
 """The expiry with which ``cas`` makes an item vanish."""
 
@@ -31,8 +31,8 @@ _LONGEST_KEY: Final = 250
 _LOCK: Final = ":lock"
 _HASHED: Final = "tokencache:sha256:"
 _PLAIN: Final = re.compile(r"[!-~]+")
-_UNKNOWN: Final = 1.0  # seconds to say of a lock that does not tell its end
-_SHORTEST: Final = 0.1  # seconds to say of a lease that is there beyond its end: it may have ended by our clock alone
+_UNKNOWN: Final = 1.0  # seconds to report for a lock that does not tell its end
+_SHORTEST: Final = 0.1  # seconds to report for a lease beyond its end, which may have ended by our clock alone
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def record_expiry(ttl: float) -> int:
     """Return the expiry of a record: whole seconds, rounded up, at least two.
 
     An expiry of n lives between n - 1 and n seconds, because the server's clock ticks once a second: one of 1 might be
-    over at once. The record's own instants end it exactly for whoever reads it (INV-1).
+    over at once. The instants in the record end it exactly for each reader (INV-1).
     """
     return min(max(math.ceil(ttl), 2), LONGEST)
 
@@ -109,7 +109,7 @@ def pause_value(cooldown: Cooldown, now: float) -> bytes:
 
 
 def lock_of(data: bytes) -> Lock:
-    """Return what a lock says. Never raises: what is not ours is a foreign lock."""
+    """Return what a lock says. Never raises: any other value is a foreign lock."""
     table = _table(_parse(data))
     ends_at, ttl = _number(table.get("endsAt")), _number(table.get("ttl"))
     if ends_at is None or ttl is None:
@@ -144,7 +144,7 @@ def _cooldown(table: Mapping[str, object]) -> Cooldown | None:
 
 
 def _typed(value: object, kind: type[T]) -> T | None:
-    """Return a value of one kind, ``None`` for any other; a truth value is no number."""
+    """Return a value of one type, ``None`` for any other; a truth value is not a number."""
     return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
@@ -161,12 +161,12 @@ def _table(value: object) -> dict[str, object]:
 
 
 def _dump(table: Mapping[str, object]) -> bytes:
-    """Return JSON in ASCII, which holds any text, half characters too."""
+    """Return JSON in ASCII, which holds any text, lone surrogates too."""
     return json.dumps(table).encode()
 
 
 def _parse(data: bytes) -> object:
-    """Return what JSON says, ``None`` for what is none."""
+    """Return the value of JSON, ``None`` for anything else."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):

@@ -1,8 +1,7 @@
-"""How the memcached backend reaches its servers: connections of its own, each used by one call at a time.
+"""Connections of the memcached backend to its servers, each used by one call at a time.
 
-A call of the backend that is interrupted, or that fails, costs its connection: an answer that was not read would
-otherwise be taken for the answer to the next question. Nothing is tried twice; the flow decides what to do about a
-failure.
+A call that is interrupted or fails closes its connection: an unread answer would otherwise be taken for the answer to
+the next command. No command is repeated; the flow decides what to do about a failure.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _STALE: Final = 30.0  # seconds after which an idle connection may have been for
 
 
 class Connection(Protocol):
-    """What is used of ``pymemcache.client.base.Client``."""
+    """The part of ``pymemcache.client.base.Client`` that is used."""
 
     sock: socket.socket | None
 
@@ -62,7 +61,7 @@ class Connection(Protocol):
 
 
 class Session:
-    """A connection, and the commands on it for one call of the backend; whatever ends the call early ends it as well.
+    """A connection, and the commands on it for one call of the backend; a call that ends early closes it.
 
     A restarted server counts its cas anew, so that an old one may match a new item. But then the connection is gone
     too, and the command fails.
@@ -83,7 +82,7 @@ class Session:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """Give the connection back, or close it: a KeyboardInterrupt too may leave an answer that nobody read."""
+        """Give the connection back, or close it: a KeyboardInterrupt too may leave an unread answer."""
         if kind is None:
             self._idle_since = time.monotonic()
             self._server.put_back(self)
@@ -91,7 +90,7 @@ class Session:
             self._connection.close()
 
     def is_fresh(self) -> bool:
-        """Return whether it can be used again: neither forgotten on its way, nor closed, nor out of step."""
+        """Return whether it can be used again: not idle for too long, not closed, no unread answer."""
         if time.monotonic() - self._idle_since >= _STALE or self._connection.sock is None:
             return False
         return not self._poller.poll(0)
@@ -152,7 +151,7 @@ class Server:
         self._idle: deque[Session] = deque()  # its methods are atomic, so it needs no lock
 
     def answered(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what a call of the client library returns; raises ``BackendUnavailable`` for whatever it raises."""
+        """Return what a call of the client library returns; raises ``BackendUnavailable`` for any exception."""
         try:
             return call(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  (a mix-up is a KeyError, whose text holds another's value: INV-9)
@@ -238,7 +237,7 @@ class Server:
 class Servers:
     """All servers. A key stays with its server, also while that is down: its outage is not a move.
 
-    A client that moves the keys of a dead server lets two hold one lease, the one there and the one here.
+    A client that moves the keys of a dead server lets two processes hold one lease, on either server.
     """
 
     def __init__(self, specs: Sequence[Spec], settings: Mapping[str, object]) -> None:
@@ -277,7 +276,7 @@ def check_library() -> None:
 
 
 def read_servers(servers: Iterable[Spec] | Spec | None) -> list[Spec]:
-    """Return where the servers are; raises ``ConfigurationError`` for what says no place."""
+    """Return where the servers are; raises ``ConfigurationError`` for an unusable entry."""
     read = cast("Callable[[object], Spec]", import_module("pymemcache.client.base").normalize_server_spec)
     given: object = "localhost" if servers is None else servers
     chosen = [given] if isinstance(given, str) or _is_place(given) else list(cast("Iterable[object]", given))
@@ -304,7 +303,7 @@ def settings_of(client: object) -> tuple[list[Spec], dict[str, object]]:
         specs, settings = [], {}
     if not specs:
         message = (
-            f"MemcachedBackend(client=…): {type(client).__name__} is no client of pymemcache; "
+            f"MemcachedBackend(client=…): {type(client).__name__} is not a client of pymemcache; "
             "give a Client, PooledClient or HashClient"
         )
         raise ConfigurationError(message)
@@ -329,7 +328,7 @@ def prefix_of(settings: Mapping[str, object]) -> bytes:
 
 
 def _meaning(error: Exception) -> str:
-    """Return what a failure means; the text of a foreign error is not repeated (INV-9)."""
+    """Return the cause of a failure, without the text of the foreign error, which may hold a value (INV-9)."""
     name = type(error).__name__
     if isinstance(error, TimeoutError | BlockingIOError):  # Python's time-out, the kernel's
         return "it did not answer in time"
@@ -341,4 +340,4 @@ def _meaning(error: Exception) -> str:
         return "it closed the connection"
     if name == "MemcacheServerError":
         return "it refused the command: it is out of memory, or its items are too small (its options -m and -I)"
-    return f"its answer makes no sense ({name}); the connection was dropped"
+    return f"its answer is not memcached's protocol ({name}); the connection was dropped"

@@ -1,7 +1,7 @@
-"""How items are read from memcached: one ``gets``, one answer, taken apart as a whole.
+"""Reads items from memcached: one ``gets``, one answer, parsed as a whole.
 
-pymemcache reads an answer piece by piece, which costs as much as the round trip itself, and a shared get is little
-else. Connections and all other commands are pymemcache's own.
+pymemcache reads an answer piece by piece, which costs as much as the round trip, the main cost of a shared get.
+Connections and all other commands are pymemcache's own.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Item(NamedTuple):
 
 
 class NoCas(Exception):
-    """The server numbers no states of its items."""
+    """The server gives no cas with its items."""
 
 
 class Reader:
@@ -67,7 +67,7 @@ class Reader:
         return items
 
     def _items(self, answer: bytes) -> tuple[dict[str, Item], int]:
-        """Return the items of an answer, and how many bytes it lacks at least, 0 when it is whole."""
+        """Return the items of an answer, and how many bytes it lacks at least, 0 if it is complete."""
         items: dict[str, Item] = {}
         start = 0
         while found := self._value.match(answer, start):
@@ -114,6 +114,6 @@ def _more(sock: socket.socket, answer: bytes, missing: int) -> bytes:
 
 
 def _raise(name: str) -> NoReturn:
-    """Raise an exception of pymemcache's, without a text: it might hold anybody's value (INV-9)."""
+    """Raise an exception of pymemcache's, without a text: it might hold another key's value (INV-9)."""
     exceptions = import_module("pymemcache.exceptions")
     raise getattr(exceptions, name)

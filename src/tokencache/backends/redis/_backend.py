@@ -31,17 +31,17 @@ if TYPE_CHECKING:
     from tokencache.ports import Cooldown, LeaseGrant, LeaseReply, Slot, Stored
     from tokencache.url import BackendURL
 
-_FAILURES: Final = (RedisError, RedisClusterException, OSError)  # the second is none of the first
+_FAILURES: Final = (RedisError, RedisClusterException, OSError)  # the second is not a subclass of the first
 _FOREIGN_POLL: Final = 0.05
-"""How often, in seconds, a holder is asked about that announces nothing, or for whom no waiting connection is left."""
+"""Poll interval in seconds for a holder that sends no wake-up, or when all waiting connections are busy."""
 
 
 class RedisBackend:
     """Shares records and leases over Redis.
 
     Made from a URL by :func:`from_url`, or around a client of your own: ``RedisBackend(client=redis.Redis(…))``, which
-    is never closed here; its time-outs and retries are yours, and it must not decode replies. It is one for threads:
-    event loops use it through threads, up to 32 calls at once.
+    is never closed here; its time-outs and retries are yours, and it must not decode replies. It is a client for
+    threads; event loops call it through threads, up to 32 at once.
     """
 
     name = "redis"
@@ -59,6 +59,7 @@ class RedisBackend:
                 "RedisBackend(client=…): the client has decode_responses=True; records are bytes, so give one without"
             )
             raise ConfigurationError(message)
+
         self._target = target
         self._own = client
         self._where = target.where if target is not None else "the given client's server"
@@ -180,18 +181,18 @@ class RedisBackend:
     def _exchange(
         self, key: str, packed: Callable[[Any], Iterable[bytes]], count: int, *, waiting: bool = False
     ) -> list[Any]:
-        """Send so many commands and return the replies; an interrupted call costs the connection, not an answer."""
+        """Send ``count`` commands and return the replies; an interrupted call closes its connection."""
         if self._closed:
             raise closed()
         try:
-            idle = self._idle
+            idle = self._idle  # kept, as _forget replaces it: a connection returns where it came from
             pool = self._pool(key, waiting=waiting)
             connection = idle.take(pool)
             try:
                 connection.send_packed_command(packed(connection))
                 replies = [_reply(connection) for _ in range(count)]
             except BaseException:
-                connection.disconnect()
+                connection.disconnect()  # an unread reply would be taken for the answer to the next command
                 raise
             idle.put(pool, connection)
             return checked(replies)
@@ -240,8 +241,8 @@ class RedisBackend:
 class _Idle:
     """The idle connections of each pool.
 
-    A pool of the client library takes back whatever it gave, also a connection that an interrupt left half open. Here
-    only a connection that has answered comes back, so whatever happens to the others, nobody meets them again.
+    A pool of redis-py takes back each connection, also one that an interrupt left with an unread reply. Here only a
+    connection that has answered comes back, so no later call reads another call's reply.
     """
 
     def __init__(self) -> None:
@@ -249,7 +250,7 @@ class _Idle:
         self._closed = False
 
     def take(self, pool: Any) -> Any:
-        """Return a connection that is ready to be asked."""
+        """Return a connection that is ready for a command."""
         stack = self._stacks.get(pool)
         while stack:
             try:
@@ -273,7 +274,7 @@ class _Idle:
             self.close()
 
     def close(self) -> None:
-        """Close them all, and those that are still to come back."""
+        """Close them all, and the others as they come back."""
         self._closed = True
         for stack in list(self._stacks.values()):
             while stack:
@@ -346,12 +347,12 @@ class AsyncRedisBackend:
         )
 
     async def close(self) -> None:
-        """Close this loop's connections, and the backend for everybody."""
-        self._parent.close()  # first, so that no call opens anything anew meanwhile
+        """Close this loop's connections, and the backend for all threads and loops."""
+        self._parent.close()  # first, so that no call opens a new connection meanwhile
         await self._disconnect()
 
     async def _until_the_loop_ends(self) -> AsyncGenerator[None]:
-        """Close the connections as ``asyncio.run`` ends, which ends all generators: a loop per call leaves none."""
+        """Close the connections as ``asyncio.run`` ends, because it ends all generators: a loop per call leaks none."""
         try:
             yield
         finally:
@@ -375,21 +376,24 @@ class AsyncRedisBackend:
             return (await self._execute(call.keys[0], call.eval()))[0]
 
     async def _execute(self, key: str, *commands: Command, waiting: bool = False) -> list[Any]:
-        """Send commands in one go and return the replies; a cancelled call costs the connection, not an answer."""
+        """Send commands in one go and return the replies; a cancelled call closes its connection."""
         self._require_open()
+
         if self._farewell is None:
             self._farewell = self._until_the_loop_ends()
             await anext(self._farewell)
+
         if self._client is None:
             self._client = connect(self._target, "redis.asyncio", waiting=False)
         if waiting and self._waiting is None:
             self._waiting = connect(self._target, "redis.asyncio", waiting=True)
+
         if waiting:
             return await self._exchange(self._waiting, key, commands)
         before = self._time_outs
-        async with self._turns:  # more than its connections the client library refuses, and that looks like an outage
+        async with self._turns:  # above its limit redis-py refuses, which looks like an outage
             if self._time_outs != before:
-                raise translated(TimeoutError(), self._target.where)  # those before did not get an answer either
+                raise translated(TimeoutError(), self._target.where)  # earlier calls in the queue timed out
             self._require_open()
             return await self._exchange(self._client, key, commands)
 
@@ -424,7 +428,7 @@ class AsyncRedisBackend:
             raise closed()
 
     async def _borrowed(self, client: Any, key: str) -> tuple[Any, Any]:
-        """Return a connection to the server that has ``key``, and who takes it back."""
+        """Return the pool or node that lends a connection to the server of ``key``, and the connection."""
         if self._target.cluster:
             await client.initialize()
             node = client.get_node_from_key(key)
@@ -438,13 +442,13 @@ class _Unknown(Exception):
 
 
 def _look(connection: Any, record: str) -> tuple[bytes]:
-    """Return a look at a record as this connection sends it."""
+    """Return the read of a record as this connection sends it."""
     encoder = connection.encoder
     return look_at(record, encoder.encoding, encoder.encoding_errors)
 
 
 def _reply(connection: Any) -> Any:
-    """Read one reply; an error reply is a value, so that those behind it are read too."""
+    """Read one reply; an error reply is a value, so that the replies behind it are read too."""
     try:
         return connection.read_response()
     except ResponseError as error:
@@ -460,7 +464,7 @@ async def _areply(connection: Any) -> Any:
 
 
 async def _let_go(client: Any) -> None:
-    """Close a client's connections; a failure at that is nobody's concern any more."""
+    """Close a client's connections; a failure to close is ignored."""
     with suppress(*_FAILURES):
         await client.aclose()
 

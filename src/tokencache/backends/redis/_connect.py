@@ -1,7 +1,7 @@
-"""How the Redis backend reaches its servers: one server, a socket file, Sentinel, a Cluster; for threads and for loops.
+"""Connections of the Redis backend: one server, a socket file, Sentinel, a Cluster; for threads and for event loops.
 
 Every client that is made here has short time-outs of its own and no retries, because the flow decides what to do
-about a failure, and RESP2 with no client information, because connecting is one round trip then.
+about a failure. It speaks RESP2 and sends no client information, so that connecting is one round trip.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SENTINEL_PORT: Final = 26379
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where the servers are, and what a connection takes. The repr holds no password."""
+    """The servers, and the settings of a connection. The repr holds no password."""
 
     scheme: str
     hosts: tuple[tuple[str, int], ...]

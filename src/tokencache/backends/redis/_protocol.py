@@ -74,7 +74,7 @@ class ScriptCall:
 
 @lru_cache(1 << 14)
 def look_at(record: str, encoding: str, errors: str) -> tuple[bytes]:
-    """Return GET and PTTL of a record as they are sent, in RESP: the same bytes for each look at it."""
+    """Return GET and PTTL of a record as they are sent, in RESP: the same bytes for each read of it."""
     name = record.encode(encoding, errors)
     return (b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n" % (len(name), name, len(name), name),)
 
@@ -83,7 +83,7 @@ def look_at(record: str, encoding: str, errors: str) -> tuple[bytes]:
 def keys_of(key: str, *, cluster: bool) -> tuple[str, str, str]:
     """Return the names of record, lock and stream; in a cluster all three hash to one slot.
 
-    A key whose names might be another's, or are no UTF-8, is hashed, so that distinct keys have distinct names.
+    A key whose names might be another's, or are not UTF-8, is hashed, so that distinct keys have distinct names.
     """
     tag = _TAG.match(key) if cluster else None
     unsafe = _AMBIGUOUS.search(key) or (cluster and tag is None and ("{" in key or "}" in key))
@@ -173,7 +173,7 @@ class Protocol:
         return ScriptCall(DISCARD, self.names(key), (seen,))
 
     def wait(self, key: str, timeout: float) -> list[str | bytes | int] | None:
-        """Return the blocking read for the lease that was seen; ``None`` for a holder that does not announce."""
+        """Return the blocking read for the lease that was seen; ``None`` for a holder that sends no wake-up."""
         with self._lock:
             fence = self._held.get(key)
         if not fence:
@@ -193,7 +193,7 @@ class Protocol:
             _, data, _, ttl = fields
             return Stored(data, int(ttl) / 1000) if data else None
         except (TypeError, ValueError):
-            return None  # somebody else wrote into the stream: look again
+            return None  # another program wrote into the stream: look again
 
     def slot(self, record: bytes | None, life: int, lock: bytes | None, left: int) -> Slot:
         """Put together what ``inspect`` reports."""
@@ -213,7 +213,7 @@ class Protocol:
 
 
 def stored_of(data: object, life: object) -> Stored | None:
-    """Return a record that was read, with its countdown. Raises ``TypeError`` for a reply that is no record's."""
+    """Return a record that was read, with its countdown. Raises ``TypeError`` for a reply of another type."""
     if data is None:
         return None
     if not isinstance(data, bytes):
@@ -223,18 +223,18 @@ def stored_of(data: object, life: object) -> Stored | None:
 
 
 def remaining_of(milliseconds_left: object) -> float | None:
-    """Return the seconds that PTTL reports; ``None`` where there is no countdown."""
+    """Return the seconds that PTTL reports; ``None`` if the key has no countdown."""
     left = cast("int", milliseconds_left)
     return left / 1000 if left >= 0 else None
 
 
 def _held(left: object) -> float:
-    """Return how long a lock is held; one without an end is looked at again after a while."""
+    """Return how long a lock is held; a lock without an expiry is read again after a second."""
     return remaining_of(left) or LONGEST_BLOCK
 
 
 def _cooldown(text: bytes, remaining: float) -> Cooldown | None:
-    """Read a cooldown that a release left behind, ``None`` for what is none."""
+    """Read a cooldown that a release left behind, ``None`` for anything else."""
     try:
         table: object = json.loads(text)
     except (ValueError, RecursionError):
@@ -265,7 +265,7 @@ _PASSING: Final = {
     "READONLY": "the server is a read-only replica: point the URL at the master, or use redis+sentinel://",
     "MASTERDOWN": "the replica has lost its master",
     "LOADING": "the server is loading its data",
-    "BUSY": "the server is busy with somebody's script",
+    "BUSY": "the server is busy with a long script",
     "OOM": "the server is out of memory: raise maxmemory",
     "CLUSTERDOWN": "the cluster is down",
     "TRYAGAIN": "the cluster is moving the key",
@@ -275,7 +275,7 @@ _PASSING: Final = {
 
 
 def translated(error: Exception, where: str) -> BackendUnavailable:
-    """Return what a failure of the client library means; the text of a foreign error is not repeated (INV-9)."""
+    """Return our error for one of the client library, without its text, which may hold a secret (INV-9)."""
     text = str(error)
     for table in (_LOUD, _PASSING):
         for code, meaning in table.items():

@@ -2,10 +2,10 @@
 
 Keys of every script: the record, the lock, the stream of wake-ups. A record's fence is its top-level integer ``fence``
 from 0 to 2**53 - 1, as :func:`tokencache.records.fence_of` reads it. The lock holds ``<fence>:<owner>``, or
-``cooldown:<identity>:<JSON>``, or whatever another program wrote with ``SET … NX PX``; the fence there has sixteen
+``cooldown:<identity>:<JSON>``, or what another program wrote with ``SET … NX PX``; the fence there has sixteen
 digits, being the time in microseconds. Fences are formatted with ``%.0f``, as some servers' Lua writes large numbers
-otherwise. A late commit replaces no record without a fence: whoever took the lock since has stored it. The wake-up
-carries the record to those who wait at that moment, and is gone two seconds later.
+otherwise. COMMIT decides as :func:`tokencache.records.is_late` does. The wake-up carries the record to the waiters of
+that moment, and expires two seconds later.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ if data then
   else news = data ~= seen end
   if news then return {'found', data, redis.call('PTTL', KEYS[1])} end
 end
+
 local lock = redis.call('GET', KEYS[2])
 if lock then
   local left = redis.call('PTTL', KEYS[2])
@@ -60,6 +61,7 @@ if lock then
     return {'cooldown', left, string.sub(rest, #identity + 2)}
   end
 end
+
 local now = redis.call('TIME')
 local next = tonumber(now[1]) * 1000000 + tonumber(now[2])
 if fence and fence >= next then next = fence + 1 end
@@ -77,8 +79,10 @@ local mine = ARGV[1]
 local data = redis.call('GET', KEYS[1])
 local fence = fence_of(data)
 local held = redis.call('GET', KEYS[2]) == mine .. ':' .. ARGV[2]
+
 if fence and fence > tonumber(mine) then return 0 end
 if data and not fence and not held then return 0 end
+
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
 if held then redis.call('DEL', KEYS[2]) end
 wake(mine, ARGV[3], ARGV[4])
