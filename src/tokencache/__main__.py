@@ -1,4 +1,4 @@
-"""`python -m tokencache` is the command line."""
+"""The command line as `python -m tokencache`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Sealing: records encrypted with AES-256-GCM, so that reading the store does not give the tokens.
+"""Sealing: records encrypted with AES-256-GCM, so that access to the store does not reveal the tokens.
 
 The sealed form is the first 8 bytes of a hash of the key, 12 random bytes, and the ciphertext with its tag. The
-record's key is the associated data: a record that was moved to another key does not open. The hash names the key,
-so a fleet with many old keys tries one.
+record's key is the associated data: a record that was moved to another key does not open. The hash names the
+encryption key, so a fleet with many old keys tries only one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Encrypt: TypeAlias = str | bytes | Sequence[str | bytes]
 
 FROM_PROVIDER: Final = "provider"
 MAKE_ONE: Final = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
-"""A command that prints a good key."""
+"""A command that prints a new random key."""
 
 _SIZE: Final = 32
 _ID: Final = 8
@@ -36,7 +36,7 @@ _TAG: Final = 16
 
 
 class RecordSealing:
-    """Seals with the first of its keys, opens what any of them sealed. No repr shows a key (INV-9)."""
+    """Seals with the first of its keys, and opens records sealed with any of them. No repr shows a key (INV-9)."""
 
     __slots__ = ("_ciphers", "_first")
 
@@ -51,7 +51,7 @@ class RecordSealing:
         return b"".join((self._first, nonce, self._ciphers[self._first].encrypt(nonce, plain, _bound(key))))
 
     def open(self, key: str, sealed: bytes) -> bytes:
-        """Return what was sealed; raises ``ValueError``, or the library's own error, for anything else."""
+        """Return the plain bytes; raises ``ValueError``, or the library's own error, for other data."""
         cipher = self._ciphers.get(sealed[:_ID])
         if cipher is None or len(sealed) < _ID + _NONCE + _TAG:
             message = "sealed with another key"
@@ -65,9 +65,9 @@ class RecordSealing:
 
 
 class Sealer:
-    """What seals the records of each source as ``encrypt`` says.
+    """Gives each source the sealing that ``encrypt`` asks for.
 
-    Raises ``ConfigurationError``, without the key, for one that is unusable, and where the library is missing.
+    Raises ``ConfigurationError`` for an unusable key, which the message does not quote, and for a missing library.
     """
 
     __slots__ = ("_sealing",)
@@ -80,7 +80,7 @@ class Sealer:
         self._sealing = sealing_of(encrypt)
 
     def admit(self, provider: TokenProvider) -> None:
-        """Raise ``ConfigurationError`` for a provider without a credential, where a key is to be derived from it."""
+        """Raise ``ConfigurationError`` if the key is derived from the credential and the provider has none."""
         if self._sealing is None and not _keys.has_secret(provider.identity()):
             message = (
                 f"[{provider.name}] encrypt='provider' derives the key from the provider's own credential, and its"
@@ -89,21 +89,21 @@ class Sealer:
             raise ConfigurationError(message)
 
     def sealing(self, provider: TokenProvider, fingerprint: str) -> Sealing:
-        """Return what seals the records of a provider whose identity has this fingerprint."""
+        """Return the sealing for the records of a provider whose identity has this fingerprint."""
         if self._sealing is not None:
             return self._sealing
         self.admit(provider)
         from cryptography.hazmat.primitives.hashes import SHA256
         from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-        # A credential may be a password: each guess must cost as much here as at the fingerprint.
+        # A credential may be a human password, so a guess must cost as much as for the fingerprint.
         stretched = _keys.stretched(provider.name, provider.identity(), b"tokencache seal")
         info = b"tokencache record key 1:" + fingerprint.encode()
         return RecordSealing([HKDF(algorithm=SHA256(), length=_SIZE, salt=None, info=info).derive(stretched)])
 
 
 def sealing_of(encrypt: str | bytes | Sequence[str | bytes]) -> RecordSealing:
-    """Return what seals with the first of the keys and opens with all; raises ``ConfigurationError``."""
+    """Return a sealing that seals with the first key and opens with all; raises ``ConfigurationError``."""
     given = [encrypt] if isinstance(encrypt, str | bytes) else list(encrypt)
     if not given:
         message = f"encrypt holds no key; leave it out, or give 32 random bytes: {MAKE_ONE}"
@@ -112,7 +112,7 @@ def sealing_of(encrypt: str | bytes | Sequence[str | bytes]) -> RecordSealing:
 
 
 def read_key(given: object, place: str) -> bytes:
-    """Return the 32 bytes of a key, given as bytes or as their hexadecimal, base64 or base64url text."""
+    """Return the 32 bytes of a key, given as bytes or as hexadecimal, base64 or base64url text."""
     if isinstance(given, bytes) and len(given) == _SIZE:
         return given
     key = _decoded(given)
@@ -140,7 +140,7 @@ def _cipher() -> type[AESGCM]:
 
 
 def _decoded(given: object) -> bytes | None:
-    """Return the bytes that a text stands for."""
+    """Return the bytes of a hexadecimal, base64 or base64url text, ``None`` for any other value."""
     import binascii
     import re
 
@@ -161,7 +161,7 @@ def _decoded(given: object) -> bytes | None:
 
 
 def _name_of(key: bytes) -> bytes:
-    """Return the bytes that name a key and tell nothing of it."""
+    """Return the bytes that name a key without revealing it."""
     from hashlib import sha256
 
     return sha256(b"tokencache key name 1:" + key).digest()[:_ID]

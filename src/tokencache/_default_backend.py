@@ -1,4 +1,4 @@
-"""The variables that name the backend where neither code nor a configuration names one."""
+"""The environment variables that name the backend if neither code nor a configuration does."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _VARIABLES: Final = ("TOKENCACHE_BACKEND", "REDIS_DATABASE_URI")
-"""In this order; the QPay services used the second one before."""
+"""The first one that is set wins; older QPay services set the second."""
 
 
 def default_url(environ: Mapping[str, str], fallback: str = "memory://") -> str:
-    """Return the URL of the backend that the environment names, else ``fallback``; an empty variable is not set."""
+    """Return the backend URL of the environment, else ``fallback``. An empty variable counts as unset."""
     return next((url for name in _VARIABLES if (url := environ.get(name))), fallback)

@@ -1,8 +1,8 @@
 """The child of a fork: every object that a fork breaks enrols here, and is reset in the child in a stated order.
 
-A fork copies locks that other threads hold, connections that the parent goes on using, and records of threads that the
-child does not have. Only this module calls ``os.register_at_fork``. Providers, the QPay client and the command line
-enrol nothing: each fetch of a provider opens a client of its own.
+A fork copies locks that other threads hold, connections that the parent still uses, and records of threads that the
+child does not have. Only this module calls ``os.register_at_fork``. Providers, the QPay client and the command line do
+not enrol, because each fetch of a provider opens a client of its own.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class Stage(Enum):
-    """The stages, in order. Each may use what the stages before it have reset; within a stage there is no order."""
+    """The stages, in order. A stage may use the objects that earlier stages have reset. Within a stage, any order."""
 
     LOCKS = "locks and breakers"
     CONNECTIONS = "backends, with their connections and leases"
     SOURCES = "sources, with their flights and local copies"
-    TIMERS = "the timer, which renews leases"
-    WARMERS = "warmers, whose threads fetch at once and use all of the above"
+    TIMERS = "the timer, which extends leases"
+    WARMERS = "warmers, whose threads fetch at once and so use all of the above"
 
 
 _enrolled: Final[dict[Stage, WeakKeyDictionary[object, Callable[[object], None]]]] = {
@@ -37,7 +37,7 @@ _ready = os.getpid()
 
 
 def enrol(stage: Stage, reset: Callable[[], None]) -> None:
-    """Have ``reset``, a method, called at this stage in the child of each fork, for as long as its object lives."""
+    """Call the method ``reset`` at this stage in the child of each fork, as long as its object lives."""
     method = cast("MethodType", reset)
     _enrolled[stage][method.__self__] = method.__func__
 
@@ -50,10 +50,10 @@ def reset_backend(backend: object) -> None:
 
 
 def after_fork() -> None:
-    """Reset every enrolled object, once per process id; the first process has nothing to do.
+    """Reset every enrolled object, once per process id; in the first process, do nothing.
 
-    It may be called at any moment and from any thread, and returns when all is reset. An object that fails keeps no
-    other from its turn; the last error is raised at the end.
+    It may be called at any moment and from any thread, and returns when all objects are reset. If one fails, the
+    others are still reset, and the last error is raised at the end.
     """
     global _ready  # noqa: PLW0603  (one per process is the point)
     pid = os.getpid()

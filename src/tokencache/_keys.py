@@ -1,8 +1,8 @@
 """Keys: from the identity of a provider to the name of its record.
 
-The identity is encoded so that different ones never look alike: each value carries its type and its length, texts
-count by code points, sets and mappings by content. A credential enters only as a slow fingerprint (INV-9), salted with
-the rest of the identity: every process of a fleet finds the same key, and the key does not reveal the credential.
+Different identities have different encodings: each value has its type and its length, texts count by code points,
+sets and mappings by content. A credential enters only as a slow fingerprint (INV-9), salted with the rest of the
+identity. So every process of a fleet finds the same key, and the key does not reveal the credential.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _VERSION: Final = "tokencache identity 1"
 _DEEPEST: Final = 16
 _MOST_KNOWN: Final = 64
 _PROCESS_KEY: Final = os.urandom(32)
-_known: dict[bytes, bytes] = {}  # slow fingerprints by a digest that means nothing outside this process
+_known: dict[bytes, bytes] = {}  # slow fingerprints by a digest that only this process can compute
 
 _Hide: TypeAlias = Callable[[Secret], bytes]
 
 
 def fingerprint(provider_name: str, identity: Mapping[str, object]) -> str:
-    """Return 40 hexadecimal digits that name an identity for the whole fleet, now and after a restart.
+    """Return 40 hexadecimal digits that name an identity, the same in all processes of a fleet and after a restart.
 
-    Takes some 50 ms for each credential that this process has not met before. Raises ``ConfigurationError`` naming
+    Takes some 50 ms for each credential that is new to this process. Raises ``ConfigurationError`` naming
     the field that holds an unsupported value.
     """
     from hashlib import blake2b
@@ -42,7 +42,7 @@ def fingerprint(provider_name: str, identity: Mapping[str, object]) -> str:
 
 
 def quick_fingerprint(name: str, identity: Mapping[str, object]) -> bytes:
-    """Return bytes by which *this process* recognises an equal identity; they mean nothing to another process.
+    """Return bytes that are equal for equal identities, within *this process* only.
 
     Raises ``ConfigurationError`` as :func:`fingerprint` does.
     """
@@ -80,17 +80,17 @@ def record_key(namespace: str, provider: str, fingerprint: str) -> str:
 
 
 def _keyed(data: bytes) -> bytes:
-    """Return a digest that only this process can make."""
+    """Return a digest that only this process can compute."""
     from hashlib import blake2b
 
     return blake2b(data, key=_PROCESS_KEY, digest_size=32).digest()
 
 
 def _slow(secret: Secret, salt: bytes) -> bytes:
-    """Return the slow fingerprint of a credential, from memory where it was made before."""
+    """Return the slow fingerprint of a credential; it is computed once per process and then remembered."""
     import hashlib
 
-    place = _keyed(salt + secret.reveal())  # a salt has one length
+    place = _keyed(salt + secret.reveal())  # all salts have one length, so the sum is unambiguous
     known = _known.get(place)
     if known is None:
         try:
@@ -113,7 +113,7 @@ def _encode_identity(provider_name: str, identity: Mapping[str, object], hide: _
 
 
 class _Encoder:
-    """Encodes values as tag, length and content; tracks the path into the identity, for messages and for the depth."""
+    """Encodes values as tag, length and content; tracks the path into the identity, for messages and depth limit."""
 
     def __init__(self, provider_name: str, hide: _Hide) -> None:
         self._provider_name = provider_name
@@ -179,5 +179,5 @@ class _Encoder:
 
 
 def _framed(tag: bytes, content: bytes) -> bytes:
-    """Return content with its tag and length, so that joined items cannot be confused."""
+    """Return content with its tag and length, so that joined items stay unambiguous."""
     return b"%s%d:%s" % (tag, len(content), content)

@@ -1,4 +1,4 @@
-"""Log-safe text of a third-party exception: the system's own reason, and nothing from the wire (INV-9)."""
+"""Log-safe text of a third-party exception: the reason that the system gives, and no received data (INV-9)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def log_safe_text(error: BaseException) -> str:
-    """Return the log-safe reason of an exception, in brackets: from the operating system or the TLS library, or ""."""
-    ssl = sys.modules.get("ssl")  # not imported here: if it is not loaded, it raised nothing
+    """Return the reason that the operating system or the TLS library gives, in brackets; without one, ``""``."""
+    ssl = sys.modules.get("ssl")  # not imported, because a module that is not loaded has raised no error
     for link in _chain(error):
         if ssl is not None and isinstance(link, ssl.SSLCertVerificationError):
             return f" (certificate refused: {getattr(link, 'verify_message', 'not trusted')})"

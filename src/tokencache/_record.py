@@ -3,7 +3,7 @@
 ``expiresAt`` is the true expiry in whole epoch seconds. We add ``v``, ``fence``, ``identity``, ``reason``,
 ``tokenType``, ``scope``, ``issuedAt``, ``lifetime`` (the float seconds that keep a short token exact),
 ``refreshToken``, ``refreshExpiresAt``, ``againAt``, ``kept`` and ``extra``. A sealed record is
-``{"v": 1, "fence": …, "sealed": "…"}``: the fence stays readable, because backends compare it (INV-3).
+``{"v": 1, "fence": …, "sealed": "…"}``. The fence stays readable, because backends compare it (INV-3).
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 
 VERSION: Final = 1
 LARGEST: Final = 1 << 20
-"""Bytes of the largest record; larger data is not a record."""
+"""The size of the largest record, in bytes; larger data is not a record."""
 
-_LARGEST_FENCE: Final = 2**53 - 1  # the next one is still exact in Lua, and there the one after it looks the same
+_LARGEST_FENCE: Final = 2**53 - 1  # from 2**53 on, neighbours look equal in Lua
 _ROUNDING: Final = 0.001
-_FAR: Final = 1e11  # from here on a number of our own cannot be epoch seconds
+_FAR: Final = 1e11  # seconds; an instant or a duration of a record is smaller
 _NUMBERS: Final = (int, float)
 _TEXTS: Final = ("accessToken", "tokenType", "scope", "refreshToken", "identity", "reason")
 
 
 class UnreadableRecord(ValueError):
-    """Stored bytes are not a usable record; the text says why, with nothing of the content (INV-9)."""
+    """Stored bytes are not a usable record. The text gives the reason and quotes no content (INV-9)."""
 
 
 class Record(NamedTuple):
     """A decoded record.
 
-    ``fence`` and ``identity`` are ``None`` where another program wrote it. ``lifetime`` is the whole life of the
-    token in seconds, ``None`` if the record does not tell; ``token.issued_at`` then is ``token.expires_at``, so that
+    ``fence`` and ``identity`` are ``None`` if another program wrote the record. ``lifetime`` is the whole life of the
+    token in seconds, ``None`` if the record does not name it. Then ``token.issued_at`` is ``token.expires_at``, so
     ``token.lifetime`` is 0 and decides nothing. ``reason`` is why the token was fetched. ``kept`` is how many seconds
-    the record outlives the usable end of its token. ``again_at``, in epoch seconds, is when to ask a provider again
-    that had no newer token.
+    the record outlives the usable end of its token. ``again_at``, in epoch seconds, is when to ask the provider again
+    after it had no newer token.
     """
 
     token: Token
@@ -60,7 +60,7 @@ _Seconds = Annotated[float, msgspec.Meta(gt=-_FAR, lt=_FAR)]
 
 
 class _Fields(msgspec.Struct, rename="camel", gc=False):
-    """The fields of a plain record, of the types that tokencache writes."""
+    """The fields of a plain record, with the types that tokencache writes."""
 
     access_token: str
     expires_at: _Seconds
@@ -80,14 +80,14 @@ class _Fields(msgspec.Struct, rename="camel", gc=False):
 
 
 class Sealing(Protocol):
-    """Encrypts records. ``key`` is the record's key, authenticated too, so that no record opens under another key."""
+    """Encrypts records. The record's ``key`` is authenticated too, so a record does not open under another key."""
 
     def seal(self, key: str, plain: bytes) -> bytes:
-        """Return ``plain``, sealed."""
+        """Return ``plain`` sealed."""
         ...
 
     def open(self, key: str, sealed: bytes) -> bytes:
-        """Return what was sealed; raises any exception for foreign data, or for another key."""
+        """Return the plain bytes; raises any exception for other data, or for another key."""
         ...
 
 
@@ -102,7 +102,7 @@ def encode(
     key: str = "",
     sealing: Sealing | None = None,
 ) -> bytes:
-    """Return the record of a token. Entries of ``extra`` that JSON cannot hold are left out: the token counts more."""
+    """Return the record of a token, without the entries of ``extra`` that JSON cannot hold."""
     lifetime = token.lifetime
 
     fields: dict[str, object] = {
@@ -123,7 +123,7 @@ def encode(
     }
     stored = {name: value for name, value in fields.items() if value is not None}
 
-    # In one go first; only where that fails, each entry is tried alone.
+    # All fields at once first; only if that fails, each entry is tried alone.
     plain = _dump_readable(stored | {"extra": dict(token.extra)} if token.extra else stored)
     if plain is None:
         stored, extra = _storable(stored), _storable(token.extra)
@@ -137,14 +137,14 @@ def encode(
 
 
 def decode(data: bytes, *, key: str = "", sealing: Sealing | None = None) -> Record:
-    """Return what a record holds; raises ``UnreadableRecord``, and nothing else, for an unusable one.
+    """Return what a record holds; raises only ``UnreadableRecord``, for an unusable one.
 
-    With ``sealing`` only sealed records are accepted: any program could have planted a plain one.
+    With ``sealing``, only sealed records are accepted: any program with access to the store can write a plain one.
     """
     fields = (_own(data) if sealing is None else None) or _any(data, key, sealing)
     expires_at, lifetime = _exact(fields.expires_at, fields.issued_at, fields.lifetime)
 
-    # Refused below, outside of ``except``: the text of the ValueError may hold the token (INV-9).
+    # Refused below, outside of ``except``, because the text of the ValueError may hold the token (INV-9).
     token: Token | None
     try:
         token = Token(
@@ -175,7 +175,7 @@ def fence_of(data: bytes) -> int | None:
 
 
 def is_another(data: bytes, seen: bytes | None) -> bool:
-    """Return whether ``data`` is another record than ``seen``: a higher fence, or other bytes if one has none."""
+    """Return whether ``data`` is another record than ``seen``: a higher fence, or other bytes if one has no fence."""
     if seen is None:
         return True
     ours, theirs = fence_of(data), fence_of(seen)
@@ -185,8 +185,8 @@ def is_another(data: bytes, seen: bytes | None) -> bool:
 def is_late(fence: int, stored: bytes | None, *, held: bool) -> bool:
     """Return whether a commit under ``fence`` comes too late to replace the record ``stored`` (INV-3).
 
-    ``held`` tells whether the owner still holds the lease. A record without a fence is another program's. A holder may
-    replace it. After a lost lease it stays, because the program that took the lock since has stored it.
+    ``held`` tells whether the owner still holds the lease. A record without a fence is from another program. A holder
+    may replace it. After a lost lease it stays, because the program that took the lock since has stored it.
     """
     if stored is None:
         return False
@@ -195,24 +195,25 @@ def is_late(fence: int, stored: bytes | None, *, held: bool) -> bool:
 
 
 def _own(data: bytes) -> _Fields | None:
-    """Return the fields of a plain record as we write them, ``None`` for any that needs a closer look. Never raises.
+    """Return the fields of a plain record as tokencache writes it; ``None`` if ``_any`` must read it. Never raises.
 
-    A shared get costs little more than its round trip and this, so msgspec's compiled code decodes. msgspec keeps the
-    last of two equal names and reports nothing, which colons reveal, as each name has one::
+    Reading a shared token costs little more than the round trip and this function, so msgspec's compiled code decodes.
+    msgspec keeps the last of two equal names without an error. The number of colons shows the duplicate, because each
+    name has one::
 
         {"v":1,"accessToken":"a","expiresAt":9}                       3 colons, 3 fields: taken
         {"v":1,"accessToken":"a","accessToken":"b","expiresAt":9}     4 colons, 3 fields: to ``_any``, which refuses it
         {"v":1,"accessToken":"a:b","expiresAt":9}                     4 colons, 3 fields: to ``_any``, which takes it
 
-    A colon in a value thus costs time, and hides nothing. Scopes often hold some ("read:orders"), so they are
-    subtracted, unless a backslash in the data lets a colon be written as an escape.
+    A colon in a value thus costs time, and hides nothing. Scopes often hold colons ("read:orders"), so these are
+    subtracted. With a backslash in the data they are not, because an escape may stand for a colon.
     """
     if len(data) > LARGEST:
         return None
 
     try:
         fields = _OWN.decode(data)
-    except (ValueError, RecursionError):  # msgspec's own are ValueErrors
+    except (ValueError, RecursionError):  # the errors of msgspec are ValueErrors
         return None
 
     values = msgspec.structs.astuple(fields)
@@ -224,7 +225,7 @@ def _own(data: bytes) -> _Fields | None:
 
 
 def _any(data: bytes, key: str, sealing: Sealing | None) -> _Fields:
-    """Return the fields of any record, sealed or another program's; raises ``UnreadableRecord``, saying why."""
+    """Return the fields of any record, also a sealed one or another program's; raises ``UnreadableRecord``."""
     fields = _parse(data)
     if fields is None:
         _refuse(f"it is larger than {LARGEST} bytes" if len(data) > LARGEST else "it is damaged or not a JSON object")
@@ -234,7 +235,7 @@ def _any(data: bytes, key: str, sealing: Sealing | None) -> _Fields:
         fields = _opened(fields, key, sealing)
     _require_kinds(fields)
 
-    given: dict[str, Any] = fields  # of the types just checked
+    given: dict[str, Any] = fields  # the types are checked
     get = given.get
     expires_at = _instant(fields, "expiresAt")
     if expires_at is None:
@@ -260,7 +261,7 @@ def _any(data: bytes, key: str, sealing: Sealing | None) -> _Fields:
 
 
 def _exact(expires_at: float, issued_at: float | None, lifetime: float | None) -> tuple[float, float | None]:
-    """Return expiry and lifetime to the fraction of a second if the three agree; else the expiry alone counts.
+    """Return expiry and lifetime, exact to the fraction of a second if all three agree; else the expiry alone.
 
     ``expiresAt`` is rounded down to a whole second, so the exact expiry is up to a second later.
     """
@@ -285,7 +286,7 @@ def _opened(fields: dict[str, object], key: str, sealing: Sealing | None) -> dic
         _refuse("it is not sealed, though an encryption key is set here")
 
     inner: dict[str, object] | None = None
-    with suppress(Exception):  # a foreign library's, whose text may hold anything
+    with suppress(Exception):  # the text of a library's error may hold a secret
         inner = _parse(sealing.open(key, b64decode(sealed, validate=True)))
     if inner is None:
         _refuse("it was sealed with another encryption key, for another record key, or is damaged")
@@ -298,7 +299,7 @@ def _opened(fields: dict[str, object], key: str, sealing: Sealing | None) -> dic
 
 
 def _require_version(fields: dict[str, object]) -> None:
-    """Raise ``UnreadableRecord`` for a form that this version does not know."""
+    """Raise ``UnreadableRecord`` for a record version that this code does not know."""
     version = fields.get("v", VERSION)
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         _refuse("its field 'v' is not a version number")
@@ -318,7 +319,7 @@ def _require_kinds(fields: dict[str, object]) -> None:
 
 
 def _number(fields: dict[str, object], name: str) -> float | None:
-    """Return a field of finite seconds, ``None`` when it is missing."""
+    """Return a field of finite seconds, ``None`` if it is missing."""
     value = fields.get(name)
     if value is None:
         return None
@@ -328,9 +329,10 @@ def _number(fields: dict[str, object], name: str) -> float | None:
 
 
 def _instant(fields: dict[str, object], name: str) -> float | None:
-    """Return a field as epoch seconds, ``None`` when it is missing.
+    """Return a field as epoch seconds, ``None`` if it is missing.
 
-    Ours are numbers. What another program wrote (there is no ``v``) may be any instant that :func:`classify` knows.
+    tokencache writes numbers. A record of another program (without ``v``) may hold any instant that :func:`classify`
+    knows.
     """
     value = fields.get(name)
     if value is None:
@@ -344,7 +346,7 @@ def _instant(fields: dict[str, object], name: str) -> float | None:
 
 
 def _fence(fields: dict[str, object]) -> int | None:
-    """Return the fence, ``None`` for anything but an integer that a Lua script can compare exactly."""
+    """Return the fence; ``None`` if it is not an integer that a Lua script can compare exactly."""
     fence = fields.get("fence")
     if isinstance(fence, bool) or not isinstance(fence, int):
         return None
@@ -357,7 +359,7 @@ def _storable(fields: Mapping[str, object]) -> dict[str, object]:
 
 
 def _dump_readable(fields: dict[str, object]) -> bytes | None:
-    """Return JSON that can be read back, ``None`` if the fields have none."""
+    """Return JSON that can be read back, ``None`` if the fields cannot be written so."""
     with suppress(TypeError, ValueError, OverflowError, RecursionError):
         data = _dump(fields)
         return None if _parse(data) is None else data
@@ -395,7 +397,7 @@ def _no_constant(_name: str) -> NoReturn:
 
 
 def _refuse(why: str) -> NoReturn:
-    """Raise ``UnreadableRecord``. Never called while another exception is handled: that one's text holds content."""
+    """Raise ``UnreadableRecord``. Never call it while another exception is handled: that text may hold a secret."""
     raise UnreadableRecord(why)
 
 

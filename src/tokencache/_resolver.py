@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What one source is made of.
+    """The parts of one source.
 
-    ``backend`` is the name or URL behind ``handle``, ``None`` for the main one. Without a ``key``, the key of the
-    record is made from namespace, provider and identity.
+    ``backend`` is the name or URL of ``handle``'s backend, ``None`` for the main one. If ``key`` is ``None``, the key
+    of the record is made from namespace, provider and identity.
     """
 
     provider: TokenProvider
@@ -49,7 +49,7 @@ class Resolved:
 
 
 class Resolver:
-    """Resolves what a source is made of, for :class:`~tokencache.TokenCache` and the command line.
+    """Decides the parts of each source, for :class:`~tokencache.TokenCache` and the command line.
 
     In each row the first entry that is given wins. The argument is one of ``source()`` or, where the row names
     ``TokenCache``, of the cache; the table is the provider's, ``[providers.NAME]``; the attribute is the provider's.
@@ -93,7 +93,7 @@ class Resolver:
 
     @property
     def handles(self) -> list[BackendHandle]:
-        """The handles of all backends that sources were given."""
+        """The handles of all backends in use."""
         return [self.main, *self._others.values()]
 
     def resolve(
@@ -104,7 +104,7 @@ class Resolver:
         policy: RefreshPolicy | None = None,
         keep_warm: bool = False,
     ) -> Resolved:
-        """Return what the source is made of; raises ``ConfigurationError`` as ``TokenCache.source`` does."""
+        """Return the parts of the source; raises ``ConfigurationError`` as ``TokenCache.source`` does."""
         table = self._plan.provider(provider) if self._plan is not None and isinstance(provider, str) else None
         known = _provider(provider, key) if table is None else table.provider
         backend, handle = self._chosen_backend(table)
@@ -136,7 +136,7 @@ class Resolver:
         return name, handle
 
     def _chosen_sealer(self, provider: TokenProvider) -> Sealer | None:
-        """Return what seals the records, if it suits the provider."""
+        """Return the sealer, ``None`` without encryption; raises ``ConfigurationError`` if it lacks a credential."""
         sealer = self._sealer
         if sealer is None and self._plan is not None:
             sealer = self._plan.sealer()
@@ -156,7 +156,7 @@ class Resolver:
 
 
 def _provider(provider: str | TokenProvider | Fetcher, key: str | None) -> TokenProvider:
-    """Return the provider that an entry point names, or that was given, as an object or as a function."""
+    """Return the provider of an entry point, the given provider, or one that calls the given function."""
     if isinstance(provider, str):
         return plugins.load_provider_factory(provider)()
     if hasattr(provider, "fetch") or hasattr(provider, "afetch"):
@@ -173,7 +173,7 @@ def _provider(provider: str | TokenProvider | Fetcher, key: str | None) -> Token
 
 
 def _sealer(encrypt: Encrypt) -> Sealer:
-    """Return what seals records; only a cache that encrypts needs the library."""
+    """Return a sealer; the import is here, because only a cache that encrypts needs the library."""
     from tokencache._crypto import Sealer
 
     return Sealer(encrypt)

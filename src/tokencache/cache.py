@@ -1,4 +1,4 @@
-"""The cache: backends, and the sources on them."""
+"""The cache: its backends, and the sources that use them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _CLOSED: Final = "the TokenCache is closed; make a new one"
 
 
 class Settings(TypedDict, total=False):
-    """The keywords of :class:`TokenCache`, by which code overrides a configuration."""
+    """The keywords of :class:`TokenCache` with which code overrides a configuration."""
 
     backend: str | Backend | None
     namespace: str
@@ -52,17 +52,17 @@ class TokenCache:
 
     ``backend`` is a URL (``memory://``, ``file:///folder``, ``redis://host/0``, …), a
     :class:`~tokencache.ports.Backend`, or ``None``: then the URL in ``TOKENCACHE_BACKEND`` or ``REDIS_DATABASE_URI``,
-    else ``memory://``. A backend that is passed in as an object is not closed with the cache. ``namespace`` is the
-    prefix of every generated key; a key that the caller gives is used as it stands. ``policy`` is for sources that get
-    none from their caller or provider. ``observers`` replace the default one, which logs. ``sources`` bounds the table
+    else ``memory://``. The cache does not close a backend that it was given as an object. ``namespace`` is the prefix
+    of every generated key; a key that the caller gives is used unchanged. ``policy`` is the default for sources whose
+    caller and provider give none. ``observers`` replace the default observer, which logs. ``sources`` limits the table
     of sources: LRU eviction; an evicted source keeps working. ``clock`` and ``wall`` are for tests.
 
-    ``encrypt`` seals what is stored (AES-256-GCM; ``pip install 'tokencache[crypto]'``). It is a key of 32 bytes, or
-    their hexadecimal or base64 text. Of several keys the first encrypts and all decrypt. With ``"provider"`` each
-    source's key is derived from its provider's credential. A record that cannot be decrypted counts as missing.
+    ``encrypt`` seals the records (AES-256-GCM; ``pip install 'tokencache[crypto]'``). It is a key of 32 bytes, or their
+    hexadecimal or base64 text. Of several keys, the first encrypts and all decrypt. With ``"provider"``, each source's
+    key is derived from its provider's credential. A record that cannot be decrypted counts as missing.
 
-    Raises ``ConfigurationError`` for a bad URL, ``BackendNotInstalled`` and ``BackendConflict`` as the plugin loader
-    does.
+    Raises ``ConfigurationError`` for a bad URL, and ``BackendNotInstalled`` or ``BackendConflict`` as
+    :func:`~tokencache.plugins.open_backend` does.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class TokenCache:
         clock: Clock | None = None,
         wall: Clock = time.time,
     ) -> None:
-        given: object = backend  # a resolver, where a configuration sets the cache up
+        given: object = backend  # a resolver, if the cache is made from a configuration
         self._resolver = (
             given
             if isinstance(given, Resolver)
@@ -99,12 +99,12 @@ class TokenCache:
         environ: Mapping[str, str] | None = None,
         **settings: Unpack[Settings],
     ) -> Self:
-        """Return a cache set up by a TOML file, or by a mapping of the same form: docs/configuration.md.
+        """Return a cache made from a TOML file, or from a mapping of the same form: docs/configuration.md.
 
         ``None`` means the file that ``TOKENCACHE_CONFIG`` names, else ``tokencache.toml`` in the working folder.
         References read variables from ``environ``, by default the process's. ``settings`` are keywords of
         :class:`TokenCache` that override the file. A ``backend`` among them serves all sources, and may be a name
-        from the file. A backend is opened, and a secret is read, when the first source needs it.
+        from the file. Backends are opened, and secrets are read, when the first source needs them.
 
         Raises ``ConfigurationError`` naming file, key and remedy.
         """
@@ -114,10 +114,10 @@ class TokenCache:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **settings: Unpack[Settings]) -> Self:
-        """Return a cache set up by ``TOKENCACHE_*`` variables: docs/configuration.md.
+        """Return a cache made from ``TOKENCACHE_*`` variables: docs/configuration.md.
 
-        ``TOKENCACHE_CONFIG`` may name a file; the other variables override it. ``environ`` is by default that of the
-        process, ``settings`` are as in :meth:`from_config`.
+        ``TOKENCACHE_CONFIG`` may name a file; the other variables override it. ``environ`` is by default the process's.
+        ``settings`` are as in :meth:`from_config`.
 
         Raises ``ConfigurationError`` naming variable and remedy.
         """
@@ -127,7 +127,7 @@ class TokenCache:
 
     @classmethod
     def _planned(cls, plan: Configuration, settings: Settings) -> Self:
-        """Return a cache set up by a configuration; ``settings`` override it."""
+        """Return a cache made from a configuration; ``settings`` override it."""
         resolver = Resolver(
             plan,
             backend=settings.get("backend"),
@@ -149,11 +149,11 @@ class TokenCache:
     ) -> TokenSource:
         """Return the source for a provider; an equal provider gives the same source.
 
-        ``provider`` is a name, of the configuration or of an entry point (``"qpay"``), a
-        :class:`~tokencache.ports.TokenProvider`, or a plain function, sync or async, with no argument or the
-        :class:`~tokencache.ports.FetchContext`, which returns a :class:`Token` or the OAuth response as a mapping. A
-        function needs a ``key``. ``key`` is used as it stands. With ``keep_warm`` a thread of the cache renews the
-        token until the cache is closed, in the child of a fork too, even if it is not used.
+        ``provider`` is a :class:`~tokencache.ports.TokenProvider`, a name, or a function. A name is that of a provider
+        in the configuration, or of an entry point (``"qpay"``). A function may be sync or async, and may take the
+        :class:`~tokencache.ports.FetchContext`; it returns a :class:`Token` or the OAuth response as a mapping, and
+        needs a ``key``. A ``key`` is used unchanged. With ``keep_warm``, a thread renews the token until the cache is
+        closed, also while no caller asks for it, and also in the child of a fork.
 
         Raises ``ConfigurationError`` for an unknown name, missing settings or a function without a key.
         """
@@ -173,7 +173,7 @@ class TokenCache:
         return source
 
     def close(self) -> None:
-        """Close the backends that the cache made. Sources serve what they hold, then raise ``BackendClosed``."""
+        """Close the backends that the cache opened. Sources serve their local copies, then raise ``BackendClosed``."""
         self._close()
         with ExitStack() as stack:
             for handle in self._resolver.handles:
@@ -218,7 +218,7 @@ class TokenCache:
 
     @property
     def _backend(self) -> Backend:
-        """The backend of every source whose configuration names no other."""
+        """The backend of every source whose table in the configuration names no other."""
         return self._resolver.main.backend
 
     def _make(self, found: Resolved) -> TokenSource:
@@ -236,7 +236,7 @@ class TokenCache:
             sealer=found.sealer,
         )
         source = TokenSource(world, policy=found.policy, namespace=self._resolver.namespace, key=found.key)
-        enrol(Stage.SOURCES, source._start_afresh)  # noqa: SLF001  (no user is meant to call it)
+        enrol(Stage.SOURCES, source._start_afresh)  # noqa: SLF001  (it is not for users)
         return source
 
     def _after_fork(self) -> None:

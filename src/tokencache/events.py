@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from tokencache.ports import Reason
 
-_LOGGER: Final = logging.getLogger("tokencache")  # an interrupt in ``getLogger`` would leave its lock behind
+_LOGGER: Final = logging.getLogger("tokencache")  # an interrupt in ``getLogger`` would leave its lock held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

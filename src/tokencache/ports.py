@@ -1,8 +1,8 @@
 """The ports: what tokencache asks of a provider, a backend and an observer, and the values that cross them.
 
-Instants end in ``_at``; durations are float seconds. ``clock`` instants are readings of the process's own
-steady clock (it neither steps nor stops while the machine sleeps where the system has such a clock), never epoch
-seconds.
+The names of instants end in ``_at``; durations are float seconds. Instants of a ``clock`` are readings of the
+process's own steady clock, never epoch seconds. This clock does not step. Where the system has such a clock, it also
+counts the time that the machine sleeps.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ class Secret:
 
 
 def _unheard(text: str) -> None:
-    """Drop a warning."""
+    """Ignore a warning."""
     del text
 
 
 @dataclass(frozen=True, slots=True)
 class FetchContext:
-    """What a provider is told about a fetch.
+    """The context of one fetch, for the provider.
 
-    ``previous`` is the token to be replaced, if any is known. ``deadline`` is an absolute reading of ``clock``
-    by which the fetch must have ended. ``reason`` is why: ``cold`` (none known), ``refresh`` (ahead of expiry),
-    ``renew`` (a caller asked), ``rejected`` (a resource server refused ``previous``). ``warn`` takes a text without
-    secrets about something odd that did not stop the fetch: an unusable expiry, a refused refresh token.
+    ``previous`` is the token that the new one replaces, if any is known. The fetch must end by ``deadline``, an
+    absolute reading of ``clock``. ``reason`` is why: ``cold`` (no token known), ``refresh`` (ahead of expiry),
+    ``renew`` (a caller asked), ``rejected`` (a resource server refused ``previous``). ``warn`` takes a text about
+    something unusual that did not stop the fetch: an unusable expiry, a refused refresh token. It holds no secret.
     """
 
     previous: Token | None
@@ -73,7 +73,7 @@ class FetchContext:
 
     @property
     def timeout(self) -> float:
-        """What is left until the deadline, in seconds, never negative."""
+        """The seconds left until the deadline, never negative."""
         return max(0.0, self.deadline - self.clock())
 
 
@@ -81,13 +81,13 @@ class FetchContext:
 class TokenProvider(Protocol):
     """Knows how to obtain a token.
 
-    A provider may leave out ``fetch`` or ``afetch``: the other half is lifted. These members are optional:
+    A provider may have only one of ``fetch`` and ``afetch``; the engine makes the other. These members are optional:
 
     - ``policy``: a :class:`~tokencache.policy.RefreshPolicy`, used unless the caller or the configuration names one.
-    - ``key``: the key of the record, used as it stands, unless the caller or the configuration names one.
+    - ``key``: the key of the record, used unchanged, unless the caller or the configuration names one.
     - ``refreshing``: ``True`` if only the last token's refresh token leads to the next token. Then a process never
       fetches without a lease, the record outlives its token, and a 401 does not delete it.
-    - ``"issuer"`` in the identity: the address that the tokens come from, as ``TokenSource.issuer`` tells it.
+    - ``"issuer"`` in the identity: the address of the issuer of the tokens, which ``TokenSource.issuer`` returns.
 
     A fetch raises :class:`~tokencache.errors.ProviderRejected` or :class:`~tokencache.errors.ProviderUnavailable`.
     """
@@ -98,7 +98,7 @@ class TokenProvider(Protocol):
         ...
 
     def identity(self) -> Mapping[str, object]:
-        """Return everything that makes its tokens its own: issuer, client, scope set, audience, extra parameters.
+        """Return everything that its tokens depend on: issuer, client, scope set, audience, extra parameters.
 
         Values are None, bool, int, float, str, bytes, :class:`Secret`, or lists, tuples, sets and mappings of them.
         """
@@ -126,9 +126,9 @@ class AsyncProvider(TokenProvider, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A record as it lies in a backend, and what remains of its life by the store's own countdown.
+    """A record in a backend, and the seconds that remain of its life by the store's own countdown.
 
-    ``remaining`` is ``None`` where the store has no countdown for it.
+    ``remaining`` is ``None`` if the store has no countdown for it.
     """
 
     data: bytes = field(repr=False)
@@ -137,7 +137,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class LeaseGrant:
-    """The right to fetch for ``key``: held by ``owner``, ended by itself after ``ttl`` seconds, numbered ``fence``."""
+    """The right to fetch for ``key``: held by ``owner``, for ``ttl`` seconds, with the number ``fence``."""
 
     key: str
     owner: str
@@ -147,11 +147,11 @@ class LeaseGrant:
 
 @dataclass(frozen=True, slots=True)
 class Cooldown:
-    """Why, for whom and for how long no process asks the provider. It holds no secret.
+    """The time in which no process asks the provider after a failure, and the failure itself. It holds no secret.
 
-    ``identity`` is the only identity that it binds. ``permanent`` tells :class:`ProviderRejected` from
+    It binds only ``identity``. ``permanent`` is true for :class:`ProviderRejected`, false for
     :class:`ProviderUnavailable`. ``attempt`` counts the failures in a row, so that the next holder's backoff continues.
-    ``remaining`` is in seconds: from the release when it is left behind, from the answer when it is reported.
+    ``remaining`` is in seconds: in a release from that moment, in an answer of the backend from the answer.
     """
 
     identity: str
@@ -190,7 +190,7 @@ LeaseReply: TypeAlias = Found | Granted | Held
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What ``inspect`` reports of a key: the record, the owner of the lease and its remaining time, the cooldown."""
+    """What ``inspect`` returns for a key: its record, the lease's owner and remaining time, and its cooldown."""
 
     stored: Stored | None
     owner: str | None = None
@@ -199,53 +199,53 @@ class Slot:
 
 
 class Backend(Protocol):
-    """Where a fleet keeps records and takes leases: the half for threads.
+    """Where a fleet stores records and takes leases: the half for threads.
 
-    Every method may raise :class:`~tokencache.errors.BackendUnavailable`, and nothing else for a store that fails;
-    :class:`~tokencache.errors.ConfigurationError` for a mistake in the set-up. Keys are any non-empty text.
-    The fence of a record is what :func:`tokencache.records.fence_of` reads from its bytes.
+    For a store that fails, a method raises only :class:`~tokencache.errors.BackendUnavailable`. For a mistake in the
+    set-up it raises :class:`~tokencache.errors.ConfigurationError`. Keys are any non-empty text.
+    :func:`tokencache.records.fence_of` reads the fence of a record from its bytes.
 
-    A backend may also have ``aio()``, which returns its :class:`AsyncBackend` for the running event loop; without
-    it, calls run on threads. It may have ``after_fork()``, called in the child of a fork.
+    A backend may also have ``aio()``, which returns its :class:`AsyncBackend` for the running event loop. Without
+    it, calls run on a thread pool. It may have ``after_fork()``, which is called in the child of a fork.
     """
 
     name: str
 
     def load(self, key: str) -> Stored | None:
-        """Return the record, or ``None``. A plain read: it works when writes do not."""
+        """Return the record, or ``None``. It only reads, so it works when writes do not."""
         ...
 
     def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> LeaseReply:
         """Ask for the lease of ``key`` for ``ttl`` seconds; one round trip.
 
-        ``Found`` when the stored record is another one than ``seen`` (:func:`tokencache.records.is_another`): its fence
-        is higher, or, if one of the two has no fence, its bytes differ. Otherwise ``Held`` when another owner has it,
-        or when a cooldown of the same ``identity`` fills the slot; a cooldown of another is displaced. Otherwise
-        ``Granted``: the fence is above that of every earlier grant and of the stored record. Asking again with the
-        owner that holds it gives the same lease back, extended.
+        ``Found`` if the stored record is another one than ``seen`` (:func:`tokencache.records.is_another`): its fence
+        is higher, or, if one of the two has no fence, its bytes differ. Otherwise ``Held`` if another owner has the
+        lease, or if a cooldown of the same ``identity`` fills the slot; a cooldown of another identity is replaced.
+        Otherwise ``Granted``: the fence is above that of every earlier grant and of the stored record. The owner that
+        holds the lease already gets the same lease, extended.
         """
         ...
 
     def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
         """Store ``data`` for ``ttl`` seconds, free the lease if it is still the caller's, wake the waiters.
 
-        ``False``, and nothing stored, when the stored record's fence is above ``lease.fence``. Repeating it is
-        harmless.
+        Return ``False`` and store nothing if the commit is late (:func:`tokencache.records.is_late`): the stored
+        record has a higher fence, or the lease is lost and the record has no fence. A repeated call is harmless.
         """
         ...
 
     def release(self, lease: LeaseGrant, cooldown: Cooldown | None = None) -> None:
-        """Free the lease if it is still the caller's, leaving ``cooldown`` behind if there is one; wake the waiters."""
+        """Free the lease if it is still the caller's, store ``cooldown`` in its slot if given, wake the waiters."""
         ...
 
     def extend(self, lease: LeaseGrant, ttl: float) -> bool:
-        """Make the lease last ``ttl`` seconds from now; ``False`` when it is no longer the caller's."""
+        """Make the lease last ``ttl`` seconds from now; return ``False`` if it is no longer the caller's."""
         ...
 
     def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:
-        """Return when the record is another than ``seen``, when the lease was freed, or after ``timeout``; or early.
+        """Return when the record is another one than ``seen``, the lease was freed, or ``timeout`` passed; or earlier.
 
-        A backend that learns the new record with the wake-up may return it, which spares the waiter another look.
+        If the wake-up carries the new record, a backend may return it, so that the waiter need not read it.
         """
         ...
 
@@ -254,16 +254,16 @@ class Backend(Protocol):
         ...
 
     def inspect(self, key: str) -> Slot:
-        """Report record, lease and cooldown, changing nothing."""
+        """Return record, lease and cooldown; change nothing."""
         ...
 
     def close(self) -> None:
-        """Let go of connections and files. Records stay. May be called twice."""
+        """Close connections and files. Records stay. May be called twice."""
         ...
 
 
 class AsyncBackend(Protocol):
-    """The half of a backend for one event loop; each method means what its namesake of :class:`Backend` does."""
+    """The half of a backend for one event loop; each method does the same as that of :class:`Backend`."""
 
     async def load(self, key: str) -> Stored | None:
         """Return the record, or ``None``."""
@@ -282,21 +282,21 @@ class AsyncBackend(Protocol):
         ...
 
     async def extend(self, lease: LeaseGrant, ttl: float) -> bool:
-        """Prolong the lease."""
+        """Extend the lease."""
         ...
 
     async def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:  # noqa: ASYNC109
-        """Wait for a change."""
+        """Wait for a change of record or lease."""
         ...
 
     async def discard(self, key: str, seen: bytes) -> bool:
-        """Compare and delete."""
+        """Delete the record if its bytes are ``seen``."""
         ...
 
     async def inspect(self, key: str) -> Slot:
-        """Report."""
+        """Return record, lease and cooldown."""
         ...
 
     async def close(self) -> None:
-        """Let go of this loop's connections."""
+        """Close this loop's connections."""
         ...

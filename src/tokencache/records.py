@@ -1,4 +1,4 @@
-"""What a backend needs to know of a record: its fence, whether it is news to a caller, whether a commit is late."""
+"""Functions on records for backends: the fence, whether a record is another one, whether a commit is late."""
 
 from tokencache._record import fence_of, is_another, is_late
 

@@ -1,4 +1,4 @@
-"""The source: what callers hold. A fresh local copy on the hot path, a flight off it."""
+"""The source: what callers hold. It returns a fresh local copy on the hot path, and starts a flight otherwise."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 
 _LONGEST: Final = 1e8
 _LAUNCH: Final = 2.0
-"""How long a new flight may lack a runner, in seconds: its leader may have been interrupted before the launch."""
+"""How long a new flight may lack a runner, in seconds: an interrupt may stop its leader before the launch."""
 _GRACE: Final = 5.0
-"""How long past its deadline a flight may hang before another may start, in seconds."""
+"""How long a flight may hang past its deadline before the next one may start, in seconds."""
 
 
 class JoinFlight(NamedTuple):
     """A step of a call: wait for a flight until ``deadline``; the reply is its outcome, ``None`` if it was abandoned.
 
-    The caller that ``leads`` starts it first, for ``reason``.
+    A caller that ``leads`` starts the flight first, for ``reason``.
     """
 
     flight: Flight
@@ -88,7 +88,7 @@ class TokenSource(LocalCopy):
         super().__init__(world, policy)
 
     def _start_afresh(self) -> None:
-        """Set what a fork must not inherit: flights, tasks, and the state's own."""
+        """Reset what a fork must not inherit: flights, tasks, and what :class:`LocalCopy` resets."""
         self._flights = Flights()
         self._tasks: set[asyncio.Task[None]] = set()
         super()._start_afresh()
@@ -99,15 +99,15 @@ class TokenSource(LocalCopy):
         """Return a usable token, from this thread; ``timeout`` in seconds, by default the policy's.
 
         Raises :class:`ProviderRejected`, :class:`ProviderUnavailable`, :class:`DeadlineExceeded`,
-        :class:`BackendClosed` or :class:`ConfigurationError`, and none of them while there is a usable token.
+        :class:`BackendClosed` or :class:`ConfigurationError`, but never while there is a usable token.
         """
-        clock = self._clock  # called from a local name: calling a slot at once is slower on CPython 3.11
+        clock = self._clock  # a local name, because a call through a slot is slower on CPython 3.11
         if clock() < self._fresh_until:
             return self._token
         token = self._serve_and_refresh(self._launch_thread)
         return token if token is not None else self._drive(self._acquire(self._deadline(timeout)))
 
-    async def atoken(self, timeout: float | None = None) -> Token:  # noqa: ASYNC109  (waiters come and go, the flight stays)
+    async def atoken(self, timeout: float | None = None) -> Token:  # noqa: ASYNC109  (of the waiter, not of the flight)
         """Return a usable token, from an event loop; otherwise as :meth:`token`."""
         clock = self._clock
         if clock() < self._fresh_until:
@@ -116,9 +116,9 @@ class TokenSource(LocalCopy):
         return token if token is not None else await self._adrive(self._acquire(self._deadline(timeout)))
 
     def renew(self, timeout: float | None = None) -> Token:
-        """Return a newer token than the current one; still one fetch for the fleet.
+        """Return a newer token than the current one, by one fetch for the whole fleet.
 
-        Where the provider has no newer one, the current token comes back.
+        If the provider has no newer token, the current one is returned.
         """
         return self._drive(self._acquire(self._deadline(timeout), "renew", self._value()))
 
@@ -127,9 +127,9 @@ class TokenSource(LocalCopy):
         return await self._adrive(self._acquire(self._deadline(timeout), "renew", self._value()))
 
     def invalidate(self, token: Token) -> bool:
-        """Drop ``token`` here and in the backend, if it is still the one that is kept there; return whether any was.
+        """Drop ``token`` here and in the backend, if it is still there; return whether it was dropped anywhere.
 
-        Nothing happens to another token, so it is safe to report late (compare-and-discard).
+        A late report is safe: another token is not touched (compare-and-discard).
         """
         return self._drive(self._drop(token))
 
@@ -140,8 +140,8 @@ class TokenSource(LocalCopy):
     def replace(self, token: Token) -> Token | None:
         """Return another token after a resource server refused ``token`` with a 401, or ``None``: then the 401 stands.
 
-        One renewal serves all who report the same token (INV-6). ``None`` comes when ``token`` itself has just
-        replaced a refused one, or when the provider has no other: replacing again would be a loop.
+        One renewal serves all callers that report the same token (INV-6). The result is ``None`` if ``token`` itself
+        has just replaced a refused one, or if the provider has no other. This prevents a loop of renewals.
         """
         return self._drive(self._replace(token))
 
@@ -150,7 +150,7 @@ class TokenSource(LocalCopy):
         return await self._adrive(self._replace(token))
 
     def status(self) -> Status:
-        """Return what is known of the token, the lease, the cooldown and the backend, without secrets."""
+        """Return the state of token, lease, cooldown and backend, without secrets."""
         return self._drive(self._report())
 
     async def astatus(self) -> Status:
@@ -158,7 +158,7 @@ class TokenSource(LocalCopy):
         return await self._adrive(self._report())
 
     def _rest(self) -> float:
-        """Return after how many seconds this source wants to be asked again, to be renewed in time: at least 0.05."""
+        """Return the seconds until the warmer should ask again, to renew the token in time: at least 0.05."""
         now, copy = self._clock(), self._copy
         if copy is None or now >= copy.usable_at:
             return self._policy.probe
@@ -171,24 +171,24 @@ class TokenSource(LocalCopy):
 
     @property
     def issuer(self) -> str | None:
-        """Where the provider's tokens come from, if its identity says so: ``"issuer"``, for QPay the base URL."""
+        """The issuer of the tokens, from the provider's identity, or ``None``; for QPay the base URL."""
         issuer = self._world.provider.identity().get("issuer")
         return issuer if isinstance(issuer, str) else None
 
     @property
     def key(self) -> str:
-        """The key of the record. The first reading may take some 50 ms, for the fingerprint of the credential."""
+        """The key of the record. The first access may take some 50 ms, for the fingerprint of the credential."""
         return self._identify().key
 
     def _identify(self) -> Identity:
-        """Return the identity, worked out once: two threads that race find equal ones."""
+        """Return the identity, computed at first use. Threads that race compute equal ones."""
         identity = self._identity
         if identity is None:
             identity = self._identity = Identity.of(self._world, self._namespace, self._given_key)
         return identity
 
     def _known_key(self) -> str:
-        """Return the key for a message, without the slow fingerprint: empty until the identity was worked out."""
+        """Return the key for a message: empty before the first use of the identity, whose fingerprint is slow."""
         return "" if self._identity is None else self._identity.key
 
     def __repr__(self) -> str:
@@ -198,7 +198,7 @@ class TokenSource(LocalCopy):
     # --- the way to a token, once for threads and loops ---------------------------------------------------------
 
     def _acquire(self, deadline: float, reason: Reason | None = None, unlike: str | None = None) -> Steps[Token]:
-        """Lead or join flights until there is a usable token, one other than ``unlike`` if that is given."""
+        """Lead or join flights until there is a usable token, other than ``unlike`` if that is given."""
         while True:
             now = self._clock()
             token = self._answer(now, unlike)
@@ -219,13 +219,13 @@ class TokenSource(LocalCopy):
             outcome: Outcome | None = yield JoinFlight(flight, leads, why, deadline)
 
             match outcome:
-                case Obtained() | None:  # the token is here now; or the flight was abandoned, so lead the next
+                case Obtained() | None:  # the local copy has the token; or the flight was abandoned: lead the next
                     continue
                 case Kept():
                     copy = self._usable(self._clock())
                     if copy is not None:
                         return copy.token
-                case Failed(error=DeadlineExceeded()):  # the flight's deadline, not necessarily ours
+                case Failed(error=DeadlineExceeded()):  # the deadline of the flight; ours may be later
                     continue
                 case Failed(error=error):
                     if self._answer(self._clock(), unlike) is None:
@@ -245,35 +245,36 @@ class TokenSource(LocalCopy):
         return here or stored
 
     def _replace(self, token: Token) -> Steps[Token | None]:
-        """Get another token than the refused ``token`` (INV-6)."""
+        """Get another token in place of the refused ``token`` (INV-6)."""
         deadline = self._deadline(None)
         try:
-            if self._value() is None:  # the fleet may have another by now, or know this one for a replacement
+            if self._value() is None:  # the store may have another, or know this one as a replacement
                 other = yield from self._acquire(deadline)
                 if other.value != token.value:
                     return other
+
             if self._is_young_replacement(token):
                 return None
             if self._value() == token.value:
                 yield from self._drop(token)
             other = yield from self._acquire(deadline, "rejected", token.value)
-        except (ProviderError, BackendUnavailable, DeadlineExceeded):  # a mistake in the settings stays an error
+        except (ProviderError, BackendUnavailable, DeadlineExceeded):  # not ConfigurationError: the caller must see it
             return None
         return other if other.value != token.value else None
 
     def _report(self) -> Steps[Status]:
-        """Look at everything and change nothing."""
+        """Read the state of source and backend; change nothing."""
         report: Status = yield RunFlow(
             lambda: status.report(self._job("cold"), self._copy, self._fresh_until, self._world),
         )
         return report
 
     def _drive(self, steps: Steps[T]) -> T:
-        """Take the steps on this thread."""
+        """Run the steps of a call on this thread."""
         return drive(steps, self._perform)
 
     def _perform(self, step: JoinFlight | RunFlow) -> object:
-        """Do one step; a flight has a thread of its own, so that a caller can leave at its deadline."""
+        """Perform one step. A flight has a thread of its own, so a caller can return at its deadline (INV-8)."""
         if isinstance(step, RunFlow):
             return run(step.start(), self._world, self.key)
         if step.leads:
@@ -281,11 +282,11 @@ class TokenSource(LocalCopy):
         return step.flight.join(max(0.0, step.deadline - self._clock()))
 
     async def _adrive(self, steps: Steps[T]) -> T:
-        """Take the steps on this event loop."""
+        """Run the steps of a call on this event loop."""
         return await adrive(steps, self._aperform)
 
     async def _aperform(self, step: JoinFlight | RunFlow) -> object:
-        """Do one step; a flight is a task of its own, so that a cancelled caller leaves it be."""
+        """Perform one step. A flight is a task of its own, so cancelling a caller does not cancel it (INV-8)."""
         if isinstance(step, RunFlow):
             await self._prepare()
             return await arun(step.start(), self._world, self.key)
@@ -294,7 +295,7 @@ class TokenSource(LocalCopy):
         return await step.flight.ajoin(max(0.0, step.deadline - self._clock()))
 
     def _serve_and_refresh(self, launch: Callable[[Flight, Reason], None]) -> Token | None:
-        """Return the current token if it is usable, and start its renewal if that is due and not under way."""
+        """Return the current token if it is usable, and start its renewal if that is due and no flight is open."""
         now = self._clock()
         copy = self._usable(now)
         if copy is None:
@@ -302,27 +303,29 @@ class TokenSource(LocalCopy):
         if now < self._fresh_until:
             return copy.token
 
+        # Of the callers that come at once, the first to claim the renewal starts it.
         def claim() -> bool:
             with self._lock:
                 due = self._copy is copy and now >= self._fresh_until
                 if due:
-                    self._fresh_until = copy.usable_at  # the hot path for all other callers, until the flight lands
+                    self._fresh_until = copy.usable_at  # other callers have the hot path until the flight lands
             return due
 
         match self._lead_or_join(claim):
             case (flight, True):
                 try:
                     launch(flight, "refresh")
-                except Exception:  # noqa: BLE001  (INV-4: a token stays usable though no thread can be started)
+                except Exception:  # noqa: BLE001  (INV-4: the token is served though no thread or task starts)
                     self._fresh_until = min(now + self._policy.probe, copy.usable_at)
-            case _:  # renewed just now, or by a flight under way
+            case _:  # another flight renewed it just now, or is about to
                 pass
+
         return copy.token
 
     # --- flights ------------------------------------------------------------------------------------------------
 
     def _lead_or_join(self, needed: Callable[[], bool]) -> tuple[Flight, bool] | None:
-        """Return the open flight, or a new one and ``True`` to lead it; ``None`` if it is no longer ``needed``."""
+        """Return the open flight, or a new one and ``True`` to lead it; ``None`` if none is ``needed`` any more."""
         now = self._clock()
         flight, leads = self._flights.lead_or_join(now, now + _LAUNCH)
         if leads and not needed():  # another flight landed between the caller's look and this one
@@ -331,7 +334,7 @@ class TokenSource(LocalCopy):
         return flight, leads
 
     def _fly(self, flight: Flight, reason: Reason) -> Outcome | None:
-        """Run the flow on this thread and land the flight; abandon it if this thread is torn out of it."""
+        """Run the flow on this thread and land the flight; abandon it if this thread is interrupted (INV-8)."""
         self._took_off(flight)
         try:
             return self._landed(flight, run(obtain(self._job(reason)), self._world, self.key))
@@ -342,35 +345,36 @@ class TokenSource(LocalCopy):
             self._abandon(flight)
 
     async def _afly(self, flight: Flight, reason: Reason) -> None:
-        """Run the flow on this event loop and land the flight; abandon it if the task is cancelled with the loop."""
+        """Run the flow on this event loop and land the flight; abandon it if the task is cancelled (INV-8)."""
         self._took_off(flight)
         try:
             await self._prepare()
             self._landed(flight, await arun(obtain(self._job(reason)), self._world, self.key))
-        except Exception as error:  # noqa: BLE001  (everybody who joined gets it)
+        except Exception as error:  # noqa: BLE001  (all callers that joined get it)
             self._crashed(flight, error)
         finally:
             self._abandon(flight)
 
     def _took_off(self, flight: Flight) -> None:
-        """Give the flight its time, now that somebody runs it."""
+        """Mark the flight as started, and set the end of its time."""
         flight.started = True
         flight.lost_at = self._clock() + self._policy.timeout + _GRACE
 
     def _landed(self, flight: Flight, outcome: Outcome) -> Outcome:
-        """Settle the outcome here first, then give it to everybody."""
+        """Apply the outcome to the local copy, then give it to all waiters."""
         self._apply(outcome)
         self._leave(flight)
         flight.land(outcome)
         return outcome
 
     def _crashed(self, flight: Flight, error: Exception) -> None:
-        """Give an error that is no outcome to everybody, and look again after a while."""
+        """Give an unexpected error to all waiters; a usable copy postpones the next flight by ``probe``."""
         with self._lock:
             if self._copy is not None:
                 self._fresh_until = min(self._clock() + self._policy.probe, self._copy.usable_at)
         self._leave(flight)
         flight.fail(error)
+
         copy = self._copy
         event = FetchFailed(
             provider=self.provider,
@@ -385,7 +389,7 @@ class TokenSource(LocalCopy):
         observe(self._world.observers, event)
 
     def _abandon(self, flight: Flight) -> None:
-        """Send the others back if the flight did not land (INV-8)."""
+        """Make the waiters start over if the flight did not land (INV-8)."""
         if not flight.over:
             with self._lock:
                 if self._copy is not None:
@@ -413,8 +417,9 @@ class TokenSource(LocalCopy):
         except BaseException:
             self._abandon(flight)
             raise
+
         flight.loop = task.get_loop()
-        self._tasks.add(task)  # a loop keeps only a weak reference
+        self._tasks.add(task)  # the loop keeps only a weak reference
 
         def ended(task: asyncio.Task[None]) -> None:
             self._tasks.discard(task)
@@ -422,10 +427,10 @@ class TokenSource(LocalCopy):
 
         task.add_done_callback(ended)
 
-    # --- orders -----------------------------------------------------------------------------------------
+    # --- the job of a flow --------------------------------------------------------------------------------------
 
     def _deadline(self, timeout: float | None) -> float:
-        """Return the absolute end of a call that may take ``timeout`` seconds."""
+        """Return the deadline of a call that may take ``timeout`` seconds."""
         if timeout is None:
             return self._clock() + self._policy.timeout
         if not timeout >= 0:  # NaN too
@@ -434,7 +439,7 @@ class TokenSource(LocalCopy):
         return self._clock() + min(timeout, _LONGEST)
 
     def _job(self, reason: Reason) -> Job:
-        """Return the orders for a flow."""
+        """Return the job for one run of a flow."""
         copy, identity = self._copy, self._identify()
         return Job(
             provider=self.provider,
@@ -460,6 +465,6 @@ class TokenSource(LocalCopy):
         return os.urandom(12).hex()
 
     async def _prepare(self) -> None:
-        """Work out the key off the event loop: a slow fingerprint takes a while."""
+        """Compute the identity off the event loop, because its fingerprint is slow."""
         if self._identity is None:
             await on_thread(self._identify)

@@ -1,7 +1,7 @@
-"""One driver of generators for threads, one for event loops: the code between two yields is written once for both.
+"""Drivers of generators, one for threads and one for event loops, so that the generators are written once for both.
 
-A generator yields what it wants done, and receives what came of it: the flow of a fetch, a call of a source, the
-requests of an HTTP provider, the operations of an API client.
+A generator yields each step that it needs, and receives the reply. Examples are the flow of a fetch, a call of a
+source, the requests of an HTTP provider, and the operations of an API client.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ T = TypeVar("T")
 
 
 def drive(steps: Generator[S, R, T], perform: Callable[[S], R]) -> T:
-    """Run ``steps`` to its end and return its result; ``perform`` does each step, on this thread.
+    """Run ``steps`` to its end on this thread and return its result; ``perform`` performs each step.
 
-    What ``perform`` returns is the reply at the ``yield``; an ``Exception`` that it raises is raised there. Anything
-    else, such as an interrupt, closes the generator.
+    The return value of ``perform`` is the reply at the ``yield``. An ``Exception`` that it raises is raised there. Any
+    other ``BaseException``, such as an interrupt, closes the generator.
     """
     try:
         step = next(steps)

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 WORST = {
     "name the actor": r"whoever|nobody",
     "no archaic verbs": r"is to be|to be had|asks? apart|befalls?|minds",
-    "is not X": r"is (?-i:none)|is no(?! longer)",  # in code, `is None` is another thing
+    "is not X": r"is (?-i:none)|(?<!there\s)is no(?! longer)",  # in code, `is None` is another thing
 }
 WORD = re.compile(rf"\b({'|'.join(WORST.values())})\b".replace(" ", r"\s+"), re.IGNORECASE)
 
@@ -21,11 +21,9 @@ HELD = (
     "*.md",
     "docs/**/*.md",
     "examples/*/README.md",
-    "src/tokencache/health.py",
+    "src/tokencache/*.py",
+    "src/tokencache/_engine",
     "src/tokencache/providers/presets.toml",
-    "src/tokencache/status.py",
-    "src/tokencache/token.py",
-    "src/tokencache/url.py",
     "tests/contract",
     "tests/security",
     "tests/simulation",
@@ -75,7 +73,16 @@ def test_the_check_finds_each_word(text: str, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["it is no longer good", "if it is None", "is nothing stored?", "reminds", "a mind", "is not to blame"]
+    "text",
+    [
+        "it is no longer good",
+        "if it is None",
+        "is nothing stored?",
+        "there is no file",
+        "reminds",
+        "a mind",
+        "is not to blame",
+    ],
 )
 def test_the_check_leaves_other_words(text: str) -> None:
     """A word that only looks like one of them is left."""

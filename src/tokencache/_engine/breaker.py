@@ -1,4 +1,4 @@
-"""The breaker: spares callers the time-outs of a backend that does not answer (INV-5)."""
+"""The breaker: callers do not wait for the time-outs of a backend that does not answer (INV-5)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Breaker:
-    """Remembers that one kind of call fails, and lets one caller per ``probe`` seconds find out anew."""
+    """Remembers that one kind of call fails, and lets one caller per ``probe`` seconds try again."""
 
     def __init__(self, clock: Clock, probe: float) -> None:
         self._clock = clock
@@ -33,7 +33,7 @@ class Breaker:
         return self._error
 
     def refuse(self) -> BackendUnavailable | None:
-        """Return the failure to answer with, or ``None`` if the caller should try."""
+        """Return the failure that answers the call, or ``None`` if the caller should try."""
         if self._error is None:
             return None
         with self._lock:
@@ -44,7 +44,7 @@ class Breaker:
             return None
 
     def failed(self, error: BackendUnavailable) -> bool:
-        """Take note of a failure; return whether it is the first."""
+        """Record a failure; return whether it is the first."""
         with self._lock:
             first = self._error is None
             self._error = error
@@ -52,7 +52,7 @@ class Breaker:
             return first
 
     def answered(self) -> bool:
-        """Take note of an answer; return whether it ends an outage."""
+        """Record an answer; return whether it ends an outage."""
         if self._error is None:
             return False
         with self._lock:
@@ -65,15 +65,16 @@ class Breaker:
 
 
 def refusal(effect: BackendEffect, world: SourceContext) -> Unreachable | None:
-    """Return the answer to a call that the open breaker spares the caller, or ``None`` if it should be made."""
+    """Return the open breaker's answer to a call, or ``None`` if the call should be made."""
     error = _breaker(effect, world).refuse()
     return None if error is None else Unreachable(error)
 
 
 def failed(effect: BackendEffect, error: Exception, world: SourceContext) -> Unreachable:
-    """Take note of a backend's error and return it as an outage; raises an error of ours that says more than that.
+    """Record a backend's error and return it as an outage; raise any other error of tokencache unchanged.
 
-    A foreign one, from a garbled reply or a backend with a defect, is quoted by its kind only (INV-9).
+    An exception of another library comes from a garbled reply or a backend with a defect. The message names only its
+    type (INV-9).
     """
     if not isinstance(error, BackendUnavailable):
         if isinstance(error, TokenCacheError):
@@ -88,7 +89,7 @@ def failed(effect: BackendEffect, error: Exception, world: SourceContext) -> Unr
 
 
 def answered(effect: BackendEffect, world: SourceContext) -> None:
-    """Take note that the backend answered; a store that can be written to can be read."""
+    """Record that the backend answered. A write that works closes the breaker of reads too."""
     ended = world.reads.answered()
     if effect.writes:
         ended = world.writes.answered() or ended

@@ -1,4 +1,4 @@
-"""The context of a source: what its effects are performed on."""
+"""The context of a source: the provider, backend, clocks and observers that its effects use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:
-    """What the effects of one source are performed on."""
+    """Everything outside of the flow that the effects of one source use."""
 
     provider: TokenProvider
     backend: Backend
@@ -38,7 +38,7 @@ class SourceContext:
     launcher: Launcher = LAUNCHER
 
     def simple(self, effect: Effect) -> object:
-        """Perform an effect that needs neither backend nor provider nor time."""
+        """Perform an effect that needs neither backend nor provider, and does not wait."""
         match effect:
             case Now():
                 return Instants(self.clock(), self.wall())
@@ -56,7 +56,7 @@ class SourceContext:
         observe(self.observers, event)
 
     def context(self, effect: Fetch, key: str) -> FetchContext:
-        """Return what the provider is told."""
+        """Return the context of a fetch."""
 
         def warn(text: str) -> None:
             self.tell(ProviderWarning(provider=self.provider.name, key=key, message=text))
@@ -64,5 +64,5 @@ class SourceContext:
         return FetchContext(effect.previous, self.clock() + effect.timeout, effect.reason, self.clock, warn)
 
     def lost(self, lease: LeaseGrant) -> None:
-        """Tell that a lease could not be prolonged."""
+        """Tell the observers that a lease could not be extended."""
         self.tell(LeaseLost(provider=self.provider.name, key=lease.key, fence=lease.fence))

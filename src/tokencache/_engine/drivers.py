@@ -1,4 +1,4 @@
-"""Drivers: perform a flow's effects, for threads and for event loops. They own the leases that a flow was granted."""
+"""Drivers: perform a flow's effects, for threads and for event loops, and free its leases when it ends."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Leases:
         self.held: dict[str, LeaseGrant] = {}
 
     def note(self, effect: BackendEffect, reply: object) -> object:
-        """Follow what was granted and what was given back; return the reply."""
+        """Add the lease that the reply grants, remove one that it ends; return the reply."""
         if isinstance(effect, Lease) and isinstance(reply, Granted):
             self.held[effect.key] = reply.lease
         elif isinstance(effect, Release) or (isinstance(effect, Commit) and reply is True):
@@ -50,13 +50,14 @@ class _Leases:
 
 
 def run(flow: Flow[T], world: SourceContext, key: str) -> T:
-    """Run a flow on this thread; on a thread beside it, if it is the main thread.
+    """Run a flow on this thread, or, if this is the main thread, on a thread of its own.
 
-    Signals interrupt only the main thread. An interrupt in the middle of a call would leave a lock of the backend held
-    for ever, or half a change.
+    Only the main thread handles signals. An interrupt within a call could leave a lock of the backend held for ever, or
+    half a change.
     """
     if threading.current_thread() is not threading.main_thread():
         return _run(flow, world, key)
+
     done: Future[T] = Future()
 
     def target() -> None:
@@ -65,12 +66,12 @@ def run(flow: Flow[T], world: SourceContext, key: str) -> T:
         except BaseException as error:  # noqa: BLE001  (carried to the caller's thread)
             done.set_exception(error)
 
-    world.launcher.beside(target, "tokencache-errand", lends=True)
+    world.launcher.beside(target, "tokencache-flow", lends=True)
     return done.result()
 
 
 def _run(flow: Flow[T], world: SourceContext, key: str) -> T:
-    """Run a flow on this very thread."""
+    """Run a flow on this thread."""
     leases = _Leases()
 
     def perform(effect: Effect) -> object:
@@ -92,7 +93,7 @@ def _run(flow: Flow[T], world: SourceContext, key: str) -> T:
 
 
 async def arun(flow: Flow[T], world: SourceContext, key: str) -> T:
-    """Run a flow on this event loop."""
+    """Run a flow on this event loop; otherwise as :func:`run`."""
     import asyncio
 
     leases = _Leases()
@@ -110,8 +111,8 @@ async def arun(flow: Flow[T], world: SourceContext, key: str) -> T:
 
     try:
         return await adrive(flow, perform)
-    except GeneratorExit:  # collected with its closed loop: nothing can be awaited any more
-        leases.held.clear()  # they end by themselves
+    except GeneratorExit:  # garbage-collected after its loop was closed, so nothing can be awaited
+        leases.held.clear()  # these leases end by themselves
         raise
     finally:
         for lease in leases.held.values():
@@ -120,38 +121,38 @@ async def arun(flow: Flow[T], world: SourceContext, key: str) -> T:
 
 
 def _call(effect: BackendEffect, world: SourceContext) -> object:
-    """Call the backend, unless the breaker answers for it."""
+    """Call the backend, unless its breaker answers."""
     refusal = breaker.refusal(effect, world)
     if refusal is not None:
         return refusal
     try:
         reply = effect.on(world.backend)
-    except Exception as error:  # noqa: BLE001  (INV-5: whatever a backend raises is no answer, not a crash)
+    except Exception as error:  # noqa: BLE001  (INV-5: any exception of a backend counts as an outage)
         return breaker.failed(effect, error, world)
     breaker.answered(effect, world)
     return reply
 
 
 async def _acall(effect: BackendEffect, world: SourceContext, backend: AsyncBackend) -> object:
-    """Call the async half of the backend, unless the breaker answers for it."""
+    """Call the async half of the backend, unless its breaker answers."""
     refusal = breaker.refusal(effect, world)
     if refusal is not None:
         return refusal
     try:
         reply = await cast("Awaitable[object]", effect.on(backend))
-    except Exception as error:  # noqa: BLE001  (INV-5: whatever a backend raises is no answer, not a crash)
+    except Exception as error:  # noqa: BLE001  (INV-5: any exception of a backend counts as an outage)
         return breaker.failed(effect, error, world)
     breaker.answered(effect, world)
     return reply
 
 
 def _fetch(effect: Fetch, world: SourceContext, key: str) -> Token | ProviderError:
-    """Make the call to the provider on this thread while a heartbeat keeps the lease alive."""
+    """Call the provider on this thread while a heartbeat extends the lease."""
     context = world.context(effect, key)
     beat = None if effect.lease is None else heartbeat.start(world, effect.lease, context.deadline)
     try:
         return _checked(_sync_half(world.provider)(context), world.provider)
-    except Exception as error:  # noqa: BLE001  (INV-4: whatever a provider raises is an answer, not a crash)
+    except Exception as error:  # noqa: BLE001  (INV-4: any exception of a provider counts as a failed fetch)
         return _translated(error, world.provider)
     finally:
         if beat is not None:
@@ -159,7 +160,7 @@ def _fetch(effect: Fetch, world: SourceContext, key: str) -> Token | ProviderErr
 
 
 async def _afetch(effect: Fetch, world: SourceContext, key: str, backend: AsyncBackend) -> Token | ProviderError:
-    """Make the call to the provider on this loop while a heartbeat keeps the lease alive."""
+    """Call the provider on this event loop while a heartbeat extends the lease."""
     import asyncio
 
     context = world.context(effect, key)
@@ -170,7 +171,7 @@ async def _afetch(effect: Fetch, world: SourceContext, key: str, backend: AsyncB
             return _checked(await _async_half(world.provider)(context), world.provider)
     except TimeoutError:
         return ProviderUnavailable(f"[{world.provider.name}] the provider did not answer within {effect.timeout:.1f}s")
-    except Exception as error:  # noqa: BLE001  (INV-4: whatever a provider raises is an answer, not a crash)
+    except Exception as error:  # noqa: BLE001  (INV-4: any exception of a provider counts as a failed fetch)
         return _translated(error, world.provider)
     finally:
         if beat is not None:
@@ -178,20 +179,17 @@ async def _afetch(effect: Fetch, world: SourceContext, key: str, backend: AsyncB
 
 
 def _sync_half(provider: TokenProvider) -> Callable[[FetchContext], Token]:
-    """Return ``fetch``, lifted from ``afetch`` where the provider has no other."""
+    """Return ``fetch``, or, if the provider has only ``afetch``, a function that runs that on this thread."""
     if hasattr(provider, "fetch"):
         own: SyncProvider = provider  # type: ignore[assignment]
         return own.fetch
     other: AsyncProvider = provider  # type: ignore[assignment]
 
-    def lifted(context: FetchContext) -> Token:
-        return run_coroutine(lambda: other.afetch(context))
-
-    return lifted
+    return lambda context: run_coroutine(lambda: other.afetch(context))
 
 
 def _async_half(provider: TokenProvider) -> Callable[[FetchContext], Coroutine[object, object, Token]]:
-    """Return ``afetch``, lifted from ``fetch`` where the provider has no other."""
+    """Return ``afetch``, or, if the provider has only ``fetch``, a function that runs that on a thread."""
     if hasattr(provider, "afetch"):
         own: AsyncProvider = provider  # type: ignore[assignment]
         return own.afetch
@@ -201,7 +199,7 @@ def _async_half(provider: TokenProvider) -> Callable[[FetchContext], Coroutine[o
 
 
 def _checked(token: object, provider: TokenProvider) -> Token:
-    """Return what a provider gave if it is a token."""
+    """Return the value that a provider returned; raises ``ProviderUnavailable`` if it is not a token."""
     if isinstance(token, Token):
         return token
     if inspect.iscoroutine(token):
@@ -211,11 +209,15 @@ def _checked(token: object, provider: TokenProvider) -> Token:
 
 
 def _translated(error: Exception, provider: TokenProvider) -> ProviderError:
-    """Return the provider's error; a foreign one is named by its type alone, as its text may hold a secret (INV-9)."""
+    """Return a provider's exception as a ``ProviderError``; a ``ConfigurationError`` is raised unchanged.
+
+    Any other exception is named by its type alone, because its text may hold a secret (INV-9).
+    """
     if isinstance(error, ProviderError):
         return error
     if isinstance(error, ConfigurationError):
         raise error
+
     frame = error.__traceback__
     while frame is not None and frame.tb_next is not None:
         frame = frame.tb_next

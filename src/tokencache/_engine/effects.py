@@ -1,4 +1,4 @@
-"""Effects: the steps of a flow that need the world, as frozen values, with a typed helper for each.
+"""Effects: the steps that a flow asks its driver for, as frozen values, with a typed helper for each.
 
 A flow says ``reply = yield from lease(…)``; a driver performs the effect and sends the reply back. The reply is
 ``Any``, because a generator's send type cannot depend on what it yielded; the helpers restore the type at once.
@@ -23,14 +23,14 @@ Half: TypeAlias = "Backend | AsyncBackend"
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """The reply to an effect on a backend that did not answer: never to be confused with ``Held``."""
+    """The reply to an effect on a backend that did not answer; unlike ``Held``, it does not tell who has the lease."""
 
     error: BackendUnavailable
 
 
 @dataclass(frozen=True, slots=True)
 class Instants:
-    """One reading of both clocks: ``clock`` is the steady one, ``wall`` epoch seconds."""
+    """One reading of both clocks: ``clock`` of the steady clock, ``wall`` in epoch seconds."""
 
     clock: float
     wall: float
@@ -38,19 +38,19 @@ class Instants:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One step that needs the world."""
+    """One step of a flow that its driver performs."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackendEffect(Effect):
-    """A step on the backend; ``on`` makes the call on either half."""
+    """A call of the backend; ``on`` makes it on either half."""
 
     key: str
 
     writes = True
 
     def on(self, backend: Half) -> object:
-        """Call the backend and return its answer; that of an ``AsyncBackend`` is an awaitable."""
+        """Call the backend and return its answer: an awaitable if it is an ``AsyncBackend``."""
         raise NotImplementedError
 
 
@@ -105,7 +105,7 @@ class Commit(BackendEffect):
 
 @dataclass(frozen=True, slots=True)
 class Release(BackendEffect):
-    """Free the lease, perhaps leaving a cooldown."""
+    """Free the lease, and leave the cooldown, if there is one."""
 
     lease: LeaseGrant
     cooldown: Cooldown | None
@@ -131,7 +131,7 @@ class Wait(BackendEffect):
 
 @dataclass(frozen=True, slots=True)
 class Discard(BackendEffect):
-    """Delete the record if it is still that one."""
+    """Delete the record if its bytes are still ``seen``."""
 
     seen: bytes = field(repr=False)
 
@@ -142,7 +142,7 @@ class Discard(BackendEffect):
 
 @dataclass(frozen=True, slots=True)
 class Fetch(Effect):
-    """Ask the provider for a token, keeping ``lease`` alive meanwhile."""
+    """Ask the provider for a token; the driver extends ``lease`` meanwhile."""
 
     previous: Token | None
     timeout: float
@@ -169,7 +169,7 @@ class Draw(Effect):
 
 @dataclass(frozen=True, slots=True)
 class Emit(Effect):
-    """Tell the observers."""
+    """Give an event to the observers."""
 
     event: Event
 
@@ -199,18 +199,18 @@ def commit(grant: LeaseGrant, data: bytes, ttl: float) -> Flow[bool | Unreachabl
 
 
 def release(grant: LeaseGrant, cooldown: Cooldown | None = None) -> Flow[None]:
-    """Free the lease; whether the backend heard it makes no difference to the flow, as a lease ends by itself."""
+    """Free the lease. The flow does not need the answer, because a lease ends by itself."""
     yield Release(grant.key, grant, cooldown)
 
 
 def wait(key: str, seen: bytes | None, timeout: float) -> Flow[Stored | Unreachable | None]:
-    """Wait for a change of record or lease; whoever waited looks again, unless the record came with the wake-up."""
+    """Wait for a change of record or lease; returns the record if it came with the wake-up."""
     reply: Stored | Unreachable | None = yield Wait(key, seen, timeout)
     return reply
 
 
 def discard(key: str, seen: bytes) -> Flow[bool | Unreachable]:
-    """Delete the record if it is still that one."""
+    """Delete the record if its bytes are still ``seen``."""
     reply: bool | Unreachable = yield Discard(key, seen)
     return reply
 
@@ -241,5 +241,5 @@ def draw() -> Flow[float]:
 
 
 def emit(event: Event) -> Flow[None]:
-    """Tell the observers."""
+    """Give an event to the observers."""
     yield Emit(event)

@@ -1,4 +1,4 @@
-"""Flights: single flight per source and process; other callers join the open one, threads and loops alike."""
+"""Flights: single flight per source and process. Callers on threads and event loops join the open flight."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from tokencache._engine.flow import Outcome
 
 _LOOK: Final = 0.25
-"""How often, in seconds, a waiter looks whether a flight has anybody who runs it."""
+"""The interval, in seconds, at which a waiter checks whether a flight still has a runner."""
 
 
 class LoopWaiters:
-    """Those who wait for a flight on one event loop: one call wakes them all, one timer minds all their ends."""
+    """The waiters of a flight on one event loop. One call wakes them all, and one timer serves all their timeouts."""
 
     __slots__ = ("_loop", "_timer", "_waiters")
 
@@ -32,7 +32,7 @@ class LoopWaiters:
         self._waiters: list[tuple[float, asyncio.Future[None]]] = []
 
     def wait(self, timeout: float) -> asyncio.Future[None]:
-        """Return what is done when the flight is over or the time is up."""
+        """Return a future that is done when the flight is over or ``timeout`` has passed."""
         waiter: asyncio.Future[None] = self._loop.create_future()
         end = self._loop.time() + timeout
         self._waiters.append((end, waiter))
@@ -41,7 +41,7 @@ class LoopWaiters:
         return waiter
 
     def wake(self, until: float = math.inf) -> None:
-        """Wake those whose time is up, and mind the others."""
+        """Wake the waiters whose timeouts end by ``until``, and set the timer for the others."""
         for end, waiter in self._waiters:
             if end <= until and not waiter.done():
                 waiter.set_result(None)
@@ -49,7 +49,7 @@ class LoopWaiters:
         self._call_at(min((end for end, _ in self._waiters), default=None))
 
     def _call_at(self, end: float | None) -> None:
-        """Set the timer."""
+        """Set the timer to ``end``; ``None`` stops it."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if end is None else self._loop.call_at(end, self.wake, end)
@@ -58,19 +58,19 @@ class LoopWaiters:
 class Flight:
     """One run of the flow. It lands with an outcome or an error, or is abandoned when its runner died (INV-8)."""
 
-    __slots__ = ("_crowds", "_future", "_outcome", "loop", "lost_at", "started")
+    __slots__ = ("_future", "_outcome", "_waiters", "loop", "lost_at", "started")
 
     def __init__(self, lost_at: float) -> None:
         self.lost_at = lost_at
         self.started = False
         self.loop: asyncio.AbstractEventLoop | None = None
-        self._crowds: dict[asyncio.AbstractEventLoop, LoopWaiters] = {}
+        self._waiters: dict[asyncio.AbstractEventLoop, LoopWaiters] = {}
         self._outcome: Outcome | None = None
         self._future: Future[Outcome | None] = Future()
-        self._future.set_running_or_notify_cancel()  # so that a cancelled waiter cannot cancel it for the others
+        self._future.set_running_or_notify_cancel()  # so that a waiter cannot cancel it for the others
 
     def join(self, timeout: float) -> Outcome | None:
-        """Wait on this thread; ``None`` when it was abandoned, stalled, or ``timeout`` passed."""
+        """Wait on this thread; ``None`` if the flight was abandoned or stalled, or ``timeout`` passed."""
         try:
             return self._future.result(self.patience(timeout))
         except FutureTimeout:
@@ -79,60 +79,63 @@ class Flight:
             raise error.replica() from error.__cause__
 
     async def ajoin(self, timeout: float) -> Outcome | None:  # noqa: ASYNC109  (the waiter's own, not the flight's)
-        """Wait on this event loop; ``None`` when it was abandoned, stalled, or ``timeout`` passed."""
+        """Wait on this event loop; otherwise as :meth:`join`."""
         import asyncio
 
         loop = asyncio.get_running_loop()
         if not self.over:
-            crowd = self._crowds.get(loop) or self._crowd_on(loop)
-            await crowd.wait(self.patience(timeout, loop))
+            waiters = self._waiters.get(loop) or self._waiters_on(loop)
+            await waiters.wait(self.patience(timeout, loop))
         outcome = self._outcome
         return self.join(0.0) if outcome is None else outcome
 
-    def _crowd_on(self, loop: asyncio.AbstractEventLoop) -> LoopWaiters:
-        """Return the crowd of ``loop``, which is woken when the flight is over."""
-        crowd = self._crowds[loop] = LoopWaiters(loop)
+    def _waiters_on(self, loop: asyncio.AbstractEventLoop) -> LoopWaiters:
+        """Return the waiters on ``loop``, which wake when the flight is over."""
+        waiters = self._waiters[loop] = LoopWaiters(loop)
 
         def tell(_: object) -> None:
             with suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(crowd.wake)
+                loop.call_soon_threadsafe(waiters.wake)
 
         self._future.add_done_callback(tell)
-        return crowd
+        return waiters
 
     def patience(self, timeout: float, mine: asyncio.AbstractEventLoop | None = None) -> float:
-        """Return how long to wait at once: to the end only for a flight of ``mine``, or that runs on a thread."""
+        """Return how long to wait before the next check for a runner: the whole ``timeout`` if the runner is sure.
+
+        It is sure if the flight has started on a thread, or is a task of ``mine``, the event loop of the waiter.
+        """
         trusted = self.started if self.loop is None else self.loop is mine
         return timeout if trusted else min(timeout, _LOOK)
 
     def when_over(self, call: Callable[[], None]) -> None:
-        """Call back, once, when it has landed or was abandoned."""
+        """Call ``call``, once, when the flight has landed or was abandoned."""
         self._future.add_done_callback(lambda _: call())
 
     @property
     def stalled(self) -> bool:
-        """Whether it is a task of an event loop that does not run: nobody knows when it will, if ever."""
+        """Whether the flight is a task of an event loop that does not run now, and perhaps never will again."""
         return self.loop is not None and not self.loop.is_running()
 
     def land(self, outcome: Outcome) -> None:
-        """Give everybody the outcome."""
+        """Give the outcome to all waiters."""
         if not self._future.done():
             self._outcome = outcome
             self._future.set_result(outcome)
 
     def fail(self, error: Exception) -> None:
-        """Give everybody the error."""
+        """Give the error to all waiters."""
         if not self._future.done():
             self._future.set_exception(error)
 
     def abandon(self) -> None:
-        """Send everybody back to look again, and to lead in turn."""
+        """End without an outcome: the waiters look at the local copy again, and one of them leads the next flight."""
         if not self._future.done():
             self._future.set_result(None)
 
     @property
     def over(self) -> bool:
-        """Whether it has landed or was abandoned."""
+        """Whether the flight has landed or was abandoned."""
         return self._future.done()
 
 
@@ -146,9 +149,9 @@ class Flights:
         self._open: Flight | None = None
 
     def lead_or_join(self, now: float, lost_at: float) -> tuple[Flight, bool]:
-        """Return the open flight, or a new one and ``True``: then the caller must see that it lands.
+        """Return the open flight, or a new one and ``True``: then the caller leads, and must make it land.
 
-        A flight that is still open at its ``lost_at``, or whose event loop has stopped, is given up.
+        A flight that is still open at its ``lost_at``, or whose event loop has stopped, is abandoned.
         """
         with self._lock:
             lost = self._open

@@ -1,14 +1,14 @@
 """The flow: how one process of a fleet gets a token, written once as generators of effects.
 
-Numbered rules (design, section 5), cited below where they are kept:
+The invariants (ARCHITECTURE.md) that it keeps, cited below by their numbers:
 
 INV-1 never late · INV-2 one fetch · INV-3 newest wins · INV-4 still good, still served · INV-5 backend outage is not
-token outage · INV-6 one 401, one renewal · INV-7 a failing provider is asked by one · INV-10 never another's token
+token outage · INV-6 one 401, one renewal · INV-7 one process asks a failing provider · INV-10 never another's token
 
 Transitions of :func:`obtain`::
 
     start ──no usable token──► load ──usable──► Obtained
-      │                         │ └─unreachable──► alone
+      │                         │ └─unreachable──► without backend
       └──renewal──► lease ◄─────┘ miss
                     ├─ Found ─── acceptable ──► Obtained        (else lease again, having seen that record)
                     ├─ Held ──── by a holder ─► wait ──► lease
@@ -18,10 +18,10 @@ Transitions of :func:`obtain`::
                     │                │                    └─ unreachable ─► Obtained, not shared
                     │                ├─ same token ─► commit the current one anew ──► Kept
                     │                └─ error ──► release with a cooldown ──► Failed
-                    └─ unreachable ─► alone ─ current is usable, not yet urgent ──► Kept
-                                          └─ else fetch ──► Obtained, not shared, or Failed
+                    └─ unreachable ─► without backend ─ current is usable, not yet urgent ──► Kept
+                                                    └─ else fetch ──► Obtained, not shared, or Failed
 
-A flow ends at its deadline with ``Failed(DeadlineExceeded)``. It does no I/O and holds no clock, lock or random source.
+A flow ends at its deadline with ``Failed(DeadlineExceeded)``. It does no I/O and has no clock, lock or random source.
 """
 
 from __future__ import annotations
@@ -58,21 +58,21 @@ if TYPE_CHECKING:
     from tokencache.ports import LeaseGrant, Reason
     from tokencache.token import Token
 
-SHORTEST_WAIT: Final = 0.02
-BLIND_WAIT: Final = 0.2
+SHORTEST_WAIT: Final = 0.02  # seconds
+BLIND_WAIT: Final = 0.2  # seconds between leases while the backend refuses to wait
 KEPT: Final = 90 * 86_400.0
-"""For how long a refresh token whose end is not known is kept after its access token, in seconds."""
+"""How long a refresh token of unknown lifetime is kept after its access token ended, in seconds."""
 _AT_ANY_TIME: Final = -math.inf
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A token as one process holds it: its moments are readings of that process's steady clock.
+    """A token as one process holds it. The instants are readings of that process's steady clock.
 
-    ``data`` is the record as it lies in the backend, ``None`` while it is not shared there. ``replaces_refused`` tells
-    that the token was fetched because its predecessor was refused. ``fetched_at`` is when the provider gave it,
-    ``got_at`` and ``got_wall_at`` are when this process got it, by both clocks. ``again_at`` is when to ask the
-    provider again, if the record says that the provider had nothing better.
+    ``data`` is the record in the backend, ``None`` while the token is not shared. ``replaces_refused`` is true if the
+    token was fetched because the one before it was refused. ``fetched_at`` is when the provider gave the token.
+    ``got_at`` and ``got_wall_at`` are when this process got it, by the steady and the wall clock. ``again_at`` is when
+    to ask the provider again, if the record says that the provider had no newer token.
     """
 
     token: Token
@@ -89,16 +89,17 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Obtained:
-    """There is a token, fetched or shared."""
+    """A usable token, fetched here or by another process."""
 
     copy: Copy
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """The current token stays; look again at ``next_at``.
+    """The current token stays until the next flight at ``next_at``.
 
-    ``asked`` tells that the provider has nothing better, ``unleased`` that it was asked without a lease.
+    ``asked``: this or another process asked the provider, which has no newer token. ``unleased``: it was asked
+    without a lease.
     """
 
     copy: Copy
@@ -109,9 +110,9 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """There is no new token; do not ask before ``next_at``.
+    """No new token; do not ask before ``next_at``.
 
-    ``unleased`` tells that the backend did not answer either, so that it cannot say when the cooldown ends.
+    ``unleased``: the backend did not answer either, so it cannot end the cooldown early.
     """
 
     error: TokenCacheError
@@ -125,14 +126,16 @@ Outcome: TypeAlias = Obtained | Kept | Failed
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one run of the flow is to do, and for whom.
+    """The input of one run of the flow.
 
     ``current`` is the local copy, usable or not. ``refused`` holds the values of tokens that a resource server refused.
-    ``deadline`` is when the flow gives up, ``unleased_fetch_at`` the earliest moment of a fetch without a lease,
-    ``attempt`` how many failures in a row are known, ``failure`` the last of them, which binds until its ``next_at``,
-    ``spread`` this process's place in the jitter, ``latest`` the token of a newer record that was found but not taken.
-    ``refreshing`` tells that the next token is had for the refresh token of the last one only, so that the record
-    outlives its token, is never deleted, and nobody fetches without a lease.
+    The flow gives up at its ``deadline``. ``unleased_fetch_at`` is the earliest moment of a fetch without a lease.
+    ``attempt`` counts the known failures in a row. ``failure`` is the last of them; it holds until its ``next_at``.
+    ``spread`` is this process's place in the jitter. ``latest`` is the token of a newer record that was found but not
+    taken.
+
+    ``refreshing``: only the last token's refresh token leads to the next token. Then the record outlives its token and
+    is never deleted, and no process fetches without a lease.
     """
 
     provider: str
@@ -154,7 +157,7 @@ class Job:
 
 
 def usable(copy: Copy | None, clock: float) -> bool:
-    """Return whether callers may be given this copy's token at ``clock`` (INV-1)."""
+    """Return whether callers may get this copy's token at ``clock`` (INV-1)."""
     return copy is not None and clock < copy.usable_at
 
 
@@ -163,6 +166,8 @@ def obtain(job: Job) -> Flow[Outcome]:
     at = yield from now()
     current = job.current
     seen = current.data if current is not None else None
+
+    # Without a usable token, a read may be enough. A renewal needs the lease, whose answer has a newer record.
     if not usable(current, at.clock):
         stored = yield from load(job.key)
         if isinstance(stored, Unreachable):
@@ -173,13 +178,15 @@ def obtain(job: Job) -> Flow[Outcome]:
                 return (yield from _take(job, copy))
             seen = stored.data
             job = _knowing(job, copy)
+
     return (yield from _lease(job, seen))
 
 
 def drop(job: Job, value: str) -> Flow[bool]:
-    """Delete the stored record if it is the token ``value``, and nothing else (compare-and-discard)."""
-    if job.refreshing:  # its refresh token leads to the next one; who was refused knows not to take the token
+    """Delete the stored record if it holds the token ``value`` (compare-and-discard); return whether it was deleted."""
+    if job.refreshing:  # the record holds the refresh token; `refused` keeps its access token out of use
         return False
+
     stored = yield from load(job.key)
     if stored is None or isinstance(stored, Unreachable):
         return False
@@ -189,18 +196,20 @@ def drop(job: Job, value: str) -> Flow[bool]:
         return False
     if record.token.value != value:
         return False
+
     reply = yield from discard(job.key, stored.data)
     return reply is True
 
 
 def _lease(job: Job, seen: bytes | None) -> Flow[Outcome]:
-    """Ask for the lease until there is a token, a failure, or no time left."""
+    """Ask for the lease until there is a token, a failure, or the deadline has passed."""
     blind = False
     while True:
         at = yield from now()
         if at.clock >= job.deadline:
-            message = f"{_who(job)}: no token before the deadline; another process holds the lease, or all is slow"
+            message = f"{_who(job)}: no token before the deadline; another process holds the lease, or calls are slow"
             return Failed(DeadlineExceeded(message), at.clock, job.attempt)
+
         reply = yield from lease(job.key, job.owner, job.identity, seen, job.policy.lease)
         match reply:
             case Unreachable():
@@ -209,7 +218,7 @@ def _lease(job: Job, seen: bytes | None) -> Flow[Outcome]:
                 copy = yield from _read(job, stored, at)
                 if copy is not None and (yield from _acceptable(job, copy)):
                     return (yield from _take(job, copy))
-                # Not for us, or at its end: say that we know it, and the lease is next.
+                # Not for us, or at its end. Naming it as seen makes the next answer a lease.
                 seen = stored.data
                 job = _knowing(job, copy)
             case Held(cooldown=Cooldown() as cooldown):
@@ -218,7 +227,8 @@ def _lease(job: Job, seen: bytes | None) -> Flow[Outcome]:
                 at = yield from now()
                 pause = min(max(remaining, SHORTEST_WAIT), max(job.deadline - at.clock, 0.0))
                 woken = yield from wait(job.key, seen, pause)
-                if isinstance(woken, Unreachable) and blind:  # leases are answered, only the waiting is refused
+                # The backend answers leases but refuses two waits in a row: poll, with jitter.
+                if isinstance(woken, Unreachable) and blind:
                     yield from sleep(min(pause, BLIND_WAIT * (1 + (yield from draw()))))
                 blind = isinstance(woken, Unreachable)
                 if isinstance(woken, Stored):
@@ -232,30 +242,37 @@ def _lease(job: Job, seen: bytes | None) -> Flow[Outcome]:
 
 
 def _knowing(job: Job, copy: Copy | None) -> Job:
-    """Return the orders with a newer record in mind: its refresh token is the one that is still good."""
+    """Return the job with the token of a newer record as ``latest``: its refresh token is still good."""
     return job if copy is None or copy.token.refresh_token is None else replace(job, latest=copy.token)
 
 
 def _fetch(job: Job, grant: LeaseGrant) -> Flow[Outcome]:
-    """Fetch under the lease and commit; the driver frees the lease however this ends."""
+    """Fetch under the lease and commit. The driver frees the lease, however the fetch ends."""
     current = job.current
     at = yield from now()
+
+    # INV-5: the token was fetched while the backend was unreachable, and is shared now.
     if current is not None and current.data is None and job.reason == "refresh" and at.clock < current.refresh_at:
-        return (yield from _commit(job, grant, current, at, took=None))  # INV-5: got without the backend, shared now
+        return (yield from _commit(job, grant, current, at, took=None))
+
+    # INV-7: the backend lost the cooldown, or another identity's displaced it, but this process knows it.
     failure = job.failure
     if failure is not None and at.clock < failure.next_at and isinstance(failure.error, ProviderError):
-        # INV-7: the cooldown is gone from the backend, displaced or lost, but it is known here.
         yield from release(grant, _cooldown(job, failure.error, failure.next_at - at.clock, failure.attempt))
         return failure
+
     before = at
     got = yield from _ask(job, grant)
     at = yield from now()
+
+    # The lease was lost, and its next holder has perhaps spent the refresh token and stored a token.
     if job.refreshing and isinstance(got, ProviderRejected) and got.error == "invalid_grant":
-        newer = yield from _newer(job)  # the lease was lost, and another holder has spent the refresh token
+        newer = yield from _newer(job)
         if newer is not None and (current is None or newer.token.value != current.token.value):
             return Obtained(newer)
     if isinstance(got, ProviderError):
         return (yield from _failed(job, got, grant))
+
     copy = _copy_of(job, got, before)
     if current is not None and usable(current, at.clock) and not _better(job, copy, current):
         return (yield from _unchanged(job, grant, current, at))
@@ -263,13 +280,14 @@ def _fetch(job: Job, grant: LeaseGrant) -> Flow[Outcome]:
 
 
 def _ask(job: Job, grant: LeaseGrant | None) -> Flow[Token | ProviderError]:
-    """Make the one call to the provider; a token that is useless on arrival is an error."""
+    """Call the provider once. A token that cannot be used on arrival is an error."""
     before = yield from now()
     limit = min(job.policy.fetch_timeout, job.deadline - before.clock)
     previous = job.latest or (job.current.token if job.current is not None else None)
     got = yield from fetch(previous, limit, job.reason, grant)
     if isinstance(got, ProviderError):
         return got
+
     at = yield from now()
     if got.value in job.refused:
         return ProviderUnavailable(f"{_who(job)}: the provider gave the refused token again; try again later")
@@ -284,7 +302,7 @@ def _ask(job: Job, grant: LeaseGrant | None) -> Flow[Token | ProviderError]:
 def _commit(
     job: Job, grant: LeaseGrant, copy: Copy, at: Instants, *, took: float | None, again_at: float | None = None
 ) -> Flow[Outcome]:
-    """Store a copy for the fleet and return it; without the backend it is returned all the same (INV-4)."""
+    """Store a copy for the fleet and return it; if the backend does not answer, it is still returned (INV-4)."""
     kept = _kept(job, copy.token, at)
     data = _record.encode(
         copy.token,
@@ -298,13 +316,14 @@ def _commit(
     )
     reply = yield from commit(grant, data, copy.usable_at - at.clock + kept)
     if reply is True:
-        # The record's fence, not the grant's: a fence above the largest counts as none for every reader.
+        # The fence as readers see it: one above the largest is missing for them.
         copy = replace(copy, data=data, fence=_record.fence_of(data))
     elif reply is False:  # INV-3
         yield from emit(CommitRefused(provider=job.provider, key=job.key, fence=grant.fence))
         newer = yield from _newer(job)
         if newer is not None:
             return Obtained(newer)
+
     if took is not None:
         yield from emit(
             TokenFetched(
@@ -320,7 +339,7 @@ def _commit(
 
 
 def _kept(job: Job, token: Token, at: Instants) -> float:
-    """Return for how long the record outlives its token: as long as its refresh token may be of use."""
+    """Return how long the record outlives its token, in seconds: as long as its refresh token may be valid."""
     if not job.refreshing or token.refresh_token is None:
         return 0.0
     ends_at = token.refresh_expires_at
@@ -328,7 +347,7 @@ def _kept(job: Job, token: Token, at: Instants) -> float:
 
 
 def _newer(job: Job) -> Flow[Copy | None]:
-    """Return the record that refused ours, if it is usable."""
+    """Return the stored record as a copy, if it is usable here."""
     before = yield from now()
     stored = yield from load(job.key)
     if stored is None or isinstance(stored, Unreachable):
@@ -341,7 +360,7 @@ def _newer(job: Job) -> Flow[Copy | None]:
 
 
 def _unchanged(job: Job, grant: LeaseGrant, current: Copy, at: Instants) -> Flow[Outcome]:
-    """Keep the current token and say so to the fleet under a new fence, so that nobody asks now, nor who starts now."""
+    """Keep the current token and commit it under a new fence, so that no other process asks the provider now."""
     again_at = at.wall + unchanged_pause(current.usable_at - at.clock)
     outcome = yield from _commit(job, grant, current, at, took=None, again_at=again_at)
     copy = outcome.copy if isinstance(outcome, Obtained) else current
@@ -349,7 +368,7 @@ def _unchanged(job: Job, grant: LeaseGrant, current: Copy, at: Instants) -> Flow
 
 
 def _keep(job: Job, copy: Copy, at: Instants) -> Flow[Kept]:
-    """Keep a copy that the provider had nothing better than, and put its renewal off."""
+    """Keep a copy, because the provider had no newer token, and postpone its renewal."""
     pause = unchanged_pause(copy.usable_at - at.clock)
     yield from emit(TokenUnchanged(provider=job.provider, key=job.key, pause=pause))
     next_at = at.clock + pause
@@ -357,7 +376,7 @@ def _keep(job: Job, copy: Copy, at: Instants) -> Flow[Kept]:
 
 
 def _failed(job: Job, error: ProviderError, grant: LeaseGrant | None) -> Flow[Outcome]:
-    """Leave a cooldown behind for the fleet (INV-7) and tell how long it lasts."""
+    """Leave a cooldown for the fleet (INV-7), and return the failure with the cooldown's end."""
     attempt = job.attempt + 1
     at = yield from now()
     permanent = isinstance(error, ProviderRejected)
@@ -368,6 +387,7 @@ def _failed(job: Job, error: ProviderError, grant: LeaseGrant | None) -> Flow[Ou
         pause = min(job.policy.rejected_cooldown, LONGEST_COOLDOWN)
     else:
         pause = backoff(job.policy, attempt, (yield from draw()))
+
     if grant is not None:
         yield from release(grant, _cooldown(job, error, pause, attempt) if pause > 0 else None)
     yield from emit(
@@ -386,7 +406,7 @@ def _failed(job: Job, error: ProviderError, grant: LeaseGrant | None) -> Flow[Ou
 
 
 def _cooldown(job: Job, error: ProviderError, remaining: float, attempt: int) -> Cooldown:
-    """Return what a failure leaves behind for the fleet."""
+    """Return the cooldown that a failure leaves for the fleet."""
     return Cooldown(
         identity=job.identity,
         remaining=remaining,
@@ -399,7 +419,7 @@ def _cooldown(job: Job, error: ProviderError, remaining: float, attempt: int) ->
 
 
 def _cooled(job: Job, cooldown: Cooldown) -> Flow[Outcome]:
-    """Turn a cooldown that another process left into the error that it saw."""
+    """Return the failure that a cooldown of another process stands for."""
     at = yield from now()
     remaining = min(cooldown.remaining, LONGEST_COOLDOWN)
     retry_at = at.wall + remaining
@@ -412,22 +432,27 @@ def _cooled(job: Job, cooldown: Cooldown) -> Flow[Outcome]:
 
 
 def _without_backend(job: Job) -> Flow[Outcome]:
-    """Go on without the backend (INV-5): the current token for as long as may be, then a fetch, but not too often."""
+    """Go on without the backend (INV-5): keep the current token at first, then fetch, at most once per ``probe``."""
     at = yield from now()
     current = job.current
     if job.refreshing:
         return _wait_for_backend(job, at)
+
+    # A renewal at the start of the window would make each process of the fleet fetch during a short outage.
     if current is not None and job.reason == "refresh" and at.clock < (current.refresh_at + current.usable_at) / 2:
         return Kept(current, at.clock + job.policy.probe, asked=False)
+
     if at.clock < job.unleased_fetch_at:
         yield from sleep(min(job.unleased_fetch_at, job.deadline) - at.clock)
     before = yield from now()
     if before.clock >= job.deadline:
         message = f"{_who(job)}: no token before the deadline, and the backend does not answer"
         return Failed(DeadlineExceeded(message), before.clock, job.attempt, unleased=True)
+
     got = yield from _ask(job, None)
     if isinstance(got, ProviderError):
         return (yield from _failed(job, got, None))
+
     at = yield from now()
     copy = _copy_of(job, got, before)
     if current is not None and usable(current, at.clock) and not _better(job, copy, current):
@@ -446,7 +471,7 @@ def _without_backend(job: Job) -> Flow[Outcome]:
 
 
 def _wait_for_backend(job: Job, at: Instants) -> Outcome:
-    """Go on without the backend and without a fetch: alone, two processes would spend one refresh token."""
+    """Go on without backend and fetch: without leases, two processes could spend the same refresh token."""
     next_at = at.clock + job.policy.probe
     if job.current is not None and usable(job.current, at.clock) and job.reason == "refresh":
         return Kept(job.current, next_at, asked=False)
@@ -461,9 +486,10 @@ def read(job: Job, stored: Stored, at: Instants) -> Copy:
         text = "it is for other credentials or settings; give each of them a key of its own"
         raise _record.UnreadableRecord(text)
     token = record.token
-    # INV-1: the earliest of the store's countdown (which ends at the usable end), the lifetime, and the wall clock.
+
+    # INV-1: the usable end is the earliest by the wall clock, the lifetime, and the store's countdown.
     remaining = token.expires_at - at.wall
-    if record.lifetime is None:  # written by another program: nobody knows how long it lived, so `early` counts in full
+    if record.lifetime is None:  # from another program: the lifetime is unknown, so `early` counts in full
         times = schedule(job.policy, lifetime=remaining, remaining=remaining, spread=job.spread)
         last = min(times.usable, remaining - job.policy.early)
     else:
@@ -472,10 +498,13 @@ def read(job: Job, stored: Stored, at: Instants) -> Copy:
         last = times.usable
     if stored.remaining is not None:
         last = min(last, stored.remaining - record.kept)
+
+    # The writer's clock may be wrong, so the pause has a limit; jitter spreads processes that start together.
     again_at = _AT_ANY_TIME
-    if record.again_at is not None:  # the writer's clock may be anywhere; and who starts together is to ask apart
+    if record.again_at is not None:
         pause = min(record.again_at - at.wall, unchanged_pause(last))
         again_at = at.clock + pause * (1 + job.policy.jitter * (1 + job.spread) / 2)
+
     return Copy(
         token=token,
         data=stored.data,
@@ -491,9 +520,9 @@ def read(job: Job, stored: Stored, at: Instants) -> Copy:
 
 
 def _read(job: Job, stored: Stored, at: Instants) -> Flow[Copy | None]:
-    """Decode a record into a copy; tell of one that cannot be used, and go on as if it were missing.
+    """Decode a record into a copy; a record that cannot be used gives an event, and counts as missing.
 
-    ``at`` is from before the record was asked for, so that a slow answer ends the countdown early, not late (INV-1).
+    ``at`` is from before the request for the record, so a slow answer ends the countdown early, not late (INV-1).
     """
     try:
         return read(job, stored, at)
@@ -504,27 +533,29 @@ def _read(job: Job, stored: Stored, at: Instants) -> Flow[Copy | None]:
 
 
 def _acceptable(job: Job, copy: Copy) -> Flow[bool]:
-    """Return whether a stored copy answers the job: usable, not refused, and news where news is wanted."""
+    """Return whether a stored copy answers the job: it is usable, not refused, and newer than a usable current one."""
     at = yield from now()
     if not usable(copy, at.clock) or copy.token.value in job.refused:
         return False
     current = job.current
     if current is None or not usable(current, at.clock):
         return True
+
     if copy.fence is not None and current.fence is not None:
         return copy.fence > current.fence  # INV-3
+    # Fetched without the backend, and shared by another process since: a refresh need not ask the provider.
     if current.fence is None and copy.token.value == current.token.value:
-        return job.reason == "refresh"  # got without the backend, shared by another since: no news, but no need to ask
-    return copy.token.value != current.token.value and copy.usable_at > current.usable_at  # for a renewal too
+        return job.reason == "refresh"
+    return copy.token.value != current.token.value and copy.usable_at > current.usable_at
 
 
 def _take(job: Job, copy: Copy) -> Flow[Outcome]:
-    """Adopt a stored copy; the current token under a new fence means that the provider has nothing better."""
+    """Take a stored copy. The current token under a new fence means that the provider had no newer one."""
     at = yield from now()
     current = job.current
     if current is not None and usable(current, at.clock) and copy.token.value == current.token.value:
         shared = replace(current, data=copy.data, fence=copy.fence)
-        if current.data is None and at.clock < current.refresh_at:  # shared all along, or by another process since
+        if current.data is None and at.clock < current.refresh_at:  # only sharing was due, and it is shared
             return Obtained(replace(shared, refresh_at=max(current.refresh_at, min(copy.again_at, current.usable_at))))
         return (yield from _keep(job, shared, at))
     yield from emit(TokenLoaded(provider=job.provider, key=job.key, usable=copy.usable_at - at.clock))
@@ -532,14 +563,14 @@ def _take(job: Job, copy: Copy) -> Flow[Outcome]:
 
 
 def _better(job: Job, copy: Copy, current: Copy) -> bool:
-    """Return whether to give up ``current`` for ``copy``: another token that ends later, or any other on demand."""
+    """Return whether ``copy`` replaces ``current``: another token that ends later, or any other on ``renew``."""
     if copy.token.value == current.token.value:
         return False
     return job.reason == "renew" or copy.usable_at > current.usable_at
 
 
 def _copy_of(job: Job, token: Token, before: Instants) -> Copy:
-    """Return the local copy of a token whose life counts from ``before`` its request was sent."""
+    """Return the copy of a fetched token. Its lifetime counts from ``before``, when the request was sent (INV-1)."""
     times = schedule(job.policy, lifetime=token.lifetime, remaining=token.lifetime, spread=job.spread)
     return Copy(
         token=token,

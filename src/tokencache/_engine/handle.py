@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """A backend that is opened when it is first needed; ``name`` is shown until then."""
+    """A backend that is opened at its first use; until then only its ``name`` is known."""
 
     name: str
     open: Callable[[], Backend]
@@ -26,7 +26,7 @@ class Deferred:
 class BackendHandle:
     """A backend with its breakers and its half for event loops; both are made at first use.
 
-    ``backend`` is a backend, or how to open one. ``owned`` tells that ``close`` closes it.
+    ``backend`` is a backend, or how to open one. If it is ``owned``, ``close`` closes it.
     """
 
     __slots__ = ("__weakref__", "_backend", "_deferred", "_half", "_lock", "owned", "reads", "writes")
@@ -66,18 +66,18 @@ class BackendHandle:
         return self._deferred.open()
 
     def async_backend(self) -> AsyncBackend:
-        """Return the half of the backend for the running event loop; a lifted one serves all loops."""
+        """Return the half of the backend for the running event loop; a half on threads serves all loops."""
         if self._half is not None:
             return self._half
         from tokencache.backends._threaded import ThreadedBackend, async_half
 
         half = async_half(self.backend)
         if isinstance(half, ThreadedBackend):
-            self._half = half  # two loops may make one each; later loops get the last one
+            self._half = half  # two loops may race and make one each; later loops get the last one
         return half
 
     def close(self) -> None:
-        """Close the backend if it was made here and has been opened."""
+        """Close the backend if it is owned and has been opened."""
         if self.owned and self._backend is not None:
             self._backend.close()
 

@@ -1,4 +1,4 @@
-"""Heartbeats: each keeps the lease of one fetch alive, on the timer thread of the process or on an event loop."""
+"""Heartbeats: each extends the lease of one fetch, on the timer thread of the process or on an event loop."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 
 def start(world: SourceContext, lease: LeaseGrant, deadline: float) -> timer.Beat:
-    """Prolong a lease every third of its life, on the timer thread, until the beat is stopped."""
+    """Extend a lease every third of its length, on the timer thread, until the beat is stopped."""
     return timer.beat(lease.ttl / 3, functools.partial(extend, world, lease, deadline))
 
 
 def extend(world: SourceContext, lease: LeaseGrant, deadline: float, beat: timer.Beat) -> bool:
-    """Prolong a lease once; return whether to go on: a fetch that hangs loses its lease at its deadline (INV-8)."""
+    """Extend a lease once; return whether to go on. From the fetch's deadline on, a lease is left to end (INV-8)."""
     if world.clock() >= deadline:
         return False
     try:
         kept = world.backend.extend(lease, lease.ttl)
     except Exception:  # noqa: BLE001  (all fetches share the timer thread)
-        return True  # it did not answer: not the same as a lost lease
+        return True  # an outage does not mean that the lease is lost
     if not (kept or beat.stopped):
         world.lost(lease)
     return kept
 
 
 class LoopBeat:
-    """The heartbeat of one lease on an event loop: a timer, and a task only when it fires."""
+    """The heartbeat of one lease on an event loop: a timer, which starts a task each time that it fires."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, backend: AsyncBackend, lease: LeaseGrant, world: SourceContext
@@ -46,22 +46,22 @@ class LoopBeat:
         self._timer = loop.call_later(lease.ttl / 3, self._fire)
 
     def _fire(self) -> None:
-        """Prolong the lease in a task."""
+        """Extend the lease in a task."""
         self._task = self._loop.create_task(self._extend())
 
     async def _extend(self) -> None:
-        """Prolong the lease and set the timer again."""
+        """Extend the lease and set the timer again."""
         try:
             kept = await self._backend.extend(self._lease, self._lease.ttl)
         except Exception:  # noqa: BLE001
-            kept = True  # it did not answer: not the same as a lost lease
+            kept = True  # an outage does not mean that the lease is lost
         if kept:
             self._timer = self._loop.call_later(self._lease.ttl / 3, self._fire)
         else:
             self._world.lost(self._lease)
 
     def stop(self) -> None:
-        """Stop prolonging the lease."""
+        """Stop extending the lease."""
         self._timer.cancel()
         if self._task is not None:
             self._task.cancel()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What names a record, says whose it is (INV-10), and seals it; three values that belong together."""
+    """The key of a record, the fingerprint of its owner's identity (INV-10), and its sealing."""
 
     key: str
     fingerprint: str
@@ -22,7 +22,7 @@ class Identity:
 
     @classmethod
     def of(cls, world: SourceContext, namespace: str, key: str | None) -> Self:
-        """Work out the identity, with ``key`` if one was given; the slow fingerprint may take some 50 ms."""
+        """Compute the identity, with ``key`` if one was given; the slow fingerprint may take some 50 ms."""
         provider, sealer = world.provider, world.sealer
         fingerprint = _keys.fingerprint(provider.name, provider.identity())
         return cls(

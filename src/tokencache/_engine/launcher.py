@@ -1,4 +1,4 @@
-"""The launcher: starts what runs beside a caller, on threads and on event loops."""
+"""The launcher: starts the threads and tasks of the engine."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ T = TypeVar("T")
 
 
 class Launcher:
-    """Starts threads and tasks for a source; tests give its :class:`SourceContext` another one."""
+    """Starts threads and tasks for a source; a test may give the :class:`SourceContext` a launcher of its own."""
 
     __slots__ = ()
 
     def thread(self, call: Callable[[], object], name: str) -> None:
-        """Start ``call`` on a daemon thread, with the context variables of this one; raises if no thread starts."""
+        """Start ``call`` on a daemon thread with this thread's context variables; raises if no thread starts."""
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(call,), name=name, daemon=True).start()
 
     def task(self, coroutine: Coroutine[object, object, T], name: str) -> asyncio.Task[T]:
-        """Start a coroutine as a task of the running event loop; the caller keeps the task, a loop does not."""
+        """Start a coroutine as a task of the running event loop; the caller must keep a reference to the task."""
         import asyncio
 
         return asyncio.get_running_loop().create_task(coroutine, name=name)
@@ -35,17 +35,17 @@ class Launcher:
     ) -> None:
         """Make ``call`` once, on a thread of its own.
 
-        If no thread can be started, it runs on this thread where that ``lends`` itself. Otherwise ``abandon`` is
-        called, and the error raised.
+        If no thread can be started and ``lends`` is true, this thread makes the call. Otherwise ``abandon`` is called,
+        and the error is raised.
         """
-        turn = threading.Lock()  # taken by the one thread that makes the call: start() may fail though its thread runs
+        turn = threading.Lock()  # start() may fail though the thread runs, so the lock lets only one thread call
 
         def once() -> None:
             if turn.acquire(blocking=False):
                 call()
 
         def target() -> None:
-            with contextlib.suppress(BaseException):  # the waiting callers have it, or were sent to look again
+            with contextlib.suppress(BaseException):  # its waiters have the error, or start over
                 once()
 
         try:
@@ -61,13 +61,13 @@ class Launcher:
 
 
 LAUNCHER: Final = Launcher()
-"""The launcher of every source that is given no other; it has no state."""
+"""The default launcher of a source; it has no state."""
 
 
 async def on_thread(call: Callable[[], T]) -> T:
     """Run a call on a thread of its own, and await it.
 
-    A call that hangs then holds up neither the loop's own pool of threads, nor the end of the loop or the interpreter.
+    A call that hangs then blocks neither the loop's own thread pool, nor the end of the loop or the interpreter.
     """
     import asyncio
 
@@ -95,13 +95,14 @@ async def on_thread(call: Callable[[], T]) -> T:
 
 
 def run_coroutine(start: Callable[[], Coroutine[object, object, T]]) -> T:
-    """Run a coroutine to its end from any thread, also from one whose own event loop is running."""
+    """Run a coroutine to its end, from any thread; if the thread runs an event loop, on a thread of its own."""
     import asyncio
 
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(start())
+
     box: list[T | BaseException] = []
 
     def target() -> None:

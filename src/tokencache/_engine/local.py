@@ -1,4 +1,4 @@
-"""The local copy: what one process holds of a token, and what it remembers of failures and refusals."""
+"""The local copy: one process's copy of a token, with its last failure and the refused tokens."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from tokencache.token import Token
 
 LATE_LOOK: Final = 30.0
-"""How often a process whose clock stops while the machine sleeps takes a second look at the wall clock, in seconds."""
+"""The longest hot path, in seconds, if the steady clock stops during sleep; then the wall clock is checked."""
 
-_REMEMBERED: Final = 8
+_REMEMBERED: Final = 8  # refused tokens
 
 
 class LocalCopy:
@@ -49,15 +49,15 @@ class LocalCopy:
         self._refused: tuple[str, ...] = ()
         self._attempt = 0
         self._copy: Copy | None = None
-        self._last_refused: Token | None = None  # the token that was refused last: its refresh token is still good
-        # The hot path reads these two and nothing else: until then, this token.
+        self._last_refused: Token | None = None  # its refresh token is still good
+        # The hot path reads only these two: until _fresh_until, it returns _token.
         self._fresh_until = -math.inf
         self._token: Token = cast("Token", None)
         self._start_afresh()
 
     def _start_afresh(self) -> None:
-        """Set what a fork must not inherit: the lock, failures; ask again for what a lost thread was about to bring."""
-        self._lock = threading.Lock()  # guards everything here but the two of the hot path when they are read
+        """Reset what a fork must not inherit: the lock and the failure; reschedule a renewal lost in the fork."""
+        self._lock = threading.Lock()  # guards all fields; only the hot path reads its two without it
         self._failure: Failed | None = None
         self._recheck_at = -math.inf
         self._unleased_fetch_at = -math.inf
@@ -65,7 +65,7 @@ class LocalCopy:
             self._fresh_until = min(self._fresh_until, self._due(self._copy, self._clock()))
 
     def _apply(self, outcome: Outcome) -> None:
-        """Take an outcome into the local state."""
+        """Change the local state by the outcome of a flight."""
         now = self._clock()
         with self._lock:
             match outcome:
@@ -78,12 +78,13 @@ class LocalCopy:
                         self._keep(copy, self._due(copy, now), now)
                 case Kept():
                     self._stay(outcome, now)
-                case Failed(error=DeadlineExceeded()):
+                case Failed(error=DeadlineExceeded()):  # says nothing about the provider, so there is no cooldown
                     if self._copy is not None:
                         self._fresh_until = min(now + self._policy.probe, self._copy.usable_at)
                 case Failed(next_at=next_at, attempt=attempt, unleased=unleased):
                     self._attempt = attempt
                     self._failure = outcome
+                    # Another process may end the cooldown early; an unreachable backend cannot tell.
                     self._recheck_at = next_at if unleased else min(next_at, now + self._policy.probe)
                     if unleased:
                         self._unleased_fetch_at = next_at
@@ -91,7 +92,7 @@ class LocalCopy:
                         self._fresh_until = min(next_at, self._copy.usable_at)
 
     def _stay(self, outcome: Kept, now: float) -> None:
-        """Take note that there was nothing better than what was here when the flight began. The caller has the lock."""
+        """Keep the copy that the flight began with, unless a newer one came meanwhile. The caller holds the lock."""
         copy, mine = outcome.copy, self._copy
         if outcome.asked:
             self._failure = None
@@ -104,18 +105,18 @@ class LocalCopy:
             self._keep(copy, min(outcome.next_at, self._due(copy, now)), now)
 
     def _due(self, copy: Copy, now: float) -> float:
-        """Return when to look after a copy: when it is to be renewed, or soon if the fleet has it not (INV-5)."""
+        """Return when the copy needs a flight: at its renewal, or after ``probe`` if it is not shared (INV-5)."""
         return copy.refresh_at if copy.data is not None else min(copy.refresh_at, now + self._policy.probe)
 
     def _outranked(self, copy: Copy, now: float) -> bool:
-        """Return whether the copy that is here is usable and newer by its fence (INV-3)."""
+        """Return whether the local copy is usable and newer than ``copy`` by its fence (INV-3)."""
         mine = self._copy
         if mine is None or now >= mine.usable_at or mine.fence is None or copy.fence is None:
             return False
         return mine.fence > copy.fence
 
     def _keep(self, copy: Copy, due: float, now: float) -> None:
-        """Make ``copy`` the local one, to be looked at again when ``due``. The caller holds the lock."""
+        """Make ``copy`` the local one, fresh until ``due``. The caller holds the lock."""
         if not COUNTS_SLEEP:  # pragma: no cover  (systems without CLOCK_BOOTTIME)
             due = min(due, now + LATE_LOOK)
         self._copy = copy
@@ -135,13 +136,13 @@ class LocalCopy:
         return copy
 
     def _refuse(self, token: Token) -> bool:
-        """Forget ``token`` here, and never take it from anywhere again; return whether it was the local one."""
+        """Drop ``token`` here, and never accept it again; return whether it was the local one."""
         with self._lock:
             if token.value not in self._refused:
                 self._refused = (*self._refused, token.value)[-_REMEMBERED:]
             if self._copy is None or self._copy.token.value != token.value:
                 return False
-            self._fresh_until = -math.inf  # first: a signal may interrupt between any two of these
+            self._fresh_until = -math.inf  # first: a signal may interrupt after any line, and the hot path must stop
             self._last_refused = self._copy.token if self._copy.token.refresh_token else None
             self._copy = None
             return True
@@ -154,7 +155,7 @@ class LocalCopy:
         return self._clock() - copy.fetched_at < settle_of(self._policy, token.lifetime)
 
     def _stop_while_cooling(self, now: float) -> None:
-        """Raise the last failure while its cooldown lasts (INV-7); now and then the backend is asked about it."""
+        """Raise the last failure while its cooldown lasts (INV-7), but let a call check the backend after ``probe``."""
         failure = self._failure
         if failure is not None and now < min(failure.next_at, self._recheck_at):
             raise failure.error.replica() from failure.error.__cause__

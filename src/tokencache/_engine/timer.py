@@ -1,4 +1,4 @@
-"""The heartbeat: keeps the leases of slow fetches alive, for all fetches of the process on one thread."""
+"""The timer thread of a process: it runs the heartbeats of all slow fetches on threads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _IDLE: Final = 10.0
 
 
 class Beat:
-    """One lease kept alive: ``action`` runs every ``every`` seconds until it returns ``False`` or after ``stop``."""
+    """The heartbeat of one lease: ``action`` runs every ``every`` seconds, until it returns ``False`` or ``stop``."""
 
     __slots__ = ("action", "every", "stopped")
 
@@ -29,19 +29,19 @@ class Beat:
         self.stopped = False
 
     def stop(self) -> None:
-        """Let the lease be. An action that runs at this moment ends by itself."""
+        """Stop the beat. An action that runs at this moment ends by itself."""
         self.stopped = True
 
 
 class Heartbeat:
-    """A timer thread that starts with the first beat and ends when there has been none for a while."""
+    """A timer thread that starts with the first beat, and ends after ten seconds without one."""
 
     def __init__(self) -> None:
         self.after_fork()
         enrol(Stage.TIMERS, self.after_fork)
 
     def after_fork(self) -> None:
-        """Begin empty, also in the child of a fork: it has neither the parent's thread nor its leases."""
+        """Start without beats, also in the child of a fork, which has neither the parent's thread nor its leases."""
         self._changed = threading.Condition()  # guards _due and _running
         self._due: list[tuple[float, int, Beat]] = []
         self._running = False
@@ -53,7 +53,7 @@ class Heartbeat:
         with self._changed:
             heapq.heappush(self._due, (time.monotonic() + every, next(self._order), beat))
             if not self._running:
-                with suppress(RuntimeError):  # no thread to be had: a fetch without a heartbeat is better than none
+                with suppress(RuntimeError):  # no thread can be started: the fetch goes on without a heartbeat
                     threading.Thread(target=self._run, name="tokencache-heartbeat", daemon=True).start()
                     self._running = True
             elif self._due[0][2] is beat:
@@ -61,17 +61,17 @@ class Heartbeat:
         return beat
 
     def _run(self) -> None:
-        """Run what is due, for ever or until idle."""
+        """Run the beats that are due, until the timer is idle."""
         while (beat := self._next()) is not None:
             again = False
-            with suppress(Exception):  # one beat's defect must not end everybody's heartbeat
+            with suppress(Exception):  # a defect in one beat must not stop the others
                 again = beat.action(beat)
             if again and not beat.stopped:
                 with self._changed:
                     heapq.heappush(self._due, (time.monotonic() + beat.every, next(self._order), beat))
 
     def _next(self) -> Beat | None:
-        """Wait for the next beat that is due; ``None`` ends the thread."""
+        """Wait until a beat is due, and return it; ``None`` ends the thread."""
         with self._changed:
             while True:
                 while self._due and self._due[0][2].stopped:
@@ -91,5 +91,5 @@ _heartbeat = Heartbeat()
 
 
 def beat(every: float, action: Action) -> Beat:
-    """Start a beat on the heartbeat of this process."""
+    """Start a beat on the timer thread of this process."""
     return _heartbeat.start(every, action)

@@ -1,4 +1,4 @@
-"""The warmer: one thread of a cache renews the tokens of its sources before they are asked for."""
+"""The warmer: one thread of a cache renews the tokens of its sources, also while no caller asks for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tokencache._fork import Stage, enrol
 if TYPE_CHECKING:
     from tokencache.source import TokenSource
 
-_PATIENCE: Final = 0.05  # a slow fetch goes on in its flight, and the warmer turns to the next source
+_PATIENCE: Final = 0.05  # in seconds; a slower fetch goes on in its flight, and the next source has its turn
 _LONGEST_PAUSE: Final = 60.0
 _GOODBYE: Final = 1.0
 
@@ -21,11 +21,11 @@ _warmers: weakref.WeakSet[Warmer] = weakref.WeakSet()
 
 
 class Warmer:
-    """Renews tokens when they are due, from the first ``add`` to ``stop``; the sources report errors as events."""
+    """Renews tokens when their renewal is due, until ``stop``. The sources report errors as events."""
 
     def __init__(self) -> None:
         self._sources: dict[TokenSource, None] = {}
-        self._changed = threading.Condition()  # guards what is below
+        self._changed = threading.Condition()  # guards _sources, _thread and _stopped
         self._thread: threading.Thread | None = None
         self._stopped = False
         _warmers.add(self)
@@ -50,20 +50,20 @@ class Warmer:
             thread.join(_GOODBYE)
 
     def after_fork(self) -> None:
-        """Go on in the child of a fork, with a thread of its own."""
+        """Start a thread in the child of a fork, which does not have the parent's."""
         self._changed = threading.Condition()
         self._thread = None
         if self._sources and not self._stopped:
             self._start()
 
     def _start(self) -> None:
-        """Start the thread unless it runs."""
+        """Start the thread, unless it runs already."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="tokencache-warm", daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
-        """Renew what is due, then sleep until the next source is due."""
+        """Renew the tokens that are due, then sleep until the next one is."""
         while True:
             pause = min(map(_renew_if_due, list(self._sources)), default=_LONGEST_PAUSE)
             with self._changed:
@@ -73,14 +73,14 @@ class Warmer:
 
 
 def _renew_if_due(source: TokenSource) -> float:
-    """Renew a token if it is due; return the seconds until the next look."""
-    with suppress(Exception):  # the source has told its observers, and keeps its own cooldown
+    """Renew a token if it is due; return the seconds until the next check."""
+    with suppress(Exception):  # reported as an event already; the source keeps its own cooldown
         source.token(_PATIENCE)
-    return min(source._rest(), _LONGEST_PAUSE)  # noqa: SLF001  (the other half of one algorithm)
+    return min(source._rest(), _LONGEST_PAUSE)  # noqa: SLF001  (this module and the source are one algorithm)
 
 
 def _stop_all() -> None:
-    """Stop cleanly before the interpreter ends."""
+    """Stop all warmers before the interpreter ends."""
     for warmer in list(_warmers):
         warmer.stop()
 
