@@ -26,11 +26,11 @@ LAYERS: dict[str, tuple[str, str]] = {
     "system": ("_engine.clock _fork _log_safe", "values"),
     "encryption": ("_crypto", "values decisions"),
     "plugins": ("_default_backend plugins url", "values"),
-    "lift": ("backends._threaded", "values"),
+    "threads": ("backends._threaded", "values"),
     "drivers": ("_engine status", "values decisions flow system encryption"),
-    "handle": ("_engine.handle", "values system lift drivers"),
+    "handle": ("_engine.handle", "values system threads drivers"),
     "source": ("_engine.warmer source", "values flow system drivers"),
-    "backends": ("backends", "values decisions system plugins lift"),
+    "backends": ("backends", "values decisions system plugins threads"),
     "providers": ("providers", "values decisions system"),
     "function": ("providers.callable", "values providers"),
     "settings": ("config._factory config._place config._references config._types", "values"),
@@ -45,7 +45,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "integrations": ("integrations", "values decisions system encryption plugins"),
     "cli": ("__main__ cli", "values decisions plugins drivers settings config resolver surface integrations"),
     "fakes": ("testing.fakes", "values backends"),
-    "testing": ("testing", "values decisions lift drivers"),
+    "testing": ("testing", "values decisions threads drivers"),
 }
 PURE = ("values", "decisions", "flow")
 # Of other layers, what says of itself that it is pure or does no I/O.
