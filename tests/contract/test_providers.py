@@ -98,7 +98,7 @@ class TestCallable(ProviderContract):
 
 
 class TestAsyncCallable(TestCallable):
-    """Every law, on a coroutine function, which threads get lifted."""
+    """Every law, on a coroutine function; for threads, the engine runs it in an event loop of its own."""
 
     def function(self, inner: ClientCredentials) -> Callable[[FetchContext], Token | Awaitable[Token]]:
         """Return a function for event loops."""

@@ -84,7 +84,7 @@ class ProviderLaws:
     def fetch(
         self, provider: TokenProvider, half: str, *, timeout: float | None = None, previous: Token | None = None
     ) -> Token:
-        """Fetch once by one half; a half that the provider does not have is lifted, as the engine does it."""
+        """Fetch once by one half; if the provider does not have it, make it from the other half, as the engine does."""
         context = self.context(timeout=timeout, previous=previous)
         if half == "sync":
             return _sync_half(provider)(context)

@@ -225,7 +225,7 @@ def test_an_interrupted_call_leaves_no_connection_out_of_step(redis_url: str, st
 
 
 def test_a_client_of_ones_own_serves_threads_and_loops(qpay: FakeQPay, redis_url: str, store: Redis) -> None:
-    """A given client is used and left open; event loops are lifted to threads."""
+    """A given client is used and left open; event loops use it on a thread pool."""
     own = Redis.from_url(redis_url)
     with TokenCache(RedisBackend(client=own)) as cache:
         source = cache.source(QPayProvider(USER, PASSWORD, base_url=qpay.url))

@@ -1,4 +1,4 @@
-"""The engine's parts at their edges: heartbeat, flights that nobody lands, the breaker, lifting."""
+"""The engine's parts at their edges: heartbeat, flights that nobody lands, the breaker, the thread pool."""
 
 from __future__ import annotations
 
@@ -256,8 +256,8 @@ def test_the_breaker_lets_one_caller_per_probe_through() -> None:
     assert breaker.refuse() is None
 
 
-def test_a_lifted_backend_runs_on_threads_of_its_own() -> None:
-    """A backend with one half serves event loops from a pool of threads; one with two halves uses its own."""
+def test_a_backend_without_an_async_half_runs_on_threads_of_its_own() -> None:
+    """A backend without an async half serves event loops from a thread pool; one with both halves uses its own."""
 
     class Plain:
         """A backend with the half for threads only."""
@@ -289,7 +289,7 @@ def test_a_lifted_backend_runs_on_threads_of_its_own() -> None:
     assert first != second
 
 
-def test_the_threads_of_a_lifted_backend_end_with_it(tmp_path: Path) -> None:
+def test_the_threads_of_a_backend_end_with_it(tmp_path: Path) -> None:
     """INV-8: a cache that is closed from a loop leaves none of the threads that called its backend."""
     before = set(threading.enumerate())
 
@@ -307,7 +307,7 @@ def test_the_threads_of_a_lifted_backend_end_with_it(tmp_path: Path) -> None:
 
 
 def test_waiting_threads_leave_room_for_the_commit() -> None:
-    """INV-8: on a lifted backend nobody who waits for a record stands in the way of whoever is to store it."""
+    """INV-8: on a thread pool, callers that wait for a record do not delay the commit of that record."""
     waiting, committed, in_time = threading.Semaphore(0), threading.Event(), []
 
     class Full(MemoryBackend):
@@ -340,7 +340,7 @@ def test_waiting_threads_leave_room_for_the_commit() -> None:
 
 
 def test_an_outage_is_met_once_by_those_in_line() -> None:
-    """INV-5: on a lifted backend whoever stood in line while a call failed fails with it, and waits for no time-out."""
+    """INV-5: on a thread pool, calls queued behind a call that fails fail with it, without a time-out of their own."""
     calls: list[str] = []
     begun, over = threading.Event(), threading.Event()
 

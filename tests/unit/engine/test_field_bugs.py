@@ -185,7 +185,7 @@ def test_a_lock_removed_while_callers_queue_on_it_makes_two_leaders(world: World
     assert (world.provider.calls, world.provider.together) == (2, 1)
 
 
-@pytest.mark.parametrize("colour", ["threads", "event loop", "lifted"])
+@pytest.mark.parametrize("colour", ["threads", "event loop", "thread pool"])
 def test_one_global_lock_lets_a_slow_provider_stall_everyone(world: World, colour: str) -> None:
     """INV-8: while one provider hangs, the sources of another, and what they hold, are there for everybody."""
     quick = world.process(FakeProvider("quick", wall=world.clock.wall))
@@ -198,7 +198,7 @@ def test_one_global_lock_lets_a_slow_provider_stall_everyone(world: World, colou
         identity = world.provider.identity
         fetch = world.provider.fetch
 
-    slow = world.process(ThreadsOnly() if colour == "lifted" else None)
+    slow = world.process(ThreadsOnly() if colour == "thread pool" else None)
 
     async def main() -> Token:
         hanging = asyncio.create_task(slow.atoken())
