@@ -23,7 +23,7 @@ Half: TypeAlias = "Backend | AsyncBackend"
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """The reply to an effect on a backend that did not answer; unlike ``Held``, it does not tell who has the lease."""
+    """The reply to an effect on a backend that did not answer; not ``Held``: the lease may be free."""
 
     error: BackendUnavailable
 
