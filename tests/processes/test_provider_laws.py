@@ -347,7 +347,7 @@ DEFECTS: Final = {
 """,
     ),
     "OpenRefusal": (
-        "test_nobody_there_is_unavailable",
+        "test_a_server_that_does_not_listen_is_unavailable",
         """
     def read(self, response, before):
         if response is None:

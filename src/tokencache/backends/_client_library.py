@@ -1,4 +1,4 @@
-"""The client libraries of the backends: which versions of them will do."""
+"""The client libraries of the backends: the oldest version that works, and the check for it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 from tokencache.errors import BackendNotInstalled
 
 _OLDEST: Final = {"redis": (6, 2), "pymemcache": (4, 0)}
-"""Before 6.2 redis-py's cluster client for event loops took no connection back. Tests run these very versions."""
+"""Before redis-py 6.2, the async cluster client never returned a connection. Tests run exactly these versions."""
 
 
 def version_of(library: str, *, extra: str) -> tuple[int, ...]:
-    """Return the version of a client library; raises ``BackendNotInstalled`` for one that is too old."""
+    """Return the version of a client library; raises ``BackendNotInstalled`` if it is too old."""
     text: str = import_module(library).__version__
     version = tuple(int(number) for number in re.findall(r"\d+", text)[:3])
     oldest = _OLDEST[library]

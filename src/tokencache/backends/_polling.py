@@ -13,9 +13,9 @@ _FEW: Final = 16
 
 
 class PollPacer:
-    """Paces the polling threads of one process; from 16 on, each pauses longer, so that all together poll no faster.
+    """Limits the poll rate of one process: from 16 threads on, each pauses longer, and the total rate stays the same.
 
-    Otherwise hundreds of polling threads starve the thread that wakes them. A thread polls inside ``with pacer:``.
+    Otherwise hundreds of polling threads starve the thread that fetches. A thread polls inside ``with pacer:``.
     """
 
     def __init__(self, shortest: float, longest: float) -> None:
@@ -24,18 +24,18 @@ class PollPacer:
         self._threads: set[int] = set()
 
     def __enter__(self) -> Self:
-        """Join."""
+        """Count this thread in."""
         self._threads.add(threading.get_ident())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Leave."""
+        """Count this thread out."""
         self._threads.discard(threading.get_ident())
 
     def pause(self) -> float:
-        """Return the seconds until the next look, with jitter, so that the threads do not poll together."""
+        """Return the seconds until the next poll, with jitter, so that the threads do not poll at the same moment."""
         return max(1.0, len(self._threads) / _FEW) * random.uniform(self._shortest, self._longest)  # noqa: S311
 
     def after_fork(self) -> None:

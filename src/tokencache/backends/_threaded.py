@@ -1,4 +1,4 @@
-"""The async half of a backend that has only the half for threads."""
+"""The async half of a backend that has only methods for threads."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _POLL: Final = 0.2
 
 
 class ThreadedBackend:
-    """Runs each call of a backend on a thread of its own pools, so that waits never fill a pool of the application.
+    """Runs each call of a backend on a thread of its own pools; the application's pools stay free.
 
-    Waits have one pool, all other calls another: a commit must never queue behind the waiters that it wakes. When all
-    waiter threads are busy, a wait is a short pause.
+    Waits and other calls have separate pools, because a commit must never queue behind the waiters that it wakes.
+    When all waiter threads are busy, a wait is a short pause.
     """
 
     def __init__(self, backend: Backend, threads: int = 32) -> None:
@@ -36,7 +36,7 @@ class ThreadedBackend:
         self._outages = 0
 
     def _submit(self, purpose: str, call: Callable[[], T]) -> Future[T]:
-        """Hand ``call`` to the pool for this purpose."""
+        """Submit ``call`` to the pool for waits or to the pool for other calls."""
         with self._lock:
             pool = self._pools.get(purpose)
             if pool is None:
@@ -56,7 +56,7 @@ class ThreadedBackend:
         before = self._outages
 
         def in_turn() -> T:
-            # Calls queue up while the store does not answer: one time-out fails all that were queued before it.
+            # While the store does not answer, calls queue up. One time-out fails all calls that were queued before it.
             if self._outages != before:
                 message = f"{self._backend.name}: earlier calls in the queue got no answer either"
                 raise BackendUnavailable(message)
@@ -108,7 +108,7 @@ class ThreadedBackend:
         return await self._run(lambda: self._backend.discard(key, seen))
 
     async def inspect(self, key: str) -> Slot:
-        """Report."""
+        """Report record, lease and cooldown."""
         return await self._run(lambda: self._backend.inspect(key))
 
     async def close(self) -> None:
@@ -121,10 +121,10 @@ class ThreadedBackend:
 
 
 class InlineBackend(ThreadedBackend):
-    """Calls a backend that never blocks right on the event loop; only waiting takes a thread."""
+    """Calls a backend that never blocks directly on the event loop; only waits take a thread."""
 
     async def _run(self, call: Callable[[], T]) -> T:
-        """Run ``call`` here."""
+        """Run ``call`` directly."""
         return call()
 
 

@@ -1,4 +1,4 @@
-"""The memory backend: records and leases of one process, in a bounded cache that drops ended entries."""
+"""The memory backend: records and leases of one process, in a bounded LRU cache that drops ended entries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LARGEST = 10_000
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """Bytes and the instant at which they end."""
+    """The bytes of a record, and the instant at which it ends."""
 
     data: bytes
     ends_at: float
@@ -33,7 +33,7 @@ class _Record:
 
 @dataclass(frozen=True, slots=True)
 class _Slot:
-    """A lease, or the cooldown that a failure left in its place, and the instant at which it ends."""
+    """A lease, or the cooldown after a failed fetch, and the instant at which it ends."""
 
     ends_at: float
     lease: LeaseGrant | None = None
@@ -41,12 +41,12 @@ class _Slot:
 
 
 def _end_of_record(_key: str, value: _Record, _now: float) -> float:
-    """Tell the cache when a record ends."""
+    """Return when a record ends, for the cache."""
     return value.ends_at
 
 
 def _end_of_slot(_key: str, value: _Slot, _now: float) -> float:
-    """Tell the cache when a lease or cooldown ends."""
+    """Return when a lease or cooldown ends, for the cache."""
     return value.ends_at
 
 
@@ -127,7 +127,7 @@ class MemoryBackend:
             return True
 
     def wait(self, key: str, seen: bytes | None, timeout: float) -> None:
-        """Wait until the record is another one, the lease is free, or time is up."""
+        """Wait until the record changes, the lease is free, or the timeout has passed."""
         with self._changed:
             if not self._is_settled(key, seen):
                 self._changed.wait(timeout)
@@ -157,7 +157,7 @@ class MemoryBackend:
             return Slot(stored, None if slot.lease is None else slot.lease.owner, remaining)
 
     def findings(self, key: str) -> tuple[Finding, ...]:
-        """Say what memory cannot do (:mod:`tokencache.health`)."""
+        """Warn that memory is not shared (:mod:`tokencache.health`)."""
         from tokencache.health import warning
 
         del key
@@ -182,7 +182,7 @@ class MemoryBackend:
         self._slots.clear()
 
     def _stored(self, key: str) -> Stored | None:
-        """Return the record with what remains of it."""
+        """Return the record with its remaining countdown."""
         record = self._records.get(key)
         return None if record is None else Stored(record.data, record.ends_at - self._clock())
 
@@ -192,13 +192,13 @@ class MemoryBackend:
         return key not in self._slots or (stored is not None and is_another(stored.data, seen)) or self._closed
 
     def _holds(self, lease: LeaseGrant) -> bool:
-        """Return whether this very lease fills the slot, not a later one of the same owner."""
+        """Return whether the slot holds exactly this lease, not a later one of the same owner."""
         slot = self._slots.get(lease.key)
         held = None if slot is None else slot.lease
         return held is not None and (held.owner, held.fence) == (lease.owner, lease.fence)
 
     def _free(self, lease: LeaseGrant) -> bool:
-        """Empty the slot if ``lease`` fills it, and wake the waiters."""
+        """Empty the slot if it holds ``lease``, and wake the waiters."""
         if not self._holds(lease):
             return False
         del self._slots[lease.key]

@@ -1,1 +1,1 @@
-"""The test kit for authors of backends and providers, and fakes. Its contracts need the extra ``testing``."""
+"""The contracts for authors of backends and providers, fakes and servers. The contracts need the extra ``testing``."""

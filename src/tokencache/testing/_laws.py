@@ -1,4 +1,4 @@
-"""What the laws of the contract share: a probe of each half, and ways to ask and to wait."""
+"""Shared by the laws of the backend contract: a probe of each half, and functions that ask and wait."""
 
 # ruff: noqa: S101 - a law is an assertion
 
@@ -24,12 +24,12 @@ T = TypeVar("T")
 
 
 class Laws:
-    """The ground for laws: a subclass says how to make a backend with an empty store."""
+    """The base of laws: a subclass makes a backend with an empty store."""
 
     short: float = 0.3
-    """A duration that the store can count, and that a law can wait for."""
+    """A duration, in seconds, that the store can count and a law can wait for."""
     rounding: float = 0.01
-    """How much longer than asked something may last."""
+    """How much longer than requested a record or lease may last, in seconds."""
     patience: float = 10.0
     """How long a law waits for an event, in seconds."""
 
@@ -39,7 +39,7 @@ class Laws:
 
     @pytest.fixture(params=["sync", "async"])
     def probe(self, request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Probe]:
-        """Give one half of a new backend."""
+        """Yield one half of a new backend."""
         backend = self.make_backend(tmp_path)
         if request.param == "sync":
             yield backend
@@ -59,7 +59,7 @@ class Laws:
         assert probe.commit(lease, data, ttl)
 
     def eventually(self, look: Callable[[], T | None]) -> T:
-        """Look until there is something to see."""
+        """Call until the result is not ``None``."""
         give_up = time.monotonic() + self.patience
         pause = threading.Event()
         while (sight := look()) is None:
@@ -68,7 +68,7 @@ class Laws:
         return sight
 
     def eventually_granted(self, probe: Probe, owner: str, seen: bytes | None = None) -> LeaseGrant:
-        """Ask until the lease is granted."""
+        """Ask for the lease until it is granted."""
 
         def look() -> LeaseGrant | None:
             reply = self.ask(probe, owner, seen)
@@ -77,7 +77,7 @@ class Laws:
         return self.eventually(look)
 
     def waiter(self, probe: Probe, seen: bytes | None, timeout: float) -> threading.Thread:
-        """Start a thread that waits for a change, and return it once it is about to."""
+        """Start a thread that waits for a change; return it just before it waits."""
         ready = threading.Event()
 
         def run() -> None:

@@ -22,8 +22,8 @@ class LeaseLaws(Laws):
 
     # --- the lease
 
-    def test_one_gets_the_lease_and_the_next_is_told(self, probe: Probe) -> None:
-        """The first to ask gets the lease, any other is told for how long it is held, without a cooldown."""
+    def test_one_gets_the_lease_and_the_next_is_held_off(self, probe: Probe) -> None:
+        """The first owner gets the lease. Any other gets ``Held`` with the remaining time, without a cooldown."""
         lease = granted(self.ask(probe, "a"))
         assert (lease.key, lease.owner, lease.ttl) == (KEY, "a", LONG)
         reply = held(self.ask(probe, "b"))
@@ -31,7 +31,7 @@ class LeaseLaws(Laws):
         assert reply.cooldown is None
 
     def test_many_ask_and_one_gets_the_lease(self, probe: Probe) -> None:
-        """INV-2: of many that ask at the same moment exactly one gets the lease."""
+        """INV-2: of many concurrent callers exactly one gets the lease."""
         together = threading.Barrier(8)
 
         def contend(number: int) -> LeaseReply:
@@ -49,7 +49,7 @@ class LeaseLaws(Laws):
         granted(probe.lease("contract:two", "b", "identity", None, LONG))
 
     def test_the_same_owner_gets_the_same_lease_back(self, probe: Probe) -> None:
-        """Asking again after a lost reply gives the same lease back, and it still keeps others out."""
+        """An owner that asks again after a lost reply gets the same lease, and others still do not get it."""
         first = granted(self.ask(probe, "a"))
         again = granted(self.ask(probe, "a"))
         assert again.fence == first.fence
@@ -57,13 +57,13 @@ class LeaseLaws(Laws):
         assert probe.commit(first, record(first.fence), LONG) is True
 
     def test_asking_again_extends_the_lease(self, probe: Probe) -> None:
-        """The lease that the same owner gets back lasts from now on for the whole of what it asks."""
+        """When the same owner asks again, its lease lasts the whole requested ``ttl`` from now on."""
         granted(self.ask(probe, "a"))
         granted(self.ask(probe, "a", ttl=2 * LONG))
         assert held(self.ask(probe, "b")).remaining > LONG + self.rounding
 
     def test_the_fence_only_grows(self, probe: Probe) -> None:
-        """INV-3: each grant has a higher fence, whatever became of the one before and of its record."""
+        """INV-3: each grant has a higher fence than the last, however the last lease and its record ended."""
         fences: list[int] = []
         seen: bytes | None = None
         for step in range(9):
@@ -79,7 +79,7 @@ class LeaseLaws(Laws):
         assert fences == sorted(set(fences))
 
     def test_the_fence_is_above_that_of_the_stored_record(self, probe: Probe) -> None:
-        """INV-3: a record from a clock that was ahead does not keep the next one out."""
+        """INV-3: after a record from a clock that was ahead, the next fence is still higher."""
         ahead = granted(self.ask(probe, "a")).fence + 10**10
         probe.release(granted(self.ask(probe, "a")))
         self.plant(probe, record(ahead))
@@ -88,7 +88,7 @@ class LeaseLaws(Laws):
         assert probe.commit(lease, record(lease.fence), LONG) is True
 
     def test_a_lease_ends_by_itself(self, probe: Probe) -> None:
-        """A holder that does not come back loses the lease; then it can neither extend it nor free the next one's."""
+        """A lease ends after its ``ttl``. Then its holder can neither extend it nor free the next lease."""
         first = granted(self.ask(probe, "a", ttl=self.short))
         second = self.eventually_granted(probe, "b")
         assert second.fence > first.fence
@@ -96,8 +96,8 @@ class LeaseLaws(Laws):
         probe.release(first)
         held(self.ask(probe, "c"))
 
-    def test_an_ended_lease_is_nobodys(self, probe: Probe) -> None:
-        """A lease that ended is neither extended nor turned into a cooldown, even if it was not taken since."""
+    def test_an_ended_lease_has_no_owner(self, probe: Probe) -> None:
+        """An ended lease is neither extended nor turned into a cooldown, even if no other owner took it."""
         lease = granted(self.ask(probe, "a", ttl=self.short))
         self.eventually(lambda: probe.inspect(KEY).owner is None or None)
         assert probe.extend(lease, LONG) is False
@@ -111,7 +111,7 @@ class LeaseLaws(Laws):
         assert held(self.ask(probe, "b")).remaining > LONG + self.rounding
 
     def test_a_freed_lease_is_not_extended(self, probe: Probe) -> None:
-        """A released lease cannot be extended, and extending takes no lease."""
+        """A released lease cannot be extended, and ``extend`` does not take a lease."""
         lease = granted(self.ask(probe, "a"))
         probe.release(lease)
         assert probe.extend(lease, LONG) is False
@@ -119,12 +119,12 @@ class LeaseLaws(Laws):
         assert probe.extend(lease, LONG) is False
 
     def test_releasing_frees_the_lease(self, probe: Probe) -> None:
-        """After the release the next one who asks gets the lease."""
+        """After the release the next caller gets the lease."""
         probe.release(granted(self.ask(probe, "a")))
         granted(self.ask(probe, "b"))
 
     def test_only_the_owner_releases(self, probe: Probe) -> None:
-        """A late or repeated release does not free another owner's lease and leaves no cooldown in its place."""
+        """A late or repeated release does not free another owner's lease and does not store a cooldown."""
         first = granted(self.ask(probe, "a"))
         probe.release(first)
         second = granted(self.ask(probe, "b"))
@@ -134,7 +134,7 @@ class LeaseLaws(Laws):
         assert probe.extend(second, LONG) is True
 
     def test_an_earlier_lease_of_the_same_owner_is_not_the_later_one(self, probe: Probe) -> None:
-        """A release that arrives late does not free the lease that its owner has been granted since."""
+        """A late release does not free the later lease of the same owner."""
         first = granted(self.ask(probe, "a"))
         probe.release(first)
         second = granted(self.ask(probe, "a"))
@@ -152,7 +152,7 @@ class LeaseLaws(Laws):
         held(self.ask(probe, "b", record(None, "one")))
 
     def test_only_a_higher_fence_is_another_record(self, probe: Probe) -> None:
-        """A stored record whose fence is higher than the seen one's is found; an equal or a lower one is not."""
+        """A stored record with a higher fence than the seen one is found; an equal or lower fence is not."""
         lease = granted(self.ask(probe, "a"))
         fence = lease.fence
         assert probe.commit(lease, record(fence), LONG) is True
@@ -162,7 +162,7 @@ class LeaseLaws(Laws):
         granted(self.ask(probe, "b", record(fence + 1)))
 
     def test_a_record_without_a_fence_is_another_when_its_bytes_differ(self, probe: Probe) -> None:
-        """A record of another program, on either side, is told by its bytes."""
+        """If one of the two records has no fence, their bytes are compared."""
         self.plant(probe, record(None, "theirs"))
         assert found(self.ask(probe, "a")).data == record(None, "theirs")
         found(self.ask(probe, "a", record(None, "older")))
@@ -173,22 +173,22 @@ class LeaseLaws(Laws):
         assert found(self.ask(probe, "a", record(None, "theirs"))).data == record(lease.fence)
 
     def test_an_unreadable_record_is_another_when_its_bytes_differ(self, probe: Probe) -> None:
-        """Bytes that are not a record are handed out and replaced like a record without a fence."""
+        """Bytes that are not a record are found and replaced like a record without a fence."""
         self.plant(probe, b"\x00\xff{not json")
         assert found(self.ask(probe, "a")).data == b"\x00\xff{not json"
         lease = granted(self.ask(probe, "a", b"\x00\xff{not json"))
         assert probe.commit(lease, record(lease.fence), LONG) is True
 
     def test_an_empty_record_is_another_than_one_with_a_fence(self, probe: Probe) -> None:
-        """A record of no bytes, which another program left, is handed out like any other unreadable one."""
+        """An empty record of another program is found like any other unreadable one."""
         self.plant(probe, b"")
         assert found(self.ask(probe, "a", record(1))).data == b""
         granted(self.ask(probe, "a", b""))
 
     # --- cooldown
 
-    def test_a_cooldown_tells_its_identity_why(self, probe: Probe) -> None:
-        """INV-7: the same identity is held off, and told all that the failed holder left behind."""
+    def test_a_cooldown_gives_its_identity_the_reason(self, probe: Probe) -> None:
+        """INV-7: the same identity gets ``Held`` with every field of the stored cooldown."""
         probe.release(granted(self.ask(probe, "a")), cooldown())
         reply = held(self.ask(probe, "b"))
         assert reply.cooldown is not None
@@ -198,14 +198,14 @@ class LeaseLaws(Laws):
         assert held(self.ask(probe, "a")).cooldown is not None
 
     def test_a_cooldown_binds_no_other_identity(self, probe: Probe) -> None:
-        """INV-7: a misconfigured process does not stop others; the other identity's lease displaces the cooldown."""
+        """INV-7: a misconfigured process does not stop others: another identity's lease replaces the cooldown."""
         probe.release(granted(self.ask(probe, "a")), cooldown())
         other = granted(probe.lease(KEY, "b", "another identity", None, LONG))
         assert probe.commit(other, record(other.fence), LONG) is True
         granted(self.ask(probe, "a", record(other.fence)))
 
     def test_a_cooldown_ends(self, probe: Probe) -> None:
-        """When the cooldown is over the next one who asks gets the lease."""
+        """After the cooldown has ended the next caller gets the lease."""
         probe.release(granted(self.ask(probe, "a")), cooldown(self.short))
         self.eventually_granted(probe, "b")
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 from tokencache.testing._server_process import HOST, ServerProcess
 
 _TIMEOUT: Final = 20.0
-_LISTS: Final = ("STAT ", "VALUE ")  # an answer that begins so goes on until END
+_LISTS: Final = ("STAT ", "VALUE ")  # an answer with one of these prefixes goes on until END
 _COUNTED: Final = ("cmd_get", "cmd_set", "cmd_touch", "cmd_flush", "cmd_meta", "delete_", "incr_", "decr_")
 
 
@@ -47,12 +47,12 @@ class MemcachedServer(ServerProcess):
         return {name: value for _, name, value in (line.split(" ", 2) for line in lines if line.startswith("STAT "))}
 
     def commands(self) -> int:
-        """Return how many commands on keys the server has had since it started. Take the difference of two figures."""
+        """Return the number of commands on keys since the server started. Use the difference of two figures."""
         return sum(int(value) for name, value in self.stats().items() if name.startswith(_COUNTED))
 
     def command_line(self) -> list[str]:
-        """Return the port, the settings for tests, then what the caller gave."""
-        user = ["-u", "root"] if os.geteuid() == 0 else []  # it would not start as root without being told to
+        """Return the port, the settings for tests, then the caller's arguments."""
+        user = ["-u", "root"] if os.geteuid() == 0 else []  # memcached starts as root only with this option
         return ["-l", HOST, "-p", str(self.port), "-U", "0", *user, *self.arguments]
 
     def answering(self) -> int | None:

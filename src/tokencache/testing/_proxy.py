@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that delays, cuts, swallows and refuses, to see what a client makes of it."""
+"""A TCP proxy on loopback that injects faults: it delays, cuts, discards and refuses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ATTEMPTS: Final = 5
 
 
 class _Mode(Enum):
-    """What becomes of connections."""
+    """How a proxy treats its connections."""
 
     OPEN = "open"
     REFUSING = "refusing"
@@ -33,7 +33,7 @@ class _Mode(Enum):
 
 
 class _Cut:
-    """The plan to cut the reply to a request that has ``to`` in it, after so many bytes."""
+    """A planned cut: after so many bytes of the reply to a request that contains ``to``."""
 
     def __init__(self, after_bytes: int, to: bytes) -> None:
         self.to = to
@@ -41,20 +41,20 @@ class _Cut:
         self._left = after_bytes
 
     def passed(self, data: bytes) -> bytes:
-        """Return what of the reply may still pass."""
+        """Return the bytes of the reply that may still pass."""
         data = data[: self._left]
         self._left -= len(data)
         return data
 
     @property
     def reached(self) -> bool:
-        """Whether all that may pass has passed."""
+        """Whether all bytes that may pass have passed."""
         return self._left == 0
 
 
 @dataclass(slots=True)
 class _Faults:
-    """What a proxy does to its connections at present."""
+    """The current faults of a proxy."""
 
     mode: _Mode = _Mode.OPEN
     delay: float = 0.0
@@ -62,14 +62,14 @@ class _Faults:
     cuts: list[_Cut] = field(default_factory=list["_Cut"])
 
     def taken_cut(self, request: bytes) -> _Cut | None:
-        """Take the first planned cut that this request meets."""
+        """Remove and return the first planned cut that matches this request."""
         found = next((cut for cut in self.cuts if cut.to in request), None)
         if found is not None:
             self.cuts.remove(found)
         return found
 
     def heal(self) -> None:
-        """Do nothing any more."""
+        """Remove all faults."""
         self.mode, self.delay, self.drip = _Mode.OPEN, 0.0, None
         self.cuts.clear()
 
@@ -77,8 +77,8 @@ class _Faults:
 class Proxy:
     """Passes connections from ``port`` on to ``target_port`` of loopback, between ``start`` and ``stop``.
 
-    Each fault works on the connections there are and on new ones, is in place when the method returns, and lasts until
-    ``heal``; the faults of one reply happen once, and set the event that they return.
+    Each fault affects open and new connections, is active when the method returns, and lasts until ``heal``. The faults
+    of one reply happen once, and set the event that their method returns.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -103,7 +103,7 @@ class Proxy:
         return self._accepted
 
     def delay(self, seconds: float) -> None:
-        """Pass on each piece of a reply ``seconds`` after it came, as a link with that round trip would."""
+        """Pass on each piece of a reply ``seconds`` after it came, like a link with this round-trip time."""
         self._faults.delay = seconds
 
     def trickle(self, pause: float = 0.001) -> None:
@@ -119,31 +119,31 @@ class Proxy:
         self._do(self._refuse())
 
     def black_hole(self) -> None:
-        """Accept connections, swallow what they send, and answer nothing; the server hears nothing of it."""
+        """Accept connections, discard their requests and do not answer; the server does not get the requests."""
         self._do(self._set_mode(_Mode.SWALLOWING))
 
     def drop_next_reply(self, to: bytes = b"") -> threading.Event:
         """Pass on the next request, and close the connection instead of passing on the reply.
 
-        With ``to``, the next request that has these bytes in one piece. Returns the event of the loss.
+        With ``to``, the next request that has these bytes in one piece. Returns the event that is set by the loss.
         """
         return self.cut_next_reply(0, to)
 
     def cut_next_reply(self, after_bytes: int, to: bytes = b"") -> threading.Event:
-        """Pass on the next request, and of what comes back the first ``after_bytes``; then close the connection.
+        """Pass on the next request and the first ``after_bytes`` of its reply; then close the connection.
 
-        With ``to``, the next request that has these bytes in one piece. Returns the event of the cut.
+        With ``to``, the next request that has these bytes in one piece. Returns the event that is set by the cut.
         """
         cut = _Cut(after_bytes, to)
         self._faults.cuts.append(cut)
         return cut.done
 
     def heal(self) -> None:
-        """Be a plain proxy again. Connections that had something swallowed are closed, for they are out of step."""
+        """Remove all faults. Connections that lost bytes are closed, because their protocol state is wrong."""
         self._do(self._heal())
 
     def start(self) -> Self:
-        """Listen. Raises what kept the proxy from doing so."""
+        """Listen. Raises the error that prevented it."""
         ready: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(ready,), name="proxy", daemon=True)
         self._thread.start()
@@ -151,7 +151,7 @@ class Proxy:
         return self
 
     def stop(self) -> None:
-        """Close everything and wait until nothing of the proxy is left. May be called twice."""
+        """Close all sockets and wait for the thread. May be called twice."""
         thread, loop, stopping = self._thread, self._loop, self._stopping
         if thread is None:
             return
@@ -170,7 +170,7 @@ class Proxy:
         self.stop()
 
     def _do(self, work: Coroutine[object, object, None]) -> None:
-        """Have it done on the loop and wait for it."""
+        """Run it on the loop and wait for it."""
         if self._loop is None:
             work.close()
             message = "the proxy is not running"
@@ -208,8 +208,8 @@ class Proxy:
         asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     def _accept(self, listener: socket.socket) -> None:
-        """Accept in one step, so that a cut finds every connection."""
-        with suppress(OSError):  # the client has gone again
+        """Accept without an await, so that a cut finds every connection."""
+        with suppress(OSError):  # the client has left
             client, _ = listener.accept()
             self._accepted += 1
             connection = _Connection(self.target_port, self._faults, client)
@@ -254,7 +254,7 @@ class _Connection:
         self._task: asyncio.Task[None] | None = None
 
     def start(self, ended: Callable[[_Connection], None]) -> None:
-        """Pass on, in a task of its own, until either side closes; say so to ``ended``."""
+        """Pass on in a task until either side closes; then call ``ended``."""
 
         def report(task: asyncio.Task[None]) -> None:
             ended(self)
@@ -288,7 +288,7 @@ class _Connection:
             finally:
                 writer.transport.abort()  # the socket itself is closed below
         except OSError:
-            pass  # either side went away in its own way
+            pass  # one side closed or reset the connection
         finally:
             self._close()
             if self._cut is not None and self._cut.reached:
@@ -300,7 +300,7 @@ class _Connection:
         works = self._requests(client, to_server), self._replies(server, pieces), self._deliver(pieces, to_client)
         tasks = [asyncio.create_task(work) for work in works]
         try:
-            # The server's end of file is delivered after what came before it; a client's ends everything.
+            # The server's end of file is passed on after the bytes before it; a client's ends the connection at once.
             await asyncio.wait([tasks[0], tasks[2]], return_when=asyncio.FIRST_COMPLETED)
         finally:
             to_server.transport.abort()  # before the next await, which a cut may cancel
@@ -361,6 +361,6 @@ class _Connection:
 
 
 def _shut(connection: socket.socket) -> None:
-    """End a connection or a listener for the other side, even if children of a fork have it open too."""
+    """Shut down a connection or a listener, even if children of a fork also have it open."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""Redis servers that belong together: a master with replicas and sentinels, and a cluster."""
+"""Groups of Redis servers: a master with replicas and sentinels, and a cluster."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _SLOTS: Final = 16_384
 _SERVICE: Final = "mymaster"
 _PATIENT: Final = 10.0
 _HURRY: Final = ("info-period", "100", "publish-period", "100")
-# A replica seen less recently than three times the one is not promoted; a promotion not heard of for four times the
-# other is undone.
+# A replica that was not seen for three info periods is not promoted. A promotion that was not heard of for four publish
+# periods is undone.
 _EASE: Final = ("info-period", "1000", "publish-period", "500")
 
 
 class _Fleet:
-    """Several servers that start and stop as one."""
+    """Several servers that start and stop together."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -36,7 +36,7 @@ class _Fleet:
         raise NotImplementedError
 
     def start(self) -> Self:
-        """Start all and wait until they know each other. Raises ``ServerFailed``."""
+        """Start all servers and wait until they are connected. Raises ``ServerFailed``."""
         with ExitStack() as stack:
             self._stack = stack
             self._build()
@@ -44,7 +44,7 @@ class _Fleet:
         return self
 
     def stop(self) -> None:
-        """End all. May be called twice."""
+        """End all servers. May be called twice."""
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -59,8 +59,8 @@ class _Fleet:
 class RedisSentinels(_Fleet):
     """One master, its replicas, and three sentinels.
 
-    The sentinels find a master that ``failover`` kills after ``down_after`` seconds. Otherwise they are patient, so
-    that a loaded machine does not make them doubt a living master.
+    The sentinels notice a master that ``failover`` killed after ``down_after`` seconds. At other times their time-out
+    is long, so that a loaded machine does not cause a failover.
     """
 
     def __init__(self, *, replicas: int = 1, password: str | None = None, down_after: float = 0.5) -> None:
@@ -79,7 +79,7 @@ class RedisSentinels(_Fleet):
 
     @property
     def master(self) -> RedisServer:
-        """The server that the first living sentinel names as the master."""
+        """The master, as the first running sentinel reports it."""
         port = next(self._named(sentinel) for sentinel in self.sentinels if sentinel.running)
         return next(server for server in self.servers if server.port == port)
 
@@ -90,9 +90,9 @@ class RedisSentinels(_Fleet):
         return [server for server in self.servers if server is not master]
 
     def failover(self, *, kill: bool = False) -> RedisServer:
-        """Have a replica promoted, by an order or by killing the master (SIGKILL), and return the new master.
+        """Promote a replica, by a command or by killing the master (SIGKILL), and return the new master.
 
-        Returns when all living sentinels name it and it says so itself. The old one may not know yet.
+        Returns when all running sentinels and the new master itself report it. The old master may not know yet.
         """
         old = self.master
         if kill:
@@ -103,7 +103,7 @@ class RedisSentinels(_Fleet):
         return self.promoted(old)
 
     def promoted(self, old: RedisServer) -> RedisServer:
-        """Wait until another server than ``old`` is the master, and return it."""
+        """Wait until a server other than ``old`` is the master, and return it."""
         living = [sentinel for sentinel in self.sentinels if sentinel.running]
 
         def agreed() -> bool:
@@ -136,14 +136,14 @@ class RedisSentinels(_Fleet):
         self._set_down_after(_PATIENT)
 
     def _set_down_after(self, seconds: float) -> None:
-        """Set after how many seconds of silence the living sentinels take the master for dead."""
+        """Set after how many seconds without an answer the running sentinels consider the master down."""
         for sentinel in self.sentinels:
             if sentinel.running:
                 sentinel.command("SENTINEL", "SET", _SERVICE, "down-after-milliseconds", f"{seconds * 1000:.0f}")
 
     def _set_pace(self, periods: tuple[str, ...]) -> None:
         for sentinel in self.sentinels:
-            with suppress(CommandRefused):  # Redis before 7: they take a few seconds more to meet
+            with suppress(CommandRefused):  # Redis before 7: the discovery takes a few seconds more
                 sentinel.command("SENTINEL", "DEBUG", *periods)
 
     def _sees_all(self, sentinel: RedisSentinel) -> bool:
@@ -191,7 +191,7 @@ class RedisCluster(_Fleet):
         return next(node for node, slots in zip(self.nodes, _shares(), strict=True) if slot in slots)
 
     def wait(self) -> None:
-        """Wait until every node finds that all slots are served."""
+        """Wait until every node reports that all slots are served."""
         wait_until(lambda: all(self._is_whole(node) for node in self.nodes), "the cluster")
 
     def _build(self) -> None:
@@ -207,7 +207,7 @@ class RedisCluster(_Fleet):
 
     @staticmethod
     def _is_whole(node: RedisServer) -> bool:
-        """Return whether this node knows all nodes and finds all slots served."""
+        """Return whether this node knows all nodes and reports all slots as served."""
         lines = text_of(node.command("CLUSTER", "INFO")).splitlines()
         state = dict(line.split(":", 1) for line in lines if ":" in line)
         expected = {"cluster_state": "ok", "cluster_slots_ok": str(_SLOTS), "cluster_known_nodes": str(_NODES)}

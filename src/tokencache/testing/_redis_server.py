@@ -1,4 +1,4 @@
-"""A Redis server for live tests: alone, as a replica, as a node, as a sentinel."""
+"""A Redis server for live tests: standalone, replica, cluster node or sentinel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TIMEOUT: Final = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """Files for TLS, in PEM: who vouches, the server's certificate for ``127.0.0.1``, and the key of it."""
+    """PEM files for TLS: the authority, the server's certificate for ``127.0.0.1``, and its key."""
 
     authority: Path
     certificate: Path
@@ -31,9 +31,9 @@ class Certificates:
 class RedisServer(ServerProcess):
     """Redis on a free port of loopback, without persistence.
 
-    ``arguments`` are those of the program, as in ``RedisServer("--maxmemory", "2mb")``. With ``unix`` it listens on a
-    socket in its folder as well, and ``url`` leads there. With ``tls`` it speaks nothing else. A replica of
-    ``replicaof`` counts as started when it is linked to its master.
+    ``arguments`` go to the program, as in ``RedisServer("--maxmemory", "2mb")``. With ``unix`` it also listens on a
+    socket in its folder, and ``url`` names that socket. With ``tls`` it accepts only TLS. A replica of ``replicaof``
+    counts as started when it is linked to its master.
     """
 
     program: ClassVar[str] = "redis-server"
@@ -55,7 +55,7 @@ class RedisServer(ServerProcess):
 
     @property
     def url(self) -> str:
-        """The URL for a backend, with the password and the authority for TLS."""
+        """The URL for a backend, with the password and the certificate authority."""
         login = f":{quote(self.password, safe='')}@" if self.password else ""
         if self._unix:
             return f"unix://{login}{self.folder}/redis.sock?db=0"
@@ -64,7 +64,7 @@ class RedisServer(ServerProcess):
         return f"redis://{login}{HOST}:{self.port}/0"
 
     def start(self) -> Self:
-        """Start on a free port; wait until the server answers, and a replica until it is linked."""
+        """Start on a free port; wait until the server answers and, for a replica, until it is linked."""
         super().start()
         if self._master is not None:
             try:
@@ -77,8 +77,8 @@ class RedisServer(ServerProcess):
     def restart(self, *, keep: bool = False) -> None:
         """End the server, if it runs, and start it again on its port.
 
-        With ``keep`` it saves its data before; after a ``kill`` it finds again what it had saved before that. Without,
-        it comes back empty; a node of a cluster keeps its slots.
+        With ``keep`` it saves its data first; after a ``kill`` it loads the last saved data. Without ``keep`` it is
+        empty after the restart; a node of a cluster keeps its slots.
         """
         if keep and self.running:
             self.command("SAVE")
@@ -111,7 +111,7 @@ class RedisServer(ServerProcess):
         return dict(line.split(":", 1) for line in lines if ":" in line)
 
     def calls(self) -> dict[str, int]:
-        """Return how often each command was carried out since the start, in scripts too; ours are among them."""
+        """Return the number of calls of each command since the start, also in scripts and through ``command``."""
         found: dict[str, int] = {}
         for name, figures in self.info("commandstats").items():
             fields = dict(field.split("=", 1) for field in figures.split(","))
@@ -119,16 +119,16 @@ class RedisServer(ServerProcess):
         return found
 
     def commands(self) -> int:
-        """Return how many commands the server carried out since its start, in scripts too, except through ``command``.
+        """Return the number of commands since the start, also in scripts, without the calls of ``command``.
 
-        Take the difference of two figures.
+        Use the difference of two figures.
         """
-        asked = self._asked  # the question itself is not yet in its own answer
+        asked = self._asked  # read first: the answer does not count its own command
         login = 1 if self.password else 0
         return sum(self.calls().values()) - asked - login
 
     def command_line(self) -> list[str]:
-        """Return the port, the settings for tests, then what the caller gave."""
+        """Return the port, the settings for tests, then the caller's arguments."""
         line = ["--bind", HOST, "--dir", str(self.folder), "--daemonize", "no", "--logfile", ""]
         line += ["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"]
         if self._tls is None:
@@ -146,7 +146,7 @@ class RedisServer(ServerProcess):
         return [*line, *self.arguments]
 
     def answering(self) -> int | None:
-        """Return the process id from ``INFO``; unknown where that is not allowed, 0 while the data are loaded."""
+        """Return the process id from ``INFO``; unknown if INFO is not allowed, 0 while the data are loaded."""
         try:
             state = self.info("default")
         except CommandRefused:
@@ -159,7 +159,7 @@ class RedisServer(ServerProcess):
 
 
 class RedisSentinel(RedisServer):
-    """A sentinel that watches ``master`` under the name ``service``; it fails over when two agree that it is gone."""
+    """A sentinel that watches ``master`` under the name ``service``; two that find the master down fail over."""
 
     def __init__(self, master: RedisServer, service: str, down_after: float = 0.5) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class RedisSentinel(RedisServer):
         self._down_after = down_after
 
     def address(self) -> tuple[str, int] | None:
-        """Return the address of the master, as this sentinel sees it."""
+        """Return the address of the master, as this sentinel reports it."""
         reply = self.command("SENTINEL", "get-master-addr-by-name", self.service)
         if not isinstance(reply, list):
             return None
@@ -176,20 +176,20 @@ class RedisSentinel(RedisServer):
         return host, int(port)
 
     def state(self) -> dict[str, str]:
-        """Return what this sentinel knows of the master: flags, the number of replicas and of other sentinels."""
+        """Return what this sentinel reports: the master's flags, the numbers of replicas and of other sentinels."""
         reply = self.command("SENTINEL", "master", self.service)
         fields = [text_of(field) for field in reply] if isinstance(reply, list) else []
         return dict(zip(fields[::2], fields[1::2], strict=True))
 
     def restart(self, *, keep: bool = True) -> None:
-        """End the sentinel, if it runs, and start it again on its port; unless ``keep``, as if for the first time."""
+        """End the sentinel, if it runs, and start it again on its port; without ``keep``, in its first state."""
         self.kill()
         if not keep:
             self._configuration.unlink(missing_ok=True)
         self._launch()
 
     def command_line(self) -> list[str]:
-        """Write the configuration, unless the sentinel has made it its own, and return where it is."""
+        """Write the configuration, unless the sentinel has changed it already, and return its path."""
         if not self._configuration.exists() or f"port {self.port}\n" not in self._configuration.read_text():
             name, watched = self.service, self._watched
             lines = [

@@ -1,4 +1,4 @@
-"""The protocol of Redis, as far as tests need it: one connection, one command, one reply."""
+"""A small Redis client for tests: one connection, its commands, their replies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Reply: TypeAlias = "bytes | int | list[Reply] | None"
-"""What a server answers: strings of both kinds are bytes."""
+"""A reply; strings of both kinds are bytes."""
 
 Part: TypeAlias = "str | bytes | int | float"
 

@@ -1,4 +1,4 @@
-"""A server as a process of ours: its port, its folder, its start and its end."""
+"""A server as a child process: its port, its folder, its start and its end."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 HOST: Final = "127.0.0.1"
 PATIENCE: Final = 60.0
-"""How long, in seconds, a server may take to answer before that is a failure."""
+"""How long, in seconds, a server may take to answer before its start has failed."""
 
 _PAUSE: Final = 0.01
 _ATTEMPTS: Final = 5
-_PORTS: Final = range(12_000, 22_000)  # below those that the system gives to clients, which could sit on one of ours
-_BUS: Final = 10_000  # a node of a Redis Cluster listens there too, above its port
+_PORTS: Final = range(12_000, 22_000)  # below the ephemeral ports: a client could occupy one
+_BUS: Final = 10_000  # a node of a Redis Cluster also listens on its port plus this
 _USUAL: Final = {6379 + _BUS}
 
-# It learns the process id from its standard input, and ends the server when the process that wrote there has gone.
+# It reads the process id from its standard input. When the process that writes there ends, it kills the server.
 _GUARD: Final = 'pid=; while read -r line; do pid=$line; done; [ -z "$pid" ] || kill -9 "$pid"; rm -rf -- "$1"'
 
 
 class ServerFailed(Exception):
-    """A server did not start, ended by itself, or did not get where it was waited for."""
+    """A server did not start, ended by itself, or did not reach the expected state in time."""
 
 
 class ServerNotInstalled(ServerFailed):
@@ -46,7 +46,7 @@ class ServerNotInstalled(ServerFailed):
 
 
 def require(program: str) -> str:
-    """Return the path of a program that a test needs; skip the test without it, but fail it where ``CI`` is set."""
+    """Return the path of a program. If it is missing, skip the test, or fail it where ``CI`` is set."""
     import pytest
 
     found = shutil.which(program)
@@ -60,7 +60,7 @@ def require(program: str) -> str:
 
 def free_port() -> int:
     """Return a free port of loopback; the port 10,000 above it is free too."""
-    choice = random.SystemRandom()  # a seeded one would give the same ports to tests that run side by side
+    choice = random.SystemRandom()  # a seeded one would give parallel tests the same ports
     while True:
         port = choice.choice(_PORTS)
         if port not in _USUAL and _is_free(port) and _is_free(port + _BUS):
@@ -77,9 +77,9 @@ def _is_free(port: int) -> bool:
 
 
 def wait_until(reached: Callable[[], bool], what: str, timeout: float = PATIENCE) -> None:
-    """Ask again and again until it is so, also after a server that did not answer.
+    """Poll until the condition holds; a server that does not answer counts as "not yet".
 
-    Raises ``ServerFailed`` when it is not in time.
+    Raises ``ServerFailed`` after the time-out.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -95,8 +95,8 @@ def wait_until(reached: Callable[[], bool], what: str, timeout: float = PATIENCE
 class ServerProcess:
     """One server on a port of loopback that it keeps over restarts, in a temporary folder.
 
-    The base of the servers here: a subclass says in ``command_line`` what to run, and in ``answering`` which process
-    answers on the port.
+    The base of the servers here: ``command_line`` of a subclass returns the command, and ``answering`` the id of the
+    process that answers on the port.
     """
 
     program: ClassVar[str]
@@ -109,11 +109,11 @@ class ServerProcess:
         self._guard: subprocess.Popen[bytes] | None = None
 
     def command_line(self) -> list[str]:
-        """Return what to run, without the program."""
+        """Return the arguments of the program."""
         raise NotImplementedError
 
     def answering(self) -> int | None:
-        """Return the process id that the server on the port gives as its own, or ``None`` if it does not tell."""
+        """Return the process id that the server on the port reports, or ``None`` if it does not report one."""
         raise NotImplementedError
 
     @property
@@ -123,7 +123,7 @@ class ServerProcess:
 
     @property
     def running(self) -> bool:
-        """Whether the process lives, be it paused."""
+        """Whether the process exists, paused or not."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -137,7 +137,7 @@ class ServerProcess:
             raise ServerNotInstalled(self.program)
         self.folder = Path(tempfile.mkdtemp(prefix="tokencache-server-"))
         try:
-            self._guard = subprocess.Popen(  # noqa: S603  our own words
+            self._guard = subprocess.Popen(  # noqa: S603  (a constant script)
                 ["/bin/sh", "-c", _GUARD, "sh", str(self.folder)],
                 stdin=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -162,12 +162,12 @@ class ServerProcess:
         guard, self._guard = self._guard, None
         if guard is None:
             return
-        guard.kill()  # it would wait for children of a fork, which have its input open too
+        guard.kill()  # else it waits for children of a fork, which also have its input open
         guard.communicate()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def kill(self) -> None:
-        """End the process at once, paused or not (SIGKILL). Does nothing to one that has ended."""
+        """Kill the process, paused or not (SIGKILL). Does nothing after its end."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -175,13 +175,13 @@ class ServerProcess:
             self._tell_guard(None)
 
     def pause(self) -> None:
-        """Stop the process (SIGSTOP): its connections stay without answers. Returns when it has stopped."""
+        """Stop the process (SIGSTOP): its connections get no answers. Returns when it has stopped."""
         pid = self.pid
         os.kill(pid, signal.SIGSTOP)
         os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
-        """Let a paused process go on (SIGCONT). Returns when it answers."""
+        """Continue a paused process (SIGCONT). Returns when it answers."""
         process = self._running()
         os.kill(process.pid, signal.SIGCONT)
         self._await(process)
@@ -199,22 +199,22 @@ class ServerProcess:
         return f"<{type(self).__name__} port={self.port}>"
 
     def _launch(self) -> None:
-        """Run the program on the port that it has."""
+        """Run the program on the chosen port."""
         log: IO[bytes]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: S603  the program that was asked for
+            self._process = subprocess.Popen(  # noqa: S603  (the program of the subclass)
                 [self.program, *self.command_line()],
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # an interrupt on the terminal is for the tests
+                start_new_session=True,  # Ctrl-C on the terminal goes only to the tests
             )
         self._tell_guard(self._process.pid)
         self._await(self._process)
 
     def _await(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait until the process answers for itself: another may have got the port."""
+        """Wait until this process answers on the port: another process may have taken it."""
         deadline = time.monotonic() + PATIENCE
         while not self._answers(process.pid):
             try:

@@ -7,7 +7,7 @@ A backend passes when a class of about this size does::
             return MyBackend(tmp_path)
 
 pytest runs every law twice: on the backend itself, and on its async half from an event loop in another thread.
-A store that rounds its durations or answers slowly says so in ``short``, ``rounding`` and ``patience``.
+For a store that rounds durations or answers slowly, set ``short``, ``rounding`` and ``patience``.
 """
 
 # ruff: noqa: S101 - a law is an assertion
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class BackendContract(LeaseLaws):
-    """All laws. A subclass whose name begins with ``Test`` says how to make a backend with an empty store."""
+    """All laws. A subclass whose name begins with ``Test`` makes a backend with an empty store."""
 
     # --- records
 
@@ -39,7 +39,7 @@ class BackendContract(LeaseLaws):
         assert probe.inspect(KEY) == Slot(None)
 
     def test_what_is_committed_is_loaded(self, probe: Probe) -> None:
-        """The record comes back byte for byte, with a countdown, if there is one, of no more than was asked."""
+        """The record comes back byte for byte. Its countdown, if reported, is at most the requested one."""
         lease = granted(self.ask(probe, "a"))
         assert probe.commit(lease, record(lease.fence), 20.0) is True
         stored = probe.load(KEY)
@@ -48,13 +48,13 @@ class BackendContract(LeaseLaws):
         assert stored.remaining is None or 0 < stored.remaining <= 20.0 + self.rounding
 
     def test_a_record_ends_by_itself(self, probe: Probe) -> None:
-        """After its time to live a record is a miss for readers, and never found."""
+        """After its time to live a record is neither loaded nor found."""
         self.plant(probe, record(None), self.short)
         assert self.eventually(lambda: probe.load(KEY) is None or None)
         granted(self.ask(probe, "a"))
 
     def test_a_committed_record_replaces_the_one_before(self, probe: Probe) -> None:
-        """The newest record is the one that is loaded, and it lives as long as was asked for it."""
+        """The newest record is loaded, and it lives for its own ``ttl``."""
         first = granted(self.ask(probe, "a"))
         probe.commit(first, record(first.fence), self.short)
         second = self.eventually_granted(probe, "a", record(first.fence))
@@ -65,7 +65,7 @@ class BackendContract(LeaseLaws):
         assert stored.remaining is None or stored.remaining > self.short + self.rounding
 
     def test_distinct_keys_have_distinct_records(self, probe: Probe) -> None:
-        """No text in a key reaches another key's lease or record, however alike the two look."""
+        """Two different keys, however similar, have separate leases and records."""
         for number, key in enumerate(HOSTILE_KEYS):
             lease = granted(probe.lease(key, "a", "identity", None, LONG))
             assert probe.commit(lease, record(lease.fence, f"token-{number}"), LONG) is True
@@ -77,14 +77,14 @@ class BackendContract(LeaseLaws):
     # --- commit
 
     def test_committing_frees_the_lease(self, probe: Probe) -> None:
-        """After the commit the next one finds the record, or gets the lease when it has seen it."""
+        """After the commit the next caller finds the record, or gets the lease if it has seen the record."""
         lease = granted(self.ask(probe, "a"))
         assert probe.commit(lease, record(lease.fence), LONG) is True
         found(self.ask(probe, "b"))
         granted(self.ask(probe, "b", record(lease.fence)))
 
     def test_a_lower_fence_is_refused(self, probe: Probe) -> None:
-        """INV-3: a late writer is told so, and the newer record stays."""
+        """INV-3: a late commit returns ``False``, and the newer record stays."""
         late = granted(self.ask(probe, "a"))
         probe.release(late)
         newer = granted(self.ask(probe, "b"))
@@ -95,7 +95,7 @@ class BackendContract(LeaseLaws):
         assert stored.data == record(newer.fence)
 
     def test_a_lost_lease_does_not_replace_another_programs_record(self, probe: Probe) -> None:
-        """INV-3: a record without a fence, stored since the lease was lost, stays; a holder may replace it."""
+        """INV-3: a late commit keeps a record without a fence that was stored since; a holder may replace it."""
         late = granted(self.ask(probe, "a"))
         probe.release(late)
         self.plant(probe, record(None, "theirs"))
@@ -107,7 +107,7 @@ class BackendContract(LeaseLaws):
         assert probe.commit(holder, record(holder.fence), LONG) is True
 
     def test_a_late_commit_leaves_the_next_lease_alone(self, probe: Probe) -> None:
-        """A holder that lost its lease may still store while nothing newer is there; the lease stays the next one's."""
+        """A late commit is stored if no newer record is there, and the next holder keeps its lease."""
         late = granted(self.ask(probe, "a"))
         probe.release(late)
         newer = granted(self.ask(probe, "b"))
@@ -126,42 +126,42 @@ class BackendContract(LeaseLaws):
 
     # --- wait
 
-    def test_a_commit_wakes_those_who_wait(self, probe: Probe) -> None:
+    def test_a_commit_wakes_waiters(self, probe: Probe) -> None:
         """A waiter returns when the record is stored, long before its timeout."""
         lease = granted(self.ask(probe, "a"))
         waiters = [self.waiter(probe, None, self.patience * 2) for _ in range(4)]
         probe.commit(lease, record(lease.fence), LONG)
         assert all(self.ends(waiter) for waiter in waiters)
 
-    def test_a_release_wakes_those_who_wait(self, probe: Probe) -> None:
+    def test_a_release_wakes_waiters(self, probe: Probe) -> None:
         """A waiter returns when the lease is free."""
         lease = granted(self.ask(probe, "a"))
         waiter = self.waiter(probe, None, self.patience * 2)
         probe.release(lease)
         assert self.ends(waiter)
 
-    def test_a_cooldown_wakes_those_who_wait(self, probe: Probe) -> None:
-        """A waiter returns when the holder failed."""
+    def test_a_cooldown_wakes_waiters(self, probe: Probe) -> None:
+        """A waiter returns when the holder has failed and released with a cooldown."""
         lease = granted(self.ask(probe, "a"))
         waiter = self.waiter(probe, None, self.patience * 2)
         probe.release(lease, cooldown())
         assert self.ends(waiter)
 
     def test_waiting_ends_at_its_timeout(self, probe: Probe) -> None:
-        """INV-8: when nothing changes the wait returns all the same, and the lease is still held."""
+        """INV-8: without any change, the wait returns at its timeout, and the lease is still held."""
         granted(self.ask(probe, "a"))
         assert self.ends(self.waiter(probe, None, 0.05))
         assert self.ends(self.waiter(probe, None, 0.0))
         held(self.ask(probe, "b"))
 
-    def test_waiting_for_what_is_there_returns(self, probe: Probe) -> None:
+    def test_waiting_after_the_change_returns(self, probe: Probe) -> None:
         """A change that came before the wait is not missed."""
         self.plant(probe, record(None, "new"))
         granted(self.ask(probe, "a", record(None, "new")))
         assert self.ends(self.waiter(probe, record(None, "old"), self.patience * 2))
 
-    def test_all_who_wait_get_the_record(self, probe: Probe) -> None:
-        """INV-2: asking and waiting in turn, each of many gets the one record, and none a lease of its own."""
+    def test_all_waiters_get_the_record(self, probe: Probe) -> None:
+        """INV-2: many callers ask and wait in turn; each gets the one record, and none of them a lease."""
         lease = granted(self.ask(probe, "leader"))
         asked = threading.Barrier(9)
 
@@ -182,7 +182,7 @@ class BackendContract(LeaseLaws):
     # --- discard, inspect, close
 
     def test_only_the_record_that_was_seen_is_discarded(self, probe: Probe) -> None:
-        """INV-6: a caller that names its bytes deletes a record, once; another record stays."""
+        """INV-6: a record is deleted, once, by a caller that gives its bytes; another record stays."""
         assert probe.discard(KEY, record(None)) is False
         self.plant(probe, record(None))
         assert probe.discard(KEY, record(None, "another")) is False
@@ -201,7 +201,7 @@ class BackendContract(LeaseLaws):
         assert probe.commit(lease, record(lease.fence), LONG) is True
 
     def test_inspecting_reports_and_changes_nothing(self, probe: Probe) -> None:
-        """The report names the record, the holder and the cooldown, and everything goes on as before."""
+        """``inspect`` reports the record, the holder and the cooldown, and changes nothing."""
         self.plant(probe, record(None))
         lease = granted(self.ask(probe, "a", record(None)))
         slot = probe.inspect(KEY)
@@ -219,7 +219,7 @@ class BackendContract(LeaseLaws):
         assert slot.cooldown == cooldown(slot.cooldown.remaining)
 
     def test_closing_twice_is_harmless(self, probe: Probe) -> None:
-        """A backend may be closed while it holds a lease, and once more."""
+        """A backend can be closed while it holds a lease, and closed again."""
         granted(self.ask(probe, "a"))
         probe.close()
         probe.close()

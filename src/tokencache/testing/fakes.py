@@ -1,4 +1,4 @@
-"""Fakes for tests of code that holds tokens: a clock, a provider and a backend that do what the test tells them."""
+"""Fakes for tests of code that holds tokens: a clock, a provider and a backend that a test controls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class FakeClock:
-    """A steady clock and a wall clock that stand still until they are moved."""
+    """A steady clock and a wall clock that move only when a test moves them."""
 
     def __init__(self, at: float = 1_000_000.0, wall: float = 1_800_000_000.0) -> None:
         self.at = at
@@ -40,15 +40,15 @@ class FakeClock:
         self.wall_at += duration
 
     def step(self, duration: float) -> None:
-        """Set the wall clock forward or back; no time passes."""
+        """Set the wall clock forward or back; the steady clock does not move."""
         self.wall_at += duration
 
 
 class FakeProvider:
-    """A provider whose tokens are ``token-1``, ``token-2``, … and which counts, fails, and waits on command.
+    """A provider that returns ``token-1``, ``token-2``, … A test can count, fail and block its fetches.
 
-    ``failure`` is raised instead of giving a token while it is set. ``gate``, when cleared, holds every fetch until it
-    is set; ``started`` is set when a fetch begins. ``calls`` counts fetches, ``together`` the most that ran at once.
+    ``failure``, while set, is raised instead of returning a token. ``gate``, while cleared, blocks every fetch.
+    ``started`` is set when a fetch begins. ``calls`` counts fetches, ``together`` is the most that ran at once.
     """
 
     policy: RefreshPolicy | None = None
@@ -87,7 +87,7 @@ class FakeProvider:
         return {"client": self._client, "secret": Secret(self._secret)}
 
     def fetch(self, context: FetchContext) -> Token:
-        """Give the next token, or raise ``failure``."""
+        """Return the next token, or raise ``failure``."""
         self._enter(context)
         try:
             self.gate.wait(context.timeout)
@@ -96,7 +96,7 @@ class FakeProvider:
             self._leave()
 
     async def afetch(self, context: FetchContext) -> Token:
-        """Give the next token, or raise ``failure``, from an event loop."""
+        """Return the next token, or raise ``failure``, from an event loop."""
         import asyncio
 
         self._enter(context)
@@ -108,7 +108,7 @@ class FakeProvider:
             self._leave()
 
     def _enter(self, context: FetchContext) -> None:
-        """Count a fetch in."""
+        """Count the beginning of a fetch."""
         with self._lock:
             self.calls += 1
             self._running += 1
@@ -117,7 +117,7 @@ class FakeProvider:
         self.started.set()
 
     def _leave(self) -> None:
-        """Count a fetch out."""
+        """Count the end of a fetch."""
         with self._lock:
             self._running -= 1
 
@@ -131,7 +131,7 @@ class FakeProvider:
 
 
 class FlakyBackend(MemoryBackend):
-    """A memory backend whose operations fail while they are in ``down``, and which notes its calls.
+    """A memory backend that records its calls; operations in ``down`` fail.
 
     Set ``down`` to ``READS``, ``WRITES``, ``EVERYTHING`` or a set of method names, and to ``frozenset()`` to recover.
     ``calls`` holds the name of each operation in order, failed or not. ``error`` makes the exception that is raised.
@@ -148,7 +148,7 @@ class FlakyBackend(MemoryBackend):
         self.error: Callable[[str], Exception] = BackendUnavailable
 
     def __getattribute__(self, name: str) -> object:
-        """Note an operation that is about to be called, and raise if it is down."""
+        """Record an operation that is about to be called, and raise if it is down."""
         found: object = super().__getattribute__(name)
         if name in FlakyBackend.EVERYTHING:
             self.calls.append(name)

@@ -1,4 +1,4 @@
-"""A real HTTP/1.1 server on a loopback port, in a thread of its own: asyncio for the sockets, h11 for the protocol."""
+"""A real HTTP/1.1 server on a loopback port, in its own thread, on asyncio and h11."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Reply:
 
 
 class Reset(Exception):
-    """Raised by a handler to have the connection reset without an answer."""
+    """Raised by a handler to reset the connection without an answer."""
 
 
 Handler: TypeAlias = "Callable[[Asked], Awaitable[Reply]]"
@@ -55,7 +55,7 @@ Handler: TypeAlias = "Callable[[Asked], Awaitable[Reply]]"
 class LoopbackServer:
     """Serves ``handler`` on a free port of 127.0.0.1 between ``start`` and ``stop``.
 
-    ``stop`` cuts what is still open and waits for the thread: no thread, task or socket is left behind.
+    ``stop`` closes open connections and waits for the thread: no thread, task or socket remains.
     """
 
     def __init__(self, handler: Handler) -> None:
@@ -68,18 +68,18 @@ class LoopbackServer:
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop that handlers run on, while the server is running."""
+        """The event loop of the handlers, while the server is running."""
         return self._loop
 
     def start(self) -> None:
-        """Listen. Raises what kept the server from doing so."""
+        """Listen. Raises the error that prevented it."""
         ready: Future[int] = Future()
         self._thread = threading.Thread(target=self._run, args=(ready,), name="loopback-server", daemon=True)
         self._thread.start()
         self.port = ready.result(_START_TIMEOUT)
 
     def stop(self) -> None:
-        """Cut all connections and wait until nothing of the server is left. May be called twice."""
+        """Close all connections and wait for the thread. May be called twice."""
         thread, loop, stopping = self._thread, self._loop, self._stopping
         if thread is None:
             return
@@ -115,7 +115,7 @@ class LoopbackServer:
         task.add_done_callback(self._tasks.discard)
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer the requests of one connection until either side has enough."""
+        """Answer the requests of one connection until either side closes it."""
         machine = h11.Connection(h11.SERVER)
         try:
             while True:
@@ -137,7 +137,7 @@ class LoopbackServer:
 
 
 async def _receive(machine: h11.Connection, reader: asyncio.StreamReader) -> Asked | None:
-    """Return the next request with its body, or ``None`` when there is none."""
+    """Return the next request with its body, or ``None`` after the last."""
     head: h11.Request | None = None
     body: list[bytes] = []
     while True:
@@ -172,7 +172,7 @@ async def _send(machine: h11.Connection, writer: asyncio.StreamWriter, reply: Re
 
 
 def _linger_not(writer: asyncio.StreamWriter) -> None:
-    """Have the connection end with a reset rather than in order."""
+    """Make the connection end with a reset instead of an orderly close."""
     connection: socket.socket | None = writer.get_extra_info("socket")
     if connection is not None:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Probes: one half of a backend behind plain calls, and the values that the laws of the contract are written with."""
+"""Probes: one half of a backend behind plain calls; and the values that the laws of the contract use."""
 
 # ruff: noqa: S101 - an answer of the wrong kind fails the law
 
@@ -60,7 +60,7 @@ def record(fence: int | None, value: str = "token") -> bytes:
 
 
 def cooldown(remaining: float = LONG) -> Cooldown:
-    """Return a cooldown with something in every field."""
+    """Return a cooldown with a value in every field."""
     return Cooldown(
         identity="identity",
         remaining=remaining,
@@ -73,25 +73,25 @@ def cooldown(remaining: float = LONG) -> Cooldown:
 
 
 def granted(reply: LeaseReply) -> LeaseGrant:
-    """Return the lease that was granted; anything else is a failure."""
+    """Return the lease that was granted; any other reply is a failure."""
     assert isinstance(reply, Granted), f"expected the lease, got {reply!r}"
     return reply.lease
 
 
 def held(reply: LeaseReply) -> Held:
-    """Return the answer that says who has it; anything else is a failure."""
-    assert isinstance(reply, Held), f"expected to be told that it is held, got {reply!r}"
+    """Return the reply ``Held``; any other reply is a failure."""
+    assert isinstance(reply, Held), f"expected Held, got {reply!r}"
     return reply
 
 
 def found(reply: LeaseReply) -> Stored:
-    """Return the record that was found; anything else is a failure."""
+    """Return the record that was found; any other reply is a failure."""
     assert isinstance(reply, Found), f"expected the record, got {reply!r}"
     return reply.stored
 
 
 class Probe(Protocol):
-    """One half of a backend, called from threads; each method means what its namesake of ``Backend`` does."""
+    """One half of a backend, called from threads; each method does the same as in ``Backend``."""
 
     def load(self, key: str) -> Stored | None:
         """Return the record."""
@@ -102,7 +102,7 @@ class Probe(Protocol):
         ...
 
     def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
-        """Store, free, wake."""
+        """Store the record and free the lease."""
         ...
 
     def release(self, lease: LeaseGrant, cooldown: Cooldown | None = None) -> None:
@@ -122,16 +122,16 @@ class Probe(Protocol):
         ...
 
     def inspect(self, key: str) -> Slot:
-        """Report."""
+        """Report record, lease and cooldown."""
         ...
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close the half."""
         ...
 
 
 class AsyncProbe:
-    """The async half of a backend behind calls for threads: each runs on one event loop in a thread of its own."""
+    """The async half of a backend behind calls for threads: each runs on one event loop in its own thread."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -167,7 +167,7 @@ class AsyncProbe:
         return self._run(self._half.lease(key, owner, identity, seen, ttl))
 
     def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
-        """Store, free, wake."""
+        """Store the record and free the lease."""
         return self._run(self._half.commit(lease, data, ttl))
 
     def release(self, lease: LeaseGrant, cooldown: Cooldown | None = None) -> None:
@@ -187,9 +187,9 @@ class AsyncProbe:
         return self._run(self._half.discard(key, seen))
 
     def inspect(self, key: str) -> Slot:
-        """Report."""
+        """Report record, lease and cooldown."""
         return self._run(self._half.inspect(key))
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Close the half."""
         self._run(self._half.close())

@@ -1,6 +1,6 @@
 """The contract of HTTP providers: each law of :class:`tokencache.ports.TokenProvider` written once, for both halves.
 
-A provider passes when a class of about this size does::
+A provider passes when a class like this passes::
 
     class TestMyProvider(ProviderContract):
         def make_provider(self, server, secret):
@@ -10,11 +10,11 @@ A provider passes when a class of about this size does::
             return {"scope": MyProvider(server.url, client_id="shop", client_secret=secret, scope="orders")}
 
 pytest runs the laws on threads and on event loops, against a real server on loopback
-(:class:`~tokencache.testing.token_server.TokenServer`). A server that speaks otherwise than OAuth says so in
+(:class:`~tokencache.testing.token_server.TokenServer`). For a server that does not speak OAuth, override
 ``token_reply``, ``error_reply`` and ``rejecting``.
 """
 
-# ruff: noqa: S101 - a law is an assertion, and a figure in it is the claim itself
+# ruff: noqa: S101 - a law is an assertion
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ _LATE = 5.0
 
 
 class ProviderContract(ProviderLaws):
-    """All laws. A subclass whose name begins with ``Test`` says how to make a provider."""
+    """All laws. A subclass whose name begins with ``Test`` makes a provider."""
 
     # --- tokens
 
     def test_both_halves_give_the_same_token(self, server: TokenServer) -> None:
-        """Threads and event loops get the token that the server gave, with the same fields, for the same request."""
+        """Threads and event loops send the same request, and return the server's token with the same fields."""
         tokens: dict[str, Token] = {}
         for half in ("sync", "async"):
             server.answer(self.token_reply("planted-token-1", 3600))
@@ -64,14 +64,14 @@ class ProviderContract(ProviderLaws):
         assert (sent.method, sent.path) == (sent_too.method, sent_too.path)
 
     def test_each_fetch_asks_the_server(self, server: TokenServer, half: str) -> None:
-        """A provider keeps no token: a second fetch brings a second one, also where the first is known."""
+        """A provider does not keep tokens: a second fetch asks the server again, even if the first is known."""
         provider = self.make_provider(server, self.secret)
         first = self.fetch(provider, half)
         assert self.fetch(provider, half, previous=first).value == "planted-token-2"
 
     @pytest.mark.parametrize("lifetime", [90, 3600, 7200])
     def test_the_lifetime_is_that_of_the_answer(self, server: TokenServer, half: str, lifetime: int) -> None:
-        """INV-1: a token ends when the server said, counted from before the request came, and not much earlier."""
+        """INV-1: the server's lifetime counts from before the request; the token ends then, and not much earlier."""
         server.answer(self.token_reply("planted-token-1", lifetime))
         before = time.time()
         token = self.fetch(self.make_provider(server, self.secret), half)
@@ -89,7 +89,7 @@ class ProviderContract(ProviderLaws):
         assert quick_fingerprint(one.name, one.identity()) == quick_fingerprint(other.name, other.identity())
 
     def test_the_identity_is_the_same_in_another_process(self, server: TokenServer) -> None:
-        """INV-2: a fleet shares a record, so no process number, address, or order of a set is in the identity."""
+        """INV-2: the identity depends on no process id, memory address or order of a set, so a fleet shares it."""
         if not self.portable:
             pytest.skip("providers of this class cannot be made in another process")
         provider = self.make_provider(server, self.secret)
@@ -116,21 +116,21 @@ class ProviderContract(ProviderLaws):
     # --- no secret leaves
 
     def test_the_provider_shows_no_secret(self, server: TokenServer) -> None:
-        """INV-9: neither ``repr`` nor ``str`` of a provider shows what it proves itself by, nor does its name."""
+        """INV-9: ``repr``, ``str`` and the name of a provider do not show its credential."""
         provider = self.make_provider(server, self.secret)
         self.fetch(provider, "sync")
         for text in (repr(provider), str(provider), provider.name):
             self.require_clean(text, "text of the provider", server)
 
     def test_the_log_shows_no_secret(self, server: TokenServer, half: str, caplog: pytest.LogCaptureFixture) -> None:
-        """INV-9: a fetch, and one that fails, log neither secret nor token at any level."""
+        """INV-9: neither a good fetch nor a failed one logs a secret or a token, at any level."""
         with caplog.at_level(logging.DEBUG):
             self.fetch(self.make_provider(server, self.secret), half)
             self.fails(ProviderUnavailable, server, half, self.error_reply(500, self.secret))
         self.require_clean(caplog.text, "log", server)
 
     def test_a_secret_that_the_server_repeats_stays_hidden(self, server: TokenServer, half: str) -> None:
-        """INV-9: a server that writes what it was sent into its refusal has it quoted nowhere."""
+        """INV-9: if a server repeats the credential in its refusal, no error or log quotes it."""
 
         async def tell(asked: object) -> Reply:
             sent = server.requests[-1].headers.get("authorization", "")
@@ -142,7 +142,7 @@ class ProviderContract(ProviderLaws):
     # --- refusals
 
     def test_a_refusal_is_permanent(self, server: TokenServer, half: str) -> None:
-        """INV-7: what the server refuses for good is ``ProviderRejected``, with the status, after one request."""
+        """INV-7: a permanent refusal raises ``ProviderRejected`` with the status, after one request."""
         for status in self.rejecting:
             server.requests.clear()
             error = self.fails(ProviderRejected, server, half, self.error_reply(status, "unknown client"))
@@ -160,7 +160,7 @@ class ProviderContract(ProviderLaws):
 
     @pytest.mark.parametrize("ahead", [0, 3600, -3600], ids=["in time", "an hour ahead", "an hour behind"])
     def test_a_pause_until_a_date_is_handed_on(self, server: TokenServer, half: str, ahead: int) -> None:
-        """INV-7: a date in ``Retry-After`` counts by the server's own ``Date``, whatever its clock shows."""
+        """INV-7: a date in ``Retry-After`` is compared with the server's ``Date``, so its clock may be wrong."""
         before = time.time()
         dates = {
             "Date": formatdate(before + ahead, usegmt=True),
@@ -174,44 +174,44 @@ class ProviderContract(ProviderLaws):
 
     @pytest.mark.parametrize("status", [500, 502, 503, 504])
     def test_a_failing_server_is_unavailable(self, server: TokenServer, half: str, status: int) -> None:
-        """A status of 500 and above is transient, whatever the body says."""
+        """A status of 500 and above is transient, with any body."""
         for reply in (self.error_reply(status, "broken"), Reply(status), _page(status, self.secret)):
             self.fails(ProviderUnavailable, server, half, reply)
 
     def test_a_token_in_an_error_is_not_taken(self, server: TokenServer, half: str) -> None:
-        """What looks like a token in the body of an error is none, and is quoted nowhere."""
+        """A token in the body of an error is neither used nor quoted."""
         for status in (500, 503, *self.rejecting):
             self.fails(ProviderError, server, half, replace(self.token_reply("planted-token-1", 60), status=status))
 
     @pytest.mark.parametrize("body", [b"", b"null", b"[]", b'"planted-token-1"', b"{}", b'{"access_token": null}'])
     def test_an_answer_without_a_token_is_unavailable(self, server: TokenServer, half: str, body: bytes) -> None:
-        """A success that holds no token is a failure of the server, and never an exception of another kind."""
+        """A success without a token raises ``ProviderUnavailable``, never another exception."""
         self.fails(ProviderUnavailable, server, half, Reply(200, body, (("Content-Type", "application/json"),)))
 
     def test_a_page_is_unavailable(self, server: TokenServer, half: str) -> None:
-        """A page of HTML in the place of a token, as proxies send it, is a failure; it is not quoted."""
+        """A page of HTML instead of a token, as proxies send it, is a failure and is not quoted."""
         self.fails(ProviderUnavailable, server, half, _page(200, self.secret))
 
     def test_half_a_document_is_unavailable(self, server: TokenServer, half: str) -> None:
-        """A body that ends before its JSON does is a failure; the half of a token in it is neither used nor quoted."""
+        """Incomplete JSON is a failure; the part of a token in it is neither used nor quoted."""
         whole = self.token_reply("planted-token-1", 3600)
         self.fails(ProviderUnavailable, server, half, replace(whole, body=whole.body[: len(whole.body) // 2]))
 
     def test_a_body_that_is_cut_off_is_unavailable(self, server: TokenServer, half: str) -> None:
-        """A connection that breaks within the body is a failure, and no half of a token is used."""
+        """A connection that breaks within the body is a failure, and a part of a token is not used."""
         self.fails(ProviderUnavailable, server, half, replace(self.token_reply("planted-token-1", 3600), cut=True))
 
     def test_a_broken_connection_is_unavailable(self, server: TokenServer, half: str) -> None:
-        """A connection that is reset before there is an answer is a failure."""
+        """A connection that is reset before the answer is a failure."""
         self.fails(ProviderUnavailable, server, half, reset)
 
-    def test_nobody_there_is_unavailable(self, server: TokenServer, half: str) -> None:
+    def test_a_server_that_does_not_listen_is_unavailable(self, server: TokenServer, half: str) -> None:
         """A server that does not listen is a failure."""
         server.stop()
         self.fails(ProviderUnavailable, server, half)
 
     def test_a_silent_server_is_given_up_by_the_deadline(self, server: TokenServer, half: str) -> None:
-        """INV-8: a fetch ends by its deadline, whatever time-out the provider has of its own; it gets no late token."""
+        """INV-8: a fetch ends by its deadline, also if the provider's time-out is longer; a late token is not used."""
 
         async def late(_: Asked) -> Reply:
             await asyncio.sleep(_LATE)
@@ -220,7 +220,7 @@ class ProviderContract(ProviderLaws):
         self.fails(ProviderUnavailable, server, half, late, timeout=0.3)
 
     def test_a_cancelled_fetch_leaves_nothing_behind(self, server: TokenServer) -> None:
-        """INV-8: cancelling ends ``afetch`` as cancelled, no task of its own goes on, and the next fetch is served."""
+        """INV-8: a cancelled ``afetch`` raises ``CancelledError`` and leaves no task; the next fetch works."""
         provider = self.make_provider(server, self.secret)
         if not hasattr(provider, "afetch"):
             pytest.skip("the provider has no half for event loops that could be cancelled")
@@ -252,5 +252,5 @@ class ProviderContract(ProviderLaws):
 
 
 def _page(status: int, text: str) -> Reply:
-    """Return a page for people."""
+    """Return an HTML page."""
     return Reply(status, f"<html><body>{text} planted-token-1</body></html>".encode(), (("Content-Type", "text/html"),))

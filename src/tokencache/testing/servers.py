@@ -1,7 +1,7 @@
-"""Real servers for live tests, started on free loopback ports in folders of their own, and a proxy that harms.
+"""Real servers for live tests, started on free loopback ports in folders of their own, and a proxy that injects faults.
 
-Each server is a context manager, is waited for until it answers, is stopped by its process id, and goes with the
-process that started it, even if that one is killed. What already runs on the machine is never touched::
+Each server is a context manager, which waits until the server answers and stops it by its process id. The server also
+ends when the process that started it is killed. Other servers of the machine are not touched::
 
     require("redis-server")
     with RedisServer("--maxmemory", "2mb") as server, Proxy(server.port) as proxy:

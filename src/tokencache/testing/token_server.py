@@ -1,4 +1,4 @@
-"""``TokenServer``: a real token endpoint on a free loopback port that answers as it is told, and keeps what came."""
+"""``TokenServer``: a real token endpoint on loopback that returns prepared answers and keeps all requests."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ async def silent(_: Asked) -> Reply:
 
 
 class TokenServer:
-    """Answers with what :meth:`answer` was given, in turn, and then with the last of it again and again.
+    """Returns the answers given to :meth:`answer` in order, then repeats the last one.
 
-    ``pages`` holds what is answered at other paths, always: metadata, a first step. ``requests`` holds what came for
-    a token, and ``came_at`` when, in epoch seconds. Use it as a context manager; until then it has the address that
-    ``port`` says, and is not there.
+    ``pages`` holds the answers of other paths, for metadata or a first step. ``requests`` holds the token requests, and
+    ``came_at`` their arrival in epoch seconds. Use the server as a context manager; before that it has its address but
+    does not listen.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -56,16 +56,16 @@ class TokenServer:
 
     @property
     def url(self) -> str:
-        """Where the server is, without a slash at the end."""
+        """The URL of the server, without a slash at the end."""
         return f"http://127.0.0.1:{self._server.port}"
 
     def answer(self, *answers: Answer) -> None:
-        """Say what the next requests for a token get: a :class:`Reply`, :func:`reset`, :func:`silent`, a function."""
+        """Set the answers of the next token requests: a :class:`Reply`, :func:`reset`, :func:`silent`, a function."""
         with self._lock:
             self._answers = list(answers)
 
     def stop(self) -> None:
-        """Cut all connections and listen no more. May be called twice."""
+        """Close all connections and stop listening. May be called twice."""
         self._server.stop()
 
     def __enter__(self) -> Self:
@@ -88,7 +88,7 @@ class TokenServer:
         return given if isinstance(given, Reply) else await given(asked)
 
     def _next(self, asked: Asked) -> Answer:
-        """Keep a request for a token, and return what it gets."""
+        """Keep a token request, and return its answer."""
         self.came_at.append(time.time())
         self.requests.append(asked)
         with self._lock:

@@ -1,15 +1,16 @@
-"""The file backend: ``file:///path`` or ``file://``, for the processes of one host, with no server.
+"""The file backend: ``file:///path`` or ``file://``, for the processes of one host, without a server.
 
 Each key has at most these files in the folder, named after it:
 
-- ``.json``: the record, readable by anyone who reads records. Another program may put one there.
+- ``.json``: the record. Another program that knows the format may read it or put one there.
 - ``.state``: the last fence, the lease, the cooldown, and when the record's countdown ends.
-- ``.mutex``: locked for the few system calls that change the others; notes the last fence once more. Never deleted.
-- ``.holder``: exists during a lease, and is locked by its holder, so that a killed holder is noticed at once. A
+- ``.mutex``: locked for the few system calls that change the other files. It holds a copy of the last fence and is
+  never deleted.
+- ``.holder``: exists during a lease. Its holder keeps it locked, so the death of the holder is noticed at once. A
   holder that is stopped or hangs loses the lease when its ``ttl`` ends.
-- ``….new``: a new version of one of these, left only by a process that was killed while writing.
+- ``….new``: a new version of one of these files. It remains only if a process was killed while writing.
 
-Reads take no lock and work in a folder that cannot be written to. Nothing is synced to the disk.
+Reads take no lock and also work in a read-only folder. Files are not synced to the disk.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _TRIES: Final = 4
 
 
 def from_url(url: BackendURL) -> FileBackend:
-    """Return the backend of a ``file:`` URL; its one option is ``poll``, the longest pause between two looks."""
+    """Return the backend of a ``file:`` URL; its one option is ``poll``, the longest poll interval."""
     if url.username or url.password or url.path == "/" or [host for host in url.hosts if host != ("localhost", None)]:
         message = (
             "a file: URL names a folder, as in file:///path/to/folder, or none for the user's cache folder: file://"
@@ -62,9 +63,9 @@ def from_url(url: BackendURL) -> FileBackend:
 class FileBackend:
     """Records and leases as files in ``folder``; without one, in the user's cache folder.
 
-    The folder is made when it is first written to, with mode 700. ``ConfigurationError`` is raised if another user
-    owns it or can write to it. ``clock`` must be a steady clock of the whole machine, ``wall`` gives
-    epoch seconds; both are for tests. ``poll`` is the longest pause in seconds between two looks of :meth:`wait`.
+    The first write makes the folder, with mode 700. ``ConfigurationError`` is raised if another user owns the folder
+    or can write to it. ``poll`` is the longest poll interval of :meth:`wait`, in seconds. ``clock`` must be a steady
+    clock of the whole machine, and ``wall`` gives epoch seconds; both are for tests.
     """
 
     name = "file"
@@ -97,7 +98,7 @@ class FileBackend:
         return f"FileBackend({str(self._folder.path)!r})"
 
     def record_path(self, key: str) -> Path:
-        """Return where the record of ``key`` lies, for another program that wants to read or place it."""
+        """Return the path of the record of ``key``, for another program that reads or stores it."""
         return self._folder.path / f"{stem_of(key)}.json"
 
     def load(self, key: str) -> Stored | None:
@@ -116,7 +117,7 @@ class FileBackend:
         raise BackendUnavailable(message)
 
     def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
-        """Store the record, free the lease; the waiters see it at their next look."""
+        """Store the record and free the lease; waiters see it at their next poll."""
         if len(data) > LIMIT:
             message = f"file backend: a record of {len(data)} bytes is not stored; the limit is {LIMIT}"
             raise BackendUnavailable(message)
@@ -142,7 +143,7 @@ class FileBackend:
         return True
 
     def release(self, lease: LeaseGrant, cooldown: Cooldown | None = None) -> None:
-        """Free the lease if it is still the caller's, leaving ``cooldown`` behind; after ``close`` it is free."""
+        """Free the lease if it is still the caller's, and store ``cooldown``; after ``close`` the lease is free."""
         if self._closing.is_set():
             return
         try:
@@ -152,11 +153,11 @@ class FileBackend:
                 if _is_live(lease, state, now):
                     pause = Pause(cooldown, Term(now + cooldown.remaining, cooldown.remaining)) if cooldown else None
                     if files.stored(now) is None:
-                        files.remove_record()  # an ended token need not stay on the disk
+                        files.remove_record()  # an ended token does not stay on the disk
                     files.write_state(replace(state, lease=None, pause=pause))
                     files.remove_holder()
         finally:
-            self._let_go(lease)  # also if nothing can be written: no process has to wait until the lease ends
+            self._let_go(lease)  # also if a write failed: otherwise others wait until the lease ends
 
     def extend(self, lease: LeaseGrant, ttl: float) -> bool:
         """Make the lease last ``ttl`` seconds from now."""
@@ -169,7 +170,7 @@ class FileBackend:
             return True
 
     def wait(self, key: str, seen: bytes | None, timeout: float) -> None:
-        """Look every few milliseconds until the record is another one, the lease is free or its holder dead."""
+        """Poll every few milliseconds until the record changes, the lease is free or its holder is dead."""
         give_up = time.monotonic() + timeout
         last: _Look | None = None
         with self._pacer:
@@ -206,7 +207,7 @@ class FileBackend:
             return Slot(stored, remaining=cooldown.remaining if cooldown else None, cooldown=cooldown)
 
     def findings(self, key: str) -> Iterator[Finding]:
-        """Check what only files have: who can reach the folder, and its room (:mod:`tokencache.health`)."""
+        """Check access to the folder and free disk space (:mod:`tokencache.health`)."""
         del key
         path = self._folder.path
         there = next(place for place in (path, *path.parents) if place.exists())
@@ -220,7 +221,7 @@ class FileBackend:
             yield ok("room", f"{left / 2**20:,.0f} MiB are left on the disk")
 
     def close(self) -> None:
-        """Let go of all leases; everything but ``release`` and ``close`` raises ``BackendClosed`` from then on."""
+        """Free all leases; from then on, every call but ``release`` and ``close`` raises ``BackendClosed``."""
         self._closing.set()
         with self._guard:
             descriptors = [fd for _, fd in self._held.values()]
@@ -272,7 +273,7 @@ class FileBackend:
 
         fd = files.place_holder()
         try:
-            # The mutex file first: a fence that was granted must be known even if the state file is lost (INV-3).
+            # The mutex file first: a granted fence must stay known even if the state file is lost (INV-3).
             files.write_mutex_fence(grant.fence)
             files.write_state(written)
         except BaseException:
@@ -287,7 +288,7 @@ class FileBackend:
             return fence == grant.fence
 
     def _keep(self, grant: LeaseGrant, fd: int) -> None:
-        """Keep the lock of a lease; an earlier one of the same owner, or any after ``close``, is let go."""
+        """Keep the lock of a lease; unlock an earlier one of the same owner, and any lock after ``close``."""
         done: int | None = fd
         with self._guard:
             if not self._closing.is_set():
@@ -306,7 +307,7 @@ class FileBackend:
         _flock.free(fd)
 
     def _look(self, files: KeyFiles, seen: bytes | None, last: _Look | None) -> _Look | None:
-        """Look once; ``None`` when there is no more reason to wait. Only what changed since ``last`` is read again."""
+        """Poll once; return ``None`` when the wait is over. Only files that changed since ``last`` are read again."""
         now = self._clock()
         raw, signature = files.raw_state(), files.record_signature()
         if last is not None and (last.raw, last.signature) == (raw, signature):
@@ -323,7 +324,7 @@ class FileBackend:
 
     @contextmanager
     def _reading(self, what: str, key: str) -> Generator[KeyFiles | None]:
-        """Give the files of a key, ``None`` when the folder is missing; foreign errors are translated."""
+        """Yield the files of a key, ``None`` when the folder is missing; an ``OSError`` is translated."""
         self._require_open()
         with unavailable(what, key, self._folder.path):
             try:
@@ -338,7 +339,7 @@ class FileBackend:
 
     @contextmanager
     def _writing(self, what: str, key: str) -> Generator[KeyFiles]:
-        """Give the files of a key to the only writer of the moment; foreign errors are translated."""
+        """Yield the files of a key while the mutex is held; an ``OSError`` is translated."""
         self._require_open()
         stem = stem_of(key)
         with unavailable(what, key, self._folder.path):
@@ -371,7 +372,7 @@ class FileBackend:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What a waiter saw at its last look."""
+    """What a waiter saw at its last poll."""
 
     raw: bytes | None
     signature: tuple[int, int, int] | None
@@ -380,13 +381,13 @@ class _Look:
 
 
 def _is_live(lease: LeaseGrant, state: State, now: float) -> bool:
-    """Return whether the lease is still its owner's: not ended, not taken by another."""
+    """Return whether the owner still holds the lease: it has not ended, and no other owner took it."""
     live = state.live_lease(now)
     return live is not None and live.owner == lease.owner and state.fence == lease.fence
 
 
 def _cache_folder() -> Path:
-    """Return the user's cache folder for tokens, by the custom of the system."""
+    """Return the user's cache folder for tokens, by the convention of the operating system."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         if sys.platform == "darwin":
@@ -394,6 +395,6 @@ def _cache_folder() -> Path:
         else:  # the XDG specification: relative paths are ignored
             base = named if named.is_absolute() else Path.home() / ".cache"
     except RuntimeError:
-        message = "there is no home folder for the file backend; name a folder: file:///path/to/folder"
+        message = "the user has no home folder for the file backend; name a folder: file:///path/to/folder"
         raise ConfigurationError(message) from None
     return base / "tokencache"

@@ -1,7 +1,7 @@
-"""Whole-file locks of the operating system, asked for without waiting.
+"""Whole-file locks of the operating system, taken without waiting.
 
-A lock belongs to an open file description: it excludes threads as well as processes, and the system frees it when
-the last descriptor is closed, so also when the process is killed.
+A lock belongs to an open file description, so it excludes threads as well as processes. The system frees it when the
+last descriptor is closed, also when the process is killed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def seize(fd: int, *, shared: bool = False) -> bool:
 def free(fd: int) -> None:
     """Free the lock and close the descriptor.
 
-    Unlocking comes first because closing alone frees nothing while a forked child still has a duplicate.
+    Unlocking comes first: closing alone does not free the lock while a forked child has a duplicate descriptor.
     """
     import fcntl
 

@@ -1,8 +1,8 @@
-"""A folder that only this user can write to, and the files in it, opened so that no planted link is followed.
+"""A folder that only this user can write to, and the files in it, opened without following symbolic links.
 
-All access goes through a descriptor of the folder, which is checked each time it is opened, so no folder can be
-exchanged after the check. Files are replaced by rename: a reader sees the old content or the new, whole. Nothing is
-synced to the disk: a record lost to a power cut costs one fetch, a sync would cost every commit.
+All access goes through a descriptor of the folder, which is checked each time it is opened. So the folder cannot be
+exchanged after the check. Files are replaced by rename: a reader sees the whole old content or the whole new content.
+Files are not synced to the disk: a record lost in a power cut costs one fetch, and a sync would slow every commit.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ADVICE: Final = {
 
 @contextmanager
 def unavailable(what: str, key: str, path: Path) -> Generator[None]:
-    """Turn an ``OSError`` into ``BackendUnavailable`` that says what failed, for which key, and what to do."""
+    """Turn an ``OSError`` into ``BackendUnavailable`` that names the action, the key and the remedy."""
     try:
         yield
     except OSError as error:
@@ -102,7 +102,7 @@ class Folder:
         return True
 
     def _others_enter(self, status: os.stat_result) -> bool:
-        """Return whether other users can reach the files; refuse a folder in which they could plant some."""
+        """Return whether other users can read the files; raise for a folder in which they could create some."""
         if status.st_uid != os.geteuid():
             why = f"it belongs to another user (uid {status.st_uid})"
             raise self._refused(why, "name a folder of this user's own, kept private by chmod 700")
@@ -143,7 +143,7 @@ class OpenFolder:
         os.close(self._fd)
 
     def read(self, name: str) -> bytes | None:
-        """Return the content of a file, or ``None`` if it is missing or cannot be trusted (then with a warning)."""
+        """Return the content of a file, or ``None`` if it is missing; also, with a warning, if it cannot be trusted."""
         try:
             fd = self._descriptor(name, os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
@@ -166,7 +166,7 @@ class OpenFolder:
         return data
 
     def write(self, name: str, data: bytes) -> None:
-        """Replace the file by one with this content, in one step. The caller must be the only writer of ``name``."""
+        """Replace the file by one with this content, atomically. The caller must be the only writer of ``name``."""
         fd = self._create(f"{name}.new")
         try:
             _write(fd, data)
@@ -195,7 +195,7 @@ class OpenFolder:
             os.unlink(name, dir_fd=self._fd)
 
     def signature(self, name: str) -> tuple[int, int, int] | None:
-        """Return what changes whenever the file is replaced, for a cheap look; ``None`` when it is missing."""
+        """Return a value that changes whenever the file is replaced; ``None`` if the file is missing."""
         try:
             status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -203,20 +203,20 @@ class OpenFolder:
         return status.st_ino, status.st_mtime_ns, status.st_size
 
     def unlocked(self, name: str) -> bool:
-        """Return whether the file exists and is not locked, which means that its holder died."""
+        """Return whether the file exists without a lock, which means that its holder died."""
         try:
             fd = self._descriptor(name, os.O_RDONLY | os.O_NONBLOCK)
         except FileNotFoundError:
             return False
         try:
-            return _flock.seize(fd, shared=True)  # shared: two waiters must not take each other for the holder
+            return _flock.seize(fd, shared=True)  # shared: two waiters must not mistake each other for the holder
         finally:
             os.close(fd)
 
     def lock(self, name: str) -> int:
-        """Return a descriptor of the file, made if missing, that has its lock; wait for it, up to ``_PATIENCE``.
+        """Return a locked descriptor of the file, made if missing; wait for the lock up to ``_PATIENCE`` seconds.
 
-        Raises ``BackendUnavailable`` if another process keeps it, which was stopped at just this point.
+        Raises ``BackendUnavailable`` if another process keeps the lock, because it was stopped while holding it.
         """
         give_up = time.monotonic() + _PATIENCE
         pause = _LONGEST_PAUSE / 32
@@ -240,7 +240,7 @@ class OpenFolder:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def is_still(self, name: str, fd: int) -> bool:
-        """Return whether the descriptor is of the file that now has the name, and not of one deleted meanwhile."""
+        """Return whether the descriptor is of the file that now has the name, not of a deleted one."""
         mine = os.fstat(fd)
         try:
             theirs = os.stat(name, dir_fd=self._fd, follow_symlinks=False)

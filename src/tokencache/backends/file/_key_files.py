@@ -1,4 +1,4 @@
-"""The files of one key of the file backend: their names, and what each of them says."""
+"""The files of one key of the file backend: their names and their contents."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _UNSAFE: Final = re.compile(r"[^a-z0-9_]+")
 
 
 def stem_of(key: str) -> str:
-    """Return the name that the files of ``key`` begin with: a readable part, and a fingerprint that tells keys apart.
+    """Return the name that the files of ``key`` begin with: a readable part and a fingerprint of the key.
 
-    Any text has one; it is lower case throughout, so that two keys never meet where case does not count.
+    Every text is a valid key. The name is lower case, so keys stay distinct on file systems that ignore case.
     """
     whole = key.encode("utf-8", "surrogatepass")
     readable = _UNSAFE.sub("-", key[:40].lower()).strip("-")
@@ -40,7 +40,7 @@ class KeyFiles:
         self._mutex = mutex
 
     def stored(self, now: float) -> Stored | None:
-        """Return the record with what is left of its countdown, ``None`` when it is missing or ended."""
+        """Return the record with its remaining countdown, ``None`` when it is missing or ended."""
         data = self._folder.read(self._record)
         if data is None:
             return None
@@ -53,7 +53,7 @@ class KeyFiles:
         return None if data is None else fence_of(data)
 
     def record_signature(self) -> tuple[int, int, int] | None:
-        """Return what changes whenever the record file is replaced."""
+        """Return a value that changes whenever the record file is replaced."""
         return self._folder.signature(self._record)
 
     def write_record(self, data: bytes) -> None:
@@ -73,7 +73,7 @@ class KeyFiles:
         return self.parsed(self.raw_state())
 
     def parsed(self, raw: bytes | None) -> State:
-        """Return what the bytes of the state file say."""
+        """Return the state that the bytes of the state file encode."""
         return parse(raw, boot_id())
 
     def write_state(self, state: State) -> None:
@@ -81,7 +81,7 @@ class KeyFiles:
         self._folder.write(self._state, dump(state, boot_id()))
 
     def holder_is_dead(self) -> bool:
-        """Return whether the lease's holder died. Without a holder file the lease stands."""
+        """Return whether the lease's holder died. Without a holder file the lease counts as held."""
         return self._folder.unlocked(self._holder)
 
     def place_holder(self) -> int:
@@ -93,14 +93,14 @@ class KeyFiles:
         self._folder.remove(self._holder)
 
     def mutex_stands(self) -> bool:
-        """Return whether the mutex file is still the one that we locked, and was not deleted and made again."""
+        """Return whether the mutex file is still the one that was locked, not a new file of that name."""
         return self._folder.is_still(self._mutex_name, self._mutex)
 
     def mutex_fence(self) -> int:
-        """Return the last fence granted, as noted in the mutex file."""
+        """Return the last fence granted, as the mutex file has it."""
         digits, end, _ = os.pread(self._mutex, 64, 0).partition(b"\n")
         return int(digits) if end and digits.isdigit() else 0
 
     def write_mutex_fence(self, fence: int) -> None:
-        """Note the last fence granted, so that it outlives the state file."""
+        """Write the last fence granted, so that it outlives the state file."""
         os.pwrite(self._mutex, b"%d\n" % fence, 0)

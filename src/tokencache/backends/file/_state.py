@@ -1,7 +1,7 @@
 """The state of a key beside its record: the last fence, the lease, the cooldown, the countdown.
 
-Instants are readings of the system-wide steady clock, which starts anew with the machine, so the state names the
-boot in which it was written: after another boot only the fence still means anything.
+Instants are readings of the system-wide steady clock, which restarts at each boot. So the state names the boot in
+which it was written, and after another boot only its fence is used.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Term:
     ttl: float
 
     def remaining(self, now: float) -> float:
-        """Return what is left of it, 0 when it ended.
+        """Return the remaining seconds, 0 when the term has ended.
 
-        More than the whole can only be left if the clock began anew: then the term ended too.
+        More than ``ttl`` can remain only if the clock restarted: then the term has ended too.
         """
         left = self.until - now
         return left if 0 < left <= self.ttl + 1 else 0.0
@@ -70,18 +70,18 @@ class State:
     countdown: Countdown | None = None
 
     def live_lease(self, now: float) -> Lease | None:
-        """Return the lease unless it ended."""
+        """Return the lease, ``None`` if it has ended."""
         return self.lease if self.lease and self.lease.term.remaining(now) else None
 
     def live_cooldown(self, now: float) -> Cooldown | None:
-        """Return the cooldown with what remains of it, unless it ended."""
+        """Return the cooldown with its remaining time, ``None`` if it has ended."""
         if self.pause is None or not (left := self.pause.term.remaining(now)):
             return None
         told = self.pause.cooldown
         return Cooldown(told.identity, left, told.permanent, told.attempt, told.message, told.error, told.status)
 
     def remaining(self, data: bytes, now: float) -> float | None:
-        """Return what is left of the life of the record ``data``; ``None`` if another program stored it."""
+        """Return the remaining seconds of the record ``data``; ``None`` if another program stored it."""
         if self.countdown is None or self.countdown.digest != digest(data):
             return None
         return self.countdown.term.remaining(now)
@@ -89,7 +89,7 @@ class State:
 
 @functools.cache
 def boot_id() -> str:
-    """Return what tells this run of the machine from the one before, or an empty text if the system does not tell."""
+    """Return an id of this boot of the machine, or an empty text if the system does not tell it."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_bytes().decode("ascii").strip()
     except OSError:
@@ -123,7 +123,7 @@ def dump(state: State, boot: str) -> bytes:
 
 
 def parse(data: bytes | None, boot: str) -> State:
-    """Read the state back. What is missing, cut, of another version or of another boot counts as never written."""
+    """Parse the state: empty if unreadable; only the fence if it is of another version or boot."""
     if data is None:
         return State()
     try:

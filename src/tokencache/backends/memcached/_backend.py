@@ -1,13 +1,14 @@
 """The memcached backend: ``memcached://host:port,host:port``, records and leases for a fleet, by pymemcache.
 
-The record lies at the key ``K``, the lease at ``K:lock``, on the same server: the one that pymemcache's rendezvous
-hash names for ``K``. A lease is taken by ``add``, and changed or freed by ``gets`` and ``cas``. There are no scripts
-and no wake-ups: a call takes up to three round trips, and waiters look again every few milliseconds.
+The record has the key ``K`` and the lease ``K:lock``. Both are on one server, which pymemcache's rendezvous hash
+chooses for ``K``. A lease is taken by ``add``, and changed or freed by ``gets`` and ``cas``. There are no scripts and
+no wake-ups: a call takes up to three round trips, and waiters poll every few milliseconds.
 
-A lease that was seen unchanged for as long as it lasts is over, as its holder would have prolonged it. The server,
-which counts whole seconds, may keep it up to a second longer. The process that looked counts by its own steady clock.
+A lease that a process saw unchanged for its whole ``ttl``, by its own steady clock, has ended: its holder would have
+extended it. The server counts whole seconds and may keep it up to a second longer.
 
-An evicted lease, or a server that restarts empty, lets a second one fetch; the fence decides whose record stands.
+After an eviction of a lease or a restart of the server, a second process may fetch. The fence decides which record
+stays.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _CONNECT_TIMEOUT: Final = 0.5
 _TIMEOUT: Final = 1.0
 _SHORTEST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.05
-_GONE: Final = 1.0  # seconds for which a waiter does without an answer
+_GONE: Final = 1.0  # seconds for which a waiter tolerates a server that does not answer
 _TRIES: Final = 8
 _PORT: Final = 11211
 
@@ -59,8 +60,8 @@ _PORT: Final = 11211
 class MemcachedBackend:
     """Shares records and leases over memcached.
 
-    ``servers`` are ``"host:port"`` or ``(host, port)``, one or several, the same for the whole fleet; without any,
-    localhost. ``client`` is a pymemcache client whose servers, prefix, TLS and time-outs are taken over; it is neither
+    ``servers`` are one or several ``"host:port"`` or ``(host, port)``, the same for the whole fleet; the default is
+    localhost. ``client`` is a pymemcache client whose servers, prefix, TLS and time-outs are copied; it is neither
     used nor closed. ``connect_timeout`` and ``timeout`` are in seconds, for a connection and for an answer. ``wall``
     gives epoch seconds and is for tests.
     """
@@ -92,7 +93,7 @@ class MemcachedBackend:
         self._pacer = PollPacer(_SHORTEST_PAUSE, _LONGEST_PAUSE)
         self._guard = threading.Lock()  # guards _fences, _sights
         self._fences: LRUCache[str, int] = LRUCache(10_000)
-        self._sights: LRUCache[str, tuple[Item, float]] = LRUCache(10_000)  # a lock, and since when it is unchanged
+        self._sights: LRUCache[str, tuple[Item, float]] = LRUCache(10_000)  # a lock, unchanged since when
         enrol(Stage.CONNECTIONS, self.after_fork)
 
     def __repr__(self) -> str:
@@ -100,7 +101,7 @@ class MemcachedBackend:
         return f"MemcachedBackend({', '.join(self._servers.names)!r})"
 
     def load(self, key: str) -> Stored | None:
-        """Return the record, or ``None``; memcached does not report what remains of its life."""
+        """Return the record, or ``None``; memcached does not report its remaining time."""
         record, _ = self._names(key)
         with self._server(record).session() as session:
             return _stored(session.read(record).get(record))
@@ -129,7 +130,7 @@ class MemcachedBackend:
             return Held(_LONGEST_PAUSE)  # each time another caller was first
 
     def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
-        """Store the record, free the lease: three round trips; the waiters see it at their next look."""
+        """Store the record, free the lease: three round trips; waiters see it at their next poll."""
         record, lock = self._names(lease.key)
         with self._server(record).session() as session:
             for _ in range(_TRIES):
@@ -150,7 +151,7 @@ class MemcachedBackend:
             raise session.failure(failure)
 
     def release(self, lease: LeaseGrant, cooldown: Cooldown | None = None) -> None:
-        """Free the lease if it is still the caller's, leaving ``cooldown`` behind."""
+        """Free the lease if it is still the caller's, and store ``cooldown`` in its place."""
         record, lock = self._names(lease.key)
         with self._server(record).session() as session:
             self._free(session, lock, lease, session.read(lock).get(lock), cooldown)
@@ -168,10 +169,10 @@ class MemcachedBackend:
             return False
 
     def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:
-        """Look until the record is another one, the lease is free, or time is up: every 5 to 50 ms, or more seldom.
+        """Poll every 5 to 50 ms, or slower, until the record changes, the lease is free, or the timeout has passed.
 
-        A server that is gone for less than a second does not end the wait: the holder of the lease is fetching, and a
-        restart must not send every waiter to the provider.
+        An outage of less than a second does not end the wait. The holder is fetching, and after a restart not all
+        waiters may go to the provider.
         """
         record, lock = self._names(key)
         give_up = time.monotonic() + timeout
@@ -222,14 +223,14 @@ class MemcachedBackend:
         return Slot(stored, held.owner if isinstance(held, Lease) else "another program", remaining)
 
     def findings(self, key: str) -> Iterator[Finding]:
-        """Check what only memcached has: cas, evictions, room for an item, clocks (:mod:`tokencache.health`)."""
+        """Check version, cas, evictions, room for an item and clocks (:mod:`tokencache.health`)."""
         from tokencache.backends.memcached._health import examine
 
         record, _ = self._names(key)
         return examine(self._servers, self._server(record))
 
     def close(self) -> None:
-        """Close the connections and wake the waiters; the next call of anything else raises ``BackendClosed``."""
+        """Close the connections and wake the waiters; later calls raise ``BackendClosed``."""
         self._closing.set()
         self._servers.close()
 
@@ -254,7 +255,7 @@ class MemcachedBackend:
         return self._servers.of(record)
 
     def _granted(self, session: Session, names: tuple[str, str], lease: LeaseGrant, seen: bytes | None) -> LeaseReply:
-        """Look again, as the last holder may have stored its record between our look and our lease."""
+        """Read the record again: the last holder may have stored it between our read and our lease."""
         record, lock = names
         self._note(lease.key, lease.fence)
         items = session.read(record, lock)
@@ -278,17 +279,17 @@ class MemcachedBackend:
                 done = session.replace(lock, left, item, lock_expiry(cooldown.remaining))
             if done:
                 return
-            item = session.read(lock).get(lock)  # a heartbeat came between
+            item = session.read(lock).get(lock)  # a heartbeat changed the lock meanwhile
 
     def _seen(self, key: str, item: Item | None) -> Lock | None:
-        """Return what a lock says, and remember its fence: the next one must be higher (INV-3)."""
+        """Return the content of a lock, and remember its fence: the next fence must be higher (INV-3)."""
         held = None if item is None else lock_of(item.data)
         if isinstance(held, Lease):
             self._note(key, held.fence)
         return held
 
     def _abandoned(self, key: str, item: Item | None, held: Lock | None) -> bool:
-        """Return whether a lease was seen unchanged for as long as it lasts."""
+        """Return whether this process saw the lease unchanged for its whole ``ttl``."""
         if item is None or not isinstance(held, Lease):
             return False
         now = time.monotonic()
@@ -304,7 +305,7 @@ class MemcachedBackend:
             self._fences[key] = max(fence, self._fences.get(key, 0))
 
     def _next_fence(self, key: str, seen: bytes | None, stored: Stored | None) -> int:
-        """Return a fence above every one that is known here: the wall clock's µs, or the highest plus one."""
+        """Return a fence above every known one: the wall clock in µs, or the highest plus one."""
         records = (seen, None if stored is None else stored.data)
         known = max(fence_of(data) or 0 for data in (*records, b"") if data is not None)
         with self._guard:
@@ -335,24 +336,24 @@ def _stored(item: Item | None) -> Stored | None:
 
 
 def _put(session: Session, lock: str, before: Item | None, lease: Lease) -> bool:
-    """Write a lease if the lock is still as it was ``before``; return whether it was."""
+    """Write a lease if the lock still has the content ``before``; return whether it had."""
     if before is None:
         return session.add(lock, lease_value(lease), lock_expiry(lease.ttl))
     return session.replace(lock, lease_value(lease), before, lock_expiry(lease.ttl))
 
 
 def _is_of(item: Item, lease: LeaseGrant) -> bool:
-    """Return whether this very lease fills the lock, not a later one of the same owner."""
+    """Return whether the lock holds exactly this lease, not a later one of the same owner."""
     held = lock_of(item.data)
     return isinstance(held, Lease) and (held.owner, held.fence) == (lease.owner, lease.fence)
 
 
 def _binds(pause: Pause, identity: str, now: float) -> bool:
-    """Return whether a cooldown still holds this identity off."""
+    """Return whether a cooldown still applies to this identity."""
     return pause.cooldown.identity == identity and remaining_of(pause, now) > 0
 
 
 def _held(lock: Lock, now: float) -> Held:
-    """Return the answer to a caller that finds the lock taken."""
+    """Return the answer to a caller that finds the lock held."""
     remaining = remaining_of(lock, now)
     return Held(remaining, replace(lock.cooldown, remaining=remaining) if isinstance(lock, Pause) else None)

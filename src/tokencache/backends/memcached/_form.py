@@ -1,7 +1,7 @@
-"""What the memcached backend writes: the names of record and lock, their expiry, and what a lock says. No I/O.
+"""The format of the memcached backend: names of record and lock, their expiry, the content of a lock. No I/O.
 
-A lock is JSON: a lease ``{"fence": …, "owner": "…", "endsAt": …, "ttl": …}``, or the cooldown that a failure left in
-its place, ``{"cooldown": {…}, "endsAt": …, "ttl": …}``. Any other value is the lock of a program that knows only
+A lock is JSON: a lease ``{"fence": …, "owner": "…", "endsAt": …, "ttl": …}``, or after a failed fetch a cooldown
+``{"cooldown": {…}, "endsAt": …, "ttl": …}``. Any other value is the lock of a program that knows only
 ``add K:lock``; it is respected. ``endsAt`` is by the wall clock of its writer.
 """
 
@@ -25,21 +25,21 @@ LARGEST: Final = (1 << 20) - 1024
 LONGEST: Final = 30 * 86400
 """Seconds of the longest expiry; a larger number would count as an absolute time."""
 DELETED: Final = -1
-"""The expiry with which ``cas`` makes an item vanish."""
+"""The expiry with which ``cas`` deletes an item."""
 
 _LONGEST_KEY: Final = 250
 _LOCK: Final = ":lock"
 _HASHED: Final = "tokencache:sha256:"
 _PLAIN: Final = re.compile(r"[!-~]+")
-_UNKNOWN: Final = 1.0  # seconds to report for a lock that does not tell its end
-_SHORTEST: Final = 0.1  # seconds to report for a lease beyond its end, which may have ended by our clock alone
+_UNKNOWN: Final = 1.0  # seconds to report for a lock without an end
+_SHORTEST: Final = 0.1  # seconds to report for a lease past its end, which may have ended by our clock only
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A lease as a lock says it; ``ends_at`` and ``ttl`` only tell others what to expect, the server ends it."""
+    """A lease, as a lock holds it. The server ends it; ``ends_at`` and ``ttl`` only inform other processes."""
 
     fence: int
     owner: str
@@ -49,7 +49,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A cooldown as a lock says it."""
+    """A cooldown, as a lock holds it."""
 
     cooldown: Cooldown
     ends_at: float
@@ -57,7 +57,7 @@ class Pause:
 
 
 class Foreign:
-    """The lock of a program that does not say how long it needs."""
+    """The lock of another program, without an end."""
 
 
 Lock: TypeAlias = Lease | Pause | Foreign
@@ -65,10 +65,10 @@ Lock: TypeAlias = Lease | Pause | Foreign
 
 @lru_cache(1 << 14)
 def names_of(key: str, prefix: int = 0) -> tuple[str, str]:
-    """Return the names of record and lock; ``prefix`` is the length of what the client puts before each.
+    """Return the names of record and lock; ``prefix`` is the length of the client's key prefix.
 
-    A key that memcached cannot hold as it stands, or whose name might be another's, is hashed, so that distinct keys
-    have distinct names and none of them can end a command.
+    A key that memcached does not allow, or whose name might be another key's, is hashed. So distinct keys have
+    distinct names, and no key can end a command.
     """
     fits = len(key) <= _LONGEST_KEY - len(_LOCK) - prefix and _PLAIN.fullmatch(key)
     if not fits or key.endswith(_LOCK) or key.startswith(_HASHED):
@@ -79,8 +79,8 @@ def names_of(key: str, prefix: int = 0) -> tuple[str, str]:
 def record_expiry(ttl: float) -> int:
     """Return the expiry of a record: whole seconds, rounded up, at least two.
 
-    An expiry of n lives between n - 1 and n seconds, because the server's clock ticks once a second: one of 1 might be
-    over at once. The instants in the record end it exactly for each reader (INV-1).
+    An item with expiry n lives between n - 1 and n seconds, because the server's clock ticks once a second: with 1, it
+    might end at once. Each reader ends the record exactly, by the instants in it (INV-1).
     """
     return min(max(math.ceil(ttl), 2), LONGEST)
 
@@ -91,12 +91,12 @@ def lock_expiry(ttl: float) -> int:
 
 
 def lease_value(lease: Lease) -> bytes:
-    """Return what a lock says of a lease."""
+    """Return the value of a lock for a lease."""
     return _dump({"fence": lease.fence, "owner": lease.owner, "endsAt": lease.ends_at, "ttl": lease.ttl})
 
 
 def pause_value(cooldown: Cooldown, now: float) -> bytes:
-    """Return what a lock says of a cooldown that begins now."""
+    """Return the value of a lock for a cooldown that begins now."""
     told = {
         "identity": cooldown.identity,
         "permanent": cooldown.permanent,
@@ -109,7 +109,7 @@ def pause_value(cooldown: Cooldown, now: float) -> bytes:
 
 
 def lock_of(data: bytes) -> Lock:
-    """Return what a lock says. Never raises: any other value is a foreign lock."""
+    """Parse the value of a lock. Never raises: an unknown value is the lock of another program."""
     table = _table(_parse(data))
     ends_at, ttl = _number(table.get("endsAt")), _number(table.get("ttl"))
     if ends_at is None or ttl is None:
@@ -122,10 +122,10 @@ def lock_of(data: bytes) -> Lock:
 
 
 def remaining_of(lock: Lock, now: float) -> float:
-    """Return for how many seconds a lock is still there; zero only for a cooldown that has ended.
+    """Return the remaining seconds of a lock; zero only for a cooldown that has ended.
 
-    A cooldown ends by the wall clock, to the fraction of a second. A lease that is still there is held, whatever the
-    clocks say: two clocks that differ must not make two holders (INV-2).
+    A cooldown ends by the wall clock, to the fraction of a second. A lease counts as held while the server has it,
+    so two clocks that differ do not make two holders (INV-2).
     """
     if isinstance(lock, Foreign):
         return _UNKNOWN
@@ -144,7 +144,7 @@ def _cooldown(table: Mapping[str, object]) -> Cooldown | None:
 
 
 def _typed(value: object, kind: type[T]) -> T | None:
-    """Return a value of one type, ``None`` for any other; a truth value is not a number."""
+    """Return a value of one type, ``None`` for any other; a bool is not a number."""
     return value if isinstance(value, kind) and not isinstance(value, bool) else None
 
 
@@ -161,7 +161,7 @@ def _table(value: object) -> dict[str, object]:
 
 
 def _dump(table: Mapping[str, object]) -> bytes:
-    """Return JSON in ASCII, which holds any text, lone surrogates too."""
+    """Return JSON in ASCII, which can hold any text, also lone surrogates."""
     return json.dumps(table).encode()
 
 

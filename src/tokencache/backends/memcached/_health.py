@@ -1,4 +1,4 @@
-"""What `tokencache doctor` checks of memcached: versions, cas, room, evictions, clocks; reads no key."""
+"""The checks of `tokencache doctor` for memcached: versions, cas, room, evictions, clocks. No key is read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SMALLEST: Final = 1 << 16  # a record is some kilobytes: a JWT and its fields
 
 
 def examine(servers: Servers, own: Server) -> Iterator[Finding]:
-    """Yield the findings of all servers; ``own`` has the record, and alone decides what fails."""
+    """Yield the findings of all servers; only ``own``, the server of the record, can fail a check."""
     for server in servers:
         try:
             before, started = time.time(), time.monotonic()
@@ -40,7 +40,7 @@ def examine(servers: Servers, own: Server) -> Iterator[Finding]:
 
 
 def _server(name: str, figures: dict[str, str]) -> Finding:
-    """Return which server this is."""
+    """Return the version of this server."""
     library = ".".join(map(str, version_of("pymemcache", extra="memcached")))
     return ok("server", f"memcached {figures.get('version', '?')} at {name}, pymemcache {library}")
 
@@ -56,7 +56,7 @@ def _cas(name: str, settings: dict[str, str]) -> Finding:
 
 
 def _evictions(name: str, figures: dict[str, str], settings: dict[str, str]) -> Finding:
-    """Return whether the server throws records and leases away, or has no room for one."""
+    """Return whether the server evicts records and leases, or has no room for a record."""
     largest, most = int(settings.get("item_size_max", "0")), int(figures.get("limit_maxbytes", "0"))
     evicted = int(figures.get("evictions", "0"))
     seen = (

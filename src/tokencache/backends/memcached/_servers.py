@@ -1,7 +1,7 @@
 """Connections of the memcached backend to its servers, each used by one call at a time.
 
-A call that is interrupted or fails closes its connection: an unread answer would otherwise be taken for the answer to
-the next command. No command is repeated; the flow decides what to do about a failure.
+A call that is interrupted or fails closes its connection: the next command would otherwise read the old answer. No
+command is repeated; the flow decides what to do about a failure.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _KEPT: Final = 16  # idle connections to one server
-_STALE: Final = 30.0  # seconds after which an idle connection may have been forgotten on its way
+_STALE: Final = 30.0  # seconds after which a firewall or NAT may have dropped an idle connection
 
 
 class Connection(Protocol):
@@ -63,8 +63,8 @@ class Connection(Protocol):
 class Session:
     """A connection, and the commands on it for one call of the backend; a call that ends early closes it.
 
-    A restarted server counts its cas anew, so that an old one may match a new item. But then the connection is gone
-    too, and the command fails.
+    A restarted server counts its cas from the start, so an old cas may match a new item. This is harmless: the restart
+    also closed the connection, and the command fails.
     """
 
     __slots__ = ("_connection", "_idle_since", "_poller", "_server")
@@ -82,7 +82,7 @@ class Session:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        """Give the connection back, or close it: a KeyboardInterrupt too may leave an unread answer."""
+        """Return the connection to the pool, or close it after any exception: an answer may be unread."""
         if kind is None:
             self._idle_since = time.monotonic()
             self._server.put_back(self)
@@ -90,7 +90,7 @@ class Session:
             self._connection.close()
 
     def is_fresh(self) -> bool:
-        """Return whether it can be used again: not idle for too long, not closed, no unread answer."""
+        """Return whether the connection is reusable: not idle for too long, not closed, no unread answer."""
         if time.monotonic() - self._idle_since >= _STALE or self._connection.sock is None:
             return False
         return not self._poller.poll(0)
@@ -100,26 +100,26 @@ class Session:
         self._connection.close()
 
     def read(self, *names: str) -> dict[str, Item]:
-        """Return what is there of several items, in one round trip."""
+        """Return those of several items that exist, in one round trip."""
         return self._server.answered(self._server.reader.gets, self._connection.sock, names)
 
     def add(self, name: str, data: bytes, expiry: int) -> bool:
-        """Store an item that is not there; return whether it was not."""
+        """Store an item if it does not exist; return whether it was stored."""
         self._require_room(data)
         return self._server.answered(self._connection.add, name, data, expire=expiry, noreply=False) is True
 
     def replace(self, name: str, data: bytes, item: Item, expiry: int) -> bool:
-        """Store an item in place of ``item``; return whether that was still there, unchanged."""
+        """Replace ``item`` if it is unchanged; return whether it was."""
         self._require_room(data)
         cas = self._connection.cas
         return self._server.answered(cas, name, data, item.cas, expire=expiry, noreply=False) is True
 
     def delete(self, name: str, item: Item) -> bool:
-        """Delete ``item``; return whether it was still there, unchanged."""
+        """Delete ``item`` if it is unchanged; return whether it was."""
         return self.replace(name, b"", item, DELETED)
 
     def figures(self, *kinds: str) -> dict[str, str]:
-        """Return the server's figures, in general or of one kind, such as its settings."""
+        """Return the server's statistics, the general ones or one kind, such as its settings."""
         found = self._server.answered(self._connection.stats, *kinds)
         return {name.decode(): text.decode() if isinstance(text, bytes) else str(text) for name, text in found.items()}
 
@@ -128,7 +128,7 @@ class Session:
         return self._server.failure(why)
 
     def _require_room(self, data: bytes) -> None:
-        """Raise ``BackendUnavailable`` for a value that the server would refuse; it might drop the item before."""
+        """Raise ``BackendUnavailable`` for a value that is too large: the server might drop the old item too."""
         if len(data) > LARGEST:
             why = f"a value of {len(data)} bytes is not sent; the limit is {LARGEST}"
             raise self.failure(why)
@@ -137,8 +137,8 @@ class Session:
 class Server:
     """One server, and the idle connections to it.
 
-    ``name`` decides which keys it has, so it must be the same for the whole fleet. ``settings`` are arguments of
-    ``pymemcache.client.base.Client``; ``reader`` reads what it answers.
+    ``name`` decides which keys the server has, so it must be the same for the whole fleet. ``settings`` are arguments
+    of ``pymemcache.client.base.Client``; ``reader`` reads its answers.
     """
 
     def __init__(self, spec: Spec, settings: Mapping[str, object]) -> None:
@@ -148,15 +148,15 @@ class Server:
         self.reader = Reader(prefix_of(settings))
         self._make = cast("Callable[..., Connection]", import_module("pymemcache.client.base").Client)
         self._closed = False
-        self._idle: deque[Session] = deque()  # its methods are atomic, so it needs no lock
+        self._idle: deque[Session] = deque()  # methods of a deque are atomic, so a lock is not needed
 
     def answered(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what a call of the client library returns; raises ``BackendUnavailable`` for any exception."""
         try:
             return call(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001  (a mix-up is a KeyError, whose text holds another's value: INV-9)
+        except Exception as error:  # noqa: BLE001  (a KeyError of pymemcache may hold another key's value: INV-9)
             meaning = _meaning(error)
-        raise self.failure(meaning)  # outside, so that the foreign error is not chained to ours
+        raise self.failure(meaning)  # outside, so that the library's error is not chained to ours
 
     def failure(self, why: str) -> BackendUnavailable:
         """Return the error to raise."""
@@ -180,7 +180,7 @@ class Server:
             session.close()
 
     def session(self) -> Session:
-        """Return an idle connection that is in step, or a new one, for one call."""
+        """Return a reusable idle connection, or a new one, for one call."""
         while self._idle:
             try:
                 session = self._idle.pop()
@@ -201,7 +201,7 @@ class Server:
             self._drop_idle()
 
     def _connect(self) -> Connection:
-        """Return a new connection to the first address that answers; time-outs are not added up."""
+        """Return a new connection to the first address that answers; a time-out ends the search."""
         refused: OSError | None = None
         for address in self._addresses():
             connection = self._make(address, **self._settings)
@@ -218,16 +218,16 @@ class Server:
         raise refused or OSError
 
     def _let_the_kernel_time(self, sock: socket.socket | None) -> None:
-        """Move the time-out from Python, which asks the kernel twice for each, to the kernel itself."""
+        """Set the time-out in the kernel: with a time-out of Python, each read takes two system calls."""
         timeout = self._settings.get("timeout")
-        if type(sock) is socket.socket and isinstance(timeout, float | int):  # TLS has its own way to wait
+        if type(sock) is socket.socket and isinstance(timeout, float | int):  # TLS waits by itself
             span = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
             sock.settimeout(None)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
 
     def _addresses(self) -> Sequence[Spec]:
-        """Return where to try: pymemcache itself tries only the first address of a name."""
+        """Return the addresses to try: pymemcache itself tries only the first address of a name."""
         if isinstance(self._spec, str) or self._settings.get("tls_context") is not None:
             return [self._spec]  # TLS checks the name
         found = socket.getaddrinfo(*self._spec, type=socket.SOCK_STREAM)
@@ -235,9 +235,9 @@ class Server:
 
 
 class Servers:
-    """All servers. A key stays with its server, also while that is down: its outage is not a move.
+    """All servers. A key stays on its server, also while that server is down.
 
-    A client that moves the keys of a dead server lets two processes hold one lease, on either server.
+    If keys moved to another server meanwhile, two processes could hold one lease, one on each server.
     """
 
     def __init__(self, specs: Sequence[Spec], settings: Mapping[str, object]) -> None:
@@ -271,12 +271,12 @@ class Servers:
 
 
 def check_library() -> None:
-    """Raise ``BackendNotInstalled`` for a pymemcache that is too old."""
+    """Raise ``BackendNotInstalled`` if pymemcache is too old."""
     version_of("pymemcache", extra="memcached")
 
 
 def read_servers(servers: Iterable[Spec] | Spec | None) -> list[Spec]:
-    """Return where the servers are; raises ``ConfigurationError`` for an unusable entry."""
+    """Return the addresses of the servers; raises ``ConfigurationError`` for an unusable entry."""
     read = cast("Callable[[object], Spec]", import_module("pymemcache.client.base").normalize_server_spec)
     given: object = "localhost" if servers is None else servers
     chosen = [given] if isinstance(given, str) or _is_place(given) else list(cast("Iterable[object]", given))
@@ -293,7 +293,7 @@ def read_servers(servers: Iterable[Spec] | Spec | None) -> list[Spec]:
 
 
 def settings_of(client: object) -> tuple[list[Spec], dict[str, object]]:
-    """Return the servers and the settings of a pymemcache client of the user's."""
+    """Return the servers and the settings of the user's pymemcache client."""
     clients: list[Any] = list(getattr(client, "clients", {}).values()) or [client]
     try:
         specs = [cast("Spec", each.server) for each in clients]
@@ -311,7 +311,7 @@ def settings_of(client: object) -> tuple[list[Spec], dict[str, object]]:
 
 
 def _is_place(spec: object) -> bool:
-    """Return whether this is the path of a socket, or a host with its port."""
+    """Return whether this is the path of a socket, or a host with a port."""
     match spec:
         case str():
             return spec.startswith("/")
@@ -322,15 +322,15 @@ def _is_place(spec: object) -> bool:
 
 
 def prefix_of(settings: Mapping[str, object]) -> bytes:
-    """Return what the client puts before each name."""
+    """Return the client's key prefix."""
     prefix = settings.get("key_prefix")
     return prefix if isinstance(prefix, bytes) else b""
 
 
 def _meaning(error: Exception) -> str:
-    """Return the cause of a failure, without the text of the foreign error, which may hold a value (INV-9)."""
+    """Return the cause of a failure, without the text of the library's error, which may hold a value (INV-9)."""
     name = type(error).__name__
-    if isinstance(error, TimeoutError | BlockingIOError):  # Python's time-out, the kernel's
+    if isinstance(error, TimeoutError | BlockingIOError):  # of Python, of the kernel
         return "it did not answer in time"
     if isinstance(error, OSError):
         return f"it cannot be reached ({name})"

@@ -1,7 +1,7 @@
 """Reads items from memcached: one ``gets``, one answer, parsed as a whole.
 
-pymemcache reads an answer piece by piece, which costs as much as the round trip, the main cost of a shared get.
-Connections and all other commands are pymemcache's own.
+pymemcache reads an answer piece by piece, which takes as long as the round trip. Connections and all other commands
+are pymemcache's own.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _END: Final = b"END\r\n"
 
 
 class Item(NamedTuple):
-    """A value as it lies on the server; ``cas`` numbers this state of it."""
+    """A value on the server; ``cas`` is the number of this version of it."""
 
     data: bytes
     cas: bytes
 
 
 class NoCas(Exception):
-    """The server gives no cas with its items."""
+    """The server sends items without cas."""
 
 
 class Reader:
-    """Reads items; ``prefix`` is what each of their names begins with on the server, and nowhere else."""
+    """Reads items; their names on the server begin with ``prefix``, and it is removed here."""
 
     __slots__ = ("_request", "_single", "_value")
 
@@ -42,17 +42,17 @@ class Reader:
         self._request = lru_cache(1 << 14)(partial(_request, prefix))
 
     def gets(self, sock: socket.socket | None, names: tuple[str, ...]) -> dict[str, Item]:
-        """Return what is there of several items, by name, in one round trip.
+        """Return those of several items that exist, by name, in one round trip.
 
-        Raises ``OSError``, ``ValueError``, ``NoCas`` or an exception of pymemcache's; after any of them the connection
-        may be out of step.
+        Raises ``OSError``, ``ValueError``, ``NoCas`` or an exception of pymemcache. After any of them, an answer may
+        be unread on the connection.
         """
         if sock is None:
             _raise("MemcacheUnexpectedCloseError")
         sock.sendall(self._request(names))
         answer = sock.recv(_CHUNK)
         whole = self._single.fullmatch(answer)
-        if whole is not None:  # the usual answer, at once
+        if whole is not None:  # the usual answer, complete in one read
             name, size, cas, data = whole.groups()
             if int(size) == len(data) and cas != b"0" and (text := name.decode()) in names:
                 return {text: Item(data, cas)}
@@ -67,7 +67,7 @@ class Reader:
         return items
 
     def _items(self, answer: bytes) -> tuple[dict[str, Item], int]:
-        """Return the items of an answer, and how many bytes it lacks at least, 0 if it is complete."""
+        """Return the items of an answer, and the least number of missing bytes, 0 if it is complete."""
         items: dict[str, Item] = {}
         start = 0
         while found := self._value.match(answer, start):
@@ -92,7 +92,7 @@ def _request(prefix: bytes, names: tuple[str, ...]) -> bytes:
 
 
 def _lacking(rest: bytes) -> int:
-    """Return how many bytes a line lacks at least that is neither a value's nor the end; raises for a whole one."""
+    """Return the least number of bytes missing in a line that is not a value or END; raises for a whole line."""
     line, _, more = rest.partition(b"\r\n")
     if len(rest) <= _LONGEST_LINE and not more and not rest.endswith(b"\r\n"):
         return 1
@@ -102,7 +102,7 @@ def _lacking(rest: bytes) -> int:
 
 
 def _more(sock: socket.socket, answer: bytes, missing: int) -> bytes:
-    """Return the answer with at least as many more bytes."""
+    """Read at least so many more bytes and return the answer with them."""
     pieces = [answer]
     while missing > 0:
         piece = sock.recv(_CHUNK)
@@ -114,6 +114,6 @@ def _more(sock: socket.socket, answer: bytes, missing: int) -> bytes:
 
 
 def _raise(name: str) -> NoReturn:
-    """Raise an exception of pymemcache's, without a text: it might hold another key's value (INV-9)."""
+    """Raise an exception of pymemcache without its text, which might hold another key's value (INV-9)."""
     exceptions = import_module("pymemcache.exceptions")
     raise getattr(exceptions, name)

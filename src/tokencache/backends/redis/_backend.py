@@ -1,8 +1,8 @@
 """The Redis backend: records, leases with fences, and wake-ups for a fleet, on Redis 5 or newer and Valkey.
 
-A lease, its commit and its release are a script each, one round trip. A waiter blocks in ``XREAD`` from the id of the
-lease that it has seen, so that no wake-up is lost. Replication is asynchronous: after a failover a lease may be
-granted twice; the fence alone decides whose record stands.
+Lease, commit and release are one script each, and one round trip. A waiter blocks in ``XREAD`` from the id of the
+lease that it has seen, so no wake-up is lost. Replication is asynchronous: after a failover a lease may be granted
+twice, and only the fence decides which record stays.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ _FOREIGN_POLL: Final = 0.05
 class RedisBackend:
     """Shares records and leases over Redis.
 
-    Made from a URL by :func:`from_url`, or around a client of your own: ``RedisBackend(client=redis.Redis(…))``, which
-    is never closed here; its time-outs and retries are yours, and it must not decode replies. It is a client for
-    threads; event loops call it through threads, up to 32 at once.
+    Made from a URL by :func:`from_url`, or around a client of your own: ``RedisBackend(client=redis.Redis(…))``. The
+    backend never closes your client and uses its time-outs and retries. The client must not decode replies. It is a
+    client for threads; event loops call it through threads, up to 32 at once.
     """
 
     name = "redis"
@@ -72,7 +72,7 @@ class RedisBackend:
         enrol(Stage.CONNECTIONS, self.after_fork)
 
     def _start_afresh(self) -> None:
-        """Set what a fork must not inherit."""
+        """Set the attributes that the child of a fork must not inherit."""
         self._lock = threading.Lock()  # guards the making of clients
         self._client: Any = None
         self._waiting: Any = None
@@ -104,7 +104,7 @@ class RedisBackend:
         """Prolong the lease if it is still the caller's."""
         return bool(self._call(self._protocol.extend(lease, ttl)))
 
-    def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:  # noqa: ARG002  (the stream tells more)
+    def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:  # noqa: ARG002  (see the stream)
         """Wait until the lease that was seen ends in a record or a release."""
         command = self._protocol.wait(key, timeout)
         if command is None or not self._waiters.acquire(blocking=False):
@@ -127,7 +127,7 @@ class RedisBackend:
         )
 
     def findings(self, key: str) -> Iterator[Finding]:
-        """Check what only Redis has: rights, role, eviction, wake-ups, clock (:mod:`tokencache.health`)."""
+        """Check version, rights, role, eviction, wake-ups and clock (:mod:`tokencache.health`)."""
         from tokencache.backends.redis._health import examine
 
         names = self._protocol.names(key)
@@ -147,7 +147,7 @@ class RedisBackend:
         loop = asyncio.get_running_loop()
         half = self._halves.get(loop)
         if half is None:
-            for reference in self._halves.keyrefs():  # a copy, as other threads have loops too
+            for reference in self._halves.keyrefs():  # a copy: other threads change it
                 other = reference()
                 if other is not None and other.is_closed():
                     self._halves.pop(other, None)
@@ -185,14 +185,14 @@ class RedisBackend:
         if self._closed:
             raise closed()
         try:
-            idle = self._idle  # kept, as _forget replaces it: a connection returns where it came from
+            idle = self._idle  # _forget may replace it meanwhile: a connection returns to its own pool
             pool = self._pool(key, waiting=waiting)
             connection = idle.take(pool)
             try:
                 connection.send_packed_command(packed(connection))
                 replies = [_reply(connection) for _ in range(count)]
             except BaseException:
-                connection.disconnect()  # an unread reply would be taken for the answer to the next command
+                connection.disconnect()  # else the next command would read the unread reply
                 raise
             idle.put(pool, connection)
             return checked(replies)
@@ -202,7 +202,7 @@ class RedisBackend:
             raise translated(error, self._where) from None
 
     def _forget(self) -> None:
-        """Let go of the clients; when nodes or slots of a cluster have moved, the next call asks where they are."""
+        """Close the clients; the next call connects anew and asks a cluster where nodes and slots are."""
         with self._lock:
             clients, self._client, self._waiting = (self._client, self._waiting), None, None
             idle, self._idle = self._idle, _Idle()
@@ -241,7 +241,7 @@ class RedisBackend:
 class _Idle:
     """The idle connections of each pool.
 
-    A pool of redis-py takes back each connection, also one that an interrupt left with an unread reply. Here only a
+    A pool of redis-py takes back every connection, even after an interrupt that left a reply unread. Here only a
     connection that has answered comes back, so no later call reads another call's reply.
     """
 
@@ -274,7 +274,7 @@ class _Idle:
             self.close()
 
     def close(self) -> None:
-        """Close them all, and the others as they come back."""
+        """Close all idle connections now, and the others when they come back."""
         self._closed = True
         for stack in list(self._stacks.values()):
             while stack:
@@ -352,7 +352,7 @@ class AsyncRedisBackend:
         await self._disconnect()
 
     async def _until_the_loop_ends(self) -> AsyncGenerator[None]:
-        """Close the connections as ``asyncio.run`` ends, because it ends all generators: a loop per call leaks none."""
+        """Close the connections when ``asyncio.run`` ends: it closes all generators, and so this one."""
         try:
             yield
         finally:
@@ -391,7 +391,7 @@ class AsyncRedisBackend:
         if waiting:
             return await self._exchange(self._waiting, key, commands)
         before = self._time_outs
-        async with self._turns:  # above its limit redis-py refuses, which looks like an outage
+        async with self._turns:  # above its limit redis-py raises, which looks like an outage
             if self._time_outs != before:
                 raise translated(TimeoutError(), self._target.where)  # earlier calls in the queue timed out
             self._require_open()
@@ -420,7 +420,7 @@ class AsyncRedisBackend:
             raise translated(error, self._target.where) from None
         finally:
             if self._parent._closed:  # noqa: SLF001  (its other half)
-                await _let_go(client)  # once more, as this call may have connected meanwhile
+                await _let_go(client)  # once more: this call may have connected meanwhile
 
     def _require_open(self) -> None:
         """Raise ``BackendClosed`` after ``close()``."""
@@ -442,13 +442,13 @@ class _Unknown(Exception):
 
 
 def _look(connection: Any, record: str) -> tuple[bytes]:
-    """Return the read of a record as this connection sends it."""
+    """Return the commands that read a record, encoded for this connection."""
     encoder = connection.encoder
     return look_at(record, encoder.encoding, encoder.encoding_errors)
 
 
 def _reply(connection: Any) -> Any:
-    """Read one reply; an error reply is a value, so that the replies behind it are read too."""
+    """Read one reply; an error reply is returned, so that the replies after it are read too."""
     try:
         return connection.read_response()
     except ResponseError as error:
@@ -471,7 +471,7 @@ async def _let_go(client: Any) -> None:
 
 def _sentinels(client: Any) -> list[Any]:
     """Return the clients by which a client asks the sentinels for its master."""
-    pool = getattr(client, "connection_pool", None)  # a cluster's has none
+    pool = getattr(client, "connection_pool", None)  # a cluster's client has no pool
     return getattr(getattr(pool, "sentinel_manager", None), "sentinels", [])
 
 

@@ -1,7 +1,7 @@
 """Connections of the Redis backend: one server, a socket file, Sentinel, a Cluster; for threads and for event loops.
 
-Every client that is made here has short time-outs of its own and no retries, because the flow decides what to do
-about a failure. It speaks RESP2 and sends no client information, so that connecting is one round trip.
+Every client that is made here has short time-outs and no retries, because the flow decides what to do about a failure.
+It speaks RESP2 and sends no client information, so connecting takes one round trip.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Target:
 
     @property
     def cluster(self) -> bool:
-        """Whether it is a Cluster."""
+        """Whether the servers are a Redis Cluster."""
         return self.scheme == "redis+cluster"
 
     @property
@@ -60,7 +60,7 @@ class Target:
         return self.path or ",".join(f"{host}:{port}" for host, port in self.hosts)
 
     def arguments(self, *, waiting: bool) -> dict[str, Any]:
-        """Return the arguments of a connection; one for waiting outlives the longest blocking read."""
+        """Return the arguments of a connection; one for waiting has a time-out beyond the longest blocking read."""
         return {
             **self.settings,
             "socket_timeout": self.timeout + (LONGEST_BLOCK if waiting else 0),
@@ -93,7 +93,7 @@ def target_of(url: BackendURL) -> Target:
 
 
 def _path(url: BackendURL, database: int) -> tuple[str, str, int]:
-    """Return what the path of the URL names: a service, a socket, a database."""
+    """Return what the path of the URL gives: the service, the socket, the database."""
     if url.scheme == "unix":
         if not url.path.strip("/"):
             raise misused(
@@ -131,12 +131,12 @@ def _hosts(url: BackendURL) -> tuple[tuple[str, int], ...]:
 
 
 def check_library() -> None:
-    """Raise ``BackendNotInstalled`` for a redis-py that is too old."""
+    """Raise ``BackendNotInstalled`` if redis-py is too old."""
     version_of("redis", extra="redis")
 
 
 def _silent() -> dict[str, None]:
-    """Return the arguments that keep a connection from introducing itself, which costs a round trip."""
+    """Return the arguments that turn off client information, which costs a round trip per connection."""
     named = version_of("redis", extra="redis") >= (7, 2)
     return dict.fromkeys(["driver_info"] if named else ["lib_name", "lib_version"])
 

@@ -1,4 +1,4 @@
-"""What `tokencache doctor` checks of a Redis: version, role, rights, wake-ups, eviction, clock. Plain reads only."""
+"""The checks of `tokencache doctor` for Redis: version, role, rights, wake-ups, eviction, clock. It only reads."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ for _, call in ipairs(calls) do
 end
 return missing
 """
-"""Asks the server what its ACL lets this user do with the three keys, and does nothing of it (Redis 7 or newer)."""
+"""Asks which commands the ACL allows on the three keys, and runs none of them (Redis 7 or newer)."""
 
 
 def examine(names: tuple[str, str, str], where: str, library: str, ask: Ask) -> Iterator[Finding]:
@@ -60,7 +60,7 @@ def examine(names: tuple[str, str, str], where: str, library: str, ask: Ask) -> 
 
 
 def _server(about: dict[str, str], where: str, library: str) -> Finding:
-    """Return which server this is."""
+    """Return the version of this server."""
     valkey = about.get("valkey_version")
     version = valkey or about.get("redis_version", "?")
     seen = f"{'Valkey' if valkey else 'Redis'} {version} at {where}, redis-py {library}"
@@ -79,7 +79,7 @@ def _role(about: dict[str, str], where: str) -> Finding:
 
 
 def _eviction(about: dict[str, str]) -> Finding:
-    """Return whether the server may throw records and leases away, or is full."""
+    """Return whether the server may evict records and leases, or is full."""
     policy, most = about.get("maxmemory_policy", "noeviction"), int(about.get("maxmemory", "0"))
     used, evicted = int(about.get("used_memory", "0")), about.get("evicted_keys", "0")
     if not most:
@@ -98,7 +98,7 @@ def _eviction(about: dict[str, str]) -> Finding:
 
 
 def _rights(names: tuple[str, str, str], ask: Ask) -> Finding:
-    """Return whether the ACL lets this user do what the scripts do."""
+    """Return whether the ACL allows this user the commands of the scripts."""
     keys = " ".join(f"~{name}" for name in names)
     remedy = (
         f"ACL SETUSER … {keys} +get +pttl +set +del +pexpire +time +eval +evalsha +xadd +xread"
@@ -109,7 +109,7 @@ def _rights(names: tuple[str, str, str], ask: Ask) -> Finding:
     except BackendUnavailable as error:
         return failed("rights", f"scripts cannot be run: {error}", remedy)
     if isinstance(missing, bytes):
-        return skipped("rights", "this server cannot tell (Redis 7 can); the round trip above shows whether they do")
+        return skipped("rights", "this server cannot tell (Redis 7 can); see the round trip above")
     if missing:
         lacking = ", ".join(entry.decode("utf-8", "replace") for entry in missing)
         return failed("rights", f"the ACL forbids this user {lacking}", remedy)
@@ -144,5 +144,5 @@ def _fields(info: bytes) -> dict[str, str]:
 
 
 def _forbidden(error: BackendUnavailable) -> bool:
-    """Return whether it is the ACL that refused a command."""
+    """Return whether the ACL refused the command."""
     return "ACL" in str(error)

@@ -1,4 +1,4 @@
-"""What the two halves of the Redis backend share: names of keys, arguments and replies of scripts, errors. No I/O."""
+"""Shared by the two halves of the Redis backend: key names, arguments and replies of scripts, errors. No I/O."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Command: TypeAlias = "Sequence[str | bytes | int]"
 _Entries: TypeAlias = "Sequence[tuple[bytes, Sequence[tuple[bytes, Sequence[bytes]]]]]"
 
 LONGEST_BLOCK: Final = 1.0
-"""How long one blocking read lasts at most, in seconds: the slow safety poll."""
+"""Longest blocking read, in seconds. After it the waiter polls once, in case a wake-up was lost."""
 
 _COOLDOWN: Final = b"cooldown:"
 _HASHED: Final = "tokencache:sha256:"
@@ -44,7 +44,7 @@ class Script:
 
     @classmethod
     def of(cls, text: str) -> Script:
-        """Return a script with its SHA-1, which is what EVALSHA takes."""
+        """Return a script with its SHA-1, the argument of EVALSHA."""
         return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
@@ -57,7 +57,7 @@ DISCARD: Final = Script.of(_scripts.DISCARD)
 
 @dataclass(frozen=True, slots=True)
 class ScriptCall:
-    """One call of a script: what EVALSHA or EVAL takes after the script itself."""
+    """One call of a script: its keys and arguments, as EVALSHA or EVAL takes them."""
 
     script: Script
     keys: tuple[str, str, str]
@@ -68,13 +68,13 @@ class ScriptCall:
         return ["EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.arguments]
 
     def eval(self) -> list[str | bytes | int]:
-        """Return the command with the script's text, for a server that does not know it yet."""
+        """Return the command with the script's text, for a server that does not have it yet."""
         return ["EVAL", self.script.text, len(self.keys), *self.keys, *self.arguments]
 
 
 @lru_cache(1 << 14)
 def look_at(record: str, encoding: str, errors: str) -> tuple[bytes]:
-    """Return GET and PTTL of a record as they are sent, in RESP: the same bytes for each read of it."""
+    """Return GET and PTTL of a record, encoded in RESP: the same bytes for each read of it."""
     name = record.encode(encoding, errors)
     return (b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n*2\r\n$4\r\nPTTL\r\n$%d\r\n%b\r\n" % (len(name), name, len(name), name),)
 
@@ -83,13 +83,13 @@ def look_at(record: str, encoding: str, errors: str) -> tuple[bytes]:
 def keys_of(key: str, *, cluster: bool) -> tuple[str, str, str]:
     """Return the names of record, lock and stream; in a cluster all three hash to one slot.
 
-    A key whose names might be another's, or are not UTF-8, is hashed, so that distinct keys have distinct names.
+    A key whose names might be another key's, or are not UTF-8, is hashed. So distinct keys have distinct names.
     """
     tag = _TAG.match(key) if cluster else None
     unsafe = _AMBIGUOUS.search(key) or (cluster and tag is None and ("{" in key or "}" in key))
-    if unsafe or (tag and key[0] == "{" and tag.end() == len(key)):  # "{a}:lock" is that of "a"
+    if unsafe or (tag and key[0] == "{" and tag.end() == len(key)):  # "{a}:lock" is the lock of "a"
         key, tag = _HASHED + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest(), None
-    slot = key if tag or not cluster else f"{{{key}}}"  # a hash tag of its own serves all three
+    slot = key if tag or not cluster else f"{{{key}}}"  # all three names share the key's own hash tag
     return key, f"{slot}:lock", f"{slot}:ready"
 
 
@@ -149,7 +149,7 @@ class Protocol:
         return ScriptCall(COMMIT, self.names(lease.key), (str(lease.fence), lease.owner, data, milliseconds(ttl)))
 
     def release(self, lease: LeaseGrant, cooldown: Cooldown | None) -> ScriptCall:
-        """Free the lease, perhaps leaving a cooldown."""
+        """Free the lease, and store a cooldown if one is given."""
         left, ttl = b"", "1"
         if cooldown is not None and cooldown.remaining > 0:
             table = {
@@ -182,21 +182,21 @@ class Protocol:
         return ["XREAD", "COUNT", 1, "BLOCK", block, "STREAMS", self.names(key)[2], f"{fence}-0"]
 
     def woken(self, reply: object) -> Stored | None:
-        """Read the answer to the blocking read: the record that came with the wake-up, if one did."""
+        """Read the reply of the blocking read: the record in the wake-up, if it has one."""
         if not reply:
             return None
         streams = reply
-        if isinstance(reply, dict):  # RESP3, of a client of the user's
+        if isinstance(reply, dict):  # RESP3, from a client of the user
             streams = tuple(cast("dict[bytes, object]", reply).items())
         try:
             ((_, ((_, fields),)),) = cast("_Entries", streams)
             _, data, _, ttl = fields
             return Stored(data, int(ttl) / 1000) if data else None
         except (TypeError, ValueError):
-            return None  # another program wrote into the stream: look again
+            return None  # another program wrote into the stream: poll again
 
     def slot(self, record: bytes | None, life: int, lock: bytes | None, left: int) -> Slot:
-        """Put together what ``inspect`` reports."""
+        """Return the slot that ``inspect`` reports."""
         stored = stored_of(record, life)
         if lock is None:
             return Slot(stored)
@@ -229,12 +229,12 @@ def remaining_of(milliseconds_left: object) -> float | None:
 
 
 def _held(left: object) -> float:
-    """Return how long a lock is held; a lock without an expiry is read again after a second."""
+    """Return the remaining seconds of a lock; one second for a lock without an expiry."""
     return remaining_of(left) or LONGEST_BLOCK
 
 
 def _cooldown(text: bytes, remaining: float) -> Cooldown | None:
-    """Read a cooldown that a release left behind, ``None`` for anything else."""
+    """Parse the cooldown in a lock, ``None`` for any other lock."""
     try:
         table: object = json.loads(text)
     except (ValueError, RecursionError):
@@ -275,15 +275,15 @@ _PASSING: Final = {
 
 
 def translated(error: Exception, where: str) -> BackendUnavailable:
-    """Return our error for one of the client library, without its text, which may hold a secret (INV-9)."""
+    """Return our error for the client library's error, without its text, which may hold a secret (INV-9)."""
     text = str(error)
     for table in (_LOUD, _PASSING):
         for code, meaning in table.items():
             if text.upper().startswith(code) or code in type(error).__name__.upper():
                 return BackendUnavailable(f"redis at {where}: {meaning}")
-    if text.upper().startswith("AUTHENTICATION REQUIRED"):  # the client library takes the code away
+    if text.upper().startswith("AUTHENTICATION REQUIRED"):  # redis-py removes the error code
         return BackendUnavailable(f"redis at {where}: {_LOUD['NOAUTH']}")
-    if "NOPERM" in text or "NO PERMISSIONS" in text.upper():  # inside a script, where the code is not the first word
+    if "NOPERM" in text or "NO PERMISSIONS" in text.upper():  # inside a script the code is not the first word
         return BackendUnavailable(f"redis at {where}: {_LOUD['NOPERM']}")
     if "DB INDEX IS OUT OF RANGE" in text.upper():
         return BackendUnavailable(f"redis at {where}: the server has no database of this number: correct the URL")

@@ -1,11 +1,11 @@
 """The Lua scripts of the Redis backend: lease, commit, release, extend and discard, each one round trip.
 
-Keys of every script: the record, the lock, the stream of wake-ups. A record's fence is its top-level integer ``fence``
-from 0 to 2**53 - 1, as :func:`tokencache.records.fence_of` reads it. The lock holds ``<fence>:<owner>``, or
-``cooldown:<identity>:<JSON>``, or what another program wrote with ``SET … NX PX``; the fence there has sixteen
-digits, being the time in microseconds. Fences are formatted with ``%.0f``, as some servers' Lua writes large numbers
-otherwise. COMMIT decides as :func:`tokencache.records.is_late` does. The wake-up carries the record to the waiters of
-that moment, and expires two seconds later.
+Every script has three keys: the record, the lock, the stream of wake-ups. A record's fence is its top-level integer
+``fence`` from 0 to 2**53 - 1, as :func:`tokencache.records.fence_of` reads it. The lock holds ``<fence>:<owner>``,
+``cooldown:<identity>:<JSON>``, or what another program wrote with ``SET … NX PX``. The fence of a lease has sixteen
+digits: the time in microseconds. Fences are formatted with ``%.0f``, because the Lua of some servers writes large
+numbers in another form. COMMIT follows the rule of :func:`tokencache.records.is_late`. The wake-up carries the record
+to the current waiters, and expires two seconds later.
 """
 
 from __future__ import annotations
