@@ -1,4 +1,4 @@
-"""The laws that every backend keeps, and the way from a URL to this one."""
+"""The laws that every backend keeps, and the tests of this backend's URL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TestSqliteBackend(BackendContract):
 
 
 def test_two_caches_at_one_url_share_a_token(tmp_path: Path) -> None:
-    """Once it is installed the backend is found by its scheme, and the second cache needs no fetch."""
+    """An installed backend is found by its scheme, and the second cache needs no fetch."""
     answers = iter([{"access_token": "first", "expires_in": 3600}])
     url = f"sqlite://{tmp_path}/tokens.db"
     with TokenCache(url) as one, TokenCache(url) as other:
@@ -34,6 +34,6 @@ def test_two_caches_at_one_url_share_a_token(tmp_path: Path) -> None:
 
 
 def test_an_unknown_option_is_refused(tmp_path: Path) -> None:
-    """A misspelled option of the URL is an error, and not ignored."""
+    """An unknown option of the URL raises an error."""
     with pytest.raises(ConfigurationError, match="colour"):
         TokenCache(f"sqlite://{tmp_path}/tokens.db?colour=red")

@@ -1,4 +1,4 @@
-"""The command line `tokencache`. It needs the extra `cli`; without it, it says so and exits 2."""
+"""The command line `tokencache`. Without the extra `cli` it prints the remedy and exits 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of `tokencache bench`, in seconds, as lines for a person and as plain values."""
+"""The figures of `tokencache bench`, in seconds, as text lines and as plain values."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PARTS: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
-    """Times of calls, in seconds: the time that this part of them did not exceed. ``calls`` is how many there were."""
+    """Percentiles of the times of calls, in seconds. ``calls`` is the number of calls."""
 
     calls: int
     at: dict[str, float]
 
     @classmethod
     def of(cls, times: Sequence[float]) -> Self:
-        """Return those of some times, at least one."""
+        """Return the percentiles of at least one time."""
         ordered = sorted(times)
         return cls(
             len(ordered),
@@ -38,7 +38,7 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True)
 class Stampede:
-    """Many callers at once without a stored token. ``fetch`` is the time of the login, ``beyond`` the wait past it."""
+    """Many callers at once without a stored token. ``fetch`` is the time of the login, ``beyond`` the wait after it."""
 
     processes: int
     threads: int
@@ -49,7 +49,7 @@ class Stampede:
 
     @property
     def callers(self) -> int:
-        """How many asked."""
+        """The number of callers."""
         return self.processes * self.threads
 
     def as_dict(self) -> dict[str, object]:
@@ -67,9 +67,9 @@ class Stampede:
 
 @dataclass
 class Figures:
-    """One backend's. ``first`` is a call that logs in, ``cached`` one of very many that find the local copy.
+    """The figures of one backend. ``first`` is a call that logs in; ``cached`` calls find the local copy.
 
-    ``note`` says why there is neither ``shared`` nor ``stampede``, where that is so.
+    If ``shared`` and ``stampede`` are missing, ``note`` gives the reason.
     """
 
     backend: str
@@ -82,7 +82,7 @@ class Figures:
 
     @property
     def speedup(self) -> float:
-        """How many times quicker a cached call is than the first."""
+        """How many times faster a cached call is than the first."""
         return self.first / self.cached
 
     def rows(self) -> Iterator[tuple[str, str, Percentiles]]:
@@ -109,7 +109,7 @@ class Figures:
         }
 
     def lines(self) -> Iterator[str]:
-        """Yield what a person reads: the three lines first."""
+        """Yield the text lines, the three most important ones first."""
         yield self.backend
         yield f"  first     {spell(self.first):>12}   a login, and its token stored"
         yield f"  cached    {spell(self.cached):>12}   a get"
@@ -144,7 +144,7 @@ class BenchReport:
 
 
 def told(stampede: Stampede) -> str:
-    """Return one sentence on a stampede."""
+    """Return one sentence about a stampede."""
     calls = f"{stampede.provider_calls} provider call{'' if stampede.provider_calls == 1 else 's'}"
     return (
         f"{stampede.processes} x {stampede.threads} cold callers, {stampede.served} served, {calls} of"
@@ -153,5 +153,5 @@ def told(stampede: Stampede) -> str:
 
 
 def machine() -> str:
-    """Return what the figures depend on besides the servers."""
+    """Return the interpreter and its version."""
     return f"{platform.python_implementation()} {platform.python_version()}"

@@ -1,4 +1,4 @@
-"""The picture of `tokencache bench`: an SVG that needs nothing else, for a light and for a dark background."""
+"""The picture of `tokencache bench`: a self-contained SVG for a light and a dark background."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WIDTH: Final = 880
 LEFT: Final = 110
 RIGHT: Final = 630
-"""Where the scale ends; what a row says stands to the right of it."""
+"""The right end of the scale; the text of a row begins after it."""
 
 ROW: Final = 30
 HEAD: Final = 64
@@ -46,7 +46,7 @@ text { font: 13px system-ui, sans-serif; fill: #1c1c1c; }
 
 
 def picture_place(text: str) -> Path:
-    """Return the path of the picture; raise ``ConfigurationError`` before anything is measured in vain."""
+    """Return the path of the picture; raises ``ConfigurationError`` early if the folder is missing."""
     place = Path(text)
     if place.is_dir() or not place.absolute().parent.is_dir():
         message = f"--picture {text}: name a file in a folder that exists"
@@ -64,7 +64,7 @@ def save(report: BenchReport, place: Path) -> None:
 
 
 def draw(report: BenchReport) -> str:
-    """Return the SVG: for each backend the first call, and from p50 to p99.9 what has percentiles, on one scale."""
+    """Return the SVG: for each backend the first call, and the percentiles from p50 to p99.9, on one scale."""
     body = list(_heading(report))
     y: float = HEAD
     parts: list[str] = []
@@ -89,7 +89,7 @@ def draw(report: BenchReport) -> str:
 
 
 def _heading(report: BenchReport) -> Iterator[str]:
-    """Yield the title and what was measured where."""
+    """Yield the title, the provider and the machine."""
     yield '<title id="title">tokencache bench</title>'
     yield _text(16, 26, "What a token costs", "title")
     yield _text(16, 46, f"{report.provider}; {machine()}, {os.cpu_count()} cores", "dim")
@@ -105,13 +105,13 @@ def _scale(bottom: float) -> Iterator[str]:
 
 
 def _legend(bottom: float) -> Iterator[str]:
-    """Yield how the picture is read."""
+    """Yield the legend."""
     words = "time of a call, logarithmic: circle p50, ticks p90, p99, p99.9; stampede: the wait beyond the fetch"
     yield _text(16, bottom + 44, words, "dim")
 
 
 def _backend(figures: Figures, y: float) -> tuple[list[str], float]:
-    """Return what is drawn of one backend from ``y`` on, and where the next begins."""
+    """Return the drawing of one backend from ``y`` on, and the ``y`` of the next."""
     y += ROW
     drawn = [_text(16, y - 8, _short(figures.backend), "where")]
     x = _x(figures.first)
@@ -146,7 +146,7 @@ def _span(found: Percentiles, y: float) -> Iterator[str]:
 
 
 def _x(seconds: float) -> float:
-    """Return where a time lies on the scale; what is beyond it lies at its end."""
+    """Return the x of a time; a time beyond the scale is drawn at its end."""
     power = math.log10(max(seconds, 10.0**SHORTEST))
     return LEFT + (RIGHT - LEFT) * min(1.0, (power - SHORTEST) / (LONGEST - SHORTEST))
 
@@ -158,10 +158,10 @@ def _unit(power: int) -> str:
 
 
 def _short(text: str, longest: int = 100) -> str:
-    """Return a text that fits into the picture."""
+    """Return a text, shortened to fit into the picture."""
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
-    """Return a text."""
+    """Return a text element."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'

@@ -1,6 +1,6 @@
-"""One process of a stampede of `tokencache bench`: its threads ask for a token of a played login.
+"""One process of a stampede of `tokencache bench`: its threads ask for a token of a simulated login.
 
-Its last report has ``fetches`` as well: how long each played login took, in seconds.
+Its last report also has ``fetches``: the time of each simulated login, in seconds.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from tokencache.ports import FetchContext
 
 LIFETIME = 120.0
-"""Of a played token, in seconds: its record is deleted at the end, or ends by itself soon after."""
+"""The lifetime of a simulated token, in seconds. Its record is deleted at the end of the bench, or expires soon."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drill(WorkerLoad):
-    """One process's part in a stampede. ``login``, ``size`` and ``secret`` are those of its :class:`PlayedProvider`.
+    """The orders of one process. ``login``, ``size`` and ``secret`` go to its :class:`PlayedProvider`.
 
     ``backend`` and ``config`` are as on the command line.
     """
@@ -46,7 +46,7 @@ class Drill(WorkerLoad):
 
 
 class PlayedProvider:
-    """A provider that sends nothing: it takes ``login`` seconds and gives a token of ``size`` characters.
+    """A provider without requests: after ``login`` seconds it returns a token of ``size`` characters.
 
     ``secret`` stands for the credential, so that all processes of one stampede have one identity.
     """
@@ -60,11 +60,11 @@ class PlayedProvider:
         self._secret = secret
 
     def identity(self) -> Mapping[str, object]:
-        """Return what the processes of one stampede have in common."""
+        """Return the identity that the processes of one stampede share."""
         return {"stampede": Secret(self._secret)}
 
     def fetch(self, context: FetchContext) -> Token:
-        """Play a login."""
+        """Simulate a login."""
         del context
         began = time.perf_counter()
         time.sleep(self._login)
@@ -74,7 +74,7 @@ class PlayedProvider:
 
 
 def main() -> None:
-    """Do as ordered."""
+    """Read the orders and carry them out."""
     drill = Drill(**json.loads(first_line()))
 
     from tokencache import TokenCache
@@ -89,7 +89,7 @@ def main() -> None:
         ):
             provider, policy = PlayedProvider(drill.login, drill.size, drill.secret), quiet(RefreshPolicy())
             source = cache.source(provider, key=drill.key, policy=policy)
-            source.status()  # the way to the store is open before the start, as in a process that is at work
+            source.status()  # connects before the start, like a process that already works
             tallies = run(drill, source, policy)
     except TokenCacheError as error:
         sys.exit(f"a process of the bench: {error}")
@@ -97,5 +97,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    replace_streams()  # as in the demo
+    replace_streams()  # as in the demo: no traceback when the parent was killed
     main()

@@ -1,4 +1,4 @@
-"""The doctor's own checks, the same for every backend and provider: versions, a round trip, what lies at the key."""
+"""The doctor's own checks, for every backend and provider: versions, a round trip, the state of the key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tokencache.status import Status
 
 STUCK: Final = RefreshPolicy().timeout
-"""A lease that lasts longer than a caller waits, in seconds, is stuck: ours last three and are prolonged."""
+"""A lease with more remaining seconds is stuck: ours last three and are extended, and callers do not wait so long."""
 
 _TTL: Final = 5.0
 _NAMES: Final = 8
@@ -31,7 +31,7 @@ _STUCK_REMEDY: Final = "if no process of yours took it, delete the lock: docs/tr
 
 
 def versions(distribution: str | None) -> Finding:
-    """Return what runs here; ``distribution`` is that of the provider, where it is another than ours."""
+    """Return the versions in use; ``distribution`` is the provider's, if it is not tokencache itself."""
     from importlib.metadata import PackageNotFoundError, version
 
     shown = [f"{platform.python_implementation()} {platform.python_version()}"]
@@ -42,7 +42,7 @@ def versions(distribution: str | None) -> Finding:
 
 
 def scratch_key(backend: Backend, key: str) -> str:
-    """Return a key of the doctor's own beside ``key``, on a server that answers: each of several has some keys."""
+    """Return the doctor's own key for the round trip: of a few names, the first whose server answers."""
     names = [f"{key}:doctor{number or ''}" for number in range(_NAMES)]
     for name in names:
         with suppress(BackendUnavailable):
@@ -52,13 +52,13 @@ def scratch_key(backend: Backend, key: str) -> str:
 
 
 def round_trip(backend: Backend, key: str) -> Finding:
-    """Take a lease, store, read and delete a record at ``key``, which no other program uses; return what was found."""
+    """Take a lease, store, read and delete a record at ``key``, which no other program uses; return the finding."""
     owner = secrets.token_hex(12)
     began = time.perf_counter()
     grant: LeaseGrant | None = None
     try:
         reply = backend.lease(key, owner, "doctor", None, _TTL)
-        if isinstance(reply, Found):  # left behind by a doctor that was killed
+        if isinstance(reply, Found):  # the record of a doctor that was killed
             backend.discard(key, reply.stored.data)
             reply = backend.lease(key, owner, "doctor", None, _TTL)
         if not isinstance(reply, Granted):
@@ -82,7 +82,7 @@ def round_trip(backend: Backend, key: str) -> Finding:
 
 
 def _broken_law(backend: Backend, grant: LeaseGrant) -> str | None:
-    """Return which promise of a backend does not hold, ``None`` if all do."""
+    """Return the law that the backend breaks, ``None`` if it keeps all."""
     key, data = grant.key, json.dumps({"v": 1, "fence": grant.fence, "doctor": True}).encode()
     if not isinstance(backend.lease(key, secrets.token_hex(12), "doctor", None, _TTL), Held):
         return "a lease that was held was given to another owner as well"
@@ -99,14 +99,14 @@ def _broken_law(backend: Backend, grant: LeaseGrant) -> str | None:
 
 
 def state(status: Status) -> Iterator[Finding]:
-    """Yield a finding each on the record, the lease and the cooldown of the key."""
+    """Yield one finding each for the record, the lease and the cooldown of the key."""
     yield _record(status)
     yield _lease(status)
     yield _cooldown(status)
 
 
 def is_usable(status: Status) -> bool:
-    """Return whether the fleet has a token that it may hand out."""
+    """Return whether a usable token is stored."""
     return status.stored == "ours" and status.usable_until is not None
 
 
@@ -117,7 +117,7 @@ def is_stuck(status: Status) -> bool:
 
 
 def binds(status: Status) -> bool:
-    """Return whether a cooldown keeps this very identity from asking the provider."""
+    """Return whether a cooldown applies to this identity."""
     return status.cooldown is not None and status.cooldown.identity == status.identity
 
 
@@ -165,18 +165,18 @@ def _cooldown(status: Status) -> Finding:
 
 
 def _left(until: float) -> str:
-    """Return how far off an instant is."""
+    """Return the time until an instant, as text."""
     return duration(max(0.0, until - time.time()))
 
 
 def clear(backend: Backend, key: str) -> None:
-    """Leave nothing at a key that is ours, not even what has ended and is still on a disk."""
-    for _ in range(3):  # a record that comes while we look is seen at the next look
+    """Delete all at our own key, also an ended record that is still on a disk."""
+    for _ in range(3):  # a record that is stored meanwhile is deleted in the next round
         slot = backend.inspect(key)
         if slot.stored is not None:
             backend.discard(key, slot.stored.data)
             continue
-        # The holder's name gets the holder's lease again; a cooldown of another identity is displaced.
+        # With the holder's name we get the holder's lease; the lease replaces a cooldown of another identity.
         reply = backend.lease(key, slot.owner or secrets.token_hex(12), "clear", None, _TTL)
         if isinstance(reply, Granted):
             with suppress(TokenCacheError):

@@ -1,4 +1,4 @@
-"""A provider that counts how often it is asked, so that a command can promise how many logins it makes at most."""
+"""A provider that counts and limits its logins, so that a command can promise a maximum."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class CountedProvider:
-    """A provider in front of ``inner``, with everything that this one has; it is asked ``most`` times and no more.
+    """Wraps the provider ``inner``, with all its attributes, and lets at most ``most`` fetches through.
 
-    ``logins`` tells how often it was asked, ``refused`` whether more was wanted. Beyond ``most`` it raises
-    ``ProviderUnavailable`` and sends nothing.
+    ``logins`` counts the fetches. Any further fetch raises ``ProviderUnavailable`` without a request, and sets
+    ``refused``.
     """
 
     def __init__(self, inner: TokenProvider, most: int) -> None:
@@ -37,11 +37,11 @@ class CountedProvider:
         return self._inner.name
 
     def identity(self) -> Mapping[str, object]:
-        """Return what makes its tokens its own."""
+        """Return the identity of the wrapped provider."""
         return self._inner.identity()
 
     def __getattr__(self, name: str) -> object:
-        """Return what the other provider has, its fetches counted; a half that it lacks is lacking here too."""
+        """Return the attribute of the wrapped provider, with fetches counted; a missing half stays missing."""
         found: object = getattr(self._inner, name)
         if name == "fetch":
             return self._fetching(cast("_Fetch", found))
@@ -64,7 +64,7 @@ class CountedProvider:
         return counted
 
     def _count(self) -> None:
-        """Count one login in, or refuse it."""
+        """Count one login, or raise ``ProviderUnavailable`` beyond the limit."""
         with self._lock:
             if self.logins >= self._most:
                 self.refused = True

@@ -1,4 +1,4 @@
-"""One process of the demo's fleet: its threads ask a fake QPay for tokens."""
+"""One process of the demo's fleet: its threads ask for tokens of a fake QPay."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokencache.policy import RefreshPolicy
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOrders(WorkerLoad):
-    """One process's part in the demo."""
+    """The orders of one process of the demo."""
 
     backend: str = field(repr=False)
     namespace: str
@@ -25,7 +25,7 @@ class DemoOrders(WorkerLoad):
 
 
 def main() -> None:
-    """Do as ordered."""
+    """Read the orders and carry them out."""
     orders = DemoOrders(**json.loads(first_line()))
 
     from tokencache import TokenCache
@@ -37,7 +37,7 @@ def main() -> None:
             provider = QPayProvider(orders.client_id, orders.client_secret, base_url=orders.base_url)
             policy = RefreshPolicy()
             source = cache.source(provider, policy=policy)
-            _ = source.key  # worked out before the start, so that the figures are those of the fetch
+            _ = source.key  # derived before the start, so that the figures are of the fetch only
             tallies = run(orders, source, policy)
     except TokenCacheError as error:
         sys.exit(f"a process of the demo: {error}")

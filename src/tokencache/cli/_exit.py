@@ -1,4 +1,4 @@
-"""The end of a command: an exit code and one paragraph on stderr, without traceback or secret."""
+"""The end of a command: an exit code and one paragraph on stderr, without traceback and secrets."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Exit(IntEnum):
 
 
 def code_of(error: TokenCacheError) -> Exit:
-    """Return the exit code that tells this error's kind."""
+    """Return the exit code for this kind of error."""
     match error:
         case ConfigurationError() | BackendNotInstalled() | BackendConflict():
             return Exit.USAGE
@@ -53,7 +53,7 @@ def code_of(error: TokenCacheError) -> Exit:
 
 
 def complain(message: str) -> None:
-    """Write one paragraph to stderr, wrapped for a person where a person reads it."""
+    """Write one paragraph to stderr, wrapped if stderr is a terminal."""
     paragraph = f"tokencache: {' '.join(message.split())}"
     if sys.stderr.isatty():
         paragraph = textwrap.fill(paragraph, width=100, break_long_words=False, break_on_hyphens=False)
@@ -61,7 +61,7 @@ def complain(message: str) -> None:
 
 
 def unwritten(failure: OSError) -> Exit:
-    """Return the exit code of a result that could not be written, and say why unless its reader has left."""
+    """Return the exit code of a result that could not be written; print the reason unless the reader left."""
     if isinstance(failure, BrokenPipeError):
         return Exit.BROKEN_PIPE
     complain(f"the result could not be written: {failure.strerror}")
@@ -70,7 +70,7 @@ def unwritten(failure: OSError) -> Exit:
 
 @contextmanager
 def reported(*, verbose: bool) -> Generator[None]:
-    """Run a command's body: log if asked to, and turn what it raises into an exit code and one paragraph."""
+    """Run a command's body: with ``verbose`` log, and turn an exception into an exit code and one paragraph."""
     try:
         with _logging(verbose=verbose):
             yield
@@ -85,8 +85,8 @@ def reported(*, verbose: bool) -> Generator[None]:
         raise typer.Exit(Exit.FAILED) from None
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise
-    except Exception as error:  # noqa: BLE001 - a person gets no traceback
-        # A foreign message may hold anything, so only its kind and place are shown (INV-9).
+    except Exception as error:  # noqa: BLE001 - users get no traceback
+        # A third-party message may hold a secret, so only the exception's type and place are shown (INV-9).
         complain(
             f"this should not have happened: {type(error).__name__}. "
             + ("Please report the frames above." if verbose else "Run it again with --verbose and please report it.")
@@ -98,7 +98,7 @@ def reported(*, verbose: bool) -> Generator[None]:
 
 @contextmanager
 def _logging(*, verbose: bool) -> Generator[None]:
-    """Send the library's own log lines to stderr, all of them or none: an error is told once, by :func:`complain`."""
+    """Send all log lines of the library to stderr, or none: :func:`complain` reports each error once."""
     logger = logging.getLogger("tokencache")
     handler: logging.Handler = logging.NullHandler()
     if verbose:

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from tokencache.cli._worker_load import WorkerLoad
 
 PATIENCE: Final = 60.0
-"""How long a command waits for its processes, in seconds, before it gives up."""
+"""How long a command waits for its processes, in seconds, before it fails."""
 
 
 @dataclass
 class FleetReport:
-    """What the whole fleet saw. ``fetches`` are the times of the logins that its own processes played."""
+    """The sum of all processes. ``fetches`` are the times of the logins that they simulated."""
 
     calls: int = 0
     waited: int = 0
@@ -39,7 +39,7 @@ class FleetReport:
     errors: list[str] = field(default_factory=list[str])
 
     def add(self, message: dict[str, Any]) -> None:
-        """Take in the last message of one process."""
+        """Add the last message of one process."""
         self.calls += message["calls"]
         self.waited += message["waited"]
         self.late += message["late"]
@@ -55,7 +55,7 @@ FAREWELL: Final = 5.0
 
 
 class Fleet:
-    """Processes that run the module ``worker``; leaving the block ends each that still runs."""
+    """Processes that run the module ``worker``; the end of the block ends those still running."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Fleet:
             for number, process in enumerate(self._workers):
                 self._tell(process, json.dumps(asdict(orders)))
                 threading.Thread(target=self._listen, args=(number, process), daemon=True).start()
-        except BaseException:  # no block was entered that would end them
+        except BaseException:  # the block was not entered, so its end cannot end them
             self._end(kill=True)
             raise
 
@@ -89,12 +89,12 @@ class Fleet:
         self._end(kill=kind is not None)
 
     def _end(self, *, kill: bool) -> None:
-        """Wait until every process has ended; one that takes too long is killed, and with ``kill`` each at once."""
+        """Wait until every process has ended; kill each that takes too long, or with ``kill`` all at once."""
         for worker in self._workers:
             if kill:
                 worker.kill()
             if worker.stdin is not None:
-                with suppress(BrokenPipeError):  # it is gone, and a line was not yet flushed
+                with suppress(BrokenPipeError):  # it has ended, and a line was not yet flushed
                     worker.stdin.close()
         for worker in self._workers:
             try:
@@ -106,13 +106,13 @@ class Fleet:
                 worker.stdout.close()
 
     def muster(self, ready: Callable[[int], None]) -> None:
-        """Wait until every process stands ready."""
+        """Wait until every process is ready."""
         for count in range(1, len(self._workers) + 1):
             self._next()
             ready(count)
 
     def run(self, progress: Callable[[int], None]) -> FleetReport:
-        """Start them all at once and return what they saw; ``progress`` is told the number of calls so far."""
+        """Start all at once and return their sum; ``progress`` is called with the number of calls so far."""
         for worker in self._workers:
             self._tell(worker, "go")
         report, waiting, calls = FleetReport(), len(self._workers), dict.fromkeys(range(len(self._workers)), 0)
@@ -131,7 +131,7 @@ class Fleet:
             left = self._ends - time.monotonic()
             try:
                 number, message = self._messages.get(timeout=min(0.2, max(left, 0.01)))
-            except queue.Empty:  # wakes now and then, so that Ctrl-C is heard
+            except queue.Empty:  # a short time-out, so that Ctrl-C is handled
                 if left <= 0:
                     text = "the fleet's processes did not report in time; the machine may be overloaded, so try again"
                     raise TokenCacheError(text) from None
@@ -142,7 +142,7 @@ class Fleet:
             return number, message
 
     def _listen(self, number: int, worker: subprocess.Popen[str]) -> None:
-        """Pass on what one process says; ``None`` when it ends without its last report."""
+        """Pass on the messages of one process, and ``None`` if it ends without its last report."""
         if worker.stdout is None:
             return
         try:
@@ -151,13 +151,13 @@ class Fleet:
                 self._messages.put((number, message))
                 if "done" in message:
                     return
-        except ValueError:  # the pipe was closed under us, or the line was cut
+        except ValueError:  # the pipe was closed meanwhile, or the line was cut
             pass
         self._messages.put((number, None))
 
     @staticmethod
     def _tell(worker: subprocess.Popen[str], line: str) -> None:
-        """Send one line to a process; one that is gone is noticed when it does not report."""
+        """Send one line to a process. An ended one is noticed later, by its missing report."""
         if worker.stdin is None:
             return
         try:
@@ -169,10 +169,10 @@ class Fleet:
 
 @contextmanager
 def _uninterrupted() -> Generator[None]:
-    """Put Ctrl-C off to the end of the block; the processes that are started in it never hear it.
+    """Delay Ctrl-C to the end of the block; processes started in it never get the signal.
 
-    They inherit the blocked signal. Blocking it here alone would not do, as another thread may take the signal: then
-    the interrupt would meet a process that is started and not yet known.
+    They inherit the blocked signal. In this process a handler is needed too, because another thread may take the
+    signal: an interrupt between start and registration would leave a process running.
     """
     came: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))

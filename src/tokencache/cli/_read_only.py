@@ -1,4 +1,4 @@
-"""A backend of which only the reads work, for a command that must neither take a lease nor store anything."""
+"""A read-only backend, for a command that must neither take a lease nor store a record."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ReadOnlyBackend:
         return self._inner.load(key)
 
     def inspect(self, key: str) -> Slot:
-        """Report."""
+        """Report record, lease and cooldown."""
         return self._inner.inspect(key)
 
     def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Status, plugins and times as text for a person."""
+"""Status, plugins and times as readable text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GROUPS: Final = {"backend": BACKENDS, "provider": PROVIDERS}
 
 
 def lines(status: Status) -> Iterator[str]:
-    """Yield a status as aligned lines; instants in local time, with the distance from now."""
+    """Yield a status as aligned lines; instants in local time, with the time from now."""
     now = time.time()
     facts = {
         "provider": status.provider,
@@ -37,13 +37,13 @@ def lines(status: Status) -> Iterator[str]:
 
 
 def _health(status: Status) -> str:
-    """Return whether the backend answers, and in what time."""
+    """Return whether the backend answers, and its response time."""
     took = "" if status.round_trip is None else f" within {status.round_trip * 1000:.1f} ms"
     return f"answers{took}" if status.healthy else f"does not answer: {status.problem}"
 
 
 def installed() -> list[dict[str, object]]:
-    """Return the entry points that are installed, loading none; a name that two distributions claim is marked."""
+    """Return the installed entry points without loading them; a name that two distributions claim is marked."""
     rows: list[dict[str, object]] = []
     for kind, group in GROUPS.items():
         entries = known(group)
@@ -82,13 +82,13 @@ _RECORD: Final = {
 
 
 def _scheme(row: Mapping[str, object]) -> str:
-    """Return a backend's URL scheme or a provider's name, as typed."""
+    """Return a backend's URL scheme or a provider's name, as users write it."""
     name = str(row["name"])
     return name.replace(".", "+") + "://" if row["kind"] == "backend" else name
 
 
 def _instant(at: float | None, now: float) -> str:
-    """Return an instant in local time and how far off it is."""
+    """Return an instant in local time, and the time from now."""
     if at is None:
         return "-"
     local = datetime.fromtimestamp(at, UTC).astimezone().isoformat(sep=" ", timespec="seconds")
@@ -96,7 +96,7 @@ def _instant(at: float | None, now: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in the two largest units that it has."""
+    """Return a duration in its two largest units."""
     whole = int(seconds)
     units = (("d", whole // 86400), ("h", whole // 3600 % 24), ("min", whole // 60 % 60), ("s", whole % 60))
     shown = [f"{count} {unit}" for unit, count in units if count]
@@ -104,7 +104,7 @@ def duration(seconds: float) -> str:
 
 
 def spell(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
+    """Return a time in a suitable unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= size:
             return f"{seconds / size:,.1f} {unit}"

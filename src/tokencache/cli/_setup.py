@@ -1,4 +1,4 @@
-"""What a command works with: the configuration, and the backend of ``--backend``."""
+"""The setup of a command: the configuration, and the backend of ``--backend``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Setup:
     """The configuration; ``backend``, if given, overrides it.
 
-    Without ``config`` the file is the one that ``TOKENCACHE_CONFIG`` names, else ``tokencache.toml`` in the working
-    folder, if it is there. Variables override it. Raises ``ConfigurationError`` for a configuration of the wrong form.
+    Without ``config``, ``TOKENCACHE_CONFIG`` names the file. The default is ``tokencache.toml`` in the working folder,
+    if it exists. Variables override the file. Raises ``ConfigurationError`` for a configuration of the wrong form.
     """
 
     def __init__(self, config: str | None = None, backend: str | None = None) -> None:
@@ -35,19 +35,19 @@ class Setup:
         return TokenCache.from_config(self.plan, backend=self.backend)
 
     def provider(self, provider: str | TokenProvider) -> Resolved:
-        """Return what a source of this provider is made of."""
+        """Return the resolved provider, policy, key and backend of a source."""
         return Resolver(self.plan, backend=self.backend).resolve(provider)
 
     def url(self, resolved: Resolved | None = None) -> BackendURL:
-        """Return the URL of the backend, by default that of a source whose table names no backend."""
+        """Return the URL of the backend; the default is the cache's own backend."""
         return self.plan.backend_url(self.backend if resolved is None else resolved.backend)
 
     def quiet_policy(self, resolved: Resolved) -> RefreshPolicy:
-        """Return the policy of a source, but quiet, so that looking at a token starts no login."""
+        """Return the policy of a source without early renewal, so that a look at a token starts no login."""
         return quiet(resolved.policy)
 
     def orders(self, provider: str, timeout: float | None) -> dict[str, object]:
-        """Return what another process needs to know to work with the same."""
+        """Return what another process needs for the same setup."""
         return {"provider": provider, "config": self.config, "backend": self.backend, "timeout": timeout}
 
 

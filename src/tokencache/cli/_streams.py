@@ -1,7 +1,7 @@
-"""The standard streams of a process: what a failure to write one of them does, whichever library is printing.
+"""The standard streams of a process, which handle failed writes themselves.
 
-typer and rich each treat a broken pipe in their own way, and the interpreter flushes once more at its exit. So the
-stream itself, below all of them, handles the failure.
+typer and rich each treat a broken pipe in their own way, and the interpreter flushes again at its exit. A stream below
+all of them handles the failure once.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Stream(io.FileIO):
-    """The lowest layer of a standard stream: it keeps its first ``failure``, and drops what is written after it.
+    """The lowest layer of a standard stream: it keeps its first ``failure`` and discards later writes.
 
-    With ``ends`` the first failure raises ``SystemExit``, so that the process does no work for a reader that left.
-    No write raises ``OSError``.
+    With ``ends`` the first failure raises ``SystemExit``: without a reader the process has no more work.
+    A write never raises ``OSError``.
     """
 
     failure: OSError | None = None
@@ -30,7 +30,7 @@ class Stream(io.FileIO):
         self._ends = ends
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write, and return how many bytes were taken."""
+        """Write, and return the number of bytes written."""
         if self.failure is None:
             try:
                 return self._written(data)
@@ -51,7 +51,7 @@ class Stream(io.FileIO):
 def replace_streams() -> Stream:
     """Put a :class:`Stream` below ``sys.stdout`` and ``sys.stderr``; only a failure of stdout ends the process.
 
-    Returns that of stdout.
+    Returns the one of stdout.
     """
     sys.stderr, _ = _replaced(sys.stderr, 2, ends=False)
     sys.stdout, stdout = _replaced(sys.stdout, 1, ends=True)
@@ -59,9 +59,9 @@ def replace_streams() -> Stream:
 
 
 def _replaced(text: TextIO | None, descriptor: int, *, ends: bool) -> tuple[TextIO, Stream]:
-    """Return what replaces a standard stream, which is ``None`` if it was closed at start, and its lowest layer."""
-    # A closed descriptor may be another file's by now. One that takes no writes fails as the closed one did.
+    """Return the replacement of a standard stream, and its lowest layer. A stream closed at start is ``None``."""
+    # A closed descriptor may belong to another file by now. So use one that is not writable: its writes fail too.
     stream = Stream(os.open(os.devnull, os.O_RDONLY) if text is None else descriptor, ends=ends)
     encoding, errors = ("utf-8", "replace") if text is None else (text.encoding, text.errors)
-    by_line = stream.isatty() or not ends  # stderr, in any case
+    by_line = stream.isatty() or not ends  # stderr always
     return io.TextIOWrapper(io.BufferedWriter(stream), encoding, errors, line_buffering=by_line), stream

@@ -1,7 +1,7 @@
-"""One fresh process of `tokencache verify`: it takes the token from the backend, or says why it cannot.
+"""One fresh process of `tokencache verify`: it reads the token from the backend, or reports the problem.
 
-Its orders come as a line of JSON over a pipe, so that no password of a URL is in a process list. It never logs in and
-takes no lease, so that its failure leaves no cooldown to the fleet.
+Its orders come as a line of JSON over a pipe, so that process lists show no password of a URL. It never logs in and
+never takes a lease, so its failure causes no cooldown for the fleet.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tokencache.errors import TokenCacheError
 
 
 def main() -> None:
-    """Do as ordered and report one line of JSON."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which ends us
+    """Read the orders, carry them out, and print one line of JSON."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also goes to the parent, which ends this process
     orders = json.loads(first_line())
     logging.getLogger("tokencache").addHandler(logging.NullHandler())  # errors are reported, not logged
     try:
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def look(provider: str, setup: Setup, timeout: float | None) -> dict[str, object]:
-    """Return the seconds that the token took, or the problem, or only the key if no usable record is stored."""
+    """Return the seconds until the token was read, or the problem; only the key if no usable record is stored."""
     from tokencache import TokenCache
     from tokencache.plugins import open_backend
 
@@ -41,7 +41,7 @@ def look(provider: str, setup: Setup, timeout: float | None) -> dict[str, object
     counted = CountedProvider(configured.provider, most=0)
     with TokenCache.from_config(setup.plan, backend=ReadOnlyBackend(backend), observers=()) as cache:
         source = cache.source(counted, policy=setup.quiet_policy(configured), key=configured.key)
-        key = source.key  # worked out before, so that the figure is that of the backend
+        key = source.key  # derived before, so that the figure is of the backend only
         began = time.perf_counter()
         try:
             source.token(timeout)

@@ -1,8 +1,8 @@
 """The load of one worker process: threads that ask a source for tokens, and the messages to the parent process.
 
-Each message is a line of JSON. The orders come in over a pipe, so that no credential is in a process list.
-`{"ready": true}` goes out, and any line in is the start. Then `{"calls": n}` goes out while the threads work, and a
-last report with `"done"`. The process ends when its parent does.
+Each message is a line of JSON. The orders come over a pipe, so that process lists show no credential. The worker sends
+`{"ready": true}`, and the next line from the parent is the start. While the threads work, the worker sends
+`{"calls": n}`, and at the end a report with `"done"`. It ends when its parent ends.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from tokencache.policy import RefreshPolicy
 
 PAUSE = 0.001
-"""Between two calls of one thread under load, so that the fetch itself gets its turn at the interpreter."""
+"""Pause between two calls of one thread, in seconds, so that the fetching thread gets the interpreter lock."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerLoad:
-    """The threads of one process. With ``seconds`` they ask again and again for that long, else each asks once.
+    """The threads of one process. With ``seconds`` they ask repeatedly for that time, else each asks once.
 
-    ``patience`` is how long a call takes, in seconds, before it counts as one that waited.
+    A call longer than ``patience`` seconds counts as one that waited.
     """
 
     threads: int
@@ -40,7 +40,7 @@ class WorkerLoad:
 
 @dataclass
 class Tally:
-    """What one thread saw."""
+    """The figures of one thread."""
 
     calls: int = 0
     waited: int = 0
@@ -51,7 +51,7 @@ class Tally:
     errors: list[str] = field(default_factory=list[str])
 
     def ask(self, source: TokenSource, policy: RefreshPolicy, patience: float) -> None:
-        """Ask for a token and note how long it took and whether it was good at the moment of asking."""
+        """Ask for a token; record the time, and whether the token was usable at that moment."""
         asked_at, began = time.time(), time.perf_counter()
         try:
             token = source.token()
@@ -68,13 +68,13 @@ class Tally:
 
 
 def first_line() -> str:
-    """Return the line of stdin that holds the orders; end the process if the parent ended before it wrote all of it."""
+    """Return the first line of stdin, the orders; end the process if the parent ended before the whole line."""
     line = sys.stdin.readline()
     return line if line.endswith("\n") else sys.exit(1)
 
 
 def run(orders: WorkerLoad, source: TokenSource, policy: RefreshPolicy) -> list[Tally]:
-    """Wait for the start, let the threads ask, and return what each saw."""
+    """Wait for the start, let the threads ask, and return the figures of each."""
     tallies = [Tally() for _ in range(orders.threads)]
     start = threading.Barrier(orders.threads + 1)
     over = threading.Event()
@@ -109,7 +109,7 @@ def run(orders: WorkerLoad, source: TokenSource, policy: RefreshPolicy) -> list[
 
 
 def total(tallies: list[Tally]) -> dict[str, object]:
-    """Return one tally for all threads, as plain values."""
+    """Return the sum of all threads, as plain values."""
     whole = Tally()
     for tally in tallies:
         whole.calls += tally.calls
@@ -123,7 +123,7 @@ def total(tallies: list[Tally]) -> dict[str, object]:
 
 
 def _mark(token: Token) -> str:
-    """Return what tells two tokens apart without being either."""
+    """Return a fingerprint that tells two tokens apart without showing them."""
     return sha256(token.value.encode()).hexdigest()[:16]
 
 

@@ -85,7 +85,7 @@ Timeout = Annotated[
 def run(stdout: Stream) -> int:
     """Run the command line with the arguments of this process; return the exit code.
 
-    A result that could not be written decides it, unless the command was interrupted.
+    A failed write of the result decides the code, unless the command was interrupted.
     """
     code: object = Exit.OK
     try:
@@ -100,7 +100,7 @@ def run(stdout: Stream) -> int:
 
 
 def _version(wanted: bool) -> None:
-    """Print the version and end, if ``wanted``."""
+    """If ``wanted``, print the version and end."""
     if wanted:
         from importlib.metadata import version
 
@@ -201,7 +201,7 @@ def invalidate(provider: Provider, backend: Backend = None, config: Config = Non
 def doctor(
     provider: Annotated[
         str | None,
-        typer.Argument(metavar="[PROVIDER]", help="Name of an installed provider; without it, the backend alone."),
+        typer.Argument(metavar="[PROVIDER]", help="Name of an installed provider; without it, only the backend."),
     ] = None,
     backend: Backend = None,
     config: Config = None,
@@ -384,9 +384,9 @@ def demo(
     ] = None,
     verbose: Verbose = False,
 ) -> None:
-    """See it work against a fake server: fetch, share, renew, heal. No server, no credentials, under a minute.
+    """See it work against a fake server: fetch, share, renew, replace after a 401.
 
-    Exits 1 if a figure breaks a promise.
+    It needs no server and no credentials, and takes less than a minute. Exits 1 if a figure breaks a promise.
     """
     from tokencache.cli.demo import show
 

@@ -1,6 +1,6 @@
-"""Bench: the cost of a token on the user's own servers, at first, from the local copy, from the store, in a stampede.
+"""Bench: the cost of a token on the user's own servers: first call, local copy, store, stampede.
 
-It logs in once per backend, under a key of its own beside the fleet's, and deletes what it stored.
+It logs in once per backend, under a separate key of its own, and deletes its records.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ ROUNDS: Final = 50_000
 TURNS: Final = 5
 SHARED_CALLS: Final = 1_000
 SHARED_FOR: Final = 2.0
-"""How long the store is read, in seconds, at most."""
+"""Longest measurement of shared gets, in seconds."""
 
 SHORTEST: Final = 15.0
-"""The least lifetime of a token, in seconds: it must not expire while it is measured."""
+"""Least remaining lifetime of a token, in seconds: it must not expire during the measurement."""
 
 LONGEST_PLAY: Final = 2.0
-"""A slower login is played by one of this length, in seconds."""
+"""Longest simulated login, in seconds; a slower real login is simulated by this time."""
 
 FAKE_LOGIN: Final = 0.25
 FAKE_SIZE: Final = 1_000
@@ -70,13 +70,13 @@ class Place:
 
     @property
     def drill_backend(self) -> str | None:
-        """The backend as another process is told it, with its password."""
+        """The backend as another process needs it, with its password."""
         return self.configured.backend
 
 
 @dataclass(frozen=True)
 class Size:
-    """How many processes and threads stampede, and how long a login may take."""
+    """The numbers of processes and threads in the stampede, and the time-out of a login."""
 
     processes: int
     threads: int
@@ -86,12 +86,12 @@ class Size:
 def measure(
     name: str | None, setups: Sequence[Setup], size: Size, tell: Callable[[Figures], None] | None = None
 ) -> BenchReport:
-    """Measure on each backend and ``tell`` the figures of each as soon as they are known.
+    """Measure on each backend, and call ``tell`` with the figures of each as soon as they are known.
 
     Every backend is checked before the first login. Raises the errors of ``TokenSource.token``, ``BackendUnavailable``
-    for a backend that does not answer, ``ConfigurationError`` for a provider that must not be asked twice.
+    for a backend that does not answer, and ``ConfigurationError`` for a provider that allows only one login.
     """
-    import_module("httpx")  # most logins load it, which is not to count for the first backend alone
+    import_module("httpx")  # most logins import it: import it now, so that the first backend is not slower
     report = BenchReport(FAKE if name is None else name)
     configured = _providers(name, setups)
     places = [_place(setup, each, name) for setup, each in zip(setups, configured, strict=True)]
@@ -114,7 +114,7 @@ def measure(
 
 
 def _providers(name: str | None, setups: Sequence[Setup]) -> list[Resolved]:
-    """Return the provider for each backend: the one that was named, made for each, or a fake that sends nothing."""
+    """Return a provider for each backend: new ones of the given name, or fakes without requests."""
     if name is None:
         played = PlayedProvider(FAKE_LOGIN, FAKE_SIZE, secrets.token_hex(16))
         return [setup.provider(played) for setup in setups]
@@ -129,7 +129,7 @@ def _providers(name: str | None, setups: Sequence[Setup]) -> list[Resolved]:
 
 
 def _place(setup: Setup, configured: Resolved, name: str | None) -> Place:
-    """Return where to measure; raise if the backend does not answer, or if a cooldown holds."""
+    """Return where to measure; raise if the backend does not answer, or during a cooldown."""
     from tokencache import TokenCache
 
     url = setup.url(configured)
@@ -152,13 +152,13 @@ def _place(setup: Setup, configured: Resolved, name: str | None) -> Place:
 
 
 def _own_key(backend: Backend, url: BackendURL, beside: str) -> str:
-    """Return an empty key, one of few: a store may keep a trace of each for ever."""
+    """Return an empty key, one of a few fixed names: a store may keep a small file per key for ever."""
     problem: BackendUnavailable | None = None
     for number in range(_NAMES):
         key = f"{beside}:bench{number or ''}"
         try:
             slots = [backend.inspect(each) for each in (key, f"{key}:cold")]
-        except BackendUnavailable as error:  # one of several servers may be away
+        except BackendUnavailable as error:  # one of several servers may be down
             problem = problem or error
         else:
             if all(slot.stored is None and slot.owner is None and slot.cooldown is None for slot in slots):
@@ -181,7 +181,7 @@ def _figures(place: Place, counted: CountedProvider, size: Size) -> Figures:
     ):
         source = cache.source(counted, policy=place.setup.quiet_policy(place.configured), key=place.key)
         at_work(f"{place.url}: the first token")
-        source.status()  # works out the identity and opens the way to the store: neither is to be measured
+        source.status()  # derives the identity and connects to the store, so that neither is measured
         began = time.perf_counter()
         token = source.token(size.timeout)
         first = time.perf_counter() - began
@@ -207,7 +207,7 @@ def _figures(place: Place, counted: CountedProvider, size: Size) -> Figures:
 
 @contextmanager
 def _progress() -> Generator[Callable[[str], None]]:
-    """Show the current step on a terminal; no thread draws, because the bench would measure it as well."""
+    """Show the current step on a terminal. No thread draws, because it would disturb the measurement."""
     if not sys.stderr.isatty():
         yield lambda _text: None
         return
@@ -231,7 +231,7 @@ def _require_shared(source: TokenSource) -> None:
 
 
 def _single(ask: Callable[[], object]) -> list[float]:
-    """Return how long each of many calls took, less what reading the clock takes."""
+    """Return the times of many calls, without the time of reading the clock."""
     clock = time.perf_counter_ns
     own = statistics.median([-(clock() - clock()) for _ in range(1_000)])
     times: list[float] = []
@@ -243,7 +243,7 @@ def _single(ask: Callable[[], object]) -> list[float]:
 
 
 def _shared(place: Place, backend: Backend) -> Iterator[float]:
-    """Yield the time of the first call of each new source, which finds the token in the store."""
+    """Yield the times of shared gets: each is the first call of a new source, and finds the token in the store."""
     from tokencache import TokenCache
 
     reader, policy = ReadOnlyBackend(backend), place.setup.quiet_policy(place.configured)
@@ -252,7 +252,7 @@ def _shared(place: Place, backend: Backend) -> Iterator[float]:
     for number in range(SHARED_CALLS):
         with TokenCache.from_config(place.setup.plan, backend=reader, observers=()) as cache:
             source = cache.source(provider, policy=policy, key=place.key)
-            _ = source.key  # known to a process that is at work
+            _ = source.key  # a process that already works knows it
             began = time.perf_counter()
             source.token()
             yield time.perf_counter() - began
@@ -261,7 +261,7 @@ def _shared(place: Place, backend: Backend) -> Iterator[float]:
 
 
 def _stampede(place: Place, size: Size, *, login: float, token: Token) -> Stampede:
-    """Let all threads of all processes ask at once for a token that is not stored; the login is played."""
+    """Let all threads of all processes ask at once for a token that is not stored; the login is simulated."""
     drill = Drill(
         backend=place.drill_backend,
         config=place.setup.config,
@@ -291,7 +291,7 @@ def _stampede(place: Place, size: Size, *, login: float, token: Token) -> Stampe
 
 
 def _sweep(place: Place) -> None:
-    """Delete the bench's own records, leases and cooldowns, those of processes that were killed included."""
+    """Delete the bench's own records, leases and cooldowns, also those of killed processes."""
     try:
         with closing(open_backend(place.url)) as backend:
             for key in (place.key, place.cold):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class ConfigReport:
-    """The remarks on a configuration; ``file`` is ``None`` if only variables set it up."""
+    """The remarks on a configuration; ``file`` is ``None`` if it comes only from variables."""
 
     file: str | None
     providers: Sequence[str] = ()
@@ -24,7 +24,7 @@ class ConfigReport:
 
     @property
     def good(self) -> bool:
-        """Whether nothing is wrong; warnings do not count."""
+        """Whether there are no errors; warnings do not count."""
         return not any(remark.severity == "error" for remark in self.remarks)
 
     def as_dict(self) -> dict[str, object]:
@@ -33,7 +33,7 @@ class ConfigReport:
         return {"file": self.file, "ok": self.good, "providers": list(self.providers), "findings": findings}
 
     def summary(self) -> str:
-        """Return one line on the whole."""
+        """Return one line with the totals."""
         errors = sum(remark.severity == "error" for remark in self.remarks)
         warnings = len(self.remarks) - errors
         names = ", ".join(self.providers) or "none"
@@ -41,9 +41,9 @@ class ConfigReport:
 
 
 def check(path: str | None) -> ConfigReport:
-    """Return what is wrong with a configuration and the variables over it; nothing goes over a network.
+    """Return the remarks on a configuration and the variables over it; nothing goes over a network.
 
-    Without a path it is the file that every other command finds. Raises ``ConfigurationError`` if neither file nor
+    Without a path the file is found as by every other command. Raises ``ConfigurationError`` if neither a file nor
     variables exist.
     """
     found = path or find(os.environ)

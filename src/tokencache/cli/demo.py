@@ -1,6 +1,6 @@
-"""The demo: four scenes against a fake QPay on loopback, each of which measures what it promises.
+"""The demo: four scenes against a fake QPay on loopback; each measures its promises.
 
-Every scene has a fake of its own, so that the logins which it counts are the scene's.
+Every scene has its own fake, so it counts only its own logins.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LATENCY: Final = 0.25
 PATIENCE: Final = LATENCY / 2
-"""A call that takes longer than half of a login has waited for it."""
+"""A call of more than half a login, in seconds, counts as one that waited for it."""
 
 WORKER: Final = "tokencache.cli._demo_worker"
 PROCESSES: Final = 8
@@ -57,7 +57,7 @@ class Promise:
 
 @dataclass
 class Stage:
-    """Where the demo plays: the console, the backend, and the promises measured so far."""
+    """The state of the demo: the console, the backend, and the promises measured so far."""
 
     console: Console
     backend: str
@@ -72,12 +72,12 @@ class Stage:
         self.console.print(f"     {name:<34}{value}")
 
     def judge(self, promise: str, figure: str, *, kept: bool) -> None:
-        """Note whether a promise was kept."""
+        """Record whether a promise was kept."""
         self.promises.append(Promise(promise, figure, kept))
 
     @contextmanager
     def progress(self, text: str, total: float) -> Generator[Callable[[float, str], None]]:
-        """Show a bar while the block works, where a person looks; the block says how far it is, and more."""
+        """Show a progress bar on a terminal while the block works; the block reports its progress."""
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=24), TimeElapsedColumn())
         with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
             task = bar.add_task(f"    {text}", total=total)
@@ -89,7 +89,7 @@ class Stage:
 
     @contextmanager
     def fake(self, *, lifetime: float = 3600.0) -> Generator[tuple[FakeQPay, QPayProvider]]:
-        """Yield a fake QPay and a provider that has an account there."""
+        """Yield a fake QPay and a provider with an account there."""
         from tokencache_qpay import QPayProvider
         from tokencache_qpay.testing import FakeQPay
 
@@ -99,7 +99,7 @@ class Stage:
 
 
 def show(backend: str | None) -> bool:
-    """Play the four scenes and return whether every promise was kept."""
+    """Run the four scenes and return whether every promise was kept."""
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console = Console(highlight=False, soft_wrap=True, width=120)
@@ -132,7 +132,7 @@ def _knock(stage: Stage) -> None:
 
 
 def first_and_cached(stage: Stage) -> None:
-    """Scene one: what the first token costs, and what a cached one does."""
+    """Scene one: the time of the first call and of a cached call."""
     from tokencache import TokenCache
 
     stage.title(1, "One process: the first token, and every other")
@@ -180,7 +180,7 @@ def cold_fleet(stage: Stage) -> None:
 
 
 def expiry_under_load(stage: Stage) -> None:
-    """Scene three: short-lived tokens are renewed while threads go on asking."""
+    """Scene three: short-lived tokens are renewed while threads ask for them."""
     stage.title(3, f"Tokens that live {SHORT_LIFE:.0f} s, under {LOAD_THREADS} threads for {LOAD:.0f} s")
     with stage.fake(lifetime=SHORT_LIFE) as (fake, provider):
         orders = _orders(stage, fake, threads=LOAD_THREADS, seconds=LOAD)
@@ -203,7 +203,7 @@ def expiry_under_load(stage: Stage) -> None:
             kept=report.waited == 0 and tokens > 1,
         )
         stage.judge("never a late token", f"{report.late} late", kept=report.late == 0)
-        # The last login may have brought a token after the last call.
+        # The last login may have returned its token after the last call.
         stage.judge(
             "one login per renewal",
             f"{_count(fake.logins, 'login')}, {tokens} tokens",
@@ -212,7 +212,7 @@ def expiry_under_load(stage: Stage) -> None:
 
 
 def one_revocation(stage: Stage) -> None:
-    """Scene four: the token is revoked, and all callers get a 401 with it at once."""
+    """Scene four: the token is revoked, and all callers get a 401 at once."""
     import httpx
 
     from tokencache import TokenCache
@@ -238,7 +238,7 @@ def one_revocation(stage: Stage) -> None:
                         answers[answer] += 1
                         advance(answers.total(), f": {answers[200]} good")
                 finally:
-                    start.abort()  # after Ctrl-C the pool does not wait for callers that never came
+                    start.abort()  # after Ctrl-C the pool does not wait for callers that never started
         logins = fake.logins - before
         healed = source.token()
         source.invalidate(healed)
@@ -266,12 +266,12 @@ def _orders(stage: Stage, fake: FakeQPay, *, threads: int, seconds: float = 0.0)
 
 
 def _namespace() -> str:
-    """Return a namespace that no other run uses, so that every scene starts cold on any backend."""
+    """Return a namespace of this run only, so that every scene starts without a stored token."""
     return f"tokencache-demo:{secrets.token_hex(4)}:"
 
 
 def _forget(stage: Stage, provider: QPayProvider, namespace: str) -> None:
-    """Delete the scene's record, so that nothing stays behind in a backend that is not ours; nothing is renewed."""
+    """Delete the scene's record from the user's backend, without a renewal."""
     from tokencache import TokenCache
     from tokencache.cli._checks import clear
     from tokencache.plugins import open_backend
@@ -281,7 +281,7 @@ def _forget(stage: Stage, provider: QPayProvider, namespace: str) -> None:
 
 
 def _fail_loudly(errors: list[str]) -> None:
-    """Raise the first error that a caller of the fleet saw."""
+    """Raise the first error of a caller of the fleet, if there is one."""
     if errors:
         message = f"{_count(len(errors), 'caller')} of the demo got no token. The first said: {errors[0]}"
         raise TokenCacheError(message)
@@ -293,7 +293,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _close(stage: Stage, took: float) -> None:
-    """Show the summary and what to type next."""
+    """Show the summary and the next commands."""
     table = Table("promise", "measured", "", box=None, pad_edge=False)
     for promise in stage.promises:
         verdict = "[green]kept[/green]" if promise.kept else "[bold red]BROKEN[/bold red]"

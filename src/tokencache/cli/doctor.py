@@ -1,6 +1,6 @@
-"""The doctor: one finding per check of provider, backend, record and token, each with the remedy where it is not ok.
+"""The doctor: one finding per check of provider, backend, record and token, with a remedy if it is not ok.
 
-What only one kind of backend or provider has is checked by that one's own hook: :mod:`tokencache.health`.
+Backends and providers add checks of their own by hooks: :mod:`tokencache.health`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from tokencache.ports import Backend
     from tokencache.status import Status
 
-_SHORTEST_SECRET: Final = 4  # what is shorter stands in any text
+_SHORTEST_SECRET: Final = 4  # any text contains shorter ones by chance
 _COLOURS: Final = {"ok": "32", "warning": "33", "failed": "1;31", "skipped": "2"}
 
 
 class Result(NamedTuple):
-    """A finding, and what it is about: ``runtime``, the provider's name, ``backend`` or ``token``."""
+    """A finding and its subject: ``runtime``, the provider's name, ``backend`` or ``token``."""
 
     subject: str
     finding: Finding
@@ -41,8 +41,8 @@ class Result(NamedTuple):
 class Doctor:
     """Examines a backend, and a provider if one is named; ``results`` yields each finding as soon as it is known.
 
-    ``login`` allows one request to the provider; ``None`` allows it only if no token is stored.
-    Afterwards ``logins`` tells how many there were (more are refused), ``key`` where the record lies.
+    ``login`` allows one request to the provider; ``None`` allows it only if no token is stored. Afterwards ``logins``
+    is the number of logins, and ``key`` names the record.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Doctor:
 
     @property
     def logins(self) -> int:
-        """How often the provider was asked for a token."""
+        """The number of token requests to the provider."""
         return 0 if self._counted is None else self._counted.logins
 
     def results(self) -> Iterator[Result]:
@@ -87,7 +87,7 @@ class Doctor:
             backend.close()
 
     def _with(self, backend: Backend, configured: Resolved | None) -> Iterator[Result]:
-        """Yield what is found with a backend at hand."""
+        """Yield the findings that need a backend."""
         from tokencache import TokenCache
         from tokencache.events import log
 
@@ -107,7 +107,7 @@ class Doctor:
     # --- provider -----------------------------------------------------------------------------------------------
 
     def _made_provider(self, name: str) -> Generator[Result, None, Resolved | None]:
-        """Make the provider and let it examine itself; return it if it can be made."""
+        """Make the provider and yield its own findings; return it, ``None`` if it cannot be made."""
         remedy = "set the missing values for this command and for your service"
         try:
             configured = self._setup.provider(name)
@@ -116,7 +116,7 @@ class Doctor:
         except TokenCacheError as error:
             yield Result(name, failed("settings", str(error), remedy))
             return None
-        except Exception as error:  # noqa: BLE001  (INV-9: a foreign message may hold anything)
+        except Exception as error:  # noqa: BLE001  (INV-9: its message may hold a secret)
             yield Result(name, failed("settings", f"the provider cannot be made: {type(error).__name__}", remedy))
             return None
         yield Result(name, ok("settings", f"complete, with {len(self._hidden)} credential(s), hidden"))
@@ -129,7 +129,7 @@ class Doctor:
     # --- backend ------------------------------------------------------------------------------------------------
 
     def _made_backend(self, configured: Resolved | None) -> Generator[Result, None, Backend | None]:
-        """Make the backend of the URL; return it if that can be done."""
+        """Make the backend of the URL; return it, ``None`` if it cannot be made."""
         from tokencache.plugins import open_backend
 
         try:
@@ -143,7 +143,7 @@ class Doctor:
             return None
 
     def _backend(self, backend: Backend, key: str) -> Iterator[Result]:
-        """Yield what is found of the backend itself."""
+        """Yield the findings about the backend itself."""
         import time
 
         try:
@@ -189,7 +189,7 @@ class Doctor:
             yield Result("token", ok("token", seen))
 
     def _why_no_login(self, status: Status) -> Finding | None:
-        """Return the finding that replaces a login, ``None`` if the provider may be asked."""
+        """Return the finding that explains why there is no login, ``None`` if a login is allowed."""
         stuck = "the lease is stuck, so a caller would wait in vain; no login"
         if self._login is True:
             return skipped("token", stuck) if is_stuck(status) else None
@@ -209,14 +209,14 @@ class Doctor:
         return "by one login" if self.logins else "without a login"
 
     def _note(self, event: Event) -> None:
-        """Observe how long the login took, and whether its token was stored."""
+        """Record the time of the login, and whether its token was stored."""
         from tokencache.events import TokenFetched
 
         if isinstance(event, TokenFetched):
             self._took, self._shared = event.took, event.shared
 
     def _without_secrets(self, finding: Finding) -> Finding:
-        """Return a finding that is safe to show: no secret, nothing unprintable, one line."""
+        """Return the finding as one printable line without secrets."""
 
         def clean(text: str) -> str:
             for secret in sorted(self._hidden, key=len, reverse=True):
@@ -229,7 +229,7 @@ class Doctor:
 
 
 def line(result: Result, width: int, *, colours: bool) -> str:
-    """Return a result as one line: mark, subject (in a column of ``width``), check, what was seen, the remedy."""
+    """Return a result as one line: mark, subject in a column of ``width``, check, observation, remedy."""
     finding = result.finding
     mark = f"{finding.mark:<8}"
     if colours:
@@ -239,14 +239,14 @@ def line(result: Result, width: int, *, colours: bool) -> str:
 
 
 def summary(results: Iterable[Result], logins: int) -> str:
-    """Return how many checks ended how, and how many logins were made."""
+    """Return the number of checks by outcome, and the number of logins."""
     counts = Counter(result.finding.mark for result in results)
     shown = [f"{counts[mark]} {mark}" for mark in cast("tuple[Mark, ...]", get_args(Mark)) if counts[mark]]
     return f"{counts.total()} checks: {', '.join(shown)}; {logins} login{'' if logins == 1 else 's'}"
 
 
 def document(doctor: Doctor, results: Iterable[Result]) -> dict[str, object]:
-    """Return everything as plain values, fit for JSON."""
+    """Return all results as plain values, fit for JSON."""
     found = [{"subject": result.subject, **result.finding.as_dict()} for result in results]
     failures = sum(entry["mark"] == "failed" for entry in found)
     return {"key": doctor.key, "logins": doctor.logins, "failed": failures, "findings": found}
@@ -268,7 +268,7 @@ def _heard(subject: str, hook: Callable[[], Iterable[Finding]]) -> Iterator[Resu
             yield Result(subject, finding)
     except TokenCacheError as error:
         yield Result(subject, failed("checks", f"its own checks broke off: {error}", "see the message"))
-    except Exception as error:  # noqa: BLE001  (INV-9: a foreign message may hold anything)
+    except Exception as error:  # noqa: BLE001  (INV-9: its message may hold a secret)
         yield Result(subject, failed("checks", f"its own checks broke off: {type(error).__name__}", broken))
 
 
@@ -286,7 +286,7 @@ def _remedy(error: TokenCacheError) -> str:
 
 
 def _secrets_of(value: object) -> Iterator[str]:
-    """Yield the credentials of an identity, wherever they stand in it."""
+    """Yield all credentials of an identity, also nested ones."""
     if isinstance(value, Secret):
         yield value.reveal().decode("utf-8", "replace")
     elif isinstance(value, dict):
@@ -298,7 +298,7 @@ def _secrets_of(value: object) -> Iterator[str]:
 
 
 def _distribution_of(name: str) -> str | None:
-    """Return the distribution that brings a provider."""
+    """Return the distribution that contains a provider."""
     from tokencache.plugins import PROVIDERS, known
 
     return next((plugin.distribution for plugin in known(PROVIDERS) if plugin.name == name), None)

@@ -1,4 +1,4 @@
-"""`tokencache new`: writes a small package of a backend or a provider that works, with the contract as its tests."""
+"""`tokencache new`: writes a small working package of a backend or a provider, with the contract as its tests."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Names:
 
     @classmethod
     def of(cls, kind: Kind, text: str) -> Names:
-        """Return the names of a package; raises ``ConfigurationError`` for a name that cannot be one, or is taken."""
+        """Return the names of a package; raises ``ConfigurationError`` for a name that is invalid or taken."""
         name = text.replace("+", ".") if kind == "backend" else text
         if len(name) > _LONGEST or not re.fullmatch(_FORMS[kind], name):
             message = f"the {kind} cannot be called {text[:_LONGEST]!r}; its name is {_WANTED[kind]}"
@@ -60,16 +60,16 @@ class Names:
 
     @property
     def distribution(self) -> str:
-        """What pip installs."""
+        """The name for pip."""
         return "-".join(("tokencache", *self.words))
 
     @property
     def package(self) -> str:
-        """What Python imports."""
+        """The name for ``import``."""
         return "_".join(("tokencache", *self.words))
 
     def require_free(self) -> None:
-        """Raise ``ConfigurationError`` where an installed distribution has this name already."""
+        """Raise ``ConfigurationError`` if an installed distribution has this name already."""
         from importlib.util import find_spec
 
         from tokencache import plugins
@@ -87,7 +87,7 @@ class Names:
             raise ConfigurationError(message)
 
     def fields(self) -> dict[str, str]:
-        """Return what the templates are filled with."""
+        """Return the values for the templates."""
         title = "".join(word.capitalize() for word in self.words)
         return {
             "name": self.name,
@@ -102,7 +102,7 @@ class Names:
 
 
 def files_of(names: Names) -> dict[str, str]:
-    """Return the files of a new package, by their paths in it."""
+    """Return the contents of a new package by path."""
     from importlib.resources import files
     from string import Template
 
@@ -116,10 +116,9 @@ def files_of(names: Names) -> dict[str, str]:
 
 
 def create(kind: Kind, name: str, into: str | None = None) -> Path:
-    """Write a new package into a folder that is not there yet, or is empty; return the folder.
+    """Write a new package into a missing or empty folder; return the folder.
 
-    Raises ``ConfigurationError`` for a name that cannot be used, and for a folder that holds something or cannot be
-    written.
+    Raises ``ConfigurationError`` for an invalid name, and for a folder that is not empty or not writable.
     """
     names = Names.of(kind, name)
     folder = Path(into or names.distribution)

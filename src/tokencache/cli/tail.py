@@ -1,7 +1,7 @@
 """Tail: the changes of a key, one line each: fetches, lease holders, renewals, cooldowns, drops.
 
-It polls the key with plain reads, a few a second, and costs a server as much as one more caller. It takes no lease,
-stores nothing, and shows no secret (INV-9). It misses a change that is undone between two reads.
+It polls the key with a few plain reads per second; the load is that of one more caller. It takes no lease, stores no
+record, and shows no secret (INV-9). It misses a change that is undone between two reads.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     Reading: TypeAlias = Callable[[bytes], dict[str, object]]
 
 _NEVER: Final = float("inf")
-_SHORTEST: Final = 0.01  # between two looks, whatever happens
-_GREW: Final = 0.3  # by how much a lease must last longer than it did, to have been prolonged
-_TOO_SOON: Final = 1.0  # a record that goes this long before its end was dropped
+_SHORTEST: Final = 0.01  # seconds between two reads, at least
+_GREW: Final = 0.3  # seconds by which the end of a lease must move to count as extended
+_TOO_SOON: Final = 1.0  # a record that disappears more seconds before its end was dropped
 _SHOWN: Final = 12  # characters of an owner
 _WHY: Final = {
     "cold": "none was stored",
@@ -43,7 +43,7 @@ _WHY: Final = {
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What lies at a key at ``at`` (epoch seconds). ``data`` tells records apart and is never shown."""
+    """The state of a key at ``at`` (epoch seconds). ``data`` tells records apart and is never shown."""
 
     at: float
     data: bytes | None = field(default=None, repr=False)
@@ -59,7 +59,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One thing that happened: its name, a sentence, and facts for a program."""
+    """One change: its name, a sentence, and its facts as values."""
 
     at: float
     event: str
@@ -88,7 +88,7 @@ def follow(
 ) -> Iterator[Change]:
     """Yield the state of ``key``, and then each change, for ``lasting`` seconds or for ever.
 
-    It looks every ``pause`` seconds, and as soon as the backend says that a lease has ended.
+    It reads every ``pause`` seconds, and as soon as the backend reports the end of a lease.
     """
     end = _NEVER if lasting is None else clock() + lasting
     before: View | None = None
@@ -103,7 +103,7 @@ def follow(
             try:
                 backend.wait(key, view.data, min(pause, left))
             except BackendUnavailable:
-                pass  # the next look tells
+                pass  # the next read shows it
             else:
                 sleep(_SHORTEST)
                 continue
@@ -112,7 +112,7 @@ def follow(
 
 @contextmanager
 def opened(provider: str, setup: Setup) -> Generator[tuple[Backend, str, Reading]]:
-    """Give the backend of a provider, the key of its record on it, and how to read the record."""
+    """Yield the backend of a provider, the key of its record, and the function that reads the record."""
     from tokencache import TokenCache
     from tokencache.plugins import open_backend
 
@@ -122,12 +122,12 @@ def opened(provider: str, setup: Setup) -> Generator[tuple[Backend, str, Reading
         TokenCache.from_config(setup.plan, backend=backend) as cache,
     ):
         source = cache.source(configured.provider, key=configured.key)
-        identity = source._identify()  # noqa: SLF001  (a record is read by what its source reads it by)
+        identity = source._identify()  # noqa: SLF001  (the record is read like in its source)
         yield backend, identity.key, partial(_unsealed, identity.key, identity.sealing)
 
 
 def look(backend: Backend, key: str, read: Reading | None = None) -> View:
-    """Look once."""
+    """Read the key once."""
     try:
         slot = backend.inspect(key)
     except BackendUnavailable as error:
@@ -160,7 +160,7 @@ def view_of(slot: Slot, at: float, read: Reading | None = None) -> View:
 
 
 def changes(before: View | None, after: View) -> Iterator[Change]:
-    """Yield the changes between two looks; without a first one, the current state."""
+    """Yield the changes between two reads; without a first read, the current state."""
     if after.problem is not None:
         if before is None or before.problem is None:
             yield Change(after.at, "unreachable", after.problem)
@@ -174,7 +174,7 @@ def changes(before: View | None, after: View) -> Iterator[Change]:
 
 
 def _of_record(before: View | None, after: View) -> Iterator[Change]:
-    """Yield what happened to the record."""
+    """Yield the changes of the record."""
     if after.data is None:
         if before is None:
             yield Change(after.at, "empty", "no token is stored")
@@ -195,7 +195,7 @@ def _of_record(before: View | None, after: View) -> Iterator[Change]:
 
 
 def _gone(before: View, after: View) -> Change:
-    """Return the likely reason why a record has gone."""
+    """Return the likely reason why a record disappeared."""
     facts = {"fence": before.fence}
     if before.ends_at is not None and before.ends_at - after.at > _TOO_SOON:
         left = duration(before.ends_at - after.at)
@@ -205,7 +205,7 @@ def _gone(before: View, after: View) -> Change:
 
 
 def _of_lease(before: View | None, after: View) -> Iterator[Change]:
-    """Yield what happened to the lease."""
+    """Yield the changes of the lease."""
     owner = None if before is None else before.owner
     left = "" if after.lease_left is None else f", for {after.lease_left:.1f} s at most"
     facts = {"owner": after.owner}
@@ -222,14 +222,14 @@ def _of_lease(before: View | None, after: View) -> Iterator[Change]:
 
 
 def _was_prolonged(before: View, after: View) -> bool:
-    """Return whether a lease lasts longer than it did; one that tells the same at every look has no countdown."""
+    """Return whether the end of a lease has moved; the same remaining time at every read is not a countdown."""
     if before.lease_left is None or after.lease_left is None or before.lease_left == after.lease_left:
         return False
     return after.at + after.lease_left > before.at + before.lease_left + _GREW
 
 
 def _of_cooldown(before: View | None, after: View) -> Iterator[Change]:
-    """Yield what happened to the cooldown."""
+    """Yield the changes of the cooldown."""
     then, now = None if before is None else before.cooldown, after.cooldown
     if now is not None and (then is None or (then.attempt, then.message) != (now.attempt, now.message)):
         kind = "rejected" if now.permanent else f"failure {now.attempt}"
@@ -250,7 +250,7 @@ def _fields(data: bytes) -> dict[str, object]:
 
 
 def _unsealed(key: str, sealing: Sealing | None, data: bytes) -> dict[str, object]:
-    """Return the fields of a record, those of a sealed one where it opens."""
+    """Return the fields of a record; a sealed one is opened if possible."""
     fields = _fields(data)
     if sealing is None or "sealed" not in fields:
         return fields
@@ -269,5 +269,5 @@ def _number(value: object) -> float | None:
 
 
 def _printable(text: str, most: int | None = _SHOWN) -> str:
-    """Return a foreign text fit for a line."""
+    """Return another program's text, printable and on one line."""
     return "".join(char if char.isprintable() else " " for char in text)[:most]

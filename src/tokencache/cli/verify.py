@@ -1,4 +1,4 @@
-"""Verify: the check after a deployment. A token at first, again, and from fresh processes, with the times."""
+"""Verify: the check after a deployment. It times the first token, a second get, and fresh processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MOST_LOGINS: Final = 2
 PATIENCE: Final = 60.0
-"""How long a fresh process may take for everything, in seconds, before it is killed."""
+"""Time limit of a fresh process in seconds; after it the process is killed."""
 
 _CALLS: Final = 1000
 _NO_LOGIN: Final = ", because a token was stored; --login asks for another and times it"
@@ -33,7 +33,7 @@ _NO_LOGIN: Final = ", because a token was stored; --login asks for another and t
 
 @dataclass
 class Verdict:
-    """What was measured, in seconds, and whether processes share the token. ``reason`` tells why not."""
+    """The times, in seconds, and whether processes share the token; if not, ``reason`` explains it."""
 
     key: str
     backend: str
@@ -65,8 +65,8 @@ class Verdict:
 def compare(provider: str, setup: Setup, *, processes: int, login: bool, timeout: float | None) -> Verdict:
     """Obtain the token here and in fresh processes, one after another.
 
-    Whatever happens, the provider is asked twice at most: once here, and the processes may only read. With ``login`` it
-    is asked even if a usable token is stored. Raises the errors of ``TokenSource.token``.
+    The provider is asked twice at most: only this process asks, the others only read. With ``login`` it is asked even
+    if a usable token is stored. Raises the errors of ``TokenSource.token``.
     """
     from tokencache import TokenCache
     from tokencache.plugins import open_backend

@@ -1,8 +1,8 @@
 """Tokens and leases of ``sqlite://`` URLs in a SQLite file, for the processes of one host.
 
-:class:`tokencache.ports.Backend` says what each method promises, and the contract tests it. On any store, each call is
-one atomic step, an error of the store becomes ``BackendUnavailable``, and the backend does not decide when a token is
-fetched.
+:class:`tokencache.ports.Backend` specifies each method, and the contract tests it. Three rules hold for any store. Each
+call is one atomic step. An error of the store becomes ``BackendUnavailable``. The backend does not decide when a token
+is fetched.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS slot (key BLOB PRIMARY KEY, owner TEXT, fence INTEGER
 
 
 class SqliteBackend:
-    """One transaction per call; SQLite's own lock makes each of them atomic between processes."""
+    """One transaction per call; SQLite's lock makes it atomic between processes."""
 
     name = "sqlite"
 
@@ -44,12 +44,12 @@ class SqliteBackend:
             database.executescript(TABLES)
 
     def load(self, key: str) -> Stored | None:
-        """Return the record, if there is one that has not ended."""
+        """Return the record, ``None`` if it is missing or has ended."""
         with self._at(key) as (database, name, now):
             return _stored(database, name, now)
 
     def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> LeaseReply:
-        """Return another record than the one seen, or the end of another owner's lease, or the lease."""
+        """Return ``Found`` for another record than the one seen, ``Held`` for another's lease, else ``Granted``."""
         with self._at(key) as (database, name, now):
             stored = _stored(database, name, now)
             if stored is not None and is_another(stored.data, seen):
@@ -95,7 +95,7 @@ class SqliteBackend:
             return database.execute(change, mine).rowcount == 1
 
     def wait(self, key: str, seen: bytes | None, timeout: float) -> None:
-        """Look again and again; a store that can wake waiters does better."""
+        """Poll until something changes; if your store can notify waiters, use that instead."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             slot = self.inspect(key)
@@ -120,12 +120,12 @@ class SqliteBackend:
             return Slot(stored, remaining=ends - now, cooldown=cooldown)
 
     def close(self) -> None:
-        """Let go of everything; the records stay."""
+        """Refuse further calls; the records stay."""
         self._closed = True
 
     @contextmanager
     def _at(self, key: str) -> Generator[tuple[sqlite3.Connection, bytes, float]]:
-        """Open the file, run one transaction on ``key`` at this moment, and translate what SQLite raises."""
+        """Open the file, run one transaction, and translate errors of SQLite."""
         if self._closed:
             raise BackendClosed(f"the {self.name} backend is closed; make a new TokenCache")
         try:
@@ -137,13 +137,13 @@ class SqliteBackend:
 
 
 def _stored(database: sqlite3.Connection, name: bytes, now: float) -> Stored | None:
-    """Return the record that has not ended."""
+    """Return the record, ``None`` if it is missing or has ended."""
     row = database.execute("SELECT data, ends FROM record WHERE key = ? AND ends > ?", [name, now]).fetchone()
     return Stored(row[0], row[1] - now) if row else None
 
 
 def _free(database: sqlite3.Connection, name: bytes, lease: LeaseGrant, now: float, left: Cooldown | None) -> None:
-    """Free the slot if it is this owner's, leaving a cooldown if there is one."""
+    """Free the slot if this owner holds it, and store the cooldown if one is given."""
     ends, text = (now + left.remaining, json.dumps(asdict(left))) if left else (0.0, None)
     change = (
         "UPDATE slot SET owner = NULL, ends = ?, cooldown = ? WHERE key = ? AND owner = ? AND fence = ? AND ends > ?"
@@ -152,6 +152,6 @@ def _free(database: sqlite3.Connection, name: bytes, lease: LeaseGrant, now: flo
 
 
 def from_url(url: BackendURL) -> SqliteBackend:
-    """Make the backend of ``sqlite:///path``; an option that is not known here is refused."""
+    """Make the backend of ``sqlite:///path``; raises ``ConfigurationError`` for any option."""
     url.typed_options({})
     return SqliteBackend(url.path)
