@@ -1,7 +1,7 @@
 """Configuration: backends, providers, policy and encryption from ``tokencache.toml`` and ``TOKENCACHE_*`` variables.
 
-The forms are in docs/configuration.md. Secrets stand elsewhere and are read when the source that needs them is made.
-Messages name file, key and remedy, and hold no value (INV-9).
+docs/configuration.md describes the form. Secrets are kept elsewhere, and are read when a source that needs them is
+made. Messages name file, key and remedy, but never a value (INV-9).
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class Remark:
 
 
 class Configuration:
-    """A configuration whose form is right; its values are read when they are needed.
+    """A configuration whose form is valid; its values are read when they are needed.
 
-    ``fallback`` is the URL of the backend where neither the configuration nor a variable names one.
+    ``fallback`` is the URL of the backend if neither the configuration nor a variable names one.
     """
 
     def __init__(self, tables: Tables, environ: Mapping[str, str], *, fallback: str = "memory://") -> None:
@@ -78,7 +78,7 @@ class Configuration:
     ) -> Configuration:
         """Return the configuration of a file or a mapping, or itself; ``None`` looks for the file.
 
-        Raises ``ConfigurationError`` where there is none, or where its form is wrong.
+        Raises ``ConfigurationError`` if it is missing or has an invalid form.
         """
         if isinstance(source, Configuration):
             return source
@@ -93,31 +93,31 @@ class Configuration:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Return the configuration that variables describe, over the file that ``TOKENCACHE_CONFIG`` names, if any."""
+        """Return the configuration from variables; they override the file of ``TOKENCACHE_CONFIG``, if it is set."""
         environ = os.environ if environ is None else environ
         named = environ.get(VARIABLE)
         return cls.over(read_file(named) if named else None, environ).right()
 
     @classmethod
     def found(cls, path: str | None = None, *, fallback: str = "file://") -> Self:
-        """Return what the command line works with: the file that is named or found, if any, and the variables."""
+        """Return the configuration of the command line: the given or found file, if any, and the variables."""
         found = path or find(os.environ)
         return cls.over(read_file(found) if found else None, os.environ, fallback=fallback)
 
     @classmethod
     def over(cls, tables: Tables | None, environ: Mapping[str, str], *, fallback: str = "memory://") -> Self:
-        """Return the configuration of tables with variables over them, its form not yet held to be right."""
+        """Return the configuration of tables, overridden by variables; its form is not checked yet."""
         tables = tables or Tables(Place(ENVIRONMENT), Path.cwd())
         lay_over(tables, environ)
         return cls(tables, environ, fallback=fallback)
 
     def right(self) -> Self:
-        """Return the configuration itself; raises ``ConfigurationError`` for the first mistake of its form."""
+        """Return the configuration itself. Raises ``ConfigurationError`` for the first mistake in its form."""
         for mistake in self._tables.mistakes:
             raise mistake
         return self
 
-    # --- what a cache is made of --------------------------------------------------------------------------------
+    # --- the parts of a cache ----------------------------------------------------------------------------------
 
     @property
     def path(self) -> Path | None:
@@ -131,13 +131,13 @@ class Configuration:
 
     @property
     def namespace(self) -> str:
-        """What goes before every key that is made."""
+        """The prefix of all derived keys."""
         given = self._tables.top.get("namespace")
         return "" if given is None else self._text(given)
 
     @property
     def policy(self) -> RefreshPolicy | None:
-        """The policy for sources that bring none, ``None`` where nothing is said."""
+        """The policy of sources without their own, ``None`` if it is not set."""
         fields = self._tables.policy
         if not fields:
             return None
@@ -149,20 +149,20 @@ class Configuration:
 
     @property
     def backend(self) -> str:
-        """The URL or name of the backend of every provider that names no other."""
+        """The default backend, a URL or a name: for each provider that does not name another."""
         given = self._tables.top.get("backend")
         if given is not None:
             return self._text(given)
         return default_url(self._environ, self._fallback)
 
     def is_main(self, name: str) -> bool:
-        """Return whether this is the backend of every provider that names no other."""
+        """Return whether this is the default backend."""
         with suppress(Mistake):  # a broken reference breaks only the sources that need it
             return name == self.backend
         return False
 
     def backend_url(self, name: str | None = None, place: Place | None = None) -> BackendURL:
-        """Return the URL of a backend that is named in the configuration, or given as a URL; ``place`` names it."""
+        """Return the URL of a backend, given by name or as a URL; ``place`` is the setting that gives it."""
         from tokencache.url import BackendURL
 
         if name is None:
@@ -179,21 +179,21 @@ class Configuration:
             return BackendURL.parse(name)
 
     def deferred(self, name: str | None = None) -> Deferred:
-        """Return a backend to be opened when it is needed."""
+        """Return a backend that is opened at its first use."""
         from tokencache._engine.handle import Deferred
 
         shown = "the configured backend" if name is None else name.partition("://")[0]
         return Deferred(shown, lambda: self._opened(name))
 
     def sealer(self) -> Sealer | None:
-        """Return what seals records, ``None`` where nothing does."""
+        """Return the sealer of records, ``None`` if records are not encrypted."""
         if not self._sealed:
             self._known_sealer = self._make_sealer()
             self._sealed = True
         return self._known_sealer
 
     def provider(self, name: str) -> Configured | None:
-        """Return a provider, made anew, so that a secret that was replaced is read again; ``None`` for other names."""
+        """Return a new provider, so that a replaced secret is read again; ``None`` for an unknown name."""
         drawn = self._draft(name)
         if drawn is not None:
             return finish(drawn)
@@ -201,10 +201,10 @@ class Configuration:
             self._require_installed(name)
         return None
 
-    # --- what is wrong ------------------------------------------------------------------------------------------
+    # --- remarks ------------------------------------------------------------------------------------------------
 
     def remarks(self) -> Iterator[Remark]:
-        """Yield everything that is wrong or doubtful, all references resolved; nothing goes over a network."""
+        """Yield all errors and warnings, with references resolved; nothing goes over a network."""
         found = [*self._tables.mistakes]
         for attempt in (lambda: self.namespace, lambda: self.policy, self.sealer, lambda: self._tried(None)):
             found += _mistakes(self._tables.place, attempt)
@@ -218,7 +218,7 @@ class Configuration:
         yield from self._doubts()
 
     def _mistakes_of(self, name: str) -> list[Mistake]:
-        """Return what is wrong with a provider, which is made to see."""
+        """Make a provider and return its mistakes."""
         drawn = self._draft(name)
         if drawn is None or drawn.mistakes:
             return [] if drawn is None else drawn.mistakes
@@ -229,7 +229,7 @@ class Configuration:
             if configured.backend is not None:
                 self._tried(configured.backend, place.at("backend"))
             sealer = None
-            with suppress(ConfigurationError):  # told apart from this
+            with suppress(ConfigurationError):  # reported by its own remark
                 sealer = self.sealer()
             if sealer is not None:
                 with _at(place):
@@ -238,7 +238,7 @@ class Configuration:
         return _mistakes(place, attempt)
 
     def _doubts(self) -> Iterator[Remark]:
-        """Yield warnings of secrets that stand in the file, and of a file that others may read."""
+        """Yield warnings about secrets in the file, and about a file with secrets that others may read."""
         plain = list(self._plain_secrets())
         for place in plain:
             remedy = 'refer to it: { env = "NAME" }, { file = "path" } or { keyring = "service", user = "name" }'
@@ -250,7 +250,7 @@ class Configuration:
             )
 
     def _plain_secrets(self) -> Iterator[Place]:
-        """Yield where a secret stands in the file."""
+        """Yield the place of each secret in the file."""
         for given in self._tables.backends.values():
             for part, value in (as_table(given.value) or {"": given.value}).items():
                 if isinstance(value, str) and (part == "password" or (part in {"", "url"} and _has_password(value))):
@@ -281,7 +281,7 @@ class Configuration:
         return cast("str", read(TEXT, given, self._source))
 
     def _require_installed(self, name: str) -> None:
-        """Raise :class:`Mistake` for a name that neither the configuration nor a distribution brings."""
+        """Raise :class:`Mistake` for a provider that is neither configured nor installed."""
         from tokencache.plugins import PROVIDERS, known
 
         names = {*self.names, *(plugin.name for plugin in known(PROVIDERS))}
@@ -290,7 +290,7 @@ class Configuration:
             raise Mistake(self._tables.place, f"there is no provider {name[:40]!r}, neither here nor installed", remedy)
 
     def _draft(self, name: str) -> Draft | None:
-        """Return the draft of a provider, ``None`` for a name that has no table."""
+        """Return the draft of a provider, ``None`` for a name without a table."""
         table = self._tables.providers.get(name)
         if table is None:
             return None
@@ -332,7 +332,7 @@ class Configuration:
             return open_backend(url)
 
     def _tried(self, name: str | None, place: Place | None = None) -> None:
-        """Open a backend, which sends nothing yet, and close it."""
+        """Open a backend and close it; opening does not connect."""
         self._opened(name, place).close()
 
     def _make_sealer(self) -> Sealer | None:
@@ -367,7 +367,7 @@ class Configuration:
 
 @contextmanager
 def _at(place: Place) -> Generator[None]:
-    """Add the place to an error of code that does not know the file."""
+    """Add the place to an error from code that does not know the file."""
     try:
         yield
     except Mistake:
@@ -377,7 +377,7 @@ def _at(place: Place) -> Generator[None]:
 
 
 def _mistakes(place: Place, attempt: Callable[[], object]) -> list[Mistake]:
-    """Return what an attempt shows to be wrong."""
+    """Return the mistakes that an attempt raises."""
     try:
         attempt()
     except Mistake as mistake:
@@ -388,7 +388,7 @@ def _mistakes(place: Place, attempt: Callable[[], object]) -> list[Mistake]:
 
 
 def _is_plain(value: object) -> bool:
-    """Return whether a secret stands here itself, or as the default of a reference."""
+    """Return whether the value is a secret in plain text, itself or as the default of a reference."""
     if is_reference(value):
         return bool(value.get("default"))
     return isinstance(value, str) and bool(value)

@@ -1,8 +1,7 @@
 """The variables of a configuration: ``TOKENCACHE_*``, which override the file.
 
-``TOKENCACHE_PROVIDER_<NAME>_<SETTING>`` is cut where the name of a provider ends that the file has, or that a
-variable ``…_TYPE`` or ``…_PRESET`` brings in. A setting that no provider has and that ends in ``_FILE`` is a
-reference to that file.
+``TOKENCACHE_PROVIDER_<NAME>_<SETTING>`` is split after the name of a known provider. The file has that provider, or a
+variable ``…_TYPE`` or ``…_PRESET`` adds it. An unknown setting that ends in ``_FILE`` is a reference to that file.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _ENCRYPTION: Final = "TOKENCACHE_ENCRYPTION_"
 _PLAIN: Final = ("TOKENCACHE_BACKEND", "TOKENCACHE_NAMESPACE")
 _KINDS: Final = ("_TYPE", "_PRESET")
 
-# What Kubernetes sets in every pod beside a service whose name begins with "tokencache".
+# Kubernetes sets these in every pod if a service's name begins with "tokencache".
 _SERVICE: Final = re.compile(r"\w+_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)")
 
 
@@ -52,12 +51,12 @@ def lay_over(tables: Tables, environ: Mapping[str, str]) -> None:
 
 
 def environment_name(provider: str) -> str:
-    """Return how a provider's name is written in a variable."""
+    """Return a provider's name in the form of a variable."""
     return re.sub(r"[^A-Z0-9]", "_", provider.upper())
 
 
 def _lay_providers(tables: Tables, variables: Mapping[str, str]) -> None:
-    """Give each variable to its provider."""
+    """Add each variable to its provider."""
     rests = {name.removeprefix(_PROVIDER): name for name in variables}
     names = {environment_name(name): name for name in tables.providers}
     names |= _brought_in({rest: variables[name] for rest, name in rests.items()}, names)
@@ -78,9 +77,9 @@ def _lay_providers(tables: Tables, variables: Mapping[str, str]) -> None:
 
 
 def _brought_in(rests: Mapping[str, str], known: Iterable[str]) -> dict[str, str]:
-    """Return the providers that variables bring in: ``X`` of ``X_TYPE``, but not ``X_GRANT`` of ``X_GRANT_TYPE``.
+    """Return the providers that variables add: ``X`` of ``X_TYPE``, but not ``X_GRANT`` of ``X_GRANT_TYPE``.
 
-    A longer one beside a shorter one is meant only if its value names a provider and it has another setting too.
+    If one name begins with another, the longer one needs a value that names a provider, and another setting.
     """
     from tokencache.plugins import PROVIDERS
     from tokencache.plugins import known as installed
@@ -101,7 +100,7 @@ def _brought_in(rests: Mapping[str, str], known: Iterable[str]) -> dict[str, str
 
 
 def _known() -> list[str]:
-    """Return the variables that there are, in small letters."""
+    """Return the known variables, in lower case."""
     fields = [f"{_POLICY}{name}" for name in policy_fields()]
     encryption = [f"{_ENCRYPTION}{name}" for name in ENCRYPTION]
     return [name.lower() for name in (*_PLAIN, VARIABLE, *encryption, *fields, f"{_PROVIDER}<NAME>_<SETTING>")]

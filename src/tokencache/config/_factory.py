@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
 RESERVED: Final = ("type", "preset", "backend", "key", "policy", "keep_warm")
-"""The names in a provider's table that are the cache's and never reach a factory."""
+"""The settings in a provider's table that are for the cache and never reach a factory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What a factory takes by keyword.
+    """The keywords of a factory.
 
-    ``settings`` are those that a configuration can hold, ``takes_name`` tells whether it wants the name of its table,
-    ``unfit`` are required ones that no configuration can hold, ``others`` is the type of keywords of any name.
+    ``settings`` can be set in a configuration; ``unfit`` are required ones that cannot. ``takes_name`` tells whether
+    the factory takes the name of its table. ``others`` is the type of further keywords of any name.
     """
 
     settings: Mapping[str, Setting]
@@ -45,9 +45,9 @@ class Schema:
 
 
 def schema_of(factory: Callable[..., object]) -> Schema:
-    """Return what a configuration may give a factory, a function or a class.
+    """Return the schema of a factory, a function or a class.
 
-    Raises ``ConfigurationError`` for one whose signature cannot be read.
+    Raises ``ConfigurationError`` if its signature cannot be read.
     """
     found: dict[str, tuple[object, bool]] = {}
     others: object = None
@@ -84,7 +84,7 @@ def schema_of(factory: Callable[..., object]) -> Schema:
 
 
 def _function(factory: object) -> object:
-    """Return the function whose module the annotations are to be read in."""
+    """Return the function whose module evaluates the annotations."""
     if isinstance(factory, type):
         made = inspect.unwrap(cast("Callable[..., object]", getattr(factory, "__init__")))  # noqa: B009
         return made if isinstance(made, types.FunctionType) else factory.__new__
@@ -95,13 +95,13 @@ def _function(factory: object) -> object:
 
 
 def _evaluated(annotation: object, scope: Mapping[str, object]) -> object:
-    """Return an annotation as an object; one that cannot be read, as its module does not import the name, is none."""
+    """Evaluate an annotation; the result is ``object`` if its module does not import a name in it."""
     if annotation is inspect.Parameter.empty:
         return object
     holder = types.SimpleNamespace(__annotations__={"it": annotation})
     try:
         return get_type_hints(holder, dict(scope), include_extras=True)["it"]
-    except Exception:  # noqa: BLE001  (whatever evaluating foreign text raises)
+    except Exception:  # noqa: BLE001  (evaluating a text may raise anything)
         return object
 
 
@@ -112,6 +112,6 @@ def _fields(table: type) -> Iterator[tuple[str, tuple[object, bool]]]:
     for name, raw in cast("Mapping[str, object]", table.__annotations__).items():
         annotation, required = _evaluated(raw, scope), name in known
         while get_origin(annotation) in {Required, NotRequired}:
-            required = get_origin(annotation) is Required  # which the keys miss where annotations are texts
+            required = get_origin(annotation) is Required  # __required_keys__ ignores it if annotations are texts
             annotation = get_args(annotation)[0]
         yield name, (annotation, required)

@@ -1,4 +1,4 @@
-"""The file of a configuration: found, read, and taken apart into tables whose values know where they stand."""
+"""The file of a configuration: found, read, and split into tables whose values know their place."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _AT: Final = re.compile(r"\(at line (\d+), column (\d+)\)")
 
 @dataclass(slots=True)
 class Tables:
-    """A configuration taken apart. Invalid entries are listed in ``mistakes`` and omitted."""
+    """A configuration split into tables. Invalid entries are listed in ``mistakes`` and omitted."""
 
     place: Place
     folder: Path
@@ -47,7 +47,7 @@ class Tables:
 
 
 def find(environ: Mapping[str, str]) -> Path | None:
-    """Return the file that ``TOKENCACHE_CONFIG`` names, else the one in the working folder, if there is one."""
+    """Return the file of ``TOKENCACHE_CONFIG``, else the one in the working folder, ``None`` without both."""
     named = environ.get(VARIABLE)
     if named:
         return Path(named)
@@ -55,7 +55,7 @@ def find(environ: Mapping[str, str]) -> Path | None:
 
 
 def read_file(path: str | os.PathLike[str]) -> Tables:
-    """Return the tables of a TOML file; raises ``ConfigurationError`` where it cannot be read."""
+    """Return the tables of a TOML file; raises ``ConfigurationError`` if it cannot be read."""
     import tomllib
 
     path = Path(path).expanduser()
@@ -94,14 +94,14 @@ def take_apart(document: Mapping[str, object], place: Place, folder: Path, path:
 
 
 def missing() -> ConfigurationError:
-    """Return the error that tells both ways to name a configuration."""
+    """Return the error for a missing configuration; it names both ways to give one."""
     return ConfigurationError(
         f"there is no configuration: set {VARIABLE} to the path of a TOML file, or put {NAME} into the working folder"
     )
 
 
 def _take_table(tables: Tables, name: str, value: Mapping[str, object], where: Place) -> None:
-    """Take one of the tables apart."""
+    """Split one of the tables."""
     given = {key: Given(each, where.at(key)) for key, each in value.items()}
     if name == "providers":
         for provider, each in given.items():
@@ -128,13 +128,13 @@ def policy_fields() -> Sequence[str]:
 
 
 def _only(tables: Tables, given: dict[str, Given], known: Sequence[str], what: str) -> dict[str, Given]:
-    """Return what has a known name; the rest are mistakes."""
+    """Return the entries with a known name; the others become mistakes."""
     tables.mistakes += [unknown(each.place, what, name, known) for name, each in given.items() if name not in known]
     return {name: each for name, each in given.items() if name in known}
 
 
 def _syntax(place: Place, message: str) -> Mistake:
-    """Return what is wrong with the TOML, and where."""
+    """Return the mistake of invalid TOML, with its place."""
     found = _AT.search(message)
     what = _AT.sub("", message).strip()
     at = f"line {found[1]}, column {found[2]}" if found else "at its end"

@@ -1,4 +1,4 @@
-"""Where a setting stands, and what is wrong there: a message names the file, the key and the remedy, never a value."""
+"""The place of a setting, and its mistake: a message names file, key and remedy, never a value."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ENVIRONMENT: Final = "environment"
-"""What stands for the file where a variable is meant."""
+"""The name instead of a file for a setting from a variable."""
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
-_SHOWN: Final = 40  # characters of a foreign name
+_SHOWN: Final = 40  # characters of an unknown name
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Place:
     key: str = ""
 
     def at(self, name: object) -> Place:
-        """Return the place of what is called ``name`` in the table, or has that number in the list, that is here."""
+        """Return the place of an entry: by name in the table here, or by number in the list here."""
         if isinstance(name, int):
             return Place(self.file, f"{self.key}[{name}]")
         text = str(name)[:_SHOWN]
@@ -36,22 +36,22 @@ class Place:
         return Place(self.file, f"{self.key}.{text}" if self.key else text)
 
     def __str__(self) -> str:
-        """Return both, as messages begin with them."""
+        """Return file and key, the beginning of a message."""
         return f"{self.file}: {self.key}" if self.key else self.file
 
 
 def as_table(value: object) -> Mapping[str, object] | None:
-    """Return a value as a table, if it is one."""
+    """Return the value if it is a table, else ``None``."""
     return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else None
 
 
 def as_list(value: object) -> list[object] | None:
-    """Return a value as a list, if it is one."""
+    """Return the value if it is a list, else ``None``."""
     return cast("list[object]", value) if isinstance(value, list) else None
 
 
 class Mistake(ConfigurationError):
-    """What is wrong at a place, and the remedy."""
+    """The problem at a place, and the remedy."""
 
     def __init__(self, place: Place, problem: str, remedy: str) -> None:
         super().__init__(f"{place}: {problem}{'; ' if remedy else ''}{remedy}")

@@ -1,4 +1,4 @@
-"""The providers of a configuration: each table's settings held against its factory's schema, and the provider made."""
+"""The providers of a configuration: each table is checked against its factory's schema, then the provider is made."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _FILE: Final = "_file"
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """A provider made from its table, and what the table says to the cache.
+    """A provider made from its table, and the table's settings for the cache.
 
-    ``backend`` is a URL or the name of a backend, ``None`` for that of the cache.
+    ``backend`` is a URL or the name of a backend, ``None`` for the cache's backend.
     """
 
     provider: TokenProvider
@@ -43,7 +43,7 @@ class Configured:
 
 @dataclass(slots=True)
 class Draft:
-    """A provider's table read as far as possible: what its factory is to be given, and every mistake."""
+    """A provider's table, read as far as possible: the arguments of its factory, and all mistakes."""
 
     place: Place
     make: Callable[..., object] | None = None
@@ -54,7 +54,7 @@ class Draft:
     mistakes: list[Mistake] = field(default_factory=list[Mistake])
 
     def take(self, kind: Kind, given: Given, source: ReferenceResolver) -> object:
-        """Read one value; a mistake is kept, and gives ``None``."""
+        """Read one value; for a mistake, record it and return ``None``."""
         try:
             return read(kind, given, source)
         except Mistake as mistake:
@@ -83,7 +83,7 @@ def draft(name: str, table: Mapping[str, Given], place: Place, source: Reference
 
 
 def finish(drawn: Draft) -> Configured:
-    """Return the provider of a draft; raises ``ConfigurationError`` for its mistakes, and for what its factory says."""
+    """Return the provider of a draft; raises ``ConfigurationError`` for its mistakes and for errors of its factory."""
     if drawn.mistakes or drawn.make is None:
         raise _first(drawn)
     problem = ""
@@ -94,7 +94,7 @@ def finish(drawn: Draft) -> Configured:
         raise Mistake(drawn.place, str(error), "") from error
     except TokenCacheError:
         raise
-    except Exception as error:  # noqa: BLE001  (INV-9: a foreign message may hold anything)
+    except Exception as error:  # noqa: BLE001  (INV-9: its message may hold a secret)
         problem = f"its factory raised {type(error).__name__}"
     if problem or not (hasattr(made, "fetch") or hasattr(made, "afetch")):
         problem = problem or "its factory did not return a provider"
@@ -120,7 +120,7 @@ def _is_preset(name: str) -> bool:
 
 
 def _presets(name: str) -> Callable[..., object]:
-    """Return a function of the presets, loaded when it is needed."""
+    """Return a function of the presets module, loaded at its first use."""
     from importlib import import_module
 
     try:
@@ -132,7 +132,7 @@ def _presets(name: str) -> Callable[..., object]:
 
 
 def _find_factory(drawn: Draft, table: Mapping[str, Given]) -> bool:
-    """Find what makes the provider, by ``type`` or ``preset``; return whether there is such a thing."""
+    """Find the factory, by ``type`` or ``preset``; return whether it exists."""
     chosen = [name for name in ("type", "preset") if name in table]
     if len(chosen) != 1:
         problem = "it has both type and preset" if chosen else "it has neither type nor preset"
@@ -223,14 +223,14 @@ def _is_fit(drawn: Draft, name: str, value: float, place: Place) -> bool:
 
 def _unknown(given: Given, name: str, known: set[str]) -> Mistake:
     """Return the mistake of a setting that the factory does not take."""
-    if given.spelled:  # the variable is shown in full, and its setting in small letters
+    if given.spelled:  # the variable in full, its setting in lower case
         mistake = unknown(given.place, "setting", name, known)
         return Mistake(given.place, f"this provider has no setting {name!r}", mistake.remedy)
     return unknown(given.place, "setting", name, known)
 
 
 def _missing(place: Place, name: str, setting: Setting) -> Mistake:
-    """Return the mistake of a setting that must be there."""
+    """Return the mistake of a missing required setting."""
     variable = f"{name}_{setting.name}".upper().replace("-", "_")
     value = f'{{ env = "{variable}" }}' if setting.secret else "…"
     what = f" ({setting.description.rstrip('.')})" if setting.description else ""
@@ -238,7 +238,7 @@ def _missing(place: Place, name: str, setting: Setting) -> Mistake:
 
 
 def _first(drawn: Draft) -> ConfigurationError:
-    """Return the first mistake, and how many more there are."""
+    """Return the first mistake, with the number of the others."""
     first, *more = drawn.mistakes
     if not more:
         return first

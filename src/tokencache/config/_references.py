@@ -1,4 +1,4 @@
-"""References: where a configuration says that a text stands, so that no file needs to hold a secret.
+"""References: a configuration names where a text is kept, so that the file does not hold secrets.
 
 ``{ env = "NAME" }``, ``{ file = "path" }`` (with ``json = "field"`` for a field of a JSON file) and
 ``{ keyring = "service", user = "name" }``, each with an optional ``default``.
@@ -19,20 +19,20 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "file": ("default", "json"),
     "keyring": ("default", "user"),
 }
-"""The ways to refer to a text, and what each takes besides."""
+"""The kinds of references, and the further keys of each."""
 
 _LARGEST: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceResolver:
-    """What references are resolved against: the variables, and the folder of the file."""
+    """Resolves references with the variables, and relative to the folder of the file."""
 
     environ: Mapping[str, str]
     folder: Path
 
     def resolve(self, value: Mapping[str, object], place: Place) -> str:
-        """Return the text that a reference stands for; raises :class:`Mistake` without anything of it."""
+        """Return the text of a reference. Raises :class:`Mistake`, whose message never holds the text."""
         kind = next(name for name in KINDS if name in value)
         for name, part in value.items():
             if name != kind and name not in KINDS[kind]:
@@ -60,7 +60,7 @@ class _Missing(Mistake):
 
 
 def is_reference(value: object) -> TypeGuard[Mapping[str, object]]:
-    """Return whether a value of a configuration stands for a text that is elsewhere."""
+    """Return whether a value is a reference to a text kept elsewhere."""
     return isinstance(value, Mapping) and sum(name in value for name in KINDS) == 1
 
 
@@ -73,7 +73,7 @@ def _variable(environ: Mapping[str, str], name: str, place: Place) -> str:
 
 
 def _content(path: Path, field: str | None, place: Place) -> str:
-    """Return what a file holds, without the line break at its end, or a field of it."""
+    """Return the content of a file without its last line break, or one field of it."""
     problem = ""
     missing = False
     text = ""
@@ -83,7 +83,7 @@ def _content(path: Path, field: str | None, place: Place) -> str:
         text = data.decode()
     except FileNotFoundError:
         problem, missing = "there is no such file", True
-    except (OSError, ValueError) as error:  # the error would show a text that is not UTF-8
+    except (OSError, ValueError) as error:  # the text of a UnicodeDecodeError holds the content
         problem = (error.strerror or "it cannot be read") if isinstance(error, OSError) else "it is not UTF-8 text"
     else:
         if len(data) > _LARGEST:
@@ -115,7 +115,7 @@ def _field(text: str, field: str, place: Place, path: Path) -> str:
 
 
 def _entry(service: str, user: str, place: Place) -> str:
-    """Return a password of the keyring of this machine."""
+    """Return a password from this machine's keyring."""
     try:
         import keyring
     except ImportError:
@@ -125,7 +125,7 @@ def _entry(service: str, user: str, place: Place) -> str:
     failure = ""
     try:
         found = keyring.get_password(service, user)
-    except Exception as error:  # noqa: BLE001  (INV-9: a foreign message may hold anything)
+    except Exception as error:  # noqa: BLE001  (INV-9: its message may hold a secret)
         failure = type(error).__name__
     if failure:
         raise Mistake(place, f"the keyring could not be asked: {failure}", "unlock it, or use env or file")

@@ -1,4 +1,4 @@
-"""The JSON schema of ``tokencache.toml``, for editors: made of the rules by which the file is read."""
+"""The JSON schema of ``tokencache.toml``, for editors, made from the rules of the reader."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tokencache.plugins import Plugin
     from tokencache.providers.presets import Preset
 
-DRAFT: Final = "http://json-schema.org/draft-07/schema#"  # the one that TOML editors read
+DRAFT: Final = "http://json-schema.org/draft-07/schema#"  # the draft that TOML editors support
 
 _TEXT: Final[Mapping[str, object]] = {"$ref": "#/definitions/text"}
 _SECRET: Final[Mapping[str, object]] = {"$ref": "#/definitions/secret"}
@@ -33,9 +33,9 @@ _FORMS: Final[Mapping[Basic, Mapping[str, object]]] = {
 
 
 def schema(plugins: Iterable[Plugin] | None = None) -> dict[str, object]:
-    """Return the schema with the providers that are installed, or with those of ``plugins`` alone.
+    """Return the schema with all installed providers, or only with those of ``plugins``.
 
-    A provider that cannot be loaded, as its extra is missing, is named without its settings.
+    A provider that cannot be loaded, because its extra is missing, is named without its settings.
     """
     from tokencache.plugins import PROVIDERS, known, load_provider_factory
 
@@ -74,7 +74,7 @@ def schema(plugins: Iterable[Plugin] | None = None) -> dict[str, object]:
 
 
 def _definitions(names: list[str], schemas: Mapping[str, Schema]) -> dict[str, object]:
-    """Return what the schema refers to."""
+    """Return the definitions that the schema refers to."""
     from tokencache.providers.presets import presets
 
     known = presets()
@@ -123,7 +123,7 @@ def _definitions(names: list[str], schemas: Mapping[str, Schema]) -> dict[str, o
 
 
 def _provider(name: str, found: Schema) -> dict[str, object]:
-    """Return what holds for the table of one type."""
+    """Return the rule for the table of one type."""
     settings = {
         setting.name: _setting(setting.kind, setting.secret, setting.description) for setting in found.settings.values()
     }
@@ -135,9 +135,9 @@ def _provider(name: str, found: Schema) -> dict[str, object]:
 
 
 def _preset(found: Preset) -> dict[str, object]:
-    """Return what holds for the table of a preset: its own settings, and those that must be there.
+    """Return the rule for the table of a preset: its own settings, and the required ones.
 
-    The rest, which it shares with its provider's type, is left to the reader: the schema would be many times as long.
+    The other settings of its provider's type are not checked: the schema would be many times as long.
     """
     from tokencache.providers.presets import preset_settings
 
@@ -155,7 +155,7 @@ def _preset(found: Preset) -> dict[str, object]:
 
 
 def _cache_settings() -> dict[str, object]:
-    """Return the settings of a provider's table that are the cache's."""
+    """Return the settings of a provider's table that are for the cache."""
     texts: dict[str, object] = {
         "backend": _described(_TEXT, "A name of [backends], or a URL; by default the one above."),
         "key": _described(_TEXT, "The key of the record, used as it stands."),
@@ -166,7 +166,7 @@ def _cache_settings() -> dict[str, object]:
 
 
 def _setting(kind: Kind | None, secret: bool, description: str = "") -> Mapping[str, object]:
-    """Return what a setting of this kind looks like."""
+    """Return the form of a setting of this kind."""
     if kind is None:
         return {}
     if not secret and kind == TEXT:
@@ -178,7 +178,7 @@ def _setting(kind: Kind | None, secret: bool, description: str = "") -> Mapping[
     else:
         forms = [form for basic, form in _FORMS.items() if basic in kind.basics]
         forms += [{"enum": list(kind.choices)}] if kind.choices else []
-    if "table" not in kind.basics:  # there a reference would be a table like any other
+    if "table" not in kind.basics:  # there a reference would look like any other table
         forms.append(_REFERENCE)
     return _described(forms[0] if len(forms) == 1 else {"anyOf": forms}, description)
 
@@ -190,7 +190,7 @@ def _described(form: Mapping[str, object], description: str) -> Mapping[str, obj
     return {
         "description": description,
         **({"allOf": [form]} if "$ref" in form else form),
-    }  # beside a $ref all is ignored
+    }  # editors ignore all keys beside a $ref
 
 
 def _reference(kind: str, what: str, **more: str) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The types of settings: which annotations a configuration can fill, and how a value of a file or variable is read."""
+"""The types of settings: the supported annotations, and how values of files and variables are read."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class Setting:
 
     @property
     def kind(self) -> Kind | None:
-        """What a value of it looks like; ``None`` for a type that a configuration cannot hold."""
+        """The kind of its values; ``None`` for a type that a configuration cannot hold."""
         return kind_of(self.type)
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What the value of a setting looks like: any of ``basics``, or one of ``choices``."""
+    """The kind of values of a setting: any of ``basics``, or one of ``choices``."""
 
     basics: frozenset[Basic]
     choices: tuple[str | int, ...] = ()
@@ -78,7 +78,7 @@ BOOLEAN: Final = Kind(frozenset({"boolean"}))
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value as it was given, and where. ``spelled`` tells that it is the text of a variable, whatever its type."""
+    """A value as it was given, and its place. ``spelled`` marks the text of a variable, for a setting of any type."""
 
     value: object = field(repr=False)
     place: Place
@@ -86,7 +86,7 @@ class Given:
 
 
 def kind_of(annotation: object) -> Kind | None:
-    """Return what a value for an annotation looks like, ``None`` for a type that a configuration cannot hold."""
+    """Return the kind of values of an annotation, ``None`` for a type that a configuration cannot hold."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         inner = kind_of(arguments[0])
@@ -110,7 +110,7 @@ def kind_of(annotation: object) -> Kind | None:
 
 
 def read(kind: Kind, given: Given, source: ReferenceResolver) -> object:
-    """Return the value of a setting, references resolved; raises :class:`Mistake` where it is of another kind."""
+    """Return the value of a setting, references resolved; raises :class:`Mistake` if it is of another kind."""
     value, place = given.value, given.place
     if is_reference(value) and "table" not in kind.basics:
         return _spelled(kind, source.resolve(value, place), place)
@@ -142,7 +142,7 @@ def _scalar(kind: Kind, value: object, place: Place) -> object:
 
 
 def _spelled(kind: Kind, text: str, place: Place) -> object:
-    """Return what a text stands for: that of a variable, or behind a reference."""
+    """Return the value that a text represents: the text of a variable or of a reference."""
     if kind.choices:
         number = next((choice for choice in kind.choices if str(choice) == text), None)
         return _chosen(kind, text if number is None else number, place)
@@ -157,7 +157,7 @@ def _spelled(kind: Kind, text: str, place: Place) -> object:
 
 
 def _parsed(basic: Basic, text: str) -> object:
-    """Return a text read as one kind, ``None`` where it does not fit."""
+    """Return a text parsed as one kind, ``None`` if it does not fit."""
     text = text.strip()
     match basic:
         case "boolean":
@@ -188,7 +188,7 @@ def _table(text: str) -> dict[str, str] | None:
 
 
 def _chosen(kind: Kind, value: object, place: Place) -> object:
-    """Return a value that must be one of a few, or of another kind beside them."""
+    """Return a value that must be one of the choices, or of one of the other kinds."""
     if not isinstance(value, bool) and value in kind.choices:
         return value
     if kind.basics:
@@ -205,7 +205,7 @@ def _wrong(kind: Kind, seen: str, place: Place) -> Mistake:
 
 
 def _described(value: object) -> str:
-    """Return what a value of TOML is, and not which (INV-9)."""
+    """Return the type of a TOML value in words, never the value (INV-9)."""
     kinds = (
         (bool, "true or false"),
         (str, "a text"),
@@ -219,7 +219,7 @@ def _described(value: object) -> str:
 
 
 def _united(kinds: Sequence[Kind]) -> Kind:
-    """Return what any of several kinds admits."""
+    """Return the union of several kinds."""
     return Kind(
         frozenset[Basic]().union(*(kind.basics for kind in kinds)),
         tuple(choice for kind in kinds for choice in kind.choices),
