@@ -1,1 +1,1 @@
-"""Every backend by situation, timed by pytest-benchmark; it imports nothing of the suite."""
+"""Every backend by situation, timed by pytest-benchmark; it does not import the suite."""

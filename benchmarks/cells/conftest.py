@@ -1,4 +1,4 @@
-"""Fixtures of the cells: a Redis of our own, and the folder of the benchmarks to import from."""
+"""Fixtures of the cells: a Redis server, and the import path of the benchmarks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def server() -> Iterator[RedisServer]:
-    """Start an empty Redis."""
+    """Yield an empty Redis."""
     with RedisServer() as server:
         yield server

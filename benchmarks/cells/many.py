@@ -1,4 +1,4 @@
-"""Many sources of one cache that have their tokens at once, for what is timed with many."""
+"""Many sources of one cache, each with its token, for timings with many sources."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def many_sources(count: int, login: Callable[[], Any], cache: TokenCache | None = None) -> list[TokenSource]:
-    """Return as many sources of one cache, each with a token of its own.
+    """Return ``count`` sources of one cache, each with its own token.
 
-    The first gets its token in the ordinary way; the others are handed a copy of what that left behind, as a fetch
-    each would take longer than the run.
+    The first fetches its token. The others get a copy of its local copy, because a fetch for each would take longer
+    than the run.
     """
     cache = cache or TokenCache("memory://", sources=count)
     held = [cache.source(login, key=f"source-{number}") for number in range(count)]

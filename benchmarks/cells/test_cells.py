@@ -1,9 +1,9 @@
-"""Every backend, sync and async, by situation: the cost of each beside a login for every call.
+"""Every backend, sync and async, by situation: the cost of each, compared with a login for every call.
 
-A hot hit comes from the local copy, a shared hit from another process's token in the store, for which each round has a
-new source as a new process would. A miss, a renewal and a healed 401 fetch: from a provider that answers at once, so
-that what is timed is ours; a real one adds its own time once. The uncached calls log in at a server on loopback that
-takes 250 ms.
+A hot hit comes from the local copy. A shared hit is another process's token from the store: each round has a new
+source, like a new process. A miss, a renewal and a replacement after a 401 fetch from a provider that answers at once,
+so only our own time is measured; a real provider adds its own time once. The uncached calls log in at a server on
+loopback that takes 250 ms.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 
 class World:
-    """A cache on a backend, and a loop that lives as long as the measurement."""
+    """A cache on a backend, and an event loop for the whole measurement."""
 
     def __init__(self, url: str, colour: str) -> None:
         self.cache = TokenCache(url, sources=MANY + ROUNDS)
@@ -60,17 +60,17 @@ class World:
         return {"access_token": f"{next(self._tokens)}-" + "x" * 1000, "expires_in": 3600}
 
     def source(self) -> TokenSource:
-        """Return a source that has no token anywhere."""
+        """Return a source without a token, local or stored."""
         return self.cache.source(self.login, key=f"cell-{id(self)}-{next(self._keys)}")
 
-    def call(self, source: TokenSource, name: str, *arguments: object) -> Any:  # noqa: ANN401  (whatever comes)
-        """Call one of the source's methods, in its colour."""
+    def call(self, source: TokenSource, name: str, *arguments: object) -> Any:  # noqa: ANN401  (of any method)
+        """Call one of the source's methods, sync or async."""
         if not self.awaited:
             return getattr(source, name)(*arguments)
         return self.loop.run_until_complete(getattr(source, f"a{name}")(*arguments))
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the cache and the loop."""
         if self.awaited:
             self.loop.run_until_complete(self.cache.aclose())
         else:
@@ -80,21 +80,21 @@ class World:
 
 @pytest.fixture
 def world(urls: dict[str, str], backend: str, colour: str) -> Iterator[World]:
-    """Make a world of that backend and colour."""
+    """Yield a world of this backend, sync or async."""
     made = World(urls[backend], colour)
     yield made
     made.close()
 
 
 def timed(benchmark: BenchmarkFixture, situation: str, setup: Callable[[], Any], call: Callable[..., object]) -> None:
-    """Time ``call`` of what ``setup`` returns, made anew for each round."""
+    """Time ``call`` with the result of ``setup``, which runs anew for each round."""
     benchmark.group = situation
     benchmark.pedantic(call, setup=lambda: ((setup(),), {}), rounds=ROUNDS, warmup_rounds=2)
 
 
 @pytest.mark.parametrize("colour", COLOURS)
 def test_uncached(benchmark: BenchmarkFixture, colour: str) -> None:
-    """A login at 250 ms for every call: what a cache saves."""
+    """A login of 250 ms for every call: the cost without a cache."""
     benchmark.group = "uncached, a login of 250 ms"
     with FakeQPay(latency=LOGIN) as qpay:
         auth = ("TEST_MERCHANT", "123456")
@@ -109,7 +109,7 @@ def test_uncached(benchmark: BenchmarkFixture, colour: str) -> None:
 
 
 def test_the_first_token_of_qpay(benchmark: BenchmarkFixture) -> None:
-    """A miss with a real provider: one login at 250 ms and what is around it."""
+    """A miss with a real provider: one login of 250 ms, and our own time."""
     benchmark.group = "uncached, a login of 250 ms"
     with FakeQPay(latency=LOGIN) as qpay, TokenCache("memory://") as cache:
         source = cache.source(QPayProvider("TEST_MERCHANT", "123456", base_url=qpay.url))
@@ -120,10 +120,10 @@ def test_the_first_token_of_qpay(benchmark: BenchmarkFixture) -> None:
 @pytest.mark.parametrize("colour", COLOURS)
 @pytest.mark.parametrize("backend", BACKENDS)
 class TestCells:
-    """One backend and colour in every situation."""
+    """One backend, sync or async, in every situation."""
 
     def test_hot(self, benchmark: BenchmarkFixture, world: World) -> None:
-        """The local copy: the same for every backend, as none is asked."""
+        """The local copy: the same for every backend, because the backend is not asked."""
         source = world.source()
         world.call(source, "token")
         benchmark.group = "hot hit, 1,000 calls"
@@ -139,7 +139,7 @@ class TestCells:
         benchmark((lambda: world.loop.run_until_complete(many())) if world.awaited else calls)
 
     def test_shared(self, benchmark: BenchmarkFixture, world: World, backend: str) -> None:
-        """Another process's token, by a source that was just made."""
+        """Another process's token, read by a new source."""
         if backend == "memory":
             pytest.skip("nothing is shared beyond the process")
         world.call(world.cache.source(world.login, key="held"), "token")
@@ -147,23 +147,23 @@ class TestCells:
         timed(benchmark, "shared hit", lambda: next(others), lambda source: world.call(source, "token"))
 
     def test_miss(self, benchmark: BenchmarkFixture, world: World) -> None:
-        """No token anywhere: lease, fetch, commit."""
+        """No local or stored token: lease, fetch, commit."""
         timed(benchmark, "miss", world.source, lambda source: world.call(source, "token"))
 
     def test_renewal(self, benchmark: BenchmarkFixture, world: World) -> None:
-        """A newer token than the one that is held."""
+        """A forced renewal of the held token."""
         source = world.source()
         world.call(source, "token")
         timed(benchmark, "renewal", lambda: source, lambda source: world.call(source, "renew"))
 
-    def test_heal(self, benchmark: BenchmarkFixture, world: World) -> None:
-        """A 401: the refused token is dropped and replaced."""
+    def test_replace(self, benchmark: BenchmarkFixture, world: World) -> None:
+        """After a 401, the refused token is dropped and replaced."""
 
         def refused() -> tuple[TokenSource, object]:
             source = world.source()
             return source, world.call(source, "token")
 
-        timed(benchmark, "401 heal", refused, lambda pair: world.call(pair[0], "replace", pair[1]))
+        timed(benchmark, "after a 401", refused, lambda pair: world.call(pair[0], "replace", pair[1]))
 
     def test_many(self, benchmark: BenchmarkFixture, world: World) -> None:
         """10,000 sources, asked one after the other: hot hits."""

@@ -1,4 +1,4 @@
-"""Redis: how soon a waiter in another process holds the token that was just committed, beside bare blocking reads."""
+"""Redis: the delay from a commit to the waiters of another process, compared with bare blocking reads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORKER = Path(__file__).with_name("waiting_worker.py")
 
 
 def delays(way: str, server: RedisServer) -> list[float]:
-    """Return how long after the commit was sent each of the waiters had the token."""
+    """Return for each waiter the seconds from the commit until it had the token."""
     server.command("FLUSHALL")
     backend = from_url(BackendURL.parse(server.url))
     sent: list[float] = []
@@ -57,7 +57,7 @@ def delays(way: str, server: RedisServer) -> list[float]:
 
 
 def test_a_waiter_holds_the_token_soon_after_commit(benchmark: BenchmarkFixture, server: RedisServer) -> None:
-    """Sixteen waiters elsewhere: threads of one source have it as soon as bare readers, sources in 5 times that."""
+    """Of sixteen waiters, threads of one source are as fast as bare readers; sources take at most 5 times as long."""
     found: dict[str, list[float]] = {"threads": [], "sources": [], "limit": []}
 
     def turn() -> None:

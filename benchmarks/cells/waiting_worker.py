@@ -1,7 +1,7 @@
-"""Sixteen waiters in one process, for a key whose lease another process holds; each tells when it has the token.
+"""Sixteen waiters in one process, for a key whose lease another process holds; each reports when it has the token.
 
-Arguments: the way, the URL of Redis, the number of waiters. The way is ``threads`` (of one source), ``sources`` (of one
-thread each) or ``limit`` (bare blocking reads of redis-py). Prints ``waiting`` when all are about to ask, then the
+Arguments: the way, the URL of Redis, the number of waiters. The way is ``threads`` (of one source), ``sources`` (one
+thread each) or ``limit`` (bare blocking reads of redis-py). It prints ``waiting`` just before all ask, then the
 instants (epoch seconds) as JSON.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def ways(way: str, url: str, waiters: int) -> list[Callable[[], object]]:
-    """Return what each waiter does. Everything is connected first, as connections are kept for hours."""
+    """Return the function of each waiter. All connections are made first, because real ones last for hours."""
     if way == "limit":
         redis = Redis.from_url(url, protocol=2)
         redis.ping()
@@ -35,7 +35,7 @@ def ways(way: str, url: str, waiters: int) -> list[Callable[[], object]]:
 
 
 def main() -> None:
-    """Wait, and tell."""
+    """Wait, and print the instants."""
     had: list[float] = []
 
     def ask(get: Callable[[], object]) -> None:

@@ -1,1 +1,1 @@
-"""What a fleet of any size costs: simulated fleets, one process with many sources, one Redis."""
+"""The costs of a fleet of any size: simulated fleets, one process with many sources, one Redis."""

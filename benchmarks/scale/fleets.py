@@ -1,4 +1,4 @@
-"""The fleets that docs/scale.md tells of, simulated: steady days, cold herds, and processes with many sources."""
+"""The simulated fleets of docs/scale.md: steady days, cold starts, and processes with many sources."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORKERS = 2
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A fleet with its place in the document."""
+    """A fleet, and its table in the document."""
 
     kind: str
     fleet: Fleet
@@ -24,7 +24,7 @@ class Case:
 
 
 def _steady(lifetime: float) -> list[Case]:
-    """Return the steady days; the largest fleet of short tokens is watched for a part of the day."""
+    """Return the steady days; the largest fleet of short tokens runs for a part of the day."""
     watched = dict.fromkeys((1, *SIZES), DAY)
     if lifetime == HOUR:
         watched[100_000] = 2 * HOUR
@@ -32,7 +32,7 @@ def _steady(lifetime: float) -> list[Case]:
 
 
 def _herds() -> list[Case]:
-    """Return the cold herds: ever larger, then with what helps."""
+    """Return the cold starts: growing sizes, then with each remedy."""
     sizes = (*SIZES[:4], 15_000, 20_000, 25_000, 30_000, 40_000, 100_000)
     herds = [Case("herd", Fleet(count, HOUR, 60.0 if count < 100_000 else 30.0, 1.0)) for count in sizes]
     herds += [
@@ -44,7 +44,7 @@ def _herds() -> list[Case]:
 
 
 def _sources() -> list[Case]:
-    """Return ten processes with ever more sources."""
+    """Return ten processes with growing numbers of sources."""
     return [Case("sources", Fleet(10, HOUR, 2 * HOUR, 60.0, sources=count)) for count in (1, 10, 100, 1000, 10_000)]
 
 
@@ -55,7 +55,7 @@ def cases() -> list[Case]:
 
 
 def simulate() -> list[tuple[Case, Figures]]:
-    """Run all cases, each in a process of its own; nobody is refused, no key is fetched twice at once (INV-2)."""
+    """Run all cases, each in its own process; no call is refused, no key has two fetches at once (INV-2)."""
     chosen = cases()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(WORKERS, mp_context=context, max_tasks_per_child=1) as pool:

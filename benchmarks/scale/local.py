@@ -1,4 +1,4 @@
-"""What the sources of one process cost it: memory, the key of each, threads and connections when they renew at once."""
+"""The costs of many sources in one process: memory, keys, threads and connections during renewals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VALUE = 1000
 
 
 class Login:
-    """A provider with a token of a kilobyte, which takes its time."""
+    """A slow provider with a token of a kilobyte."""
 
     name = "login"
 
@@ -39,11 +39,11 @@ class Login:
         self._secret = secret
 
     def identity(self) -> Mapping[str, object]:
-        """Return whose tokens these are."""
+        """Return the number of the source, and the secret if there is one."""
         return {"client": self._number} | ({"secret": Secret(self._secret)} if self._secret else {})
 
     def fetch(self, context: FetchContext) -> Token:
-        """Give a token."""
+        """Return a token."""
         del context
         time.sleep(self._latency)
         now = time.time()
@@ -52,7 +52,7 @@ class Login:
 
 
 class Elsewhere:
-    """A store that takes no memory here: it grants every lease and keeps nothing."""
+    """A store without memory in this process: it grants every lease and stores nothing."""
 
     name = "elsewhere"
 
@@ -60,7 +60,7 @@ class Elsewhere:
         self._fence = 0
 
     def load(self, key: str) -> None:
-        """Hold nothing."""
+        """Return ``None``."""
 
     def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> Granted:
         """Grant the lease."""
@@ -69,7 +69,7 @@ class Elsewhere:
         return Granted(LeaseGrant(key, owner, self._fence, ttl))
 
     def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
-        """Take the record."""
+        """Discard the record."""
         del lease, data, ttl
         return True
 
@@ -79,7 +79,7 @@ class Elsewhere:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What a number of sources hold, in bytes a source, and the threads that are left when all have a token."""
+    """The memory of sources, in bytes per source, and the threads that remain when all have a token."""
 
     sources: int
     made: float
@@ -88,9 +88,9 @@ class Memory:
 
 
 def memory(count: int) -> Memory:
-    """Make that many sources, get a token for each, and measure what that takes."""
+    """Make ``count`` sources, get a token for each, and measure their memory."""
     with TokenCache(Elsewhere(), observers=(), sources=count) as cache:  # type: ignore[arg-type]
-        cache.source(Login(-1, 0.0)).token()  # what is loaded and made once
+        cache.source(Login(-1, 0.0)).token()  # loads the modules and makes the shared objects first
         before = threading.active_count()
         providers = [Login(number, 0.0) for number in range(count)]
         gc.collect()
@@ -108,7 +108,7 @@ def memory(count: int) -> Memory:
 
 
 def key_cost(count: int = 20) -> float:
-    """Return the seconds that it takes a source with a credential to work out its key, which it does once."""
+    """Return the seconds in which a source with a credential derives its key, once."""
     with TokenCache("memory://", observers=()) as cache:
         sources = [cache.source(Login(number, 0.0, f"secret-{number}")) for number in range(count)]
         begun = time.perf_counter()
@@ -119,10 +119,10 @@ def key_cost(count: int = 20) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """What happened while the sources of one process renewed. Durations are seconds, ``resident`` is in MB.
+    """The figures of renewals of all sources in one process. Durations are seconds, ``resident`` is in MB.
 
-    ``threads`` is the most at once, ``slowest`` the longest call of those who had a token all along, ``took`` how long
-    it was until all were renewed and the last thread gone, ``samples`` are threads over time.
+    ``threads`` is the most at once. ``slowest`` is the longest call of a source with a usable token. ``took`` is the
+    time until all were renewed and the last thread ended. ``samples`` are threads over time.
     """
 
     name: str
@@ -149,7 +149,7 @@ class _Clock:
 
 
 def burst(name: str, count: int, *, minute: bool, latency: float) -> Burst:
-    """Let the tokens of that many sources fall due, within a minute or all at once, while each is asked steadily."""
+    """Make ``count`` sources renew, within a minute or all at once, while each is asked steadily."""
     clock, pace, events = _Clock(), [0.0], list[str]()
     with TokenCache(
         "memory://", observers=(lambda event: events.append(type(event).__name__),), clock=clock, sources=count
@@ -182,18 +182,18 @@ class _Watch(threading.Thread):
 
     def __init__(self, idle: int, begun: float) -> None:
         super().__init__(daemon=True)
-        self._idle = idle + 1  # itself too
+        self._idle = idle + 1  # plus this thread
         self._begun = begun
         self._over = threading.Event()
         self._samples: list[tuple[float, int]] = []
 
     def run(self) -> None:
-        """Count until the end."""
+        """Count threads until ``end``."""
         while not self._over.wait(0.1):
             self._samples.append((time.perf_counter() - self._begun, threading.active_count() - self._idle))
 
     def end(self) -> list[tuple[float, int]]:
-        """Stop, and return what was counted."""
+        """Stop, and return the samples."""
         self._over.set()
         self.join()
         return self._samples
@@ -207,7 +207,7 @@ class _Late(Login):
         self._pace = pace
 
     def fetch(self, context: FetchContext) -> Token:
-        """Give a token."""
+        """Return a token."""
         self._latency = self._pace[0]
         return super().fetch(context)
 
@@ -223,7 +223,7 @@ def _ask(sources: list[TokenSource]) -> float:
 
 
 def bursts(count: int = 10_000) -> list[Burst]:
-    """Let that many sources renew in three ways, in a process of its own each."""
+    """Make ``count`` sources renew in three ways, each in its own process."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
         ways = [

@@ -1,4 +1,4 @@
-"""The plots of docs/scale.md, as SVG that comes out the same for the same figures."""
+"""The plots of docs/scale.md, as SVG; equal figures give an equal file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ mpl.rcParams.update(
     }
 )
 
-import matplotlib.pyplot as plt  # noqa: E402  (after the choice of what draws)
+import matplotlib.pyplot as plt  # noqa: E402  (after the choice of the backend)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,7 +61,7 @@ def _save(folder: Path, name: str, draw_on: object, *what: object) -> None:
 
 
 def days(results: Results, lifetime: float) -> list[tuple[int, Figures, Case]]:
-    """Return the steady days of tokens of that lifetime, by size."""
+    """Return the steady days with this token lifetime, by size."""
     return sorted(
         (
             (case.fleet.instances, figures, case)
@@ -73,18 +73,18 @@ def days(results: Results, lifetime: float) -> list[tuple[int, Figures, Case]]:
 
 
 def herds(results: Results) -> list[tuple[int, Figures, Case]]:
-    """Return the cold herds, by size; first those that nothing helps."""
+    """Return the cold starts by size, first those without a remedy."""
     found = [(case.fleet.instances, figures, case) for case, figures in results if case.kind == "herd"]
     return sorted(found, key=lambda each: (bool(each[2].note), each[0], each[2].fleet.starts))
 
 
 def _explain(axes: Axes) -> None:
-    """Put the legend above, where it hides nothing."""
+    """Put the legend above the plot."""
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
 
 
 def _calls(axes: Axes, results: Results) -> None:
-    """Draw the calls to the provider in a day, with and without a cache."""
+    """Draw the calls to the provider per day, with and without a cache."""
     for lifetime, name, color in ((HOUR, "1 h", BLUE), (DAY, "24 h", ORANGE)):
         rows = days(results, lifetime)
         alone = rows[0][1].calls
@@ -109,7 +109,7 @@ def _peak(axes: Axes, results: Results, capacity: float) -> None:
 
 
 def busiest(figures: Figures, after: int = 1000) -> int:
-    """Return the commands in the busiest second once the fleet has started."""
+    """Return the commands in the busiest second after the start."""
     return max(figures.by_second()[after:])
 
 
@@ -129,7 +129,7 @@ def _renewal(axes: Axes, results: Results) -> None:
 
 
 def _herd(axes: Axes, results: Results) -> None:
-    """Draw how long callers wait in a cold herd."""
+    """Draw the waits of callers in a cold start."""
     rows = [(size, sorted(figures.waits)) for size, figures, case in herds(results) if not case.note]
     sizes = [size for size, _ in rows]
     for share, name, color in ((0.5, "median", BLUE), (0.99, "99 of 100", GREEN), (1.0, "longest", ORANGE)):
@@ -141,7 +141,7 @@ def _herd(axes: Axes, results: Results) -> None:
 
 
 def _collapse(axes: Axes, results: Results) -> None:
-    """Draw the calls to the provider in a cold herd."""
+    """Draw the calls to the provider in a cold start."""
     rows = [(size, figures) for size, figures, case in herds(results) if not case.note]
     sizes = [size for size, _ in rows]
     axes.plot(sizes, [figures.calls for _, figures in rows], "o-", color=BLUE, label="provider calls")
@@ -151,7 +151,7 @@ def _collapse(axes: Axes, results: Results) -> None:
 
 
 def _threads(axes: Axes, bursts: Sequence[Burst]) -> None:
-    """Draw the threads of a process whose 10,000 sources renew."""
+    """Draw the threads of a process while its 10,000 sources renew."""
     for burst, color in zip(bursts, (BLUE, ORANGE, GREEN), strict=False):
         most: dict[int, int] = {}
         for at, threads in burst.samples:

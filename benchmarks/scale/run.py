@@ -1,4 +1,4 @@
-"""Makes the tables and the plots of docs/scale.md: simulates the fleets, measures the rest. `make scale` runs it."""
+"""Makes the tables and plots of docs/scale.md: it simulates the fleets and measures the rest. `make scale` runs it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = {HOUR: "1 h", DAY: "24 h"}
 
 
 def main() -> None:
-    """Make everything."""
+    """Make all tables and plots."""
     begun = time.perf_counter()
     costs, rates, version = measure()
     local, key, ways = [memory(count) for count in (1, 10, 100, 1000, 10_000)], key_cost(), bursts()
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _rates(rates: Rates) -> str:
-    """Return what one connection gets through."""
+    """Return the rates of one connection."""
     return (
         f"One connection gets through {_n(rates.single)} leases a second one by one, "
         f"and through {_n(rates.pipelined)} when a hundred are sent at a time."
@@ -64,7 +64,7 @@ def _rates(rates: Rates) -> str:
 
 
 def _put(text: str, name: str, lines: Iterable[str]) -> str:
-    """Return a text with the lines between the marks of that name."""
+    """Return the text with new lines between the marks of this name."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     assert pattern.search(text), f"docs/scale.md has no place for {name}"
     return pattern.sub(lambda found: found[1] + "".join(f"{line}\n" for line in lines) + found[2], text)
@@ -77,7 +77,7 @@ def _table(head: str, rows: Iterable[Sequence[object]]) -> list[str]:
 
 
 def _n(number: float) -> str:
-    """Return a number as one reads it."""
+    """Return a number as readable text."""
     if number and abs(number) < 10:
         return f"{number:.2g}"
     return f"{number:,.0f}".replace(",", " ")
@@ -89,13 +89,13 @@ def _wait(seconds: float) -> str:
 
 
 def _share(figures: Figures, share: float) -> float:
-    """Return the wait that this share of those who waited did not exceed."""
+    """Return the percentile of the waits."""
     waits = sorted(figures.waits)
     return waits[min(len(waits) - 1, int(len(waits) * share))]
 
 
 def _days(results: Sequence[tuple[Case, Figures]]) -> list[str]:
-    """Return the steady days."""
+    """Return the table of steady days."""
     rows: list[Sequence[object]] = []
     for lifetime, name in NAMES.items():
         alone, *others = days(results, lifetime)
@@ -130,7 +130,7 @@ def _days(results: Sequence[tuple[Case, Figures]]) -> list[str]:
 
 
 def _herds(results: Sequence[tuple[Case, Figures]]) -> list[str]:
-    """Return the cold herds."""
+    """Return the table of cold starts."""
     head = (
         "instances | provider calls | without a lease | commands | most/s | each | late replies | median ms | "
         "99 of 100, ms | longest ms | all served after s | connections |"
@@ -157,7 +157,7 @@ def _herds(results: Sequence[tuple[Case, Figures]]) -> list[str]:
 
 
 def _sources(results: Sequence[tuple[Case, Figures]]) -> list[str]:
-    """Return the processes with many sources."""
+    """Return the table of processes with many sources."""
     found = sorted(
         ((case.fleet.sources, figures) for case, figures in results if case.kind == "sources"),
         key=lambda each: each[0],
@@ -182,17 +182,17 @@ def _sources(results: Sequence[tuple[Case, Figures]]) -> list[str]:
 
 
 def _memory(local: Sequence[Memory], key: float) -> list[str]:
-    """Return what sources hold."""
+    """Return the table of memory."""
     rows = [
         (_n(each.sources), _n(each.made), _n(each.held), _n(each.held * each.sources / 1e3), each.threads)
         for each in local
     ]
     head = "sources | bytes each, made | bytes each, with a token of 1 kB | kB in all | threads at rest"
-    return [*_table(head, rows), "", f"The key of a source with a credential took {key * 1000:.0f} ms to work out."]
+    return [*_table(head, rows), "", f"The key of a source with a credential took {key * 1000:.0f} ms to derive."]
 
 
 def _threads(ways: Sequence[Burst]) -> list[str]:
-    """Return how many sources renew at once."""
+    """Return the table of concurrent renewals."""
     rows = [
         (
             each.name,
@@ -215,19 +215,19 @@ def _threads(ways: Sequence[Burst]) -> list[str]:
 
 
 def _store(costs: Sequence[Cost]) -> list[str]:
-    """Return what one Redis takes for each thing."""
+    """Return the table of costs on one Redis."""
     rows = [
         (
             cost.name,
             _n(cost.measured * 1e6),
-            _n(cost.reckoned * 1e6),
+            _n(cost.assumed * 1e6),
             _n(1 / cost.measured),
             _n(cost.weight),
             _n(cost.weighed),
         )
         for cost in costs
     ]
-    return _table("what | µs measured | µs reckoned with | a second | bytes measured | bytes reckoned with", rows)
+    return _table("what | µs measured | µs assumed | a second | bytes measured | bytes assumed", rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What one Redis takes for each thing that a fleet asks of it, measured beside what the simulation reckons with."""
+"""The cost of each operation on one Redis, measured, and as the simulation assumes it."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ OWNER, IDENTITY = 24 * "0", 40 * "0"
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """One thing: seconds of the server's own processor time, measured and reckoned with; bytes, likewise."""
+    """One operation: seconds of server CPU time, and bytes, each measured and assumed."""
 
     name: str
     measured: float
-    reckoned: float
+    assumed: float
     weight: float
     weighed: int
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """How many `lease` scripts one connection gets through in a second, one by one and a hundred at a time."""
+    """`lease` scripts per second on one connection, one by one and a hundred at a time."""
 
     single: float
     pipelined: float
@@ -51,7 +51,7 @@ def measure() -> tuple[list[Cost], Rates, str]:
 
 
 class _Bench:
-    """A server, and the connections that ask it."""
+    """A server and its client connections."""
 
     def __init__(self, port: int, admin: Redis) -> None:
         self._port = port
@@ -59,7 +59,7 @@ class _Bench:
         self._connections: list[Connection] = []
 
     def measure(self) -> tuple[list[Cost], Rates, str]:
-        """Measure everything."""
+        """Measure all operations."""
         admin, protocol, data, weigh = self._admin, Protocol(cluster=False), record(), weights()
         for script in (_redis_protocol.LEASE, _redis_protocol.COMMIT):
             admin.script_load(script.text)
@@ -80,14 +80,14 @@ class _Bench:
         return costs, rates, str(admin.info("server")["redis_version"])
 
     def _busy(self) -> tuple[float, int]:
-        """Return how much processor time and how many bytes the server has had."""
+        """Return the CPU time and the bytes of the server so far."""
         info = self._admin.info()
         return info["used_cpu_sys"] + info["used_cpu_user"], info["total_net_input_bytes"] + info[
             "total_net_output_bytes"
         ]
 
     def _cost(self, name: str, act: Callable[[], None], count: int, weighed: int, kind: str | None = None) -> Cost:
-        """Return what a thing costs the server that is done ``count`` times; asking for that counts for nothing."""
+        """Return the cost of an operation that runs ``count`` times, without the cost of the measurement itself."""
         (_, before), (used, at) = self._busy(), self._busy()
         asking = at - before
         act()
@@ -102,7 +102,7 @@ class _Bench:
             self._connections.append(connection)
 
     def _each(self, name: str, kind: str, commands: Sequence[Sequence[Any]], reply: int) -> Cost:
-        """Have each connection send the commands, all at the same time, again and again."""
+        """Send the commands repeatedly on all connections at once."""
         weighed = weights()[kind] + reply
 
         def act() -> None:
@@ -116,7 +116,7 @@ class _Bench:
         return self._cost(name, act, ROUNDS * CONNECTIONS, weighed, kind)
 
     def _wakes(self, data: bytes) -> Cost:
-        """Have each connection wait, and wake all of them."""
+        """Block on each connection, and wake all of them."""
         for connection in self._connections:
             connection.send_command("XREAD", "COUNT", 1, "BLOCK", 20_000, "STREAMS", f"{KEY}:ready", "1-0")
         while self._admin.info("clients")["blocked_clients"] < CONNECTIONS:
@@ -130,7 +130,7 @@ class _Bench:
         return self._cost("wake", act, CONNECTIONS, weights()["wait Stored"])
 
     def _commit(self, protocol: Protocol, data: bytes, weighed: int) -> Cost:
-        """Commit again and again, as the newest each time."""
+        """Commit repeatedly, each time with a newer fence."""
 
         def act() -> None:
             for fence in range(ROUNDS * CONNECTIONS // 10):
@@ -141,7 +141,7 @@ class _Bench:
         return self._cost("commit", act, ROUNDS * CONNECTIONS // 10, weighed)
 
     def _rate(self, command: Sequence[Any], at_once: int, seconds: float = 2.0) -> float:
-        """Return how many commands a second one connection gets through."""
+        """Return the commands per second of one connection."""
         connection, done, begun = self._connections[0], 0, time.perf_counter()
         packed = connection.pack_commands([command] * at_once)
         while time.perf_counter() - begun < seconds:

@@ -1,1 +1,1 @@
-"""The scenarios of the benchmark suite, and what measures, judges and reports them."""
+"""The scenarios of the benchmark suite, with their measurement, claims and report."""

@@ -1,4 +1,4 @@
-"""The expiry boundary: tokens of two seconds, eight threads that ask all the time, and who has to wait."""
+"""The expiry boundary: tokens of two seconds, eight threads that ask constantly, and the callers that wait."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def way_of(name: str) -> Way:
 
 
 def ask(way: str, duration: float, lifetime: float) -> dict[str, float]:
-    """Return what eight threads meet that ask every millisecond for ``duration`` seconds. Runs in a child."""
+    """Return the figures of eight threads that ask every millisecond for ``duration`` seconds. Runs in a child."""
     chosen = way_of(way)
     logins = Logins(latency=LATENCY, lifetime=lifetime)
     logins.told = lifetime + chosen.window
@@ -70,7 +70,7 @@ def ask(way: str, duration: float, lifetime: float) -> dict[str, float]:
 
 
 def boundary(plan: Plan) -> list[Row]:
-    """Have everyone cross expiries; ourselves beside a run without any, in turns."""
+    """Run every way over expiries; run tokencache also without expiries, in turns, for comparison."""
     found: dict[str, list[dict[str, float]]] = {"tokencache": [], LONG: []}
     for _ in range(1 if plan.quick else 3):
         found["tokencache"].append(_child("tokencache", plan.boundary, LIFETIME))
@@ -92,11 +92,11 @@ def boundary(plan: Plan) -> list[Row]:
 
 
 def worst(runs: list[dict[str, float]]) -> dict[str, float | None]:
-    """Return the medians of the times, and the largest of the counts that ought to be zero."""
+    """Return the medians of the times, and the maxima of the counts that should be zero."""
     counted = {"blocked", "late", "errors"}
     return {name: (max if name in counted else middle)(run[name] for run in runs) for name in runs[0]}
 
 
 def _child(way: str, duration: float, lifetime: float) -> dict[str, float]:
-    """Ask in a process of its own."""
+    """Run ``ask`` in its own process."""
     return Child("boundary", "ask", way=way, duration=duration, lifetime=lifetime).result(duration * 3 + 30)

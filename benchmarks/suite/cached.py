@@ -29,18 +29,18 @@ SOURCE_COUNTS = (1, 100, 10_000, 100_000)
 
 
 def missing(scenario: str, way: Way, error: Exception) -> Row:
-    """Return the row of a way that is not installed or does not work; it is told, not dropped."""
+    """Return the row of a way that is not installed or does not work, with the reason."""
     return Row(scenario, way.name, way.kind, note=f"not measured: {type(error).__name__}: {error}"[:160])
 
 
 def made(scenario: str, ways: Sequence[Way], rows: list[Row], call: Callable[[Any], object]) -> dict[str, Any]:
-    """Return what each way makes, called once; those that cannot be made get a row that says why."""
+    """Return the result of each way, called once, and a row with the reason for each that failed."""
     gets: dict[str, Any] = {}
     for way in ways:
         try:
             get = way.make(Logins())
             call(get)
-        except Exception as error:  # noqa: BLE001  whatever keeps a peer from working is reported
+        except Exception as error:  # noqa: BLE001  (a peer may raise anything; it is reported)
             rows.append(missing(scenario, way, error))
         else:
             gets[way.name] = get
@@ -57,7 +57,7 @@ def rows_of(scenario: str, ways: Sequence[Way], turns: dict[str, list[float]]) -
 
 
 def threads(plan: Plan) -> list[Row]:
-    """Time a cached get from a thread, of everyone."""
+    """Time a cached get from a thread, for every way."""
     rows: list[Row] = []
     gets = made(THREADS, peers.THREADS, rows, lambda get: get())
     turns = in_turns({name: timed(get) for name, get in gets.items()}, plan, share=2)
@@ -65,7 +65,7 @@ def threads(plan: Plan) -> list[Row]:
 
 
 def loops(plan: Plan) -> list[Row]:
-    """Time a cached get from an event loop, of everyone who has one."""
+    """Time a cached get from an event loop, for every way that has one."""
     rows: list[Row] = []
     loop = asyncio.new_event_loop()
     try:
@@ -77,7 +77,7 @@ def loops(plan: Plan) -> list[Row]:
 
 
 def sources(plan: Plan) -> list[Row]:
-    """Time gets in turn from ever more sources, and from one among many, beside as many closures."""
+    """Time gets in turn from more and more sources, and from one of many, and the same for closures."""
     counts = SOURCE_COUNTS[:3] if plan.quick else SOURCE_COUNTS
     ways: dict[str, Callable[[int], float]] = {}
     for name, make in (("tokencache", peers.tokencache_token), ("bare closure", peers.closure)):
@@ -99,7 +99,7 @@ def sources(plan: Plan) -> list[Row]:
 
 
 def _in_order(gets: Iterator[Callable[[], object]], calls: int) -> float:
-    """Return the seconds for so many calls, of one after the other, from where the last turn ended."""
+    """Return the seconds of so many calls, one source after the other; a turn begins where the last ended."""
     these = list(islice(gets, calls))
     began = time.perf_counter()
     for get in these:
@@ -108,7 +108,7 @@ def _in_order(gets: Iterator[Callable[[], object]], calls: int) -> float:
 
 
 def crowd(plan: Plan) -> list[Row]:
-    """Time gets by ever more threads at once, beside a bare closure called by as many."""
+    """Time gets by more and more threads at once, and the same for a bare closure."""
     cores = os.cpu_count() or 1
     counts = sorted({*CROWDS, 16 * cores})
     calls = 2_000 if plan.quick else 10_000
@@ -130,7 +130,7 @@ def crowd(plan: Plan) -> list[Row]:
 
 
 def _together(get: Callable[[], object], count: int, calls: int) -> float:
-    """Return the seconds per call when so many threads share ``calls`` calls each, all together."""
+    """Return the seconds per call when so many threads make ``calls`` calls each, all at once."""
     barrier = threading.Barrier(count + 1)
 
     def work() -> None:

@@ -23,14 +23,14 @@ COLUMNS = {
     "test_shared": "shared",
     "test_miss": "miss",
     "test_renewal": "renewal",
-    "test_heal": "401 heal",
+    "test_replace": "after a 401",
 }
 CALLS = {"test_hot": 1_000, "test_many": 10_000}
 _FILE = Path(__file__).parents[1] / "cells" / "test_cells.py"
 
 
 def cells(plan: Plan) -> list[Row]:
-    """Run the files and return a row for each backend and colour, in microseconds a call; nothing in a quick run."""
+    """Run the files and return a row for each backend, sync and async, in µs per call; no rows in a quick run."""
     if plan.quick:
         return []
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +49,7 @@ def cells(plan: Plan) -> list[Row]:
 
 
 def rows_of(benchmarks: list[dict[str, object]]) -> list[Row]:
-    """Return the rows for what pytest-benchmark measured: the median of each, per call."""
+    """Return the rows of a result of pytest-benchmark: the median time per call."""
     found: dict[str, dict[str, float | None]] = {}
     for benchmark in benchmarks:
         named = re.fullmatch(r"(test_\w+)\[(?:(\w+)-)?(sync|async)\]", str(benchmark["name"]))

@@ -1,4 +1,4 @@
-"""Measurements in a process of their own, so that no peer's threads, imports or memory count as another's."""
+"""Measurements in a separate process, so that threads, imports and memory of one peer do not affect another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BENCHMARKS = Path(__file__).parents[1]
 
 
 class Child:
-    """A process that calls ``function`` of a module of the suite and prints what it returns."""
+    """A process that calls ``function`` of a module of the suite and prints its result."""
 
     def __init__(self, module: str, function: str, **arguments: object) -> None:
         self._process = subprocess.Popen(
@@ -26,8 +26,8 @@ class Child:
             env={name: value for name, value in os.environ.items() if not name.startswith("COV")},
         )
 
-    def result(self, timeout: float = 120.0) -> Any:  # noqa: ANN401  (whatever the function returned)
-        """Wait for the result. Raises ``RuntimeError`` with the last line of what went wrong."""
+    def result(self, timeout: float = 120.0) -> Any:  # noqa: ANN401  (the result of the function)
+        """Wait for the result. Raises ``RuntimeError`` with the last line of stderr."""
         try:
             out, errors = self._process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -42,7 +42,7 @@ class Child:
 
 
 def main() -> None:
-    """Call the function and print its result; leave without waiting for anybody's threads."""
+    """Call the function and print its result; exit without waiting for threads of a peer."""
     module, function, arguments = sys.argv[1:]
     result = getattr(importlib.import_module(f"suite.{module}"), function)(**json.loads(arguments))
     print(json.dumps(result), flush=True)

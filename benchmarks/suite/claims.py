@@ -1,4 +1,4 @@
-"""What the project promises of its speed, and whether this run bears it out."""
+"""The promises about speed, and whether this run meets them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ LOGIN = 0.25
 
 
 def claims(results: Results) -> list[Claim]:
-    """Return every promise beside what was measured; ``None`` where this run did not measure it."""
+    """Return every promise with its measured value, ``None`` if this run did not measure it."""
     return [*_cached(results), *_many(results), *_shared(results), *_fleets(results), *_costs(results)]
 
 
 def _over(above: float | None, below: float | None) -> float | None:
-    """Return the ratio of two figures, if both are there."""
+    """Return the ratio of two figures, ``None`` if one is missing."""
     return above / below if above is not None and below else None
 
 
@@ -87,7 +87,7 @@ def _shared(results: Results) -> list[Claim]:
 
 
 def _fleets(results: Results) -> list[Claim]:
-    """Return the promises for many processes, for expiries, and for a holder that is killed."""
+    """Return the promises for many processes, for expiries, and for a killed holder."""
     ours, limit = "tokencache, Redis", "by hand"
     best = results.best(fleet.STAMPEDE, "p99 ms")
     p99 = results.figure(fleet.STAMPEDE, ours, "p99 ms")
@@ -131,7 +131,7 @@ def _costs(results: Results) -> list[Claim]:
 
 
 def table(found: list[Claim]) -> list[list[str]]:
-    """Return the claims as rows of words: what, beside what, promised, measured, met or MISSED."""
+    """Return the claims as rows of text: claim, base, limit, measured value, met or MISSED."""
     rows = [["claim", "beside", "limit", "measured", ""]]
     for claim in found:
         sign = "≥" if claim.at_least else "≤"
@@ -142,7 +142,7 @@ def table(found: list[Claim]) -> list[list[str]]:
 
 
 def number(value: float) -> str:
-    """Return a figure as people read it: three digits, thousands apart."""
+    """Return a figure as text: three digits, thousands separated."""
     if value == 0:
         return "0"
     if abs(value) >= 100:

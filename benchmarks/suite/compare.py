@@ -1,8 +1,8 @@
-"""Compare two runs by their ratios, which travel between machines, and never by their times, which do not.
+"""Compare two runs by their ratios, never by their times: only ratios are comparable between machines.
 
 ``PYTHONPATH=benchmarks .venv/bin/python -m suite.compare OLD NEW`` exits with 1 if a promised ratio or count has
-become worse by more than the tolerance (a share, 0.25 by default), or is no longer measured. A quick new run beside a
-whole old one may measure less.
+become worse by more than the tolerance (a share, 0.25 by default), or is no longer measured. A quick new run may
+measure less than a whole old one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TOLERANCE = 0.25
 
 
 def measured(results: Results) -> dict[tuple[str, str], Claim]:
-    """Return what was measured, by what it is and what it stands beside; a peer may be another one the next time."""
+    """Return the measured values by claim and base; the best peer may change between runs."""
     named: dict[tuple[str, str], Claim] = {}
     for claim in results.claims:
         if claim.measured is not None:
@@ -26,7 +26,7 @@ def measured(results: Results) -> dict[tuple[str, str], Claim]:
 
 
 def worse(old: Claim, new: Claim) -> float:
-    """Return by what share ``new`` is worse than ``old``: 0.5 is half as much again; negative is better."""
+    """Return the share by which ``new`` is worse than ``old``: 0.5 means 50 % worse, a negative one better."""
     before, after = old.measured or 0.0, new.measured or 0.0
     if old.at_least:
         before, after = after, before
@@ -51,7 +51,7 @@ def regressions(old: Results, new: Results, tolerance: float = TOLERANCE) -> lis
 
 
 def main() -> int:
-    """Compare and tell."""
+    """Compare two runs and print the regressions."""
     parser = argparse.ArgumentParser("python -m suite.compare", description=__doc__)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)

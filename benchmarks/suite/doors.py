@@ -1,4 +1,4 @@
-"""Doors through which HTTP clients reach :class:`~suite.logins.Logins` without a network."""
+"""Transports by which HTTP clients reach :class:`~suite.logins.Logins` without a network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JSON_TYPE = {"Content-Type": "application/json"}
 
 
 def mount(session: requests.Session, logins: Logins) -> None:
-    """Have a session of requests log in here."""
+    """Make a session of requests log in at ``logins``."""
     import requests
     from requests.adapters import BaseAdapter
 
@@ -37,7 +37,7 @@ def mount(session: requests.Session, logins: Logins) -> None:
             return response
 
         def close(self) -> None:
-            """Nothing is open."""
+            """Do nothing: there are no connections."""
 
     session.mount("https://", Adapter())
 
@@ -47,7 +47,7 @@ def transport(logins: Logins, *, qpay: bool = False) -> httpx.MockTransport:
     import httpx
 
     def full(told: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer with what only QPay says: an epoch, and a refresh token."""
+        """Return the answer with QPay's own fields: an epoch, and a refresh token."""
         end = time.time() + logins.told
         more = {"refresh_token": "r", "refresh_expires_in": end + 3600, "scope": "", "session_state": ""}
         return {**told, **more, "expires_in": end, "not-before-policy": "0"}
@@ -60,7 +60,7 @@ def transport(logins: Logins, *, qpay: bool = False) -> httpx.MockTransport:
 
 
 class MicrosoftDoor:
-    """The HTTP client that MSAL lets its users give it."""
+    """A custom HTTP client for MSAL."""
 
     def __init__(self, logins: Logins) -> None:
         self._logins = logins
@@ -76,11 +76,11 @@ class MicrosoftDoor:
         return Reply(self._logins.body().decode())
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: there are no connections."""
 
 
 class Reply:
-    """What MSAL reads of an answer."""
+    """The part of an answer that MSAL reads."""
 
     status_code = 200
     headers = JSON_TYPE
@@ -89,4 +89,4 @@ class Reply:
         self.text = text
 
     def raise_for_status(self) -> None:
-        """Every answer is a good one."""
+        """Do nothing: every answer is a success."""

@@ -1,4 +1,4 @@
-"""Scenarios of many processes on one store: the cold stampede, a thousand tasks, and the holder killed."""
+"""Scenarios of many processes on one store: the cold stampede, a thousand tasks, and a killed holder."""
 
 from __future__ import annotations
 
@@ -30,38 +30,38 @@ if TYPE_CHECKING:
 STAMPEDE, TASKS, KILLED = "cold stampede, 8 x 16 threads", "cold stampede, 1,000 tasks", "holder killed"
 PROCESSES, THREADS, MANY = 8, 16, 1_000
 PEER_TURNS = 2
-"""How many turns all have but the first two ways: only our ratio to the limit needs more."""
+"""The number of turns of each way after the first two: only our ratio to the limit needs more."""
 _BENCHMARKS = Path(__file__).parents[1]
 
 
 @dataclass(slots=True)
 class Ground:
-    """A login and two stores, all on loopback and our own."""
+    """A login and two stores, started on loopback for the run."""
 
     qpay: FakeQPay
     redis: RedisServer
     memcached: MemcachedServer
 
     def empty(self) -> None:
-        """Forget what the last way left behind."""
+        """Empty the stores, and reset the counter of commands."""
         self.redis.command("FLUSHALL")
         self.memcached.command("flush_all")
         with Redis(port=self.redis.port) as client:
             client.config_resetstat()
 
     def commands(self) -> int:
-        """Return how many commands Redis has had since it was emptied; this look is not counted."""
+        """Return the number of Redis commands since ``empty``, without this one."""
         with Redis(port=self.redis.port) as client:
             return sum(row["calls"] for name, row in client.info("commandstats").items() if "config" not in name)
 
     def setting(self, folder: str) -> stores.Setting:
-        """Return where everything is."""
+        """Return the addresses of the login and the stores."""
         return stores.Setting(self.qpay.url, self.redis.url, self.memcached.url, folder)
 
 
 @contextmanager
 def ground(login: float) -> Iterator[Ground]:
-    """Start a login that takes so long, and both stores."""
+    """Start a login with this latency, and both stores."""
     with ExitStack() as stack:
         yield Ground(
             stack.enter_context(FakeQPay(latency=login)),
@@ -71,7 +71,7 @@ def ground(login: float) -> Iterator[Ground]:
 
 
 class Process:
-    """A process of a fleet that waits to be told when to ask."""
+    """A process of a fleet, which waits for the instant to ask."""
 
     def __init__(self, way: Shared, setting: stores.Setting, count: int, *, tasks: bool = False) -> None:
         told = {"way": way.name, "tasks": tasks, "loop": way.loop, "count": count, "setting": asdict(setting)}
@@ -89,14 +89,14 @@ class Process:
         self._reader.start()
 
     def _read_errors(self) -> None:
-        """Keep the last line of what the process complains of."""
+        """Keep the last line of the process's stderr."""
         assert self._process.stderr is not None
         for line in self._process.stderr:
             if line.strip():
                 self._errors[:] = [line.strip()]
 
     def ready(self) -> None:
-        """Wait until the process is set up. Raises what kept it from it."""
+        """Wait until the process is ready. Raises its error."""
         assert self._process.stdout is not None
         if self._process.stdout.readline() != "ready\n":
             self._process.wait(10)
@@ -104,13 +104,13 @@ class Process:
             raise RuntimeError(self._errors[0] if self._errors else "it ended")
 
     def ask(self, at: float) -> None:
-        """Tell it when to ask."""
+        """Send the instant to ask."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{at}\n")
         self._process.stdin.flush()
 
     def answers(self, patience: float) -> list[Any] | None:
-        """Return what each call took, or its error; ``None`` if it does not end in time, and end it."""
+        """Return the time of each call, or its error. After a time-out, kill the process and return ``None``."""
         try:
             return json.loads(self._process.communicate(timeout=patience)[0])
         except (subprocess.TimeoutExpired, json.JSONDecodeError):
@@ -118,7 +118,7 @@ class Process:
             return None
 
     def kill(self) -> None:
-        """End it without notice."""
+        """Kill the process."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
@@ -155,7 +155,7 @@ def play(place: Ground, way: Shared, processes: int, count: int, *, tasks: bool 
 
 
 def in_turns(scenario: str, ways: Sequence[Shared], plan: Plan, processes: int, count: int) -> list[Row]:
-    """Play every way in turn, and again; return the medians and the median of the ratios to the limit."""
+    """Run all ways in repeated turns; return the medians, and the median of the ratios to the limit."""
     found: dict[str, list[dict[str, float | None]]] = {}
     notes: dict[str, str] = {}
     with ground(plan.login) as place:
@@ -181,19 +181,19 @@ def in_turns(scenario: str, ways: Sequence[Shared], plan: Plan, processes: int, 
 
 
 def _middle(values: Sequence[float | None]) -> float | None:
-    """Return the median of what was measured."""
+    """Return the median of the measured values."""
     known = [value for value in values if value is not None]
     return middle(known) if known else None
 
 
 def stampede(plan: Plan) -> list[Row]:
-    """Have eight processes of sixteen threads ask at once where there is no token."""
+    """Time eight processes of sixteen threads that ask at once, without a token."""
     ways = [way for way in stores.WAYS if not plan.quick or way.name in QUICK]
     return in_turns(STAMPEDE, ways, plan, PROCESSES, THREADS)
 
 
 def tasks(plan: Plan) -> list[Row]:
-    """Have a thousand tasks of one loop ask at once where there is no token."""
+    """Time a thousand tasks of one loop that ask at once, without a token."""
     ways = stores.LOOPS[:3] if plan.quick else stores.LOOPS
     return in_turns(TASKS, ways, plan, 1, MANY)
 
@@ -202,7 +202,7 @@ QUICK = {"tokencache, Redis", "by hand: one flight, lock, pub/sub", "dogpile.cac
 
 
 def killed(plan: Plan) -> list[Row]:
-    """Kill the process that is logging in, and see when the others have a token."""
+    """Kill the process that is logging in, and measure when the others have a token."""
     protected = [way for way in stores.WAYS if way.name != "no protection"]
     ways = protected[:2] if plan.quick else protected
     rows: list[Row] = []
@@ -224,7 +224,7 @@ def killed(plan: Plan) -> list[Row]:
 
 
 def _kill_the_holder(place: Ground, way: Shared, patience: float) -> float | None:
-    """Return the seconds from the kill until the last of the others has a token, ``None`` beyond patience."""
+    """Return the seconds from the kill until the last of the others has a token, ``None`` after the time limit."""
     place.empty()
     place.qpay.hang_next(1)
     with tempfile.TemporaryDirectory() as folder:

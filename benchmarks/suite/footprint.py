@@ -1,4 +1,4 @@
-"""What it costs to have us: the time of the import, the memory of a source; and a Python without the global lock."""
+"""Import time, memory of a source, and Python without the global interpreter lock."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def imports(plan: Plan) -> list[Row]:
 
 
 def held(count: int) -> dict[str, float]:
-    """Return the bytes that a source takes beyond its token, as asked for and with a token. Runs in a child."""
+    """Return the bytes of a source: as made, and with a token, beyond the token itself. Runs in a child."""
     import gc
     import tracemalloc
 
@@ -91,13 +91,13 @@ def held(count: int) -> dict[str, float]:
 
 
 def memory(plan: Plan) -> list[Row]:
-    """Weigh sources in a process of their own."""
+    """Measure the memory of sources in a separate process."""
     count = 1_000 if plan.quick else 5_000
     return [Row(MEMORY, "tokencache", "ours", Child("footprint", "held", count=count).result())]
 
 
 def free_threaded(plan: Plan) -> list[Row]:
-    """Say whether a free-threaded Python is there; the crowd of threads is timed on it where the run is on it."""
+    """Report whether a free-threaded Python is installed; it is measured only if it runs this suite."""
     del plan
     if build() != LOCKED:
         return [Row(FREE, "tokencache", "ours", note=f"this run is on it: {build()}; see the threads above")]

@@ -1,7 +1,7 @@
-"""The provider of the in-process scenarios: logs in after a while, knows how long each token is good, and fails.
+"""The provider of the in-process scenarios: it has a latency, knows the lifetime of each token, and can fail.
 
-Every peer is given it in the way that the peer offers: a function, a session, a transport. So all pay the same for a
-login, and whoever gets a token out of a cache can be told whether it is late.
+Each peer gets it through its own interface: a function, a session, a transport. So a login costs all of them the same,
+and each token from a cache can be checked for lateness.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class ProviderDownError(Exception):
 
 
 class Logins:
-    """Logs in within ``latency`` for a token that is good for ``lifetime``; ``calls`` counts, ``down`` fails.
+    """Logs in within ``latency`` for a token that lives ``lifetime`` seconds. ``down`` makes calls fail.
 
-    ``told`` is the lifetime that the response says. It is longer than the truth only for clients with a window that is
-    absolute and cannot be set, by just that window: for them a token of 2 s would be expired on arrival.
+    ``told`` is the lifetime in the response. Clients with a constant window get a lifetime that is longer by this
+    window, because they would treat a token of 2 s as expired. ``calls`` counts the logins.
     """
 
     def __init__(self, *, latency: float = 0.0, lifetime: float = 3600.0) -> None:
@@ -45,7 +45,7 @@ class Logins:
         return str(self.response()["access_token"])
 
     def response(self) -> Mapping[str, object]:
-        """Return the response of a token endpoint. A token's life begins when the answer is made, as on a server."""
+        """Return the response of a token endpoint. A token's lifetime begins with the answer, as on a server."""
         with self._lock:
             self.calls += 1
         time.sleep(self.latency)
@@ -69,9 +69,9 @@ class Logins:
         return {"access_token": value, "token_type": "Bearer", "expires_in": self.told}
 
     def late(self, token: str, at: float) -> bool:
-        """Return whether ``token`` was no longer good at that instant."""
+        """Return whether ``token`` had expired at that instant."""
         return at >= self._ends[token]
 
     def body(self) -> bytes:
-        """Return the response as JSON, with whole seconds for those who insist on them."""
+        """Return the response as JSON, with whole seconds for clients that require them."""
         return json.dumps({**self.response(), "expires_in": int(self.told)}).encode()

@@ -1,4 +1,4 @@
-"""Timing in turns: every way once, then every way again, so that a busy second harms all of them alike."""
+"""Timing in turns: every way once, then every way again, so that a busy second affects all ways equally."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FIRST = 20
 def in_turns(ways: Mapping[str, Callable[[int], float]], plan: Plan, *, share: float = 1.0) -> dict[str, list[float]]:
     """Return the seconds per call of each turn of each way, for a share of the plan's turns.
 
-    A way takes a number of calls and returns the seconds.
+    A way is a function that takes a number of calls and returns the seconds.
     """
     counts: dict[str, int] = {}
     for name, run in ways.items():
@@ -40,15 +40,15 @@ def ratio(turns: Mapping[str, Sequence[float]], ours: str, base: str) -> float:
     return middle(mine / other for mine, other in zip(turns[ours], turns[base], strict=True))
 
 
-def timed(get: Any) -> Callable[[int], float]:  # noqa: ANN401  (a function, perhaps with its spelling)
-    """Return what times so many calls of ``get``, or of what a caller would write in its place."""
+def timed(get: Any) -> Callable[[int], float]:  # noqa: ANN401  (a function, maybe from spelled)
+    """Return a function that times so many calls of ``get``, or of the statement that a caller would write."""
     statement, names = getattr(get, "spelled", ("get()", {"get": get}))
     timer = timeit.Timer(statement, globals=names)
     return timer.timeit
 
 
 def timed_async(get: Callable[[], Any], loop: asyncio.AbstractEventLoop) -> Callable[[int], float]:
-    """Return what times so many awaited calls of ``get``."""
+    """Return a function that times so many awaited calls of ``get``."""
 
     async def calls_of(calls: int) -> float:
         gc.disable()

@@ -1,4 +1,4 @@
-"""Outages: the provider is gone, then the store is gone; who loses a good token, who hammers, who recovers."""
+"""Outages of the provider and of the store: errors with a good token, extra logins, time to recover."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ THREADS, PAUSE = 4, 0.01
 
 
 def ask(get: Callable[[], Any], until: float) -> list[tuple[float, float, str | None, object]]:
-    """Ask from four threads until then; return when each call began, what it took, its error, its token."""
+    """Ask from four threads until then; return the start, duration, error and token of each call."""
     calls: list[tuple[float, float, str | None, object]] = []
 
     def work() -> None:
@@ -46,9 +46,9 @@ def ask(get: Callable[[], Any], until: float) -> list[tuple[float, float, str | 
 
 
 def without_provider(way: str, outage: float) -> dict[str, float | None]:
-    """Return what callers meet when the provider is gone while their token ends. Runs in a child.
+    """Return the figures of an outage of the provider in which the token ends. Runs in a child.
 
-    A token lives as long as the outage lasts, which begins when half of that life is over.
+    The outage lasts as long as a token lives, and begins in the middle of that life.
     """
     chosen = boundary.way_of(way)
     logins = Logins(latency=0.05, lifetime=outage)
@@ -82,7 +82,7 @@ def without_provider(way: str, outage: float) -> dict[str, float | None]:
 
 
 def provider(plan: Plan) -> list[Row]:
-    """Take the provider away from everyone, all at once: each has a process and a provider of its own."""
+    """Stop the providers of all ways at once; each way has its own process and provider."""
     ways = [way for way in peers.THREADS if way.kind != "limit"]
     chosen = [ways[0], *ways[4:6]] if plan.quick else ways
     rows: list[Row] = []
@@ -99,7 +99,7 @@ def provider(plan: Plan) -> list[Row]:
 
 
 def without_store(way: str, setting: dict[str, Any], gone: float, back: float, until: float) -> dict[str, float | None]:
-    """Return what callers meet when the store is gone from ``gone`` to ``back`` (epoch seconds). Runs in a child."""
+    """Return the figures of an outage of the store from ``gone`` to ``back`` (epoch seconds). Runs in a child."""
     chosen = next(each for each in stores.WAYS if each.name == way)
     get = chosen.make(stores.Setting(**setting))
     get()
@@ -116,7 +116,7 @@ def without_store(way: str, setting: dict[str, Any], gone: float, back: float, u
 
 
 def store(plan: Plan) -> list[Row]:
-    """Take Redis and memcached away from everyone at once. Each way has a login of its own that is counted."""
+    """Stop Redis and memcached for all ways at once. Each way has its own counted login."""
     from tokencache.testing.servers import MemcachedServer, RedisServer
     from tokencache_qpay.testing import FakeQPay
 
@@ -156,7 +156,7 @@ def store(plan: Plan) -> list[Row]:
 
 
 def both(plan: Plan) -> list[Row]:
-    """Take both away at the same time, from processes of their own: what is counted does not depend on the load."""
+    """Stop both at the same time, in separate processes: the counts do not depend on the load."""
     with ThreadPoolExecutor(2) as pool:
         found = [pool.submit(provider, plan), pool.submit(store, plan)]
         return [row for future in found for row in future.result()]

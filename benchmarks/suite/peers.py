@@ -1,4 +1,4 @@
-"""Everything that caches a token in a process: ourselves, the limits, and each peer, set as its users would set it."""
+"""Every way to cache a token in a process: tokencache, the limits, and each peer with the usual settings."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ GetAsync: TypeAlias = "Callable[[], Any]"
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way to hold a token: ``make`` returns what callers call.
+    """A way to cache a token: ``make`` returns the function for callers.
 
-    ``distribution`` must be installed. ``client`` marks clients of tokens, as against caches of anything. ``window`` is
-    what it keeps clear before the end and cannot be told otherwise, in seconds.
+    ``distribution`` must be installed. ``client`` marks token clients, as opposed to general caches. ``window`` is the
+    constant window before expiry in which it does not return a token, in seconds.
     """
 
     name: str
@@ -37,30 +37,30 @@ class Way:
 
 
 def spelled(get: Any, statement: str, **names: object) -> Any:  # noqa: ANN401  (functions take attributes)
-    """Return ``get`` with what a caller would write in its place, so that no wrapper of ours is timed as a peer's."""
+    """Return ``get`` with the statement that a caller would write, so that the time has no wrapper of ours."""
     get.spelled = (statement, names)
     return get
 
 
-def tokencache_source(logins: Logins) -> Any:  # noqa: ANN401  (the real source, called as it is)
-    """Return a source of ours."""
+def tokencache_source(logins: Logins) -> Any:  # noqa: ANN401  (the real source)
+    """Return a source of tokencache."""
     from tokencache import TokenCache
 
     return TokenCache("memory://").source(logins.response, key="bench")
 
 
 def tokencache_token(logins: Logins) -> Callable[[], Any]:
-    """Return ``source.token``, as it is."""
+    """Return ``source.token``."""
     return tokencache_source(logins).token
 
 
 def tokencache_atoken(logins: Logins) -> Callable[[], Any]:
-    """Return ``source.atoken``, as it is."""
+    """Return ``source.atoken``."""
     return tokencache_source(logins).atoken
 
 
 def closure(logins: Logins) -> Get:
-    """Return the least that a cached get can be: the same clock, one comparison."""
+    """Return the minimal cached get: the same clock, one comparison."""
     from tokencache._engine.clock import steady_clock
 
     clock, token = steady_clock(), logins()
@@ -75,7 +75,7 @@ def closure(logins: Logins) -> Get:
 
 
 def coroutine(logins: Logins) -> GetAsync:
-    """Return the least that an awaited cached get can be."""
+    """Return the minimal awaited cached get."""
     from tokencache._engine.clock import steady_clock
 
     clock, token = steady_clock(), logins()
@@ -90,7 +90,7 @@ def coroutine(logins: Logins) -> GetAsync:
 
 
 def background(logins: Logins) -> Get:
-    """Return the least that never blocks: a thread that replaces the token when four fifths of its life are over."""
+    """Return the minimal get that never blocks: a thread replaces the token after four fifths of its life."""
     held = [logins()]
 
     def renew() -> None:
@@ -103,7 +103,7 @@ def background(logins: Logins) -> Get:
 
 
 def cachetools_plain(logins: Logins) -> Get:
-    """Return a look into a TTLCache without a lock, which is not safe with threads."""
+    """Return a look-up in a TTLCache without a lock, which is not thread-safe."""
     from cachetools import TTLCache
 
     cache: TTLCache[str, str] = TTLCache(maxsize=8, ttl=logins.lifetime)
@@ -119,7 +119,7 @@ def cachetools_plain(logins: Logins) -> Get:
 
 
 def cachetools_locked(logins: Logins) -> Get:
-    """Return a look into a TTLCache under a lock."""
+    """Return a look-up in a TTLCache under a lock."""
     get, lock = cachetools_plain(logins), threading.Lock()
 
     def locked() -> str:
@@ -130,7 +130,7 @@ def cachetools_locked(logins: Logins) -> Get:
 
 
 def cachebox_cached(logins: Logins) -> Get:
-    """Return a function decorated with cachebox, whose decorator lets one thread in."""
+    """Return a function decorated with cachebox, whose decorator admits one thread."""
     import cachebox
 
     return cachebox.cached(cachebox.TTLCache(maxsize=8, global_ttl=logins.lifetime))(logins.__call__)
@@ -184,7 +184,7 @@ def httpx_auth_get(logins: Logins) -> Get:
     from httpx_auth import OAuth2, OAuth2ClientCredentials
 
     client = httpx.Client(transport=doors.transport(logins))
-    # "early_expiry or 30" takes no zero
+    # "early_expiry or 30" ignores a zero
     auth = OAuth2ClientCredentials(URL, NAME, SECRET, client=client, early_expiry=1e-9)
     OAuth2.token_cache.clear()
     return lambda: OAuth2.token_cache.get_token(
@@ -219,7 +219,7 @@ def google_credentials(logins: Logins) -> Get:
     from google.auth.credentials import Credentials
 
     class Ours(Credentials):
-        """Credentials that log in here, as google-auth's own do at Google."""
+        """Credentials that log in at ``logins``, like google-auth's own at Google."""
 
         def refresh(self, request: object) -> None:
             """Log in."""
@@ -259,7 +259,7 @@ def msal_application(logins: Logins) -> Get:
 
 
 def azure_credential(logins: Logins) -> Get:
-    """Return ``get_token`` of azure-identity's credential for a client secret, which is made of MSAL."""
+    """Return ``get_token`` of azure-identity's credential for a client secret, which uses MSAL."""
     from azure.core.pipeline.transport import HttpTransport, RequestsTransportResponse
     from azure.identity import ClientSecretCredential
     from requests import Response
@@ -280,17 +280,17 @@ def azure_credential(logins: Logins) -> Get:
             return RequestsTransportResponse(request, response)
 
         def open(self) -> None:
-            """Nothing is opened."""
+            """Do nothing: there are no connections."""
 
         def close(self) -> None:
-            """Nothing is open."""
+            """Do nothing: there are no connections."""
 
         def __enter__(self) -> Any:  # noqa: ANN401
             """Return itself."""
             return self
 
         def __exit__(self, *_: object) -> None:
-            """Nothing is open."""
+            """Do nothing: there are no connections."""
 
     credential = ClientSecretCredential(
         "tenant", NAME, SECRET, transport=Transport(), disable_instance_discovery=True, retry_total=0
@@ -313,13 +313,13 @@ def qpay_client_get(logins: Logins) -> Get:
 
 
 def qpay_python_get(logins: Logins) -> Get:
-    """Return what qpay-python asks itself before each request."""
+    """Return the check of qpay-python before each request."""
     from datetime import datetime, timedelta
 
     from qpay.auth import AccessToken, QPayAuth, RefreshToken
 
     class Ours(QPayAuth):
-        """Logs in here instead of with a request."""
+        """Logs in at ``logins`` instead of by a request."""
 
         def _fetch_token(self, refresh_token: object = None) -> Any:  # noqa: ANN401  (as qpay-python has it)
             """Log in."""
@@ -328,7 +328,7 @@ def qpay_python_get(logins: Logins) -> Get:
             return AccessToken(token=logins(), expires=end), RefreshToken(token="r", expires=end)
 
     auth = Ours("https://login.invalid/v2/", NAME, SECRET)
-    get = lambda: auth._get_token().token  # noqa: E731, SLF001  (its one way to a token without a request)
+    get = lambda: auth._get_token().token  # noqa: E731, SLF001  (its only way without a request)
     return spelled(get, "auth._get_token()", auth=auth)
 
 

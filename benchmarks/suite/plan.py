@@ -1,4 +1,4 @@
-"""How long a run takes: the quick one under a minute, the whole one under ten."""
+"""The sizes of a run: a quick run takes less than a minute, a whole one less than ten."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The sizes of a run. ``only`` names scenarios, all if it is empty."""
+    """The sizes of a run. ``only`` names scenarios; empty means all."""
 
     quick: bool = False
 
     @property
     def rounds(self) -> int:
-        """How many turns every way has in a timing."""
+        """Turns of every way in a timing."""
         return 15 if self.quick else 101
 
     @property
     def turn(self) -> float:
-        """Seconds that one way's turn lasts."""
+        """Seconds of one turn of one way."""
         return 0.002 if self.quick else 0.004
 
     @property
     def repeats(self) -> int:
-        """How often a scenario of many processes is played."""
+        """Repetitions of a scenario of many processes."""
         return 1 if self.quick else 7
 
     @property
@@ -33,7 +33,7 @@ class Plan:
 
     @property
     def outage(self) -> float:
-        """Seconds that a provider or a store is gone."""
+        """Seconds of an outage of the provider or the store."""
         return 2.0 if self.quick else 30.0
 
     @property
@@ -43,10 +43,10 @@ class Plan:
 
     @property
     def login(self) -> float:
-        """Seconds that a login takes."""
+        """Seconds of a login."""
         return 0.25
 
     @property
     def sources(self) -> int:
-        """How many sources are many."""
+        """The number of sources in scenarios of many sources."""
         return 10_000

@@ -1,4 +1,4 @@
-"""The pictures of the report, as SVG that comes out the same for the same figures."""
+"""The pictures of the report, as SVG; equal figures give an equal file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ mpl.rcParams.update(
     }
 )
 
-import matplotlib.pyplot as plt  # noqa: E402  (after the choice of what draws)
+import matplotlib.pyplot as plt  # noqa: E402  (after the choice of the backend)
 
 from suite import boundary, cached, fleet, footprint, shared  # noqa: E402
 from suite.claims import number  # noqa: E402
@@ -43,7 +43,7 @@ WIDTH, BAR, REST = 7.6, 0.3, 1.1
 
 
 def draw(results: Results, folder: Path) -> dict[str, str]:
-    """Draw what was measured into a folder; return file names and what each shows."""
+    """Draw the results into a folder; return file names with titles."""
     folder.mkdir(parents=True, exist_ok=True)
     bars = (
         ("cached", cached.THREADS, "ns", "A cached get from a thread, ns", True),
@@ -66,8 +66,8 @@ def draw(results: Results, folder: Path) -> dict[str, str]:
     return shown
 
 
-def _save(path: Path, draw_on: Callable[..., None], *what: Any) -> None:  # noqa: ANN401  (whatever is drawn)
-    """Draw one picture. Lines end without spaces, as everywhere."""
+def _save(path: Path, draw_on: Callable[..., None], *what: Any) -> None:  # noqa: ANN401  (the data of the picture)
+    """Draw one picture; lines have no trailing spaces."""
     rows = what[0]
     height = len(rows) * BAR + REST if draw_on is _bars else 3.4
     figure, axes = plt.subplots(figsize=(WIDTH, height))
@@ -98,13 +98,13 @@ def _bars(axes: Axes, rows: list[Row], figure: str, title: str, logarithmic: boo
 
 
 def _length(row: Row, figure: str, without: float) -> float:
-    """Return the figure of a row, or ``without`` where there is none."""
+    """Return the figure of a row, or ``without`` if it is missing."""
     value = row.figures[figure]
     return without if value is None else value
 
 
 def _lines(axes: Axes, rows: list[Row], by: str, below: str, beside: str) -> None:
-    """Draw a line for us and one for the limit."""
+    """Draw a line for tokencache and one for the limit."""
     for kind, name in (("ours", "tokencache"), ("limit", "bare closure")):
         points = [(row.figures[by], row.figures["ns"]) for row in rows if row.kind == kind]
         axes.plot(*zip(*points, strict=True), "o-", color=COLORS[kind], label=name)

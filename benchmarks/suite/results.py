@@ -1,4 +1,4 @@
-"""What a run found: rows of figures by scenario and way, kept as JSON."""
+"""The results of a run: rows of figures by scenario and way, stored as JSON."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ OURS = ("tokencache", "pytest-benchmark", "hiredis", "httpx", "msgspec")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The figures of one way in one scenario. ``note`` says what the figures do not, such as why there are none."""
+    """The figures of one way in one scenario. ``note`` adds a fact, such as why figures are missing."""
 
     scenario: str
     way: str
@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A promised ratio or count, and what the run found. ``base`` is what ``measured`` is a ratio to."""
+    """A promised ratio or count, and its measured value, relative to ``base``."""
 
     name: str
     base: str
@@ -72,7 +72,7 @@ class Claim:
 
 @dataclass(slots=True)
 class Results:
-    """All that one run found."""
+    """All results of one run."""
 
     quick: bool
     machine: dict[str, str] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class Results:
         return [row for row in self.rows if row.scenario == scenario]
 
     def figure(self, scenario: str, way: str, name: str) -> float | None:
-        """Return one figure, or ``None`` where there is none."""
+        """Return one figure, ``None`` if it is missing."""
         return next((row.figures.get(name) for row in self.of(scenario) if row.way == way), None)
 
     def best(self, scenario: str, name: str, kind: Kind = "peer") -> Row | None:
@@ -94,19 +94,19 @@ class Results:
         return min(rows, key=lambda row: row.figures[name] or 0.0, default=None)
 
     def with_rows_of(self, other: Results) -> Results:
-        """Return this run with the scenarios of another one in the place of its own, and say which those are."""
+        """Return this run with the scenarios of another run in place of its own; they are named in ``machine``."""
         again = {row.scenario for row in other.rows}
         later = {*filter(None, self.machine.get(LATER, "").split("; ")), *again}
         rows = [*(row for row in self.rows if row.scenario not in again), *other.rows]
         return replace(self, rows=rows, machine=self.machine | {LATER: "; ".join(sorted(later))})
 
     def save(self, path: Path) -> None:
-        """Write everything as JSON."""
+        """Write all results as JSON."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Results:
-        """Read what :meth:`save` wrote."""
+        """Read a file of :meth:`save`."""
         told = json.loads(path.read_text())
         rows = [Row(**row) for row in told.pop("rows")]
         claims = [Claim(**claim) for claim in told.pop("claims")]
@@ -114,7 +114,7 @@ class Results:
 
 
 def versions_of(names: Iterable[str] = (*OURS, *PEERS)) -> dict[str, str | None]:
-    """Return the installed version of each distribution; ``None`` where it is not installed."""
+    """Return the installed version of each distribution; ``None`` if it is not installed."""
     found: dict[str, str | None] = {}
     for name in names:
         try:
@@ -125,7 +125,7 @@ def versions_of(names: Iterable[str] = (*OURS, *PEERS)) -> dict[str, str | None]
 
 
 def machine() -> dict[str, str]:
-    """Return what the figures depend on, and nothing that names the machine."""
+    """Return the properties of the machine, without its name."""
     return {
         "cores": str(os.cpu_count()),
         "system": f"{platform.system()} {platform.machine()}",
@@ -135,7 +135,7 @@ def machine() -> dict[str, str]:
 
 
 def build() -> str:
-    """Return whether threads run side by side here: that takes a free-threaded build whose global lock is off."""
+    """Return whether threads run in parallel, which needs a free-threaded build with its global lock off."""
     if not sysconfig.get_config_var("Py_GIL_DISABLED"):
         return LOCKED
     is_locked: Callable[[], bool] = getattr(sys, "_is_gil_enabled", lambda: True)
@@ -148,6 +148,6 @@ def middle(values: Iterable[float]) -> float:
 
 
 def share(values: Iterable[float], part: float) -> float:
-    """Return the value that ``part`` of the values do not exceed."""
+    """Return the percentile ``part`` (0 to 1) of the values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * part))]

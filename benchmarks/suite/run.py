@@ -1,7 +1,7 @@
-"""Run the benchmark suite: every scenario, for us, the limits and every peer, in one run.
+"""Run the benchmark suite: every scenario, for tokencache, the limits and every peer, in one run.
 
 ``make bench ARGS=…`` takes ``--quick``, ``--only NAME …``, ``--strict``, ``--onto FILE`` and ``--compare OLD``.
-The promised ratios are printed at the end; only with ``--strict`` does a missed one make the exit code 1.
+It prints the promised ratios at the end. With ``--strict`` a missed one makes the exit code 1.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SCENARIOS: dict[str, Callable[[Plan], list[Row]]] = {
 
 
 def run(plan: Plan, only: list[str]) -> Results:
-    """Run the scenarios and show how far it has come."""
+    """Run the scenarios and print the progress."""
     results = Results(plan.quick, machine(), versions_of())
     for name, version in results.versions.items():
         if version is None:
@@ -59,7 +59,7 @@ def run(plan: Plan, only: list[str]) -> Results:
 
 
 def show(results: Results) -> None:
-    """Print what was promised beside what was measured."""
+    """Print the promises with the measured values."""
     rows = table([claim for claim in results.claims if claim.measured is not None])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     print()
@@ -70,17 +70,17 @@ def show(results: Results) -> None:
 
 
 def main() -> int:
-    """Run, show, write."""
+    """Run the suite, print the claims, write the files."""
     parser = argparse.ArgumentParser("python -m suite.run", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="under a minute: short runs, few peers")
     parser.add_argument("--only", nargs="*", default=[], choices=SCENARIOS, help="these scenarios, of all")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a promise is missed")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument("--report", type=Path, help="write benchmarks.md and its pictures into that folder")
-    parser.add_argument("--onto", type=Path, help="put the scenarios that were run in the place of those in that file")
+    parser.add_argument("--onto", type=Path, help="replace the scenarios in that file by those of this run")
     parser.add_argument("--compare", type=Path, help="compare the ratios with those of an earlier run")
     asked = parser.parse_args()
-    logging.disable(logging.CRITICAL)  # a peer that logs each failure is not measured on its logging
+    logging.disable(logging.CRITICAL)  # else the log output of a peer would be measured
     results = run(Plan(quick=asked.quick), asked.only)
     if asked.onto:
         results = Results.load(asked.onto).with_rows_of(results)

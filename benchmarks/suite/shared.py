@@ -1,4 +1,4 @@
-"""A shared get: another process's token, read from the store and decoded; client and server on one CPU."""
+"""A shared get: another process's token, read from the store and decoded; with client and server on one CPU."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ LOGIN = 0.25
 
 @contextmanager
 def one_cpu(*processes: int) -> Iterator[None]:
-    """Keep this process and the servers on one CPU meanwhile."""
+    """Keep this process and the servers on one CPU during the block."""
     before = os.sched_getaffinity(0)
     threads = [0, *(int(task.name) for process in processes for task in Path(f"/proc/{process}/task").iterdir())]
-    for thread in threads:  # memcached answers from threads, each of which has a CPU of its own choice
+    for thread in threads:  # memcached answers from several threads; all of them must be pinned
         os.sched_setaffinity(thread, {min(before)})
     try:
         yield
@@ -42,7 +42,7 @@ def one_cpu(*processes: int) -> Iterator[None]:
 
 
 def ours(url: str, size: int = SIZE) -> tuple[str, Callable[[], object], bytes]:
-    """Return the key, a get without a local copy (load and decode), and the record as it lies in the store."""
+    """Return the key, a get without a local copy (load and decode), and the stored record."""
     from tokencache import TokenCache
     from tokencache._record import decode
     from tokencache.plugins import open_backend
@@ -150,7 +150,7 @@ def file_ways(folder: str) -> dict[str, tuple[Kind, Any]]:
 
 
 def rows_of(scenario: str, kinds: dict[str, Kind], turns: dict[str, list[float]], limit: str) -> list[Row]:
-    """Return a row for each way, with its ratio to the limit and how often it fits into a login."""
+    """Return a row for each way, with its ratio to the limit and the number of gets in the time of a login."""
     return [
         Row(
             scenario,
@@ -201,7 +201,7 @@ def _loop_rows(server: RedisServer, plan: Plan) -> list[Row]:
 
 
 def sizes(redis: RedisServer, memcached: MemcachedServer, plan: Plan) -> list[Row]:
-    """Time shared gets of ever longer tokens."""
+    """Time shared gets of longer and longer tokens."""
     rows: list[Row] = []
     for size in TOKENS:
         redis.command("FLUSHALL")

@@ -1,6 +1,6 @@
-"""Everything that shares a token between processes: ourselves, the limit, and each peer, as its documents show it.
+"""Every way to share a token between processes: tokencache, the limit, and each peer, as its documents show.
 
-A way is given what it needs and returns what callers call: a function for threads, or a coroutine function.
+A way takes a :class:`Setting` and returns the function for callers, sync or async.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LIFETIME = 3600
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Where the login and the stores are. ``lifetime`` is that of a token, in seconds."""
+    """The addresses of the login and the stores. ``lifetime`` is the lifetime of a token, in seconds."""
 
     login: str
     redis: str
@@ -30,7 +30,7 @@ class Setting:
     lifetime: int = LIFETIME
 
     def client(self) -> Callable[[], dict[str, Any]]:
-        """Return a login from threads, connected as late as everyone's."""
+        """Return a login from threads; like every way, it connects at its first call."""
         import httpx
 
         client = httpx.Client(auth=("TEST_MERCHANT", "123456"), timeout=60)
@@ -55,11 +55,11 @@ class Setting:
 
 
 def _ours(setting: Setting, url: str) -> Callable[[], Any]:
-    """Return a source on that store."""
+    """Return a source on this store."""
     from tokencache import TokenCache
 
     source = TokenCache(url).source(setting.client(), key=KEY)
-    source.key  # noqa: B018  (once per process, and not what is measured)
+    source.key  # noqa: B018  (derived once per process, not measured)
     return lambda: source.token().value
 
 
@@ -92,7 +92,7 @@ def tokencache_loop(setting: Setting) -> Callable[[], Any]:
 
 
 def by_hand(setting: Setting) -> Callable[[], Any]:
-    """Return the least that does it: one flight per process, a lock with an end, the token in a message."""
+    """Return the minimal code: a single flight per process, a lock with an expiry, the token in a message."""
     from redis import Redis
 
     redis, login = Redis.from_url(setting.redis, decode_responses=True), setting.client()
@@ -133,7 +133,7 @@ def by_hand(setting: Setting) -> Callable[[], Any]:
 
 
 def by_hand_loop(setting: Setting) -> Callable[[], Any]:
-    """Return the least that does it in one event loop: one task asks Redis, then the provider; all others await it."""
+    """Return the minimal code for one event loop: one task asks Redis, then the provider; the others await it."""
     import asyncio
 
     from redis.asyncio import Redis
@@ -159,7 +159,7 @@ def by_hand_loop(setting: Setting) -> Callable[[], Any]:
 
 
 def redis_lock(setting: Setting) -> Callable[[], Any]:
-    """Return a look, redis-py's ``Lock`` as it comes, and another look."""
+    """Return a read, then redis-py's ``Lock`` by default settings, then another read."""
     from redis import Redis
 
     redis, login = Redis.from_url(setting.redis, decode_responses=True), setting.client()
@@ -200,7 +200,7 @@ def _dogpile(setting: Setting, region: Any) -> Callable[[], Any]:  # noqa: ANN40
 
 
 def meta_memcache(setting: Setting) -> Callable[[], Any]:
-    """Return ``get_or_lease`` of meta-memcache with its policy as it comes."""
+    """Return ``get_or_lease`` of meta-memcache with its default policy."""
     from meta_memcache import CacheClient, Key, ServerAddress
     from meta_memcache.configuration import LeasePolicy, connection_pool_factory_builder
 
@@ -248,7 +248,7 @@ def aiocache_redis(setting: Setting) -> Callable[[], Any]:
 
 
 def unprotected(setting: Setting) -> Callable[[], Any]:
-    """Return a look into Redis, and a login where there is nothing."""
+    """Return a read of Redis, and a login if it is empty."""
     from redis import Redis
 
     redis, login = Redis.from_url(setting.redis, decode_responses=True), setting.client()
@@ -265,7 +265,7 @@ def unprotected(setting: Setting) -> Callable[[], Any]:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """A way to share a token, and the store that it needs."""
+    """A way to share a token, and its store."""
 
     name: str
     make: Callable[[Setting], Callable[[], Any]]
@@ -296,5 +296,5 @@ LOOPS = (
 
 
 def is_async(get: Callable[[], Any]) -> bool:
-    """Return whether ``get`` is to be awaited."""
+    """Return whether ``get`` must be awaited."""
     return inspect.iscoroutinefunction(get)

@@ -1,7 +1,7 @@
 """One process of a fleet: asks at a given instant from many threads, or from as many tasks, by one of the ways.
 
 The setting is one line of JSON as argument. It prints ``ready``, reads the instant (epoch seconds) from standard
-input, and prints what each call took, or the error, as JSON. Started as ``python -m suite.worker``.
+input, and prints the time or the error of each call as JSON. Started as ``python -m suite.worker``.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def way_of(name: str, *, tasks: bool) -> Callable[[Setting], Callable[[], Any]]:
-    """Return how the named way is made."""
+    """Return the function that makes the named way."""
     return next(way.make for way in (stores.LOOPS if tasks else stores.WAYS) if way.name == name)
 
 
 def ask_by_threads(get: Callable[[], Any], count: int) -> list[Any]:
-    """Ask from threads once the instant has come."""
+    """Ask from threads at the instant."""
     answers: list[Any] = []
     start = _told()
 
@@ -36,7 +36,7 @@ def ask_by_threads(get: Callable[[], Any], count: int) -> list[Any]:
         began = time.time()
         try:
             get()
-        except Exception as error:  # noqa: BLE001  told to whoever started this
+        except Exception as error:  # noqa: BLE001  (reported to the parent)
             answers.append(repr(error))
         else:
             answers.append(time.time() - began)
@@ -50,7 +50,7 @@ def ask_by_threads(get: Callable[[], Any], count: int) -> list[Any]:
 
 
 async def ask_by_tasks(make: Callable[[Setting], Callable[[], Any]], setting: Setting, count: int) -> list[Any]:
-    """Ask from tasks of one loop once the instant has come."""
+    """Ask from tasks of one loop at the instant."""
     get = make(setting)
     start = _told()
 
@@ -59,7 +59,7 @@ async def ask_by_tasks(make: Callable[[Setting], Callable[[], Any]], setting: Se
         began = time.time()
         try:
             await get()
-        except Exception as error:  # noqa: BLE001  told to whoever started this
+        except Exception as error:  # noqa: BLE001  (reported to the parent)
             return repr(error)
         return time.time() - began
 
@@ -67,13 +67,13 @@ async def ask_by_tasks(make: Callable[[Setting], Callable[[], Any]], setting: Se
 
 
 def _told() -> float:
-    """Say that all is set up, and return the instant to ask at."""
+    """Print ``ready``, and return the instant to ask."""
     print("ready", flush=True)
     return float(sys.stdin.readline())
 
 
 def main() -> None:
-    """Ask when it is time."""
+    """Ask at the instant and print the results."""
     told = json.loads(sys.argv[1])
     make = way_of(told["way"], tasks=told["tasks"])
     setting = stores.Setting(**told["setting"])
@@ -85,7 +85,7 @@ def main() -> None:
     sys.stdout.flush()
     import os
 
-    os._exit(0)  # no peer's threads or destructors are waited for
+    os._exit(0)  # without waiting for threads or destructors of a peer
 
 
 if __name__ == "__main__":
