@@ -17,7 +17,7 @@ from tokencache import ConfigurationError
 
 PORT: Final = 6003
 WORKERS: Final = 4
-KEEP_ALIVE: Final = 65  # longer than the proxies in front, or a request meets a connection that is being closed
+KEEP_ALIVE: Final = 65  # longer than in the proxies in front: they must not reuse a connection that is being closed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,14 +46,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 async def _try() -> None:
-    """Make the service and close it: a wrong setting is told once, and here, not by each worker."""
+    """Make the service and close it, so that a wrong setting is reported once, not by each worker."""
     app = create_app()
     async with app.router.lifespan_context(app):
         pass
 
 
 def _logging() -> dict[str, Any]:
-    """Return uvicorn's way of logging, for what the service and the token cache have to say too."""
+    """Return uvicorn's log settings, also for the service and tokencache."""
     config: dict[str, Any] = copy.deepcopy(LOGGING_CONFIG)
     for name in ("order_service", "tokencache"):
         config["loggers"][name] = {"handlers": ["default"], "level": "INFO", "propagate": False}

@@ -33,14 +33,14 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class Wanted(BaseModel):
-    """What the shop sends. ``order`` is its own number for the order, under which there is one invoice."""
+    """The shop's request. ``order`` is the shop's number of the order; each order has one invoice."""
 
     amount: Annotated[Decimal, Field(gt=0, max_digits=12, decimal_places=2, allow_inf_nan=False)]
     order: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=45)] | None = None
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Return the service. Raises ``ConfigurationError`` for an environment that cannot work."""
+    """Return the service. Raises ``ConfigurationError`` for a missing or invalid variable."""
     settings = settings or Settings.from_env()
     cache = TokenCache(settings.backend)
     client = AsyncQPayClient(cache.source("qpay"))
@@ -63,11 +63,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _for_the_shop(checkout: Checkout, settings: Settings) -> APIRouter:
-    """Return what the shop itself calls; whoever does not have its token learns nothing."""
+    """Return the routes for the shop; all require its token."""
     expected = f"Bearer {settings.shop_token}".encode()
 
     class ShopRoute(APIRoute):
-        """A route that looks at the token before it reads anything else."""
+        """A route that checks the token before it reads the request."""
 
         def get_route_handler(self) -> Handler:
             handle = super().get_route_handler()
@@ -112,7 +112,7 @@ def _for_the_shop(checkout: Checkout, settings: Settings) -> APIRouter:
 
 
 def _for_customers(checkout: Checkout, settings: Settings) -> APIRouter:
-    """Return the page and what it asks for. An order's id cannot be guessed, and is all that is needed."""
+    """Return the page and its calls. They need only the order's id, which cannot be guessed."""
     router = APIRouter()
 
     def answer(order: Order | None) -> JSONResponse:
@@ -145,7 +145,7 @@ def _for_customers(checkout: Checkout, settings: Settings) -> APIRouter:
 
 
 def _session(order: Order, settings: Settings) -> dict[str, Any]:
-    """Return an order as the shop and the page see it; the amount is a text, and exact."""
+    """Return an order for the shop and the page; the amount is an exact text."""
     return {
         "order": order.id,
         "status": order.state.value,
@@ -158,8 +158,8 @@ def _session(order: Order, settings: Settings) -> dict[str, Any]:
 
 
 def _trouble(error: TokenCacheError) -> JSONResponse:
-    """Return what is said where QPay did nothing."""
-    log.warning("%s", error)  # it holds no secret
+    """Return the answer if QPay did not do anything."""
+    log.warning("%s", error)  # its text holds no secret
     if isinstance(error, QPayError) and not isinstance(error, QPayUnavailable):
         return _error(502, "refused", "QPay refused; the log says why", qpay=error.code)
     return _error(503, "unavailable", NOT_DONE, headers={"Retry-After": "10"})
@@ -172,13 +172,13 @@ def _error(status: int, code: str, detail: str, *, headers: dict[str, str] | Non
 
 
 async def _invalid(_: Request, error: Any) -> Response:  # noqa: ANN401  (Starlette says Exception)
-    """Say what is wrong with a request, without repeating it: it may hold what JSON cannot say."""
+    """Describe the mistakes in a request without its values, which JSON may not be able to hold."""
     said = [f"{'.'.join(str(part) for part in each['loc'][1:])}: {each['msg']}" for each in error.errors()]
     return _error(422, "invalid", "; ".join(said))
 
 
 def _policy(page: str) -> str:
-    """Return what the page may do: its own style and script, pictures in itself, and asking this service."""
+    """Return the content security policy of the page: own style, script and pictures, calls to this service."""
     allowed = [f"{name}-src '{_hash(text)}'" for name in ("style", "script") for text in _parts(page, name)]
     rules = ["default-src 'none'", "img-src data:", "connect-src 'self'", *allowed]
     return "; ".join([*rules, "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"])

@@ -1,4 +1,4 @@
-"""What QPay is asked: for one invoice per order, and about a payment only when somebody says that there is one."""
+"""The requests to QPay: one invoice per order; checks of a payment only after a callback or a customer's click."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LINK: Final = re.compile(r"(?!javascript:|data:|vbscript:|file:)[a-z][a-z0-9+.-]
 
 
 class Checkout:
-    """Orders and QPay together."""
+    """Connects the orders with QPay."""
 
     def __init__(self, client: AsyncQPayClient, orders: Orders, settings: Settings) -> None:
         self._client = client
@@ -39,10 +39,10 @@ class Checkout:
         self._settings = settings
 
     async def open(self, key: str | None, amount: Decimal, description: str) -> tuple[Order, bool]:
-        """Return the order of a key with its invoice, and whether that was made now.
+        """Return the order of a key with its invoice, and whether the invoice was made now.
 
-        Whoever comes second, to whatever worker, waits for what the first one gets. Raises the client's errors where
-        no invoice was made, after which it may be asked for again. Where nobody knows, the order says so for ever.
+        A second request, on any worker, waits for the result of the first. Raises the client's errors if no invoice was
+        made; then the request may be repeated. If QPay's answer was lost, the order stays in the state ``UNKNOWN``.
         """
         order, ours = await asyncio.to_thread(self._orders.claim, key, amount)
         if ours:
@@ -54,19 +54,19 @@ class Checkout:
         return order, False
 
     async def get(self, order_id: str) -> Order | None:
-        """Return an order as it stands here; QPay is not asked."""
+        """Return the stored order; QPay is not asked."""
         return await asyncio.to_thread(self._orders.get, order_id)
 
     async def paid(self, confirmed: Confirmed) -> None:
-        """Take a payment that QPay has confirmed; by its invoice, as anybody can put an order's number in a call."""
+        """Record a payment that QPay has confirmed. The invoice finds the order, because an address can be forged."""
         order = await asyncio.to_thread(self._orders.of_invoice, confirmed.invoice_id)
         if order is None:
-            log.warning("payment %s is for an invoice of somebody else", confirmed.payment.payment_id)
+            log.warning("payment %s is for an unknown invoice", confirmed.payment.payment_id)
         else:
             await self._settle(order, confirmed.check)
 
     async def check(self, order_id: str) -> Order | None:
-        """Ask QPay whether an order is paid, as its customer says so; seldom, for callbacks get lost."""
+        """Ask QPay whether an order is paid, for a customer that says so: callbacks get lost. Rate-limited."""
         order = await self.get(order_id)
         if order is not None and order.invoice_id and await asyncio.to_thread(self._orders.may_check, order_id):
             await self._settle(order, await self._client.check_payment(order.invoice_id))
@@ -74,7 +74,7 @@ class Checkout:
         return order
 
     async def _make(self, order: Order, description: str) -> Order:
-        """Make the invoice of an order, which is ours alone to make."""
+        """Make the invoice of an order that this call has claimed."""
         request = InvoiceRequest(
             invoice_code=self._settings.invoice_code,
             sender_invoice_no=order.id,
@@ -85,25 +85,25 @@ class Checkout:
         try:
             invoice = await self._client.create_invoice(request)
         except QPayOutcomeUnknown as error:
-            log.error("order %s: %s", order.id, error)  # noqa: TRY400  (its text says all, and holds no secret)
+            log.error("order %s: %s", order.id, error)  # noqa: TRY400  (its text is complete, without secrets)
             self._orders.ended(order.id, State.UNKNOWN)
             return replace(order, state=State.UNKNOWN)
         except TokenCacheError:
             self._orders.ended(order.id, State.FAILED)
             raise
-        except BaseException:  # stopped in the middle
+        except BaseException:  # cancelled or stopped during the request
             self._orders.ended(order.id, State.UNKNOWN)
             raise
         return await asyncio.to_thread(self._keep, order, invoice)
 
     def _keep(self, order: Order, invoice: CreatedInvoice) -> Order:
-        """Note the invoice, and what its page shows."""
+        """Store the invoice, and the data for its page."""
         self._orders.opened(order.id, invoice.invoice_id, _shown(invoice))
         log.info("order %s has its invoice", order.id)
         return self._orders.get(order.id) or order
 
     async def _settle(self, order: Order, check: PaymentCheck) -> None:
-        """Do what is to be done for a paid order: once."""
+        """Process a paid order, once."""
         if not check.covers(order.amount):
             return
         payment = next(row for row in check.rows if row.is_paid)
@@ -112,7 +112,7 @@ class Checkout:
 
 
 def _shown(invoice: CreatedInvoice) -> dict[str, Any]:
-    """Return what a customer needs to pay: the code as a picture and a text, and links that open applications."""
+    """Return the customer's data for payment: the code as picture and text, and links to banks' apps."""
     banks = [
         {"name": str(bank.name or bank.description or "bank"), "description": bank.description, "link": bank.link}
         for bank in invoice.banks

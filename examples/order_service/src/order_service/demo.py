@@ -1,4 +1,4 @@
-"""The whole way without QPay: ``python -m order_service.demo`` starts a fake one, the service, and pays on Enter."""
+"""A demo without QPay: ``python -m order_service.demo`` starts a fake QPay and the service, and pays on Enter."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class NotServing(Exception):
 
 @contextmanager
 def serving(qpay: FakeQPay, shop_token: str, port: int, workers: int) -> Generator[httpx.Client]:
-    """Run the service with its workers, and give a client of it that is the shop, QPay and the customer by turns."""
+    """Run the service with its workers; yield a client that plays the shop, QPay and the customer."""
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="order-service-") as folder:
         given = {"QPAY_INVOICE_CODE": "TEST_INVOICE", "SHOP_TOKEN": shop_token, "PUBLIC_URL": url}
@@ -44,13 +44,13 @@ def serving(qpay: FakeQPay, shop_token: str, port: int, workers: int) -> Generat
             given["TOKENCACHE_BACKEND"] = Path(folder, "tokens").as_uri()
         log = Path(folder, "log")
         with log.open("wb") as written:
-            service = subprocess.Popen(  # noqa: S603  (our own words)
+            service = subprocess.Popen(  # noqa: S603  (constant arguments)
                 [sys.executable, "-m", "order_service", "--port", str(port), "--workers", str(workers)],
                 env={**os.environ, **qpay.environ, **given},
                 stdin=subprocess.DEVNULL,
                 stdout=written,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C on the terminal is for the demo, which then ends the service
+                start_new_session=True,  # Ctrl-C on the terminal goes only to the demo, which then ends the service
             )
         try:
             with httpx.Client(base_url=url, trust_env=False, timeout=PATIENCE) as client:
@@ -61,7 +61,7 @@ def serving(qpay: FakeQPay, shop_token: str, port: int, workers: int) -> Generat
 
 
 def _end(service: subprocess.Popen[bytes]) -> None:
-    """End the service and its workers: what is being answered is answered first, for a while."""
+    """End the service and its workers; requests in progress get some time to finish."""
     service.terminate()
     try:
         service.wait(GRACE)
@@ -71,7 +71,7 @@ def _end(service: subprocess.Popen[bytes]) -> None:
 
 
 def _await(client: httpx.Client, service: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until the service answers. Raises ``NotServing`` with what it said instead."""
+    """Wait until the service answers. Raises ``NotServing`` with its output."""
     deadline = time.monotonic() + PATIENCE
     while service.poll() is None and time.monotonic() < deadline:
         with suppress(httpx.TransportError):
@@ -82,7 +82,7 @@ def _await(client: httpx.Client, service: subprocess.Popen[bytes], log: Path) ->
 
 
 def order(client: httpx.Client, shop_token: str, amount: str) -> dict[str, Any]:
-    """Order something as the shop does."""
+    """Make an order, like the shop."""
     headers = {"Authorization": f"Bearer {shop_token}", "Idempotency-Key": secrets.token_hex(8)}
     answer = client.post("/api/create-payment-session", json={"amount": amount}, headers=headers)
     session: dict[str, Any] = answer.raise_for_status().json()
@@ -90,7 +90,7 @@ def order(client: httpx.Client, shop_token: str, amount: str) -> dict[str, Any]:
 
 
 def pay(client: httpx.Client, qpay: FakeQPay, session: dict[str, Any]) -> str:
-    """Pay as a customer does, call back as QPay does, and return what the order's status is then."""
+    """Pay like a customer, call back like QPay, and return the new status of the order."""
     payment_id = qpay.pay(session["invoice_id"])
     client.get(CALLBACK, params={"qpay_payment_id": payment_id}).raise_for_status()
     return str(client.get(f"/api/payment-session/{session['order']}").raise_for_status().json()["status"])
@@ -124,7 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _enter(prompt: str) -> None:
-    """Wait for Enter; where there is no terminal to press it on, for the end."""
+    """Wait for Enter; without a terminal, wait until interrupted."""
     try:
         input(prompt)
     except EOFError:
@@ -132,7 +132,7 @@ def _enter(prompt: str) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """End as by Ctrl-C."""
+    """End the demo like Ctrl-C."""
     del number, frame
     raise KeyboardInterrupt
 

@@ -25,25 +25,25 @@ CREATE TABLE IF NOT EXISTS orders (
 );
 """
 COLUMNS: Final = "id, amount, state, begun_at, invoice_id, shown, payment_id"
-LONGEST_OPENING: Final = 120.0  # longer than any answer of QPay's is waited for: whoever asked has died
+LONGEST_OPENING: Final = 120.0  # seconds; longer than any wait for QPay's answer, so the process that asked has died
 MOST_CHECKS: Final = 5
 CHECK_PAUSE: Final = 20.0
 BUSY: Final = 30.0
 
 
 class State(StrEnum):
-    """Where an order stands."""
+    """The state of an order."""
 
-    OPENING = "opening"  # somebody is asking QPay for the invoice
+    OPENING = "opening"  # a worker is asking QPay for the invoice
     OPEN = "open"  # it can be paid
     PAID = "paid"
-    UNKNOWN = "unknown"  # QPay may have made the invoice and did not say so: never ask again by oneself
-    FAILED = "failed"  # there is no invoice: the shop may ask again
+    UNKNOWN = "unknown"  # QPay's answer was lost, the invoice may exist: never ask again automatically
+    FAILED = "failed"  # QPay made no invoice: the shop may ask again
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One order; ``shown`` is what a customer needs to pay it."""
+    """One order; ``shown`` is the data for its page."""
 
     id: str
     amount: Decimal
@@ -64,7 +64,7 @@ class Orders:
         _prepare(self._database)
 
     def claim(self, key: str | None, amount: Decimal) -> tuple[Order, bool]:
-        """Return the order of a key, and whether it is now the caller's to make its invoice: of all who ask, one's."""
+        """Return the order of a key, and whether the caller must make its invoice: exactly one caller must."""
         with self._transaction() as database:
             row = database.execute(f"SELECT {COLUMNS} FROM orders WHERE key = ?", [key]).fetchone()  # noqa: S608
             order = self._order(row)
@@ -78,7 +78,7 @@ class Orders:
             return made, True
 
     def opened(self, order_id: str, invoice_id: str, shown: dict[str, Any]) -> None:
-        """Note the invoice that was made for an order."""
+        """Store the invoice of an order."""
         with self._transaction() as database:
             database.execute(
                 "UPDATE orders SET state = ?, invoice_id = ?, shown = ? WHERE id = ?",
@@ -86,12 +86,12 @@ class Orders:
             )
 
     def ended(self, order_id: str, state: State) -> None:
-        """Note that an order got no invoice, or that nobody knows."""
+        """Record that an order got no invoice, or that QPay's answer was lost."""
         with self._transaction() as database:
             database.execute("UPDATE orders SET state = ? WHERE id = ?", [state, order_id])
 
     def paid(self, order_id: str, payment_id: str) -> bool:
-        """Note that an order is paid. Returns whether that is news: ``True`` once, however often it is told."""
+        """Record that an order is paid. Returns ``True`` only for the first call."""
         with self._transaction() as database:
             changed = database.execute(
                 "UPDATE orders SET state = ?, payment_id = ? WHERE id = ? AND state = ?",
@@ -100,7 +100,7 @@ class Orders:
             return changed.rowcount == 1
 
     def may_check(self, order_id: str) -> bool:
-        """Return whether QPay may be asked about an order because its customer wants it: seldom, and a few times."""
+        """Return whether a customer's check of an order may go to QPay: rate-limited, and only a few times."""
         now = self._clock()
         with self._transaction() as database:
             changed = database.execute(
@@ -125,11 +125,11 @@ class Orders:
 
     def _find(self, column: str, value: str) -> Order | None:
         with self._lock:
-            query = f"SELECT {COLUMNS} FROM orders WHERE {column} = ?"  # noqa: S608  (a name of ours)
+            query = f"SELECT {COLUMNS} FROM orders WHERE {column} = ?"  # noqa: S608  (a constant column name)
             return self._order(self._database.execute(query, [value]).fetchone())
 
     def _order(self, row: tuple[Any, ...] | None) -> Order | None:
-        """Return a row as an order. What has been opening for too long was left behind: nobody knows."""
+        """Return a row as an order. One that is opening for too long counts as unknown: its worker died."""
         if row is None:
             return None
         order_id, amount, text, begun_at, invoice_id, shown, payment_id = row
@@ -140,7 +140,7 @@ class Orders:
 
     @contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection]:
-        """Give the connection, in a transaction that no other worker's writes can come between."""
+        """Yield the connection in a transaction that excludes writes of other workers."""
         with self._lock:
             self._database.execute("BEGIN IMMEDIATE")
             try:
@@ -152,7 +152,7 @@ class Orders:
 
 
 def _prepare(database: sqlite3.Connection) -> None:
-    """Make the table, with a write-ahead log; SQLite does not wait by itself while another worker does the same."""
+    """Make the table, with a write-ahead log; retry, because SQLite does not wait for another worker here."""
     deadline = time.monotonic() + BUSY
     while True:
         try:

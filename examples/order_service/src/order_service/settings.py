@@ -1,4 +1,4 @@
-"""What the service is told by its environment."""
+"""The settings of the service, from its environment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SHORTEST_TOKEN: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that differs between two installations; what QPay's provider reads itself is not here."""
+    """The settings of an installation, without the variables that QPay's provider reads itself."""
 
     invoice_code: str
     shop_token: str = field(repr=False)
@@ -33,7 +33,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """Return the settings of the environment. Raises ``ConfigurationError`` that names all that is missing."""
+        """Return the settings of the environment. Raises ``ConfigurationError`` that names all missing variables."""
         given = {name: text.strip() for name, text in (os.environ if environ is None else environ).items()}
         missing = [f"{name} ({what})" for name, what in REQUIRED.items() if not given.get(name)]
         if missing:
