@@ -226,7 +226,7 @@ async def _body(receive: Receive) -> bytes:
 def _answer(
     client: QPayClient, paid: Callable[[Confirmed], None], query: str | bytes, body: bytes, content_type: str
 ) -> tuple[int, str]:
-    """Return status and text of the answer, after the shop was told."""
+    """Call the shop with the confirmation; return status and text of the answer."""
     try:
         confirmed = confirm(client, read_callback(query, body, content_type))
     except TokenCacheError as error:
@@ -244,7 +244,7 @@ async def _answer_async(
     body: bytes,
     content_type: str,
 ) -> tuple[int, str]:
-    """Return status and text of the answer, after the shop was told."""
+    """Call the shop with the confirmation; return status and text of the answer."""
     try:
         confirmed = await confirm_async(client, read_callback(query, body, content_type))
     except TokenCacheError as error:
@@ -258,5 +258,5 @@ async def _answer_async(
 
 
 def _trouble(error: TokenCacheError) -> tuple[int, str]:
-    """Return the answer if the confirmation failed; its text tells a caller no details."""
+    """Return the answer after a failed confirmation; its text has no details."""
     return (400, "no payment is named") if isinstance(error, QPayInvalidRequest) else (503, "try again later")

@@ -15,7 +15,7 @@ _FEW: Final = 16
 class PollPacer:
     """Limits the poll rate of one process: from 16 threads on, each pauses longer, and the total rate stays the same.
 
-    Otherwise hundreds of polling threads starve the thread that fetches. A thread polls inside ``with pacer:``.
+    Otherwise hundreds of polling threads starve the thread that wakes them. A thread polls inside ``with pacer:``.
     """
 
     def __init__(self, shortest: float, longest: float) -> None:

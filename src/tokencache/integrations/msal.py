@@ -160,7 +160,7 @@ class SharedTokenCache(_Base):  # type: ignore[misc]
             self._ask_at = time.monotonic() + _PROBE
 
     def _take(self, data: bytes | None) -> None:
-        """Load a record and apply the unstored changes; a missing or foreign record changes nothing."""
+        """Load a record and apply the unstored changes; a missing or unreadable record changes nothing."""
         state = None if data is None else self._decode(data)
         if state is not None:
             self.deserialize(state)

@@ -136,7 +136,7 @@ class HTTPTokenProvider(ABC):
     def _judged(self, reply: _Reply) -> httpx.Response:
         """Return the response that came; raise what stopped the request, and refuse a redirect.
 
-        INV-9: it raises outside of the handler that caught a foreign error, or that error would be its context.
+        INV-9: it raises outside the handler of the third-party error, which would otherwise be its context.
         """
         if isinstance(reply, TokenCacheError):
             raise reply

@@ -1,6 +1,6 @@
-"""A QPay to test against: ``FakeQPay``, a real server on a loopback port, and ``fake_qpay``, a pytest fixture of it.
+"""A fake QPay for tests: ``FakeQPay``, a real server on a loopback port, and ``fake_qpay``, its pytest fixture.
 
-Import the fixture in a ``conftest.py``: ``from tokencache_qpay.testing import fake_qpay``. pytest is loaded only then.
+Import the fixture in a ``conftest.py``: ``from tokencache_qpay.testing import fake_qpay``. It loads pytest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["FakeQPay", "fake_qpay"]
 
 
 def __getattr__(name: str) -> object:
-    """Load the fixture, and pytest with it, when it is asked for (PEP 562)."""
+    """Load the fixture, and pytest with it, at its first use (PEP 562)."""
     if name == "fake_qpay":
         from tokencache_qpay.testing._fixture import fake_qpay
 

@@ -1,4 +1,4 @@
-"""``FakeQPay``: QPay's V2 API on a loopback port, with knobs for what goes wrong."""
+"""``FakeQPay``: QPay's V2 API on a loopback port, with settings for faults."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ _WRONG_PASSWORD: Final = "Нэвтрэх нэр эсвэл нууц үг бур�
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    """What happens to a request instead of its answer."""
+    """The fault of a request: what it gets instead of its answer."""
 
     where: Where
     deed: Reply | Literal["hang", "reset"]
 
 
 class FakeQPay:
-    """QPay's calls on a free port of 127.0.0.1; a context manager.
+    """QPay's API on a free port of 127.0.0.1; a context manager.
 
-    Knobs, which may be turned while it runs:
+    Settings, which may change while it runs:
 
     ``credentials``     user to password; at first the shared sandbox merchant
-    ``expires``         what ``expires_in`` says: ``"epoch"`` (as QPay), ``"duration"``, or a function of the server's
+    ``expires``         the form of ``expires_in``: ``"epoch"`` (as QPay), ``"duration"``, or a function of the server's
                         time and ``lifetime``
     ``lifetime``        how long a token lives, in seconds; with ``"epoch"`` its end falls on a whole second
     ``latency``, ``shop_latency``   seconds before the answer to a token call, to any other call
@@ -61,7 +61,7 @@ class FakeQPay:
     ``on_login``        called in the server's thread when a token call has arrived
 
     Counters: ``requests`` (all), ``logins`` and ``refreshes`` (token calls, also failed ones), ``issued`` (tokens
-    given), ``most_logins_at_once``, ``cookies_received`` (requests that carried a cookie).
+    issued), ``most_logins_at_once``, ``cookies_received`` (requests that carried a cookie).
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class FakeQPay:
         self.most_logins_at_once = self.cookies_received = 0
         self.login_arrived = threading.Event()
         self._logins_now = 0
-        self._arrivals = threading.Condition()  # guards logins and refreshes against those who wait for them
+        self._arrivals = threading.Condition()  # guards logins and refreshes
         self._faults: deque[_Fault] = deque()
         self._lasting: _Fault | None = None
         self._gate = asyncio.Event()
@@ -106,7 +106,7 @@ class FakeQPay:
 
     @property
     def environ(self) -> dict[str, str]:
-        """The environment variables that lead a provider here, as the first of the merchants."""
+        """The environment variables of a provider for this server and its first merchant."""
         user, password = next(iter(self.credentials.items()))
         return {"QPAY_CLIENT_ID": user, "QPAY_CLIENT_SECRET": password, "QPAY_BASE_URL": f"{self.url}/v2"}
 
@@ -116,7 +116,7 @@ class FakeQPay:
         return self
 
     def stop(self) -> None:
-        """Cut all connections and end the thread. May be called twice."""
+        """Close all connections and end the thread. May be called twice."""
         self._server.stop()
 
     def __enter__(self) -> Self:
@@ -129,14 +129,14 @@ class FakeQPay:
         """Stop."""
         self.stop()
 
-    # --- what a test does ---------------------------------------------------------------------------------------
+    # --- for tests ----------------------------------------------------------------------------------------------
 
     def revoke(self, token: str | None = None) -> None:
-        """End the session of one access token, or all there are."""
+        """End the session of one access token, or all sessions."""
         self._sessions.revoke(token)
 
     def pay(self, invoice_id: str, amount: float | str | None = None, *, kind: PaymentType = "P2P") -> str:
-        """Pay an invoice, in full unless ``amount`` says otherwise, and return the payment's id."""
+        """Pay an invoice, by default in full, and return the payment's id."""
         return self._shop.pay(invoice_id, amount, kind)
 
     def fail_next(
@@ -152,7 +152,7 @@ class FakeQPay:
         self._faults.extend([_Fault(where, _error(status, body, headers or {}))] * count)
 
     def html_next(self, count: int = 1, *, status: int = 502, where: Where = "token") -> None:
-        """Answer the next ``count`` requests with a page of the proxy in front of QPay."""
+        """Answer the next ``count`` requests with an HTML page, like the proxy in front of QPay."""
         self._faults.extend([_Fault(where, _page(status))] * count)
 
     def hang_next(self, count: int = 1, *, where: Where = "token") -> None:
@@ -160,7 +160,7 @@ class FakeQPay:
         self._faults.extend([_Fault(where, "hang")] * count)
 
     def reset_next(self, count: int = 1, *, where: Where = "token") -> None:
-        """Cut the connection of the next ``count`` requests instead of answering."""
+        """Reset the connection of the next ``count`` requests instead of answering."""
         self._faults.extend([_Fault(where, "reset")] * count)
 
     @contextmanager
@@ -172,7 +172,7 @@ class FakeQPay:
         headers: Mapping[str, str] | None = None,
         where: Where = "token",
     ) -> Generator[None]:
-        """Answer all requests with an error as long as the block lasts."""
+        """Answer all requests with an error until the block ends."""
         self._lasting = _Fault(where, _error(status, body, headers or {}))
         try:
             yield
@@ -181,7 +181,7 @@ class FakeQPay:
 
     @contextmanager
     def hold(self) -> Generator[None]:
-        """Keep the answers to token calls back as long as the block lasts. The requests arrive and are counted."""
+        """Delay the answers to token calls until the block ends. The requests arrive and are counted."""
         self._on_loop(self._gate.clear)
         try:
             yield
@@ -198,7 +198,7 @@ class FakeQPay:
     # --- answering ----------------------------------------------------------------------------------------------
 
     async def _handle(self, asked: Asked) -> Reply:
-        """Count a request, let its fault or its answer happen, and put the headers on."""
+        """Count a request, apply its fault or make its answer, and add the headers."""
         self.requests += 1
         self.cookies_received += "cookie" in asked.headers
         path = asked.path.partition("?")[0]
@@ -218,7 +218,7 @@ class FakeQPay:
 
     @contextmanager
     def _counted(self, path: str) -> Generator[None]:
-        """Count a token call, and how many there are at once."""
+        """Count a token call, and the most concurrent ones."""
         with self._arrivals:
             if path.endswith("/refresh"):
                 self.refreshes += 1
@@ -278,7 +278,7 @@ class FakeQPay:
         return reply or _page(404)
 
     async def _fault(self, here: Where) -> Reply | None:
-        """Do what the script has for this request; ``None`` when there is nothing."""
+        """Apply the planned fault of this request; return ``None`` without one."""
         deed = self._due(here)
         if deed == "reset":
             raise Reset
@@ -299,7 +299,7 @@ class FakeQPay:
         return time.time() + self.clock_offset
 
     def _on_loop(self, action: Callable[[], None]) -> None:
-        """Run an action on the server's loop, if there is one, and wait until it has happened."""
+        """Run an action on the server's loop, if it runs, and wait for its end."""
 
         async def act() -> None:
             action()
@@ -311,7 +311,7 @@ class FakeQPay:
             asyncio.run_coroutine_threadsafe(act(), loop).result()
 
 
-_NO_CREDENTIALS: Final = refusal(401, "NO_CREDENDIALS", "NO_CREDENDIALS")  # the misspelling is QPay's
+_NO_CREDENTIALS: Final = refusal(401, "NO_CREDENDIALS", "NO_CREDENDIALS")  # misspelled, as by QPay
 
 
 def _error(status: int, body: object, headers: Mapping[str, str]) -> Reply:

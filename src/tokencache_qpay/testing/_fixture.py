@@ -14,6 +14,6 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def fake_qpay() -> Iterator[FakeQPay]:
-    """Give a running ``FakeQPay`` that ends with the test."""
+    """Yield a running ``FakeQPay``, which stops with the test."""
     with FakeQPay() as fake:
         yield fake

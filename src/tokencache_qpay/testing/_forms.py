@@ -1,4 +1,4 @@
-"""What the fake's answers and refusals look like, and how it reads what it is sent."""
+"""The form of the fake's answers and refusals, and its reading of requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Fields: TypeAlias = "dict[str, object]"
 
 
 class Refusal(Exception):
-    """An error answer, on its way to the client."""
+    """Raised with the error answer for the client."""
 
     def __init__(self, status: int, error: object, message: object = None) -> None:
         super().__init__(str(error))
@@ -30,7 +30,7 @@ def refusal(status: int, error: object, message: object = None) -> Reply:
 
 
 def object_of(body: bytes) -> Fields:
-    """Return the JSON object that was sent."""
+    """Return the JSON object of a request."""
     try:
         document: object = json.loads(body)
     except ValueError:
@@ -41,7 +41,7 @@ def object_of(body: bytes) -> Fields:
 
 
 def require(missing: list[str]) -> None:
-    """Refuse as QPay's validation does: error and message are the same object."""
+    """Raise ``Refusal`` like QPay's validation: error and message are the same object."""
     if missing:
         complaints = {name: {"type": "REQUIRED", "message": "Required!"} for name in missing}
         raise Refusal(400, complaints, complaints)

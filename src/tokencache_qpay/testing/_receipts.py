@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Receipts:
-    """Receipts by their id, in version 3.0 by their payment; a subscription is there until it is ended."""
+    """Receipts by id, in version 3.0 by payment; and subscriptions until they are ended."""
 
     def __init__(self) -> None:
         self._receipts: dict[str, Fields] = {}
@@ -24,7 +24,7 @@ class Receipts:
     def serve(
         self, method: str, kind: str, rest: list[str], body: bytes, paid_on: Callable[[str], tuple[Fields, str]]
     ) -> Reply | None:
-        """Answer a call, ``None`` where there is no such call."""
+        """Answer a call, ``None`` for an unknown call."""
         match kind, method, rest:
             case "ebarimt" | "ebarimt_v3", "POST", ["create"]:
                 return answer(self._create(object_of(body), paid_on, by_payment=kind == "ebarimt_v3"))
@@ -43,7 +43,7 @@ class Receipts:
                 return None
 
     def _create(self, asked: Fields, paid_on: Callable[[str], tuple[Fields, str]], *, by_payment: bool) -> Fields:
-        """Make a receipt; its amounts are numbers here and texts there."""
+        """Make a receipt; some of its amounts are numbers, others texts."""
         names = ["payment_id", "ebarimt_receiver_type", *(["district_code"] if by_payment else [])]
         require([name for name in names if not asked.get(name)])
         payment, _ = paid_on(str(asked["payment_id"]))

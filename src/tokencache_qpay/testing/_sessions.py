@@ -1,4 +1,4 @@
-"""The token side of the fake: who is logged in, until when, and the JSON that says so."""
+"""The token side of the fake: sessions, their ends, and their JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Expires: TypeAlias = "Literal['epoch', 'duration'] | Callable[[float, float], ob
 
 @dataclass(slots=True)
 class Session:
-    """One login at the server: its current token pair, and when it ends by the server's clock."""
+    """One login at the server: its current token pair, and its end by the server's clock."""
 
     access_token: str
     refresh_token: str
@@ -27,7 +27,7 @@ class Session:
 
 
 class Sessions:
-    """The logins that the server knows."""
+    """All logins at the server."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards _live: tests revoke from their own threads
@@ -55,12 +55,12 @@ class Sessions:
         }
 
     def holds(self, access_token: str, now: float) -> bool:
-        """Return whether a token is good now."""
+        """Return whether a token is valid now."""
         with self._lock:
             return any(each.access_token == access_token and now < each.ends_at for each in self._live)
 
     def spend(self, refresh_token: str, now: float) -> bool:
-        """End the login of a refresh token, as a new one takes its place; ``False`` if there is none."""
+        """End the login of a refresh token, which is replaced by a new one; return ``False`` for an unknown token."""
         with self._lock:
             for session in self._live:
                 if session.refresh_token == refresh_token and now < session.ends_at:
@@ -74,7 +74,7 @@ class Sessions:
             self._live = [] if access_token is None else [s for s in self._live if s.access_token != access_token]
 
     def _jwt(self, now: float, epoch: int) -> str:
-        """Return a token as QPay signs them: its ``exp`` is the time of issue *plus an epoch*, decades ahead."""
+        """Return a token like QPay's: its ``exp`` is the time of issue *plus an epoch*, decades ahead."""
         head = _part({"alg": "HS256", "typ": "JWT"})
         issued = int(now)
         claims = {
@@ -88,7 +88,7 @@ class Sessions:
 
 
 def _said(now: float, lifetime: float, expires: Expires) -> object:
-    """Return what ``expires_in`` says."""
+    """Return the value of ``expires_in``."""
     if expires == "epoch":
         return int(now + lifetime)
     if expires == "duration":

@@ -31,7 +31,7 @@ _DATE: Final = "2026-01-30T07:02:05.000Z"
 
 @dataclass(slots=True)
 class _Invoice:
-    """An invoice and what was paid on it."""
+    """An invoice and its payments."""
 
     invoice_id: str
     asked: Fields
@@ -44,13 +44,13 @@ class Shop:
     """Invoices, and the payments that a test makes on them."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards _invoices and what is in them: tests pay from their own threads
+        self._lock = threading.Lock()  # guards _invoices and their contents: tests pay from their own threads
         self._invoices: dict[str, _Invoice] = {}
         self._paid = 493_622_150_113_497
         self._receipts = Receipts()
 
     def serve(self, method: str, path: str, body: bytes) -> Reply | None:  # noqa: PLR0911  a table of calls
-        """Answer a call below ``/v2``, ``None`` where there is no such call. Raises ``Refusal``."""
+        """Answer a call below ``/v2``, ``None`` for an unknown call. Raises ``Refusal``."""
         with self._lock:
             match method, path.strip("/").split("/"):
                 case "POST", ["invoice"]:
@@ -73,7 +73,7 @@ class Shop:
                     return None
 
     def pay(self, invoice_id: str, amount: float | str | None, kind: PaymentType) -> str:
-        """Pay an invoice as a customer would, and return the payment's id."""
+        """Pay an invoice, like a customer, and return the payment's id."""
         with self._lock:
             invoice = self._invoice(invoice_id)
             self._paid += 1
@@ -91,7 +91,7 @@ class Shop:
         return invoice
 
     def _create(self, asked: Fields) -> Fields:
-        """Make an invoice, and another one when asked again: QPay's call is not idempotent."""
+        """Make an invoice; a repeated call makes another one, because QPay's call is not idempotent."""
         missing = [name for name in _REQUIRED if not asked.get(name)]
         if not asked.get("amount") and not asked.get("lines"):
             missing.append("amount")
@@ -134,7 +134,7 @@ class Shop:
         return {}
 
     def _check(self, asked: Fields) -> Fields:
-        """Report what was paid: no ``paid_amount`` at all where nothing was."""
+        """Report the payments of an invoice; without one, ``paid_amount`` is missing."""
         require([name for name in ("object_type", "object_id") if not asked.get(name)])
         if asked["object_type"] not in _OBJECT_TYPES:
             raise Refusal(400, "INVALID_OBJECT_TYPE", "INVALID_OBJECT_TYPE")
@@ -145,7 +145,7 @@ class Shop:
         return {"count": len(invoice.payments), "paid_amount": _number(_total(invoice)), "rows": rows}
 
     def _list(self, asked: Fields) -> Fields:
-        """List payments by invoice code (or invoice id): the row's names are again others."""
+        """List payments by invoice code (or invoice id): the rows have other field names again."""
         require([name for name in ("object_type", "object_id") if not asked.get(name)])
         wanted = asked["object_id"]
         found = [
@@ -157,7 +157,7 @@ class Shop:
         return {"count": len(found), "rows": _page(found, asked)}
 
     def _paid_on(self, payment_id: str) -> tuple[Fields, str]:
-        """Return a payment, and the invoice that it is on."""
+        """Return a payment, and its invoice."""
         for invoice in self._invoices.values():
             for row in invoice.payments:
                 if row["payment_id"] == payment_id:
@@ -165,7 +165,7 @@ class Shop:
         raise Refusal(422, "PAYMENT_NOTFOUND", "Төлбөр олдсонгүй")
 
     def _give_back(self, payment_id: str) -> Fields:
-        """Cancel or refund a payment: by card, and once."""
+        """Cancel or refund a payment: only by card, and only once."""
         row, _ = self._paid_on(payment_id)
         if row["payment_type"] != "CARD":
             raise Refusal(400, "PAYMENT_SETTLED", "Төлбөр шилжсэн байна")
@@ -176,7 +176,7 @@ class Shop:
 
 
 def _amount_of(asked: Fields) -> Decimal:
-    """Return what an invoice is over: its amount, or the sum of its lines."""
+    """Return the total of an invoice: its amount, or the sum of its lines."""
     try:
         if asked.get("amount"):
             return Decimal(str(asked["amount"]))
@@ -248,7 +248,7 @@ def _listed(row: Fields) -> Fields:
 
 
 def _page(rows: list[Fields], asked: Fields) -> list[Fields]:
-    """Return the page of rows that was asked for."""
+    """Return the requested page of rows."""
     offset = asked.get("offset")
     window = cast("dict[str, object]", offset) if isinstance(offset, dict) else {}
     number, limit = int(str(window.get("page_number", 1))), int(str(window.get("page_limit", 100)))
@@ -260,5 +260,5 @@ def _total(invoice: _Invoice) -> Decimal:
 
 
 def _number(amount: Decimal) -> int | float:
-    """Return an amount as a JSON number, whole where it is."""
+    """Return an amount as a JSON number, an integer if it is whole."""
     return int(amount) if amount == amount.to_integral_value() else float(amount)

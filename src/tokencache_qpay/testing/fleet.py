@@ -1,4 +1,4 @@
-"""A fleet of real processes that ask for a QPay token at once: for tests of a backend under starts, kills and stops."""
+"""A fleet of real processes that ask for a QPay token at once: for tests with starts, kills and stops."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ print(len(got), len(set(got)), hash(got[0]) if got else 0, *errors, flush=True)
 
 
 def start(qpay: FakeQPay, backend: str, threads: int, *, key: str = "") -> subprocess.Popen[str]:
-    """Start a process that will ask ``qpay`` for a token through the backend at that URL; it waits for :func:`go`."""
-    process = subprocess.Popen(  # noqa: S603  (our own text)
+    """Start a process that asks ``qpay`` for tokens on the backend of this URL, after :func:`go`."""
+    process = subprocess.Popen(  # noqa: S603  (a constant script)
         [sys.executable, "-c", _ASKING, qpay.url, backend, str(threads), key],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -61,7 +61,7 @@ def start(qpay: FakeQPay, backend: str, threads: int, *, key: str = "") -> subpr
 
 
 def go(processes: Sequence[subprocess.Popen[str]]) -> None:
-    """Let all of them ask."""
+    """Let all processes ask."""
     for process in processes:
         if process.stdin is not None:
             process.stdin.write("go\n")
@@ -69,5 +69,5 @@ def go(processes: Sequence[subprocess.Popen[str]]) -> None:
 
 
 def answers(processes: Sequence[subprocess.Popen[str]]) -> list[list[str]]:
-    """Return what each got: how many tokens, how many distinct, one's hash (the same in all processes), and errors."""
+    """Return the result of each process: the numbers of tokens and distinct tokens, a hash of one, and errors."""
     return [process.communicate(timeout=PATIENCE)[0].split() for process in processes]
