@@ -1,4 +1,4 @@
-"""MSAL's token cache on a backend, with MSAL itself, which asks a made-up Entra ID through an HTTP client of ours."""
+"""MSAL's token cache on a backend, with the real MSAL, which calls a fake Entra ID through our HTTP client."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PATIENCE = 30.0
 
 
 class Answer:
-    """What MSAL needs of an HTTP answer."""
+    """The members of an HTTP answer that MSAL reads."""
 
     def __init__(self, body: object) -> None:
         self.status_code = 200
@@ -40,18 +40,18 @@ class Answer:
         self.headers: dict[str, str] = {}
 
     def raise_for_status(self) -> None:
-        """Take every status."""
+        """Accept every status."""
 
 
 class Entra:
-    """A made-up Entra ID: discovery, and tokens that are numbered."""
+    """A fake Entra ID: discovery, and numbered tokens."""
 
     def __init__(self) -> None:
         self.logins = 0
         self._lock = threading.Lock()  # guards logins
 
     def get(self, url: str, **_: object) -> Answer:
-        """Answer a discovery."""
+        """Answer a discovery request."""
         if "openid-configuration" not in url:
             return Answer({"tenant_discovery_endpoint": f"{AUTHORITY}/v2.0/.well-known/openid-configuration"})
         return Answer(
@@ -78,7 +78,7 @@ class Entra:
 
 @pytest.fixture
 def entra() -> Entra:
-    """A made-up Entra ID."""
+    """A fake Entra ID."""
     return Entra()
 
 
@@ -101,7 +101,7 @@ def refresh_tokens(cache: SharedTokenCache) -> list[dict[str, Any]]:
 
 
 def user(number: int, secret: str | None = None) -> dict[str, Any]:
-    """Return what MSAL hands its cache after a user has signed in."""
+    """Return the data that MSAL hands its cache after a user has signed in."""
     ids = base64.urlsafe_b64encode(json.dumps({"uid": f"user-{number}", "utid": "t"}).encode()).decode()
     tokens = {"access_token": f"a-{number}", "refresh_token": secret or f"r-{number}", "client_info": ids}
     return {
@@ -112,7 +112,7 @@ def user(number: int, secret: str | None = None) -> dict[str, Any]:
     }
 
 
-def test_what_one_process_obtained_serves_the_others(entra: Entra, backend: MemoryBackend) -> None:
+def test_a_token_of_one_process_serves_the_others(entra: Entra, backend: MemoryBackend) -> None:
     """A second application with a cache of its own on the same key finds the token: one login."""
     first, second = SharedTokenCache(backend, key=KEY), SharedTokenCache(backend, key=KEY)
     given = [service(cache, entra).acquire_token_for_client(SCOPES)["access_token"] for cache in (first, second)]
@@ -124,7 +124,7 @@ def test_what_one_process_obtained_serves_the_others(entra: Entra, backend: Memo
 @pytest.mark.live
 @pytest.mark.parametrize("kind", ["file", "redis"])
 def test_it_works_on_a_url(kind: str, entra: Entra, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """A Redis cache for MSAL in one line; the record has a fence and a time to live, and is gone for no close."""
+    """A Redis cache for MSAL in one line; the record has a fence and a time to live, and outlives `close`."""
     url = tmp_path.as_uri() + "/cache" if kind == "file" else request.getfixturevalue("redis_url")
     if kind == "redis":
         Redis.from_url(url).delete(KEY)
@@ -140,7 +140,7 @@ def test_it_works_on_a_url(kind: str, entra: Entra, tmp_path: Path, request: pyt
 
 
 def test_writers_do_not_undo_each_other(backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-3: of many users who sign in at once through many caches, none is lost."""
+    """INV-3: many users sign in at once through many caches, and every sign-in is stored."""
     for name in ("_LEASE", "_PATIENCE"):
         monkeypatch.setattr(f"tokencache.integrations.msal.{name}", PATIENCE)
     caches = [SharedTokenCache(backend, key=KEY) for _ in range(8)]
@@ -161,8 +161,8 @@ def test_one_sign_in_is_one_write(backend: MemoryBackend) -> None:
     assert len(commits) == 1
 
 
-def test_who_signs_out_is_out_everywhere(entra: Entra, backend: MemoryBackend) -> None:
-    """What MSAL removes with an account is removed for all, and only that account's."""
+def test_a_sign_out_applies_to_all_processes(entra: Entra, backend: MemoryBackend) -> None:
+    """The entries that MSAL removes with an account are removed for all processes, and only that account's."""
     cache, other = SharedTokenCache(backend, key=KEY), SharedTokenCache(backend, key=KEY)
     cache.add(user(1))
     other.add(user(2))
@@ -185,7 +185,7 @@ def test_a_renewed_refresh_token_serves_the_others(entra: Entra, backend: Memory
 
 
 def test_a_late_refusal_spares_the_newer_token(backend: MemoryBackend) -> None:
-    """Whoever removes the old refresh token late leaves the one that another process has stored since."""
+    """A late removal of the old refresh token keeps the one that another process has stored since."""
     cache, other = SharedTokenCache(backend, key=KEY), SharedTokenCache(backend, key=KEY)
     cache.add(user(1))
     (old,) = refresh_tokens(cache)
@@ -214,8 +214,8 @@ class Outage(MemoryBackend):
         return super().load(key)
 
 
-def test_without_its_backend_it_goes_on(entra: Entra, monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-5: what it holds serves on, new tokens are kept here, and are stored when the backend is back."""
+def test_the_cache_works_without_its_backend(entra: Entra, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-5: cached entries still serve, new tokens are kept locally, and are stored when the backend is back."""
     now = [100.0]
     monkeypatch.setattr("tokencache.integrations.msal.time.monotonic", lambda: now[0])
     backend = Outage()
@@ -233,7 +233,7 @@ def test_without_its_backend_it_goes_on(entra: Entra, monkeypatch: pytest.Monkey
     assert {entry["secret"] for entry in refresh_tokens(other)} == {"r-1", "r-2", "r-3"}
 
 
-def test_an_emptied_store_takes_nothing_away(backend: MemoryBackend) -> None:
+def test_an_emptied_store_loses_no_entries(backend: MemoryBackend) -> None:
     """INV-4: a store that lost the record gets it back with the next change."""
     cache = SharedTokenCache(backend, key=KEY)
     cache.add(user(1))
@@ -245,8 +245,8 @@ def test_an_emptied_store_takes_nothing_away(backend: MemoryBackend) -> None:
     assert len(refresh_tokens(SharedTokenCache(backend, key=KEY))) == 2
 
 
-def test_a_writer_waits_for_the_one_before(backend: MemoryBackend) -> None:
-    """While somebody else has the lease a change waits, and is made to what that one stores."""
+def test_a_writer_waits_for_the_lease(backend: MemoryBackend) -> None:
+    """While another owner has the lease a change waits, and is then applied to that owner's record."""
     reply = backend.lease(KEY, "somebody", "msal", None, 30.0)
     assert isinstance(reply, Granted)
     other = SharedTokenCache(MemoryBackend(), key=KEY)
@@ -271,7 +271,7 @@ def test_a_writer_waits_for_the_one_before(backend: MemoryBackend) -> None:
 def test_a_lease_that_never_comes_does_not_hold_the_caller(
     backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """INV-8: after its patience the change stays here, and is stored with the next one."""
+    """INV-8: after its patience the change stays local, and is stored with the next one."""
     monkeypatch.setattr("tokencache.integrations.msal._PATIENCE", 0.05)
     reply = backend.lease(KEY, "somebody", "msal", None, 300.0)
     assert isinstance(reply, Granted)
@@ -287,8 +287,8 @@ def test_a_lease_that_never_comes_does_not_hold_the_caller(
 @pytest.mark.parametrize(
     "data", [b"", b"{", b"[]", b'{"msal": 1}', b'{"msal": "[]"}', b'{"accessToken": "x"}', b"\xff"]
 )
-def test_what_is_no_record_counts_as_missing(backend: MemoryBackend, data: bytes) -> None:
-    """Another program's bytes raise nothing, and are replaced by the next change."""
+def test_an_invalid_record_counts_as_missing(backend: MemoryBackend, data: bytes) -> None:
+    """Another program's bytes raise no error, and the next change replaces them."""
     reply = backend.lease(KEY, "somebody", "other", None, 3.0)
     assert isinstance(reply, Granted)
     assert backend.commit(reply.lease, data, 60.0)
@@ -298,8 +298,8 @@ def test_what_is_no_record_counts_as_missing(backend: MemoryBackend, data: bytes
     assert len(refresh_tokens(SharedTokenCache(backend, key=KEY))) == 1
 
 
-def test_what_is_stored_can_be_sealed(backend: MemoryBackend) -> None:
-    """With ``encrypt`` no secret is readable in the store; keys rotate; without the key nothing is found (INV-9)."""
+def test_the_stored_cache_can_be_sealed(backend: MemoryBackend) -> None:
+    """With ``encrypt`` no secret is readable in the store; keys rotate; without the key no entry is found (INV-9)."""
     old, new = os.urandom(32), os.urandom(32)
     SharedTokenCache(backend, key=KEY, encrypt=old).add(user(1))
     stored = backend.load(KEY)
@@ -323,9 +323,9 @@ def test_no_repr_shows_a_token(backend: MemoryBackend) -> None:
 
 
 @pytest.mark.live
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # that is the very case
-def test_a_child_of_a_fork_has_a_lock_of_its_own(tmp_path: Path) -> None:
-    """A fork while another thread is in the middle of a change: the child's cache is free, and shares the file."""
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # the case under test
+def test_a_child_of_a_fork_has_its_own_lock(tmp_path: Path) -> None:
+    """A fork in the middle of another thread's change: the child's cache is not locked, and shares the file."""
     cache = SharedTokenCache((tmp_path / "cache").as_uri(), key=KEY)
     cache.add(user(1))
     held, free = threading.Event(), threading.Event()
@@ -347,7 +347,7 @@ def test_a_child_of_a_fork_has_a_lock_of_its_own(tmp_path: Path) -> None:
 
 
 def fork_and(act: Callable[[], object]) -> int:
-    """Do something in a child, whose end is 0 if it worked."""
+    """Run a function in a child, which exits with 0 if it worked."""
     child = os.fork()
     if child == 0:
         try:
@@ -359,7 +359,7 @@ def fork_and(act: Callable[[], object]) -> int:
 
 
 def end_of(child: int) -> int:
-    """Return how a child ended; one that does not is killed."""
+    """Return a child's exit status; kill a child that does not end."""
     ends_at = time.monotonic() + PATIENCE
     try:
         while time.monotonic() < ends_at:

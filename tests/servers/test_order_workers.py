@@ -1,4 +1,4 @@
-"""The example `order_service` as a shop runs it: four workers, one token in Redis, one file of orders; and its demo."""
+"""The example `order_service` as a shop runs it: four workers, one token in Redis, one file of orders; its demo."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Revoking(FakeQPay):
 
 
 def connections(port: int) -> list[HTTPConnection]:
-    """Return as many connections to each of the workers: the system gives each to whom it likes."""
+    """Return the same number of connections to each worker, although the system distributes them at random."""
     found: dict[int, list[HTTPConnection]] = {}
     while sum(map(len, found.values())) < WORKERS * EACH:
         connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
@@ -66,7 +66,7 @@ def connections(port: int) -> list[HTTPConnection]:
 
 
 def at_once(crowd: list[HTTPConnection], keys: list[str]) -> list[tuple[int, dict[str, Any]]]:
-    """Order on all connections at once, each with its key; return what was answered."""
+    """Order on all connections at once, each with its key; return the answers."""
     barrier = threading.Barrier(len(crowd))
 
     def order(connection: HTTPConnection, key: str) -> tuple[int, dict[str, Any]]:
@@ -81,9 +81,9 @@ def at_once(crowd: list[HTTPConnection], keys: list[str]) -> list[tuple[int, dic
 
 
 def test_a_hundred_orders_on_four_workers(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-2, INV-6: 100 orders at once, cold, the token revoked in the middle: 100 invoices, 2 logins, none double.
+    """INV-2, INV-6: 100 orders at once, cold, the token revoked in the middle: 100 invoices, 2 logins, no duplicate.
 
-    After them a hundred clicks on one order, through all workers, make one invoice more.
+    Then a hundred clicks on one order, through all workers, make one more invoice.
     """
     monkeypatch.delenv("TOKENCACHE_BACKEND", raising=False)
     monkeypatch.setenv("REDIS_DATABASE_URI", redis_url)
@@ -94,7 +94,7 @@ def test_a_hundred_orders_on_four_workers(redis_url: str, monkeypatch: pytest.Mo
         answers = at_once(crowd, [f"cart-{number}" for number in range(len(crowd))])
         assert Counter(status for status, _ in answers) == {201: 100}
         assert (len(qpay.made), qpay.logins) == (100, 2)
-        assert qpay.refused > 0, "nobody met the revocation"
+        assert qpay.refused > 0, "the revocation refused no request"
         assert sorted(qpay.made) == sorted({session["order"] for _, session in answers})
         assert len({session["invoice_id"] for _, session in answers}) == 100
 
@@ -111,7 +111,7 @@ def test_the_demo_pays_on_enter_and_ends_on_ctrl_c() -> None:
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if name not in demo.BACKENDS}
     for name in [name for name in environment if name.startswith("COV")]:
-        del environment[name]  # it is interrupted
+        del environment[name]  # the demo is interrupted, which loses its coverage data
     shown = subprocess.Popen(
         [sys.executable, "-m", "order_service.demo", "--port", str(port), "--workers", "1"],
         stdin=subprocess.PIPE,
@@ -142,8 +142,8 @@ def test_the_demo_pays_on_enter_and_ends_on_ctrl_c() -> None:
 def test_the_demo_says_why_the_service_does_not_start(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a port that is taken it ends with code 1, the reason and the way out."""
-    monkeypatch.setattr(demo.signal, "signal", lambda *_: None)  # this process keeps its own
+    """On a taken port the demo ends with code 1, the reason and the remedy."""
+    monkeypatch.setattr(demo.signal, "signal", lambda *_: None)  # this process keeps its own handlers
     with FakeQPay() as somebody:
         port = somebody._server.port
         assert demo.main(["--port", str(port), "--workers", "1"]) == 1

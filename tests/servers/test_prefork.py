@@ -1,7 +1,7 @@
-"""Programs that fork: gunicorn with preload and Celery's prefork pool, the real ones, share one login.
+"""Programs that fork: the real gunicorn with preload and Celery's prefork pool share one login.
 
-A worker comes into being by ``fork`` after the program was imported, or after it already used its source. Each has then
-a copy of the parent's memory: locks, connections, the token. The children must use none of the first two.
+A worker starts by ``fork`` after the program was imported, or after it already used its source. It then has a copy of
+the parent's memory: locks, connections, the token. It must use neither the locks nor the connections.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def environment(qpay: FakeQPay, backend: str, fork: str, **more: str) -> dict[str, str]:
-    """Return what the program is told."""
+    """Return the program's environment."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     given = {"TOKENCACHE_BACKEND": backend, "FORK": fork, "WORKERS": str(WORKERS), "PYTHONUNBUFFERED": "1"}
     return kept | qpay.environ | given | more
@@ -114,7 +114,7 @@ def environment(qpay: FakeQPay, backend: str, fork: str, **more: str) -> dict[st
 
 @contextmanager
 def running(command: list[str], folder: Path, environ: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """Run a program in ``folder``, and end it gently; what is left of its session after that goes with it."""
+    """Run a program in ``folder``, and end it gently; then kill the rest of its session."""
     with (folder / "log").open("w") as log:
         program = subprocess.Popen(
             [sys.executable, "-m", *command],
@@ -137,7 +137,7 @@ def running(command: list[str], folder: Path, environ: dict[str, str]) -> Iterat
 
 
 def until_it_listens(program: subprocess.Popen[str], log: Path) -> None:
-    """Wait for the program's socket."""
+    """Wait until the program accepts connections on its socket."""
     ends_at = time.monotonic() + PATIENCE
     while True:
         assert program.poll() is None, log.read_text()
@@ -152,15 +152,15 @@ def until_it_listens(program: subprocess.Popen[str], log: Path) -> None:
 
 
 def connected(url: str) -> set[str]:
-    """Return the addresses of those who are connected to a Redis, but for this look."""
+    """Return the addresses that are connected to a Redis, without this query's."""
     with Redis.from_url(url) as client:
         return {row["addr"] for row in client.client_list() if row["cmd"] != "client|list"}
 
 
 class Overheard:
-    """The commands that a Redis is sent, and the addresses that they come from, while the block runs.
+    """Records the commands that a Redis gets, and their client addresses, while the block runs.
 
-    ``before`` are the addresses of those who were connected when it began, but for ``strangers``: the parent's.
+    ``before`` holds the addresses that were connected at its start, except ``strangers``: the parent's.
     """
 
     def __init__(self, url: str, strangers: set[str]) -> None:
@@ -189,7 +189,7 @@ class Overheard:
 
     @property
     def senders(self) -> set[str]:
-        """The addresses of those who sent a command; what a script does of itself is not one."""
+        """The addresses that sent a command; the commands inside a script do not count."""
         lines = self._heard.decode(errors="replace").splitlines()
         found = {line.split("[", 1)[1].split("]", 1)[0].split()[-1] for line in lines if "[" in line}
         return found - {"lua"}
@@ -197,9 +197,9 @@ class Overheard:
 
 @pytest.mark.parametrize("fork", ["after import", "after use"])
 def test_gunicorns_workers_share_one_login(qpay: FakeQPay, backend: str, tmp_path: Path, fork: str) -> None:
-    """With preload, three workers hold one token of one login, renew it together once, and on connections of their own.
+    """With preload, three workers share the token of one login, and renew it together once, on their own connections.
 
-    INV-2; after a fork nothing of the parent's connections is used.
+    INV-2; after a fork, no worker uses the parent's connections.
     """
     (tmp_path / "service.py").write_text(SERVICE + GUNICORN)
     command = [
@@ -265,7 +265,7 @@ def test_celerys_workers_share_one_login(qpay: FakeQPay, redis_url: str, tmp_pat
 
 
 def check(qpay: FakeQPay, together: Callable[[str], list[dict[str, Any]]]) -> None:
-    """Hold the workers to one login, then to one renewal."""
+    """Check that the workers make one login, then one renewal."""
     first = together("token")
     assert len({row["pid"] for row in first}) == WORKERS
     assert len({row["token"] for row in first}) == 1

@@ -19,14 +19,14 @@ pytestmark = pytest.mark.live
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[MemcachedServer]:
-    """Give a server to all laws."""
+    """Give one server to all laws."""
     require("memcached")
     with MemcachedServer() as running:
         yield running
 
 
 class TestMemcachedBackend(BackendContract):
-    """The laws, on a store that counts whole seconds and keeps a lease up to two seconds longer than asked."""
+    """The laws, on a store that counts in whole seconds and keeps a lease up to two seconds longer than asked."""
 
     short = 1.0
     rounding = 2.0
@@ -38,5 +38,5 @@ class TestMemcachedBackend(BackendContract):
         self.port = server.port
 
     def make_backend(self, tmp_path: Path) -> MemcachedBackend:
-        """Return a backend of the empty server."""
+        """Return a backend on the empty server."""
         return MemcachedBackend(f"127.0.0.1:{self.port}", timeout=30.0)

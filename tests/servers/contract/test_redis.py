@@ -23,7 +23,7 @@ class TestRedisBackend(BackendContract):
 
     @pytest.fixture(autouse=True)
     def _server(self, redis_url: str) -> None:
-        """Tell where the server is."""
+        """Note the server's URL."""
         self.url = f"{redis_url}?timeout=30s&connect_timeout=30s"
 
     def make_backend(self, tmp_path: Path) -> RedisBackend:

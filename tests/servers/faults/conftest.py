@@ -1,4 +1,4 @@
-"""The fault matrix: what each test saw, held against docs/reliability.md, or written into it with `--reliability`."""
+"""The fault matrix: the tests' results are compared with docs/reliability.md, or written to it with `--reliability`."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ FAULTS = {
 
 @dataclass
 class Outcome:
-    """What one test of the matrix saw. The test fills it in; it becomes a row of docs/reliability.md."""
+    """The result of one test of the matrix. The test fills it in; it becomes a row of docs/reliability.md."""
 
     row: int
     backend: str
@@ -80,19 +80,19 @@ class Outcome:
     healed: float | None = None
 
     def record(self, saw: str, *, calls: int | str) -> None:
-        """State what callers saw, and how many calls to the provider it took, as counted, or as a range."""
+        """Note what callers saw, and the number of calls to the provider, as a count or as a range."""
         self.saw, self.calls = saw, str(calls)
 
     @contextmanager
     def healing(self) -> Iterator[None]:
-        """Take the time from the fault's end, at the start of this block, to its end: every caller is served."""
+        """Measure the time from the fault's end to the moment when every caller is served: the length of this block."""
         began = time.monotonic()
         yield
         self.healed = time.monotonic() - began
 
     @property
     def line(self) -> str:
-        """The row of the table, but for the time to heal, which no two runs share."""
+        """The row of the table without the time to heal, which differs from run to run."""
         fault = FAULTS[self.row] + (f": {self.case}" if self.case else "")
         return f"| {self.row} | {fault} | {self.backend} | {self.saw} | {self.calls} |"
 
@@ -108,9 +108,9 @@ SEEN = pytest.StashKey[list[Outcome]]()
 
 @pytest.fixture
 def outcome(request: pytest.FixtureRequest) -> Iterator[Outcome]:
-    """Return what the test fills in; its mark names the row: `@pytest.mark.fault(6, backend="redis", case="…")`.
+    """Return the outcome for the test to fill in. Its mark names the row.
 
-    Backend and case may also be set by the test, or by a fixture of it.
+    The mark is `@pytest.mark.fault(6, backend="redis", case="…")`. The test or its fixture may set backend and case.
     """
     mark = request.node.get_closest_marker("fault")
     assert mark is not None, "a test that uses `outcome` is marked with its row"
@@ -128,7 +128,7 @@ def outcome(request: pytest.FixtureRequest) -> Iterator[Outcome]:
 
 
 PATIENT = "timeout=30s&connect_timeout=30s"
-"""A slow machine is no outage: the options of a process whose store answers, or refuses at once."""
+"""The URL options of a process whose store answers, or refuses at once: a slow machine does not count as an outage."""
 
 
 @dataclass
@@ -140,13 +140,13 @@ class Store:
     _opened: list[Backend] = field(default_factory=list)
 
     def open(self) -> Backend:
-        """Return a backend of its own, as another process has it; in memory there is only one."""
+        """Return a new backend, as another process would have it; memory has only one."""
         if self.kind != "memory" or not self._opened:
             self._opened.append(open_backend(self.url))
         return self._opened[-1]
 
     def fence(self, key: str) -> int:
-        """Return the fence of the stored record, 0 where there is none."""
+        """Return the fence of the stored record, 0 without a record."""
         stored = self.open().load(key)
         return 0 if stored is None else fence_of(stored.data) or 0
 
@@ -158,14 +158,14 @@ class Store:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """A Redis that every test finds empty and leaves running."""
+    """A Redis that is empty at the start of each test; each test leaves it running."""
     with RedisServer() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def memcached_server() -> Iterator[MemcachedServer]:
-    """A memcached that every test finds empty and leaves running."""
+    """A memcached that is empty at the start of each test; each test leaves it running."""
     with MemcachedServer() as server:
         yield server
 
@@ -194,7 +194,7 @@ SECRET = "planted/secret"
 
 
 class Callers:
-    """The callers of a test: threads, or, where ``looped``, tasks of an event loop that has a thread of its own."""
+    """The callers of a test: threads or, if ``looped``, tasks of an event loop that has its own thread."""
 
     def __init__(self, *, looped: bool) -> None:
         self.looped = looped
@@ -210,26 +210,26 @@ class Callers:
         await over.wait()
 
     def do(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
-        """Do it on the event loop."""
+        """Run a coroutine on the event loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def start(self, source: TokenSource, timeout: float | None = None) -> Future[Token]:
-        """Have one of them ask, while the test goes on."""
+        """Start one call, while the test goes on."""
         return self.do(source.atoken(timeout)) if self.looped else self._pool.submit(source.token, timeout)
 
     def close(self) -> None:
-        """End them, and the loop with all that runs on it."""
+        """Wait for the callers, and close the loop with all its tasks."""
         if self.looped:
             self._loop.call_soon_threadsafe(self._over.set)
         self._pool.shutdown()
 
 
 class Remote:
-    """A store that a test harms, the proxy before it, and processes that ask for its tokens.
+    """A store that a test breaks, the proxy in front of it, and processes that ask for its tokens.
 
-    ``label`` is ``redis`` or ``memcached``, with ``, event loop`` behind it where callers are tasks. ``seen`` has the
-    events of all processes, ``caches`` has what they hold, in their order. The server evicts when it is full. A test
-    with several servers sets ``url``.
+    ``label`` is ``redis`` or ``memcached``, followed by ``, event loop`` where callers are tasks. ``seen`` has the
+    events of all processes. ``caches`` has their caches, in the same order. The server evicts records when it is full.
+    A test with several servers sets ``url``.
     """
 
     def __init__(self, label: str) -> None:
@@ -254,7 +254,7 @@ class Remote:
         policy: RefreshPolicy | None = None,
         clock: FakeClock | None = None,
     ) -> TokenSource:
-        """Return a source that has a cache and connections of its own, as another process has it."""
+        """Return a source with its own cache and its own connections, as another process would have it."""
         clocks = {} if clock is None else {"clock": clock, "wall": clock.wall}
         self.caches.append(
             TokenCache(f"{self.url}?{options or PATIENT}", policy=policy, observers=[self.seen, events.log], **clocks)
@@ -262,19 +262,19 @@ class Remote:
         return self.caches[-1].source(provider or self.provider)
 
     def ask(self, *sources: TokenSource, timeout: float | None = None) -> Token:
-        """Have one caller for each source ask, all at once; return the token, which is the same for all of them."""
+        """Start one call on each source, all at once; return the token, which is the same for all of them."""
         (token,) = {call.result(PATIENCE) for call in [self.callers.start(source, timeout) for source in sources]}
         return token
 
     def until(self, reached: Callable[[], bool]) -> None:
-        """Ask whether it is so until it is."""
+        """Ask again until the condition holds."""
         patience = time.monotonic() + PATIENCE
         while not reached():
             assert time.monotonic() < patience
             time.sleep(0.005)
 
     def until_later(self, clock: FakeClock, reached: Callable[[], bool]) -> None:
-        """Do the same while seconds pass on a clock that is set by hand, but not those of waiting."""
+        """Ask again until the condition holds, while the hand-set clock advances but the waits take no time on it."""
 
         def look() -> bool:
             clock.advance(1.0)
@@ -283,18 +283,18 @@ class Remote:
         self.until(look)
 
     def is_waited_for(self) -> bool:
-        """Return whether one of two cold processes waits for the other's fetch."""
+        """Return whether one of two cold processes waits for the fetch of the other."""
         if isinstance(self.server, RedisServer):
             return self.server.info("clients")["blocked_clients"] != "0"
-        return int(self.server.stats()["cmd_get"]) >= 10  # of which the two ask for 8 before one of them waits
+        return int(self.server.stats()["cmd_get"]) >= 10  # the two send 8 before one of them waits
 
     @property
     def store(self) -> Store:
-        """The store as somebody sees it who reaches the server without the proxy; to be closed."""
+        """The store without the proxy in front; the caller closes it."""
         return Store(self.kind, f"{self.server.url}?{PATIENT}")
 
     def fence(self) -> int:
-        """Return the fence of the one record."""
+        """Return the fence of the only record."""
         with closing(self.store) as store:
             return store.fence(self.caches[0].source(self.provider).key)
 
@@ -314,9 +314,9 @@ class Remote:
 
 @pytest.fixture
 def remote(request: pytest.FixtureRequest, outcome: Outcome, caplog: pytest.LogCaptureFixture) -> Iterator[Remote]:
-    """A store of the test's own to be harmed: `parametrize("remote", ["redis", …], indirect=True)`.
+    """A store for one test to break: `parametrize("remote", ["redis", …], indirect=True)`.
 
-    INV-9: in the end no event and no line of the log has told a token or a secret.
+    INV-9: at the end, no event and no line of the log contains a token or a secret.
     """
     caplog.set_level(logging.DEBUG)
     outcome.backend = request.param
@@ -330,7 +330,7 @@ def remote(request: pytest.FixtureRequest, outcome: Outcome, caplog: pytest.LogC
 
 @pytest.fixture
 def tidy(count_sockets: Callable[[], int]) -> Iterator[None]:
-    """Nothing is left behind: when the test is over, so are its threads, but the heartbeat, and its sockets."""
+    """After the test, its threads have ended, except the heartbeat, and its sockets are closed."""
     gc.collect()
     threads, sockets = set(threading.enumerate()), count_sockets()
     yield
@@ -346,7 +346,7 @@ def tidy(count_sockets: Callable[[], int]) -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Write the table, if that was asked for, every test passed and every fleet healed in time.
+    """Write the table, if the option is given, every test passed and every fleet healed in time.
 
     Lines of files that did not run stay.
     """

@@ -1,7 +1,7 @@
-"""A probe: cancels questions at random moments and counts answers that belong to other questions.
+"""A probe: it cancels calls at random moments and counts answers that belong to other calls.
 
-`out_of_step.py URL ours` asks the Redis backend, `out_of_step.py URL plain` redis-py itself, whichever version of it is
-found first. Prints the version, how many questions were cancelled and how many answers were another's.
+`out_of_step.py URL ours` calls the Redis backend. `out_of_step.py URL plain` calls redis-py itself, in the version that
+is first on the path. It prints the version, the number of cancelled calls and the number of wrong answers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CANCELLED = 1000
 
 
 async def probe(ask: Callable[[str], Awaitable[bytes | None]]) -> tuple[int, int]:
-    """Return how many questions were cancelled, and how many of the others got a wrong answer."""
+    """Return how many calls were cancelled, and how many of the others got a wrong answer."""
     draw = random.Random(7)
     cancelled = wrong = 0
     while cancelled < CANCELLED:
@@ -40,7 +40,7 @@ async def probe(ask: Callable[[str], Awaitable[bytes | None]]) -> tuple[int, int
 
 
 async def main(url: str, client: str) -> None:
-    """Write the answers, ask for them, print what was seen."""
+    """Store the answers, ask for them, and print the counts."""
     plain = Redis.from_url(url)
     await plain.mset(QUESTIONS)
     if client == "plain":

@@ -1,4 +1,4 @@
-"""Row 30: redis-py and pymemcache at the oldest versions that are taken, and at some that are not."""
+"""Row 30: redis-py and pymemcache at the oldest supported versions, and at some older ones."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ except BackendNotInstalled as error:
 
 @pytest.fixture
 def libraries(pytestconfig: pytest.Config) -> Libraries:
-    """Return what installs libraries, by their pins, into a folder of their own, and returns that folder."""
+    """Return a function that installs libraries, by their pins, into a new folder, and returns that folder."""
     cache = pytestconfig.cache.mkdir("libraries")
 
     def installed(*pins: str) -> str:
@@ -107,7 +107,7 @@ def libraries(pytestconfig: pytest.Config) -> Libraries:
                 ran = subprocess.run(
                     [*pip, "--target", str(fresh), *pins], capture_output=True, timeout=PATIENCE * 2, check=False
                 )
-                if ran.returncode:  # what it says may tell where it looked, and by what login
+                if ran.returncode:  # its output may contain the package index and its login
                     reason = f"pip could not install {' '.join(pins)}: is an index within reach?"
                     (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
                 fresh.rename(folder)
@@ -117,7 +117,7 @@ def libraries(pytestconfig: pytest.Config) -> Libraries:
 
 
 def run(folder: str, *command: str, traced: bool = True) -> str:
-    """Run Python with the libraries of a folder before all others; return what it prints."""
+    """Run Python with the libraries of a folder first on its path; return its output."""
     environment = {name: value for name, value in os.environ.items() if traced or not name.startswith("COV")}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, environment.get("PYTHONPATH")]))
     ran = subprocess.run(
@@ -144,7 +144,7 @@ def test_the_oldest_client_library_serves_a_fleet(
     libraries: Libraries,
     outcome: Outcome,
 ) -> None:
-    """INV-2: a cold fetch and a replacement, by threads and by tasks, each waiting for the other: one call each."""
+    """INV-2: threads and tasks fetch cold and renew, each side waits once for the other: one call each time."""
     library, _, version = pin.partition("==")
     folder = libraries(pin)
     with kind() as server:
@@ -161,7 +161,7 @@ def test_the_oldest_client_library_serves_a_fleet(
 def test_too_old_a_client_library_is_refused(
     backend: str, pins: list[str], libraries: Libraries, outcome: Outcome
 ) -> None:
-    """Nothing is sent, and the reason says what is there, what is needed, and how to get it."""
+    """Nothing is sent, and the reason names the version found, the version needed, and how to install it."""
     library, _, version = pins[0].partition("==")
     said = run(libraries(*pins), "-c", REFUSED, f"{backend}://127.0.0.1:9")
     assert f"{library} " in said
@@ -172,7 +172,7 @@ def test_too_old_a_client_library_is_refused(
 
 @pytest.fixture
 def slowed(redis_server: RedisServer) -> Iterator[str]:
-    """The URL of a Redis whose answers take a millisecond, so that they are under way when a call is cancelled."""
+    """The URL of a Redis whose answers take a millisecond, so that a cancelled call still has its answer under way."""
     with Proxy(redis_server.port) as proxy:
         proxy.delay(0.001)
         yield f"redis://127.0.0.1:{proxy.port}"
@@ -189,7 +189,7 @@ def test_a_cancelled_call_leaves_no_connection_out_of_step(slowed: str, librarie
 
 
 def test_the_probe_detects_connections_out_of_step(slowed: str, libraries: Libraries) -> None:
-    """redis-py 4.5.2 leaves the reply of a cancelled call to whoever asks next, and the probe sees it."""
+    """redis-py 4.5.2 leaves the reply of a cancelled call to the next call, and the probe sees it."""
     answer = run(libraries("redis==4.5.2"), str(PROBE), slowed, "plain", traced=False)
     version, cancelled, wrong = answer.split()
     assert (version, cancelled) == ("4.5.2", "1000")

@@ -1,4 +1,4 @@
-"""Rows 18, 19 and 20: wall clocks that step, differ and drift, hosts that sleep, and a store whose own clock jumps."""
+"""Rows 18, 19 and 20: wall clocks that step, differ and drift, hosts that sleep, and a store whose clock jumps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ REDIS = pytest.mark.parametrize("store", ["redis"], indirect=True)
 
 
 class Host:
-    """A host with clocks of its own, whose wall clock is ``ahead``, and a backend on the store that they share."""
+    """A host with its own clocks and a backend on the shared store. Its wall clock is ``ahead`` of the true time."""
 
     def __init__(self, store: Store, *, ahead: float = 0.0) -> None:
         self.clock = FakeClock()
@@ -61,7 +61,7 @@ class Host:
 
 
 class Time:
-    """The true time, for hosts and store together."""
+    """The true time, for the hosts and the store together."""
 
     def __init__(self, store: Store, server: RedisServer | MemcachedServer | None) -> None:
         self._store = store
@@ -74,7 +74,7 @@ class Time:
         return self.hosts[-1]
 
     def advance(self, duration: float) -> None:
-        """Let time pass everywhere."""
+        """Let time pass on every host and in the store."""
         for host in self.hosts:
             host.clock.advance(duration)
         self.jump(-duration)
@@ -96,7 +96,7 @@ class Time:
 
 @pytest.fixture
 def time(request: pytest.FixtureRequest, store: Store) -> Iterator[Time]:
-    """The time of hosts and store."""
+    """The time of the hosts and the store."""
     known = {"redis": "redis_server", "memcached": "memcached_server"}
     time = Time(store, request.getfixturevalue(known[store.kind]) if store.kind in known else None)
     yield time
@@ -110,8 +110,8 @@ def time(request: pytest.FixtureRequest, store: Store) -> Iterator[Time]:
 @EVERY
 @pytest.mark.parametrize("step", [HOUR, -HOUR], ids=["forward", "back"])
 @pytest.mark.fault(18)
-def test_a_step_of_the_wall_clock_makes_nobody_late(store: Store, outcome: Outcome, time: Time, step: float) -> None:
-    """INV-1, INV-2: who has the token keeps it to its usable end; of those who start anew at most one fetches."""
+def test_a_step_of_the_wall_clock_gives_no_late_token(store: Store, outcome: Outcome, time: Time, step: float) -> None:
+    """INV-1, INV-2: running processes keep the token to its usable end; of the new processes, at most one fetches."""
     outcome.case = f"the wall clock steps {'forward' if step > 0 else 'back'} by an hour"
     host = time.host()
     provider = FakeProvider(wall=host.clock.wall)
@@ -135,7 +135,7 @@ def test_a_step_of_the_wall_clock_makes_nobody_late(store: Store, outcome: Outco
 @REMOTE
 @pytest.mark.fault(18, case="hosts ten minutes ahead and behind")
 def test_hosts_that_disagree_share_one_token(store: Store, outcome: Outcome, time: Time) -> None:
-    """INV-1, INV-2: a token of one host is good for the others, and at its usable end for none."""
+    """INV-1, INV-2: the token of one host is good for the others, and no host gives it after its usable end."""
     hosts = [time.host(ahead) for ahead in (0.0, 600.0, -600.0)]
     provider = FakeProvider(wall=hosts[0].clock.wall)
     sources = [host.source(provider) for host in hosts]
@@ -151,10 +151,10 @@ def test_hosts_that_disagree_share_one_token(store: Store, outcome: Outcome, tim
 
 @REMOTE
 @pytest.mark.fault(18, case="a host ten minutes behind comes late")
-def test_a_host_behind_that_comes_late_is_not_late(store: Store, outcome: Outcome, time: Time) -> None:
-    """INV-1: a record found in mid-life ends by the store's countdown, whatever the reader's wall clock says.
+def test_a_host_with_a_slow_wall_clock_gives_no_late_token(store: Store, outcome: Outcome, time: Time) -> None:
+    """INV-1: a record read in mid-life ends by the store's countdown, whatever the reader's wall clock says.
 
-    memcached's client tells no countdown, so there a host that is behind goes by its own clock: the one known gap.
+    memcached's client gives no countdown, so there a host that is behind uses its own clock: the one known gap.
     """
     host, behind = time.host(), time.host(-600.0)
     provider = FakeProvider(wall=host.clock.wall)
@@ -176,7 +176,7 @@ def test_a_host_behind_that_comes_late_is_not_late(store: Store, outcome: Outcom
 @pytest.mark.parametrize("rate", [5e-4, -5e-4], ids=["fast", "slow"])
 @pytest.mark.fault(18)
 def test_a_slewed_wall_clock_changes_nothing(store: Store, outcome: Outcome, time: Time, rate: float) -> None:
-    """INV-1, INV-2: a wall clock that NTP slews, at the most that it does, costs no fetch, and nobody is late."""
+    """INV-1, INV-2: NTP slews the wall clock at its highest rate; no fetch is added and no token is late."""
     outcome.case = f"NTP slews the wall clock, {'fast' if rate > 0 else 'slow'}"
     host = time.host()
     provider = FakeProvider(wall=host.clock.wall)
@@ -198,8 +198,8 @@ def test_a_slewed_wall_clock_changes_nothing(store: Store, outcome: Outcome, tim
 
 @EVERY
 @pytest.mark.fault(19, case="the steady clock counts sleep")
-def test_a_host_that_slept_looks_again(store: Store, outcome: Outcome, time: Time) -> None:
-    """INV-1, INV-4: after a short sleep the copy is good, after a long one the fleet's newer one is taken."""
+def test_a_host_reads_the_store_after_a_long_sleep(store: Store, outcome: Outcome, time: Time) -> None:
+    """INV-1, INV-4: after a short sleep the copy is good; after a long one the host takes the fleet's newer token."""
     host, awake = time.host(), time.host()
     provider = FakeProvider(wall=host.clock.wall)
     source = host.source(provider)
@@ -216,10 +216,10 @@ def test_a_host_that_slept_looks_again(store: Store, outcome: Outcome, time: Tim
 
 @EVERY
 @pytest.mark.fault(19, case="the steady clock stops in sleep")
-def test_a_host_whose_clock_stops_in_sleep_looks_at_the_wall_clock(
+def test_a_host_whose_clock_stops_in_sleep_uses_the_wall_clock(
     store: Store, outcome: Outcome, time: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """INV-1: where no clock counts sleep, the wall clock tells of it, at the latest 30 s after waking."""
+    """INV-1: where no clock counts sleep, the wall clock reveals it, at most 30 s after the host resumes."""
     monkeypatch.setattr(_local, "COUNTS_SLEEP", False)
     host = time.host()
     provider = FakeProvider(wall=host.clock.wall)
@@ -263,13 +263,13 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @pytest.mark.parametrize("store", ["file"], indirect=True)
 @pytest.mark.fault(19, case="the kernel's own clock jumps")
 def test_a_jump_of_the_real_clock_is_seen(store: Store, outcome: Outcome) -> None:
-    """INV-1: the same with the clock of the system, in a time namespace whose boot clock is two hours on."""
+    """INV-1: the same with the clock of the system, in a time namespace whose boot clock is two hours ahead."""
     if not sys.platform.startswith("linux"):
         pytest.skip("needs time namespaces")
     command = [sys.executable, "-W", "ignore", "-c", SLEEPER, store.url]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False, env=dict(os.environ))
     if ran.returncode == 77:
-        pytest.skip("no time namespace is to be had here")
+        pytest.skip("cannot create a time namespace here")
     assert ran.returncode == 0, ran.stderr[-2000:]
     outcome.record("another token, at once", calls=2)
 
@@ -279,8 +279,8 @@ def test_a_jump_of_the_real_clock_is_seen(store: Store, outcome: Outcome) -> Non
 
 @REDIS
 @pytest.mark.fault(20, case="back by an hour: countdowns last an hour longer")
-def test_a_countdown_that_lasts_too_long_makes_nobody_late(store: Store, outcome: Outcome, time: Time) -> None:
-    """INV-1: the record's own instants end it, for who has it, for who reads it then, and for who reads it too late."""
+def test_a_countdown_that_lasts_too_long_gives_no_late_token(store: Store, outcome: Outcome, time: Time) -> None:
+    """INV-1: the record's own instants end it, for its holder, for a reader then, and for a reader after its end."""
     host = time.host()
     provider = FakeProvider(wall=host.clock.wall)
     source = host.source(provider)
@@ -302,7 +302,7 @@ def test_a_countdown_that_lasts_too_long_makes_nobody_late(store: Store, outcome
 @REDIS
 @pytest.mark.fault(20, case="forward by an hour: the record is gone")
 def test_a_record_that_ends_too_soon_costs_one_fetch(store: Store, outcome: Outcome, time: Time) -> None:
-    """INV-2, INV-4: who has the token keeps it; those who start anew fetch once."""
+    """INV-2, INV-4: a process with the token keeps it; the processes that start anew make one fetch."""
     host = time.host()
     provider = FakeProvider(wall=host.clock.wall)
     source = host.source(provider)
@@ -324,7 +324,7 @@ def test_a_record_that_ends_too_soon_costs_one_fetch(store: Store, outcome: Outc
 def test_a_lease_that_jumps_costs_one_more_fetch_at_most(
     store: Store, outcome: Outcome, redis_server: RedisServer, jump: float
 ) -> None:
-    """INV-2, INV-3: a lease that lasts too long is freed by its holder; of one that is lost the newer fetch is kept."""
+    """INV-2, INV-3: the holder frees a lease that lasts too long; after a lost lease, the newer token is kept."""
     outcome.case = "back by an hour, in the fetch" if jump > 0 else "forward by an hour, in the fetch"
     first, second = providers = FakeProvider(), FakeProvider()
     sources = [TokenCache(store.open(), policy=STUBBORN).source(provider, key="k") for provider in providers]

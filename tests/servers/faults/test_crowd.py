@@ -1,4 +1,4 @@
-"""Row 21: a commit that comes at once after the lease, a thousand waiters, two connections for all their waiting."""
+"""Row 21: a commit immediately after the lease, a thousand waiters, and two connections for all of them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("tidy")]
 
 PATIENCE = 90.0
-STUBBORN = RefreshPolicy(lease=180.0, timeout=60.0)  # whoever misses the wake-up gets no token in time
+STUBBORN = RefreshPolicy(lease=180.0, timeout=60.0)  # a waiter that misses the wake-up gets no token in time
 EVERY = pytest.mark.parametrize("store", ["memory", "file", "redis", "memcached"], indirect=True)
 
 
 def scant(store: Store, outcome: Outcome) -> None:
-    """Leave Redis two connections for all its waiters."""
+    """Limit Redis to two connections for all its waiters."""
     if store.kind == "redis":
         store.url += "&waiters=2"
         outcome.case += ", 2 waiting connections"
@@ -31,8 +31,8 @@ def scant(store: Store, outcome: Outcome) -> None:
 
 @EVERY
 @pytest.mark.fault(21, case="commit between being held off and waiting")
-def test_a_commit_before_the_wait_wakes_it(store: Store, outcome: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-8: the holder commits after the waiter was held off and before it waits; the wait ends all the same."""
+def test_a_commit_before_the_wait_ends_it(store: Store, outcome: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-8: the holder commits after the lease is refused to the waiter and before it waits; the wait still ends."""
     provider, backend = FakeProvider(), store.open()
     holder = TokenCache(store.open(), policy=STUBBORN).source(provider)
     waiter = TokenCache(backend, policy=STUBBORN).source(provider)
@@ -62,7 +62,7 @@ def test_a_commit_before_the_wait_wakes_it(store: Store, outcome: Outcome, monke
 @EVERY
 @pytest.mark.fault(21, case="1,000 threads")
 def test_a_thousand_threads_lose_no_wake_up(store: Store, outcome: Outcome) -> None:
-    """INV-2, INV-8: everybody gets the one token, though the commit comes at once and most have nothing to wait on."""
+    """INV-2, INV-8: all threads get the one token, though the commit comes at once and most lack a connection."""
     scant(store, outcome)
     provider, backend = FakeProvider(), store.open()
     sources = [TokenCache(backend, policy=STUBBORN).source(provider) for _ in range(100)]
@@ -81,7 +81,7 @@ def test_a_thousand_threads_lose_no_wake_up(store: Store, outcome: Outcome) -> N
 @EVERY
 @pytest.mark.fault(21, case="1,000 tasks")
 def test_a_thousand_tasks_lose_no_wake_up(store: Store, outcome: Outcome) -> None:
-    """INV-2, INV-8: the same on one event loop; what is sent at once stays below what the client library allows."""
+    """INV-2, INV-8: the same on one event loop; concurrent commands stay below the client library's limit."""
     scant(store, outcome)
     provider, backend = FakeProvider(), store.open()
     flights = 25 if store.kind == "file" else 250  # each takes the file's lock in turn

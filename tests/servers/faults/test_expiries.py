@@ -1,4 +1,4 @@
-"""Row 23: a provider that says when a token ends in every odd way there is."""
+"""Row 23: a provider that states a token's end in every odd form."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DEFAULT = 300.0
 
 
 class Oddity(HTTPTokenProvider):
-    """A provider whose answers, read by the shipped rules, hold ``expires_in`` as it was given; each is a new token."""
+    """A provider that answers with a given ``expires_in``, read by the shipped rules; each answer is a new token."""
 
     name = "odd"
 
@@ -52,7 +52,7 @@ class Oddity(HTTPTokenProvider):
         self._wall = wall
 
     def identity(self) -> Mapping[str, object]:
-        """Return nothing that is secret."""
+        """Return an identity without a secret."""
         return {"issuer": "odd"}
 
     def token_flow(self, context: FetchContext) -> TokenFlow:
@@ -68,7 +68,7 @@ class Oddity(HTTPTokenProvider):
 
 
 def meant(value: object, wall: float) -> float:
-    """Return the lifetime that the table of docs/expiry.md gives a number, or a text with one, at ``wall``."""
+    """Return the lifetime at ``wall`` that the table of docs/expiry.md gives a number, or a text with a number."""
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?", value):
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -92,8 +92,8 @@ NESTED = st.recursive(st.none() | st.booleans(), st.lists, max_leaves=3) | st.di
 
 
 @pytest.mark.fault(23, backend="memory", case="whatever `expires_in` holds")
-def test_no_expiry_is_late_for_ever_or_a_fetch_per_call(outcome: Outcome) -> None:
-    """INV-1, INV-2: any JSON value is a lifetime by the table: never late, never for ever, never a fetch per call."""
+def test_no_expiry_gives_a_late_token_or_a_fetch_per_call(outcome: Outcome) -> None:
+    """INV-1, INV-2: the table turns any JSON value into a lifetime: never late, never endless, no fetch per call."""
 
     @settings(max_examples=150, deadline=None)
     @given(NUMBERS | TEXTS | NESTED)
@@ -136,8 +136,8 @@ LASTING = [
 
 @pytest.mark.fault(23, case="as a store keeps it")
 @pytest.mark.parametrize("store", ["memory", "file", "redis", "memcached"], indirect=True)
-def test_an_odd_expiry_is_shared_all_the_same(store: Store, outcome: Outcome) -> None:
-    """INV-2: no expiry is too odd or too far away for a store: two processes make one call."""
+def test_a_token_with_an_odd_expiry_is_shared(store: Store, outcome: Outcome) -> None:
+    """INV-2: every store takes any expiry, odd or far away: two processes make one call."""
     mine, theirs = (TokenCache(store.open(), observers=[]) for _ in range(2))
     for number, value in enumerate(LASTING):
         provider = Oddity(value, time.time)

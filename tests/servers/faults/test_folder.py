@@ -1,4 +1,4 @@
-"""Row 29: the folder of the file backend, full, read-only, removed, with planted links, or robbed of its lock files."""
+"""Row 29: the file backend's folder is full, read-only, removed, has planted links, or has lost its lock files."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ pytestmark = [pytest.mark.live, pytest.mark.usefixtures("tidy")]
 
 PATIENCE = 30.0
 KEY = "orders:token"
-NOBODY = 65_534
+UNPRIVILEGED = 65_534
 QUICK = RefreshPolicy(probe=0.2)
 
 
 class Fleet:
-    """Processes of one provider on one folder; each has a backend and a cache of its own."""
+    """Processes of one provider on one folder; each has its own backend and cache."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -50,12 +50,12 @@ class Fleet:
         return cache.source(provider or self.provider, key=KEY)
 
     def path(self, kind: str) -> Path:
-        """Return where a file of the key is: ``json``, ``state``, ``mutex``, ``holder``, or one in the making."""
+        """Return the path of a file of the key: ``json``, ``state``, ``mutex``, ``holder``, or a temporary file."""
         return FileBackend(self.folder).record_path(KEY).with_suffix(f".{kind}")
 
     @property
     def stored(self) -> str | None:
-        """The value of the token in the folder, ``None`` where there is no record."""
+        """The value of the token in the folder, ``None`` without a record."""
         with suppress(FileNotFoundError):
             value: str = json.loads(self.path("json").read_bytes())["accessToken"]
             return value
@@ -68,12 +68,12 @@ class Fleet:
 
     @property
     def failures(self) -> str:
-        """What the events say of the backend."""
+        """The backend failures among the events."""
         return "\n".join(map(str, self.seen.of(BackendFailed)))
 
 
 def until(reached: Callable[[], bool]) -> None:
-    """Look again and again until something is so."""
+    """Check again and again until the condition holds."""
     give_up = time.monotonic() + PATIENCE
     while not reached():
         assert time.monotonic() < give_up
@@ -85,7 +85,7 @@ def until(reached: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], None], Callable[[], None]]]:
-    """A small disk, and what fills and what empties it; where none can be mounted, files that may not grow."""
+    """A small disk, and functions that fill and empty it; where none can be mounted, files that may not grow."""
     disk = tmp_path / "disk"
     disk.mkdir(mode=0o700)
     options = ["-t", "tmpfs", "-o", "size=256k,mode=700", "tmpfs", str(disk)]
@@ -114,13 +114,13 @@ def full(tmp_path: Path) -> Iterator[tuple[Path, Callable[[], None], Callable[[]
 
 @pytest.fixture
 def sealed() -> Iterator[tuple[Path, Callable[[], None], Callable[[], None]]]:
-    """A folder, and what makes it read-only and writable, for a user whom modes bind, as they do not bind root."""
+    """A folder, and functions that make it read-only and writable. The user is one whom modes bind, unlike root."""
     path = Path(tempfile.mkdtemp(dir="/tmp", prefix="tokencache-test-"))
     folder = path / "tokens"
     was = os.geteuid()
     if was == 0:
-        os.chown(path, NOBODY, NOBODY)
-        os.seteuid(NOBODY)
+        os.chown(path, UNPRIVILEGED, UNPRIVILEGED)
+        os.seteuid(UNPRIVILEGED)
     try:
         yield folder, lambda: folder.chmod(0o500), lambda: folder.chmod(0o700)
     finally:
@@ -142,7 +142,7 @@ def sealed() -> Iterator[tuple[Path, Callable[[], None], Callable[[], None]]]:
 def test_a_folder_that_cannot_be_written_to(
     disk: str, advice: str, outcome: Outcome, request: pytest.FixtureRequest
 ) -> None:
-    """INV-4, INV-5: what is stored is read, a new token is served unshared, and is shared once there is room."""
+    """INV-4, INV-5: the stored token is read; a new one is served unshared, and shared once there is room."""
     folder, fail, mend = request.getfixturevalue(disk)
     fleet = Fleet(folder)
     mine, theirs = fleet.process(), fleet.process()
@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_written_to(
 
 @pytest.mark.fault(29, backend="file", case="folder removed")
 def test_a_removed_folder_is_made_again(tmp_path: Path, outcome: Outcome) -> None:
-    """INV-3, INV-4: who has a token keeps it; the next process fetches, and the rest of the fleet follows."""
+    """INV-3, INV-4: a process with a token keeps it; the next process fetches, and the rest of the fleet follows."""
     fleet = Fleet(tmp_path / "tokens")
     mine, theirs = fleet.process(), fleet.process()
     first = mine.token()
@@ -192,7 +192,7 @@ def test_a_removed_folder_is_made_again(tmp_path: Path, outcome: Outcome) -> Non
 
 
 class Fetching:
-    """A process in the middle of its fetch, which goes on when it is told to."""
+    """A process in the middle of its fetch, which continues at ``go_on``."""
 
     def __init__(self, fleet: Fleet, provider: FakeProvider | None = None) -> None:
         self.provider = provider or fleet.provider
@@ -204,7 +204,7 @@ class Fetching:
         assert self.provider.started.wait(PATIENCE)
 
     def go_on(self) -> str:
-        """Let the fetch end and return the token that came."""
+        """Let the fetch end and return its token."""
         self.provider.gate.set()
         self._thread.join(PATIENCE)
         (value,) = self.got
@@ -212,8 +212,8 @@ class Fetching:
 
 
 @pytest.mark.fault(29, backend="file", case="folder removed in mid-fetch")
-def test_a_folder_removed_in_mid_fetch_is_one_more_fetch(tmp_path: Path, outcome: Outcome) -> None:
-    """INV-2, INV-3, INV-8: a lost lease is one extra call, and the late commit of whoever lost it is refused."""
+def test_a_folder_removed_in_mid_fetch_costs_one_more_fetch(tmp_path: Path, outcome: Outcome) -> None:
+    """INV-2, INV-3, INV-8: a lost lease costs one extra call, and the late commit of its former holder is refused."""
     fleet = Fleet(tmp_path / "tokens")
     late, quick = FakeProvider(), FakeProvider()
     late.value, quick.value = "late-token", "quick-token"
@@ -236,8 +236,8 @@ def test_a_folder_removed_in_mid_fetch_is_one_more_fetch(tmp_path: Path, outcome
 
 @pytest.mark.fault(29, backend="file")
 @pytest.mark.parametrize("kind", ["json", "state", "holder", "json.new", "state.new", "holder.new", "mutex"])
-def test_a_planted_link_leads_nowhere(tmp_path: Path, outcome: Outcome, kind: str) -> None:
-    """INV-10: no link is read or written through, wherever it lies; one in place of the mutex is a told outage."""
+def test_a_planted_link_is_not_followed(tmp_path: Path, outcome: Outcome, kind: str) -> None:
+    """INV-10: no link is read or written through, wherever it is; one in place of the mutex is a reported outage."""
     fleet = Fleet(tmp_path / "tokens")
     there = tmp_path / "elsewhere"
     now = int(time.time())
@@ -255,7 +255,7 @@ def test_a_planted_link_leads_nowhere(tmp_path: Path, outcome: Outcome, kind: st
         fleet.path(kind).unlink()
         with outcome.healing():
             until(lambda: mine.token().value == fleet.stored or theirs.token().value == fleet.stored)
-    until(lambda: fleet.process().token().value == fleet.stored)  # the other one may share its own in between
+    until(lambda: fleet.process().token().value == fleet.stored)  # the other one may share its own token first
     assert fleet.provider.calls == (1 if shared else 2)
     assert (there.read_bytes(), there.stat().st_mtime_ns, there.stat().st_nlink) == (
         before[0],
@@ -269,13 +269,13 @@ def test_a_planted_link_leads_nowhere(tmp_path: Path, outcome: Outcome, kind: st
 
 @pytest.mark.fault(29, backend="file", case="another user's link in place of the folder")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a link that is another user's")
-def test_a_folder_that_is_anothers_link_is_refused(tmp_path: Path, outcome: Outcome) -> None:
-    """INV-10: the mistake is loud, nothing is fetched, and nothing is put where the link leads."""
+def test_a_folder_that_is_a_link_of_another_user_is_refused(tmp_path: Path, outcome: Outcome) -> None:
+    """INV-10: an error is raised, nothing is fetched, and nothing is written where the link leads."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o700)
     fleet = Fleet(tmp_path / "tokens")
     fleet.folder.symlink_to(elsewhere)
-    os.lchown(fleet.folder, NOBODY, NOBODY)
+    os.lchown(fleet.folder, UNPRIVILEGED, UNPRIVILEGED)
     source = fleet.process()
     with pytest.raises(ConfigurationError, match=r"symbolic link made by another user .*remove the link"):
         source.token()
@@ -293,7 +293,7 @@ def test_a_folder_that_is_anothers_link_is_refused(tmp_path: Path, outcome: Outc
 @pytest.mark.fault(29, backend="file")
 @pytest.mark.parametrize("kinds", [("holder",), ("mutex",), ("holder", "mutex"), ("state",)], ids="+".join)
 def test_a_lock_file_deleted_under_the_holder(tmp_path: Path, outcome: Outcome, kinds: tuple[str, ...]) -> None:
-    """INV-2, INV-3: the lease stands in the state, so the fetch stays the only one; without that it is one more."""
+    """INV-2, INV-3: the state records the lease, so there is only one fetch; without the state there is one more."""
     fleet = Fleet(tmp_path / "tokens")
     fetching = Fetching(fleet)
     for kind in kinds:
@@ -302,7 +302,7 @@ def test_a_lock_file_deleted_under_the_holder(tmp_path: Path, outcome: Outcome, 
     lost = "state" in kinds
     with pytest.raises(DeadlineExceeded):
         other.token(timeout=0.3)
-    until(lambda: fleet.provider.calls == 1 + lost)  # a slow machine fetches behind the caller's back
+    until(lambda: fleet.provider.calls == 1 + lost)  # on a slow machine, a background fetch may follow
     with outcome.healing():
         values = {fetching.go_on(), other.token().value, fleet.process().token().value}
     assert fleet.stored in values

@@ -1,4 +1,4 @@
-"""Rows 1, 2, 3, 25 and 27: holders that are killed, stopped or interrupted; forks, crowds, loops and interpreters."""
+"""Rows 1, 2, 3, 25, 27: holders that are killed, stopped or interrupted; forks, many callers, loops, interpreters."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ pytestmark = [pytest.mark.live, pytest.mark.usefixtures("tidy")]
 
 PATIENCE = 30.0
 SHORT = RefreshPolicy(lease=2.0)
-STUBBORN = RefreshPolicy(lease=60.0)  # a lease that nobody frees outlasts every caller's deadline
+STUBBORN = RefreshPolicy(lease=60.0)  # a lease that is not freed outlasts every caller's deadline
 EVERY = pytest.mark.parametrize("store", ["memory", "file", "redis", "memcached"], indirect=True)
 SHARED = pytest.mark.parametrize("store", ["file", "redis", "memcached"], indirect=True)
-# Python says of connections that nobody closed before their loop's end what it says of all such.
+# Python's warnings about connections that were not closed before the end of their loop.
 ABANDONED = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning", "ignore:loop is closed:ResourceWarning")
 
 AGENT = """
@@ -88,7 +88,7 @@ for line in sys.stdin:
 
 
 class Agent:
-    """A process with a source of its own, which does what it is told over a pipe and logs all it can."""
+    """A process with a source of its own, which obeys commands from a pipe and logs everything."""
 
     def __init__(self, qpay: FakeQPay, store: Store, policy: dict[str, float]) -> None:
         arguments = [qpay.url, store.url, json.dumps(policy)]
@@ -98,13 +98,13 @@ class Agent:
         )
 
     def tell(self, *command: object) -> None:
-        """Tell the process what to do."""
+        """Send the process a command."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
 
     def hear(self) -> object:
-        """Return what the process says next, within the test's patience."""
+        """Return the next line of the process, within the test's patience."""
         assert self.process.stdout is not None
         watchdog = threading.Timer(PATIENCE, self.process.kill)
         watchdog.start()
@@ -115,7 +115,7 @@ class Agent:
         return json.loads(line)
 
     def crowd(self) -> tuple[int, list[str]]:
-        """Return how many of a crowd have their answer, and the digests of the distinct ones."""
+        """Return how many of the started callers have an answer, and the distinct digests."""
         count, distinct = cast("tuple[int, list[str]]", self.hear())
         return count, distinct
 
@@ -133,7 +133,7 @@ class Agent:
         self.process.communicate()
 
     def stop(self) -> None:
-        """Stop the process, and return when it stands still."""
+        """Stop the process, and return when it has stopped."""
         self.process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
 
@@ -147,7 +147,7 @@ def qpay() -> Iterator[FakeQPay]:
 
 @pytest.fixture
 def start(qpay: FakeQPay, store: Store) -> Iterator[Callable[..., list[Agent]]]:
-    """Give what starts agents, several at once; each is killed in the end."""
+    """Yield a function that starts agents, several at once; each is killed at the end."""
     agents: list[Agent] = []
 
     def begin(count: int = 1, **policy: float) -> list[Agent]:
@@ -170,7 +170,7 @@ def source_on(backend: Backend, qpay: FakeQPay) -> TokenSource:
 
 @contextmanager
 def asking(*calls: Callable[[], Token | None]) -> Iterator[list[Token | None]]:
-    """Make each call on a thread of its own; at the end of the block all have answered, into the list."""
+    """Make each call on its own thread; at the end of the block all have answered, into the list."""
     got: list[Token | None] = []
     threads = [threading.Thread(target=lambda call=call: got.append(call())) for call in calls]
     for thread in threads:
@@ -182,7 +182,7 @@ def asking(*calls: Callable[[], Token | None]) -> Iterator[list[Token | None]]:
 
 
 def digest(token: Token | None) -> str:
-    """Return what an agent says of a token."""
+    """Return the digest that an agent reports for a token."""
     assert token is not None
     return hashlib.sha256(token.value.encode()).hexdigest()
 
@@ -193,13 +193,13 @@ def digest(token: Token | None) -> str:
 @SHARED
 @pytest.mark.parametrize("moment", ["before the fetch", "in the fetch", "after the fetch, before commit"])
 @pytest.mark.fault(1)
-def test_a_killed_holder_is_succeeded(
+def test_another_process_takes_over_from_a_killed_holder(
     store: Store, outcome: Outcome, qpay: FakeQPay, start: Callable[..., list[Agent]], moment: str
 ) -> None:
-    """INV-2, INV-8: wherever the kill falls, one of those who wait takes over within the lease, and one alone."""
+    """INV-2, INV-8: at whatever step the kill happens, exactly one waiter takes over within the lease."""
     outcome.case = f"killed {moment}"
-    # The system lets go of a dead holder's file lock at once, so there the lease may be long. Elsewhere it is long
-    # enough to be looked at before it ends: nobody prolongs that of a holder that stands still outside of its fetch.
+    # The system frees a dead holder's file lock at once, so there the lease may be long. Elsewhere the lease is long
+    # enough to be read before it ends: outside of its fetch, a stopped holder's lease is not extended.
     lease, when = (60.0, "at once") if store.kind == "file" else (3.0, "when the lease had ended")
     (holder,), crowd = start(lease=lease), [source_on(store.open(), qpay) for _ in range(2)]
     if moment.startswith("in"):
@@ -239,10 +239,10 @@ def test_a_killed_holder_is_succeeded(
 
 @SHARED
 @pytest.mark.fault(2, case="stopped in the fetch")
-def test_a_stopped_holder_comes_back_too_late(
+def test_the_commit_of_a_stopped_holder_is_refused(
     store: Store, outcome: Outcome, qpay: FakeQPay, start: Callable[..., list[Agent]]
 ) -> None:
-    """INV-3: past its lease a stopped holder is succeeded; its commit is refused, its release frees nobody's lease."""
+    """INV-3: another process takes over the ended lease. The late commit is refused; the late release is ignored."""
     (holder,), source = start(), source_on(store.open(), qpay)
     with qpay.hold():
         holder.tell("token", 1)
@@ -253,13 +253,13 @@ def test_a_stopped_holder_comes_back_too_late(
             qpay._on_loop(qpay._gate.set)
     fence, logins = store.fence(source.key), qpay.logins
     held = ExitStack()
-    held.enter_context(qpay.hold())  # from before the call, until before it is waited for
+    held.enter_context(qpay.hold())  # from before the call, until before the wait
     with asking(source.renew) as newer, held:
         qpay.wait_for_logins(3)
         owner = store.open().inspect(source.key).owner
         assert owner is not None
         holder.process.send_signal(signal.SIGCONT)
-        assert holder.crowd() == (1, [digest(got[0])])  # the token that refused its own
+        assert holder.crowd() == (1, [digest(got[0])])  # the token in the store, not its own
         assert store.fence(source.key) == fence
         assert store.open().inspect(source.key).owner == owner
     assert newer != got
@@ -273,8 +273,8 @@ def test_a_stopped_holder_comes_back_too_late(
 
 @EVERY
 @pytest.mark.fault(3, case="its task is cancelled")
-def test_a_cancelled_caller_takes_nobody_along(store: Store, outcome: Outcome) -> None:
-    """INV-8: whoever led the flight is cancelled; the fetch goes on for the others, here and in another process."""
+def test_a_cancelled_caller_leaves_its_flight_to_the_others(store: Store, outcome: Outcome) -> None:
+    """INV-8: the leader of a flight is cancelled; the fetch goes on for the others, here and in another process."""
     provider = FakeProvider()
     caches = [TokenCache(store.open() if store.kind == "memory" else store.url, policy=STUBBORN) for _ in range(2)]
     one, two = (cache.source(provider) for cache in caches)
@@ -303,10 +303,10 @@ def test_a_cancelled_caller_takes_nobody_along(store: Store, outcome: Outcome) -
 
 
 class TornProvider(FakeProvider):
-    """A provider whose first fetch is torn out of its thread when the gate opens."""
+    """A provider whose first fetch is interrupted in its thread when the gate opens."""
 
     def fetch(self, context: FetchContext) -> Token:
-        """Raise what no driver takes for an answer."""
+        """Raise an exception that no driver treats as an answer."""
         token = super().fetch(context)
         if self.calls == 1:
             raise SystemExit
@@ -315,8 +315,8 @@ class TornProvider(FakeProvider):
 
 @EVERY
 @pytest.mark.fault(3, case="its generator is closed")
-def test_a_fetch_that_is_torn_out_frees_its_lease(store: Store, outcome: Outcome) -> None:
-    """INV-8: a flow that is closed in mid-fetch gives its lease back; those who waited fetch once more."""
+def test_an_interrupted_fetch_frees_its_lease(store: Store, outcome: Outcome) -> None:
+    """INV-8: a flow that is closed in mid-fetch gives its lease back; the waiters make one more fetch."""
     provider = TornProvider()
     sources = [TokenCache(store.open(), policy=STUBBORN).source(provider) for _ in range(2)]
     provider.gate.clear()
@@ -403,7 +403,7 @@ print(wrong, provider.together, provider.calls <= 52 + sum(lines), *lines)
 
 @EVERY
 @pytest.mark.fault(3, case="KeyboardInterrupt at any moment")
-def test_an_interrupted_caller_leaves_all_in_order(store: Store, outcome: Outcome) -> None:
+def test_interrupted_callers_leave_the_source_usable(store: Store, outcome: Outcome) -> None:
     """INV-8: after interruptions at random, and at each line that a caller runs, the next answers are right."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # tracing is too slow
     command = [sys.executable, "-c", INTERRUPTED, store.url]
@@ -424,7 +424,7 @@ def test_an_interrupted_caller_leaves_all_in_order(store: Store, outcome: Outcom
 def test_five_hundred_callers_report_one_token(
     store: Store, outcome: Outcome, qpay: FakeQPay, start: Callable[..., list[Agent]]
 ) -> None:
-    """INV-6: 500 callers in 4 processes, all refused with the same token, get the same other one from one fetch."""
+    """INV-6: 500 callers in 4 processes report the same token as refused and get the same new one from one fetch."""
     agents = start(4)
     for agent in agents:
         agent.tell("token", 1)
@@ -466,7 +466,7 @@ def test_five_hundred_threads_report_one_token(store: Store, outcome: Outcome) -
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_parent_and_child_both_work_after_a_fork(store: Store, outcome: Outcome, qpay: FakeQPay) -> None:
-    """INV-8: after use, with a flight under way, a child asks and renews, and so does the parent, neither in step."""
+    """INV-8: a flight is under way at the fork; child and parent then ask and renew, independently of each other."""
     source = source_on(store.open(), qpay)
     first = source.token()
     with qpay.hold(), asking(source.renew) as renewed:
@@ -549,8 +549,8 @@ def test_a_loop_that_ends_gives_its_lease_back(store: Store, outcome: Outcome) -
 @EVERY
 @ABANDONED
 @pytest.mark.fault(27, case="event loop closed in mid-flight")
-def test_a_loop_that_is_closed_strands_nobody(store: Store, outcome: Outcome) -> None:
-    """INV-8: a loop is closed under its flight which nobody cancels; a thread takes over when the lease ends."""
+def test_a_closed_loop_leaves_no_caller_stuck(store: Store, outcome: Outcome) -> None:
+    """INV-8: a loop is closed while its flight runs and is not cancelled; a thread takes over when the lease ends."""
     provider = FakeProvider()
     source = TokenCache(store.open(), policy=SHORT).source(provider)
     provider.gate.clear()
@@ -576,8 +576,8 @@ def test_a_loop_that_is_closed_strands_nobody(store: Store, outcome: Outcome) ->
 def test_an_interpreter_exits_in_mid_refresh(
     store: Store, outcome: Outcome, qpay: FakeQPay, start: Callable[..., list[Agent]]
 ) -> None:
-    """INV-8: a process ends at once and cleanly while it renews in the background; the next one renews in its place."""
-    patient = 4 * PATIENCE  # whoever waited for the fetch would be seen to
+    """INV-8: a process ends at once and cleanly during a background renewal; the next process renews instead."""
+    patient = 4 * PATIENCE  # a wait for the fetch would show
     (agent,) = start(window=1e6, window_fraction=0.99, jitter=0.0, timeout=patient, fetch_timeout=patient)
     source = source_on(store.open(), qpay)
     agent.tell("token", 1)

@@ -1,4 +1,4 @@
-"""Rows 22 and 24: a provider that fails, stalls, answers nonsense, repeats itself, or ends the tokens that it gave."""
+"""Rows 22 and 24: a provider that fails, stalls, answers nonsense, repeats itself, or ends its earlier tokens."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ EVERY = pytest.mark.parametrize("store", ["memory", "file", "redis", "memcached"
 
 
 def reply(status: int, body: bytes | object, length: int | None = None, **headers: str) -> bytes:
-    """Return a whole answer; a body that is no bytes is sent as JSON."""
+    """Return a whole answer; a body that is not bytes is sent as JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     fields = {"Content-Length": str(len(content) if length is None else length), **headers}
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
@@ -61,7 +61,7 @@ def reply(status: int, body: bytes | object, length: int | None = None, **header
 class Endpoint(socketserver.ThreadingTCPServer):
     """A token endpoint on loopback. ``fault`` happens to the next ``faults`` requests; the others get a new token.
 
-    ``came_at`` holds when each request came, on the wall clock; ``same`` has the endpoint give the same token again.
+    ``came_at`` holds the wall clock's time of each request. With ``same``, the endpoint gives the same token again.
     """
 
     request_queue_size = 128
@@ -78,11 +78,11 @@ class Endpoint(socketserver.ThreadingTCPServer):
 
     @property
     def url(self) -> str:
-        """Where tokens are asked for."""
+        """The URL of the token endpoint."""
         return f"http://127.0.0.1:{self.server_address[1]}/token"
 
     def due(self) -> Callable[[Answer], None]:
-        """Count a request and return what happens to it."""
+        """Count a request and return its fault."""
         with self._lock:
             self.came_at.append(time.time())
             if self.faults:
@@ -93,7 +93,7 @@ class Endpoint(socketserver.ThreadingTCPServer):
         return lambda answer: answer.send(reply(200, token))
 
     def handle_error(self, *_: object) -> None:
-        """Let clients hang up whenever they want."""
+        """Ignore clients that hang up."""
 
 
 class Answer(socketserver.StreamRequestHandler):
@@ -102,7 +102,7 @@ class Answer(socketserver.StreamRequestHandler):
     server: Endpoint
 
     def handle(self) -> None:
-        """Read the request, then do to it what is due."""
+        """Read the request, then answer it with its fault."""
         length = 0
         while (line := self.rfile.readline().strip()) != b"":
             if line.lower().startswith(b"content-length:"):
@@ -111,7 +111,7 @@ class Answer(socketserver.StreamRequestHandler):
         self.server.due()(self)
 
     def send(self, data: bytes) -> None:
-        """Send bytes, whatever they are."""
+        """Send bytes, valid or not."""
         self.wfile.write(data)
 
     def nothing(self) -> None:
@@ -147,13 +147,13 @@ def running(server: Endpoint) -> Iterator[Endpoint]:
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    """A token endpoint of the test's own."""
+    """A new token endpoint for one test."""
     with running(Endpoint()) as server:
         yield server
 
 
 class Login(HTTPTokenProvider):
-    """A provider as anybody would write it on ``HTTPTokenProvider``."""
+    """A provider as a user would write it on ``HTTPTokenProvider``."""
 
     name = "login"
 
@@ -184,12 +184,12 @@ class Login(HTTPTokenProvider):
 
 
 def answering(status: int, body: bytes | object, **headers: str) -> Callable[[Answer], None]:
-    """Return the fault of an answer."""
+    """Return the fault that sends an answer."""
     return lambda answer: answer.send(reply(status, body, **headers))
 
 
 def dated(answer: Answer) -> None:
-    """Ask for a second's pause by date, on a clock that is an hour ahead."""
+    """Ask for a pause of one second by date, on a clock that is an hour ahead."""
     at = time.time() + 3600
     dates = {"Date": formatdate(at, usegmt=True), "Retry_After": formatdate(at + 1, usegmt=True)}
     answer.send(reply(429, b"", **dates))
@@ -261,9 +261,9 @@ class Crowd:
 def test_a_provider_that_fails(
     store: Store, case: str, endpoint: Endpoint, outcome: Outcome, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """INV-4, INV-7, INV-8, INV-9: the usable token is served; without one all get the documented error, and one asks.
+    """INV-4, INV-7, INV-8, INV-9: the usable token is served; without one, one caller asks, and all get its error.
 
-    The fault meets a renewal on an event loop, then a cold fleet on threads; nobody asks before the pause has ended.
+    The fault hits a renewal on an event loop, then cold processes on threads; no request comes before the pause ends.
     """
     caplog.set_level(logging.DEBUG)
     fault, error, text = FAULTS[case]
@@ -316,8 +316,8 @@ def test_a_provider_that_fails(
 
 
 @pytest.mark.fault(22, backend="memory", case="redirect to another host")
-def test_a_redirect_takes_no_secret_along(endpoint: Endpoint, outcome: Outcome) -> None:
-    """INV-9: nothing is sent to where a redirect points, on threads or on an event loop; the error says what to do."""
+def test_a_redirect_is_sent_no_secret(endpoint: Endpoint, outcome: Outcome) -> None:
+    """INV-9: nothing is sent to a redirect's target, on threads or on an event loop; the error says what to do."""
     told = {"match": r"redirect.*configure the final address"}
     with running(Endpoint()) as elsewhere:
         location = elsewhere.url.replace("127.0.0.1", "localhost")
@@ -350,13 +350,13 @@ def requests(sources: list[TokenSource], url: str, count: int) -> list[int]:
 
 @pytest.fixture
 def qpay() -> Iterator[FakeQPay]:
-    """A QPay of the test's own."""
+    """A new QPay for one test."""
     with FakeQPay() as qpay:
         yield qpay
 
 
 def shops(store: Store, qpay: FakeQPay) -> list[TokenSource]:
-    """Return the sources of two processes, which hold the same token; a replacement stands for long."""
+    """Return the sources of two processes that hold the same token; a replacement counts as young for a long time."""
     provider = QPayProvider("TEST_MERCHANT", "123456", base_url=qpay.url)
     policy = RefreshPolicy(settle=600.0)
     sources = [TokenCache(store.open()).source(provider, policy=policy, key="k") for _ in range(2)]
@@ -366,8 +366,8 @@ def shops(store: Store, qpay: FakeQPay) -> list[TokenSource]:
 
 @pytest.mark.fault(22, case="revocation storm")
 @EVERY
-def test_a_revocation_storm_is_one_renewal(store: Store, qpay: FakeQPay, outcome: Outcome) -> None:
-    """INV-6: where every token is refused, one renewal is tried and the 401s come through; after it all is well."""
+def test_a_revocation_storm_costs_one_renewal(store: Store, qpay: FakeQPay, outcome: Outcome) -> None:
+    """INV-6: while every token is refused, one renewal is tried and the 401s reach callers; then requests work."""
     mine, theirs = shops(store, qpay)
     fence = store.fence("k")
     with qpay.fail_while(status=401, where="shop"):
@@ -386,8 +386,8 @@ def test_a_revocation_storm_is_one_renewal(store: Store, qpay: FakeQPay, outcome
 
 @pytest.mark.fault(24, case="a new token ends the old one")
 @EVERY
-def test_a_new_token_that_kills_the_old(store: Store, qpay: FakeQPay, outcome: Outcome) -> None:
-    """INV-6: who still holds the token that a renewal killed gets the new one, without a login of their own."""
+def test_a_new_token_that_ends_the_old_is_shared(store: Store, qpay: FakeQPay, outcome: Outcome) -> None:
+    """INV-6: a holder of the token that a renewal ended gets the new one from the store, without a login."""
     qpay.one_session = True
     mine, theirs = shops(store, qpay)
     old = theirs.token()
@@ -403,8 +403,8 @@ def test_a_new_token_that_kills_the_old(store: Store, qpay: FakeQPay, outcome: O
 
 @pytest.mark.fault(24, case="the same token again")
 @EVERY
-def test_the_same_token_again_is_no_loop(store: Store, endpoint: Endpoint, outcome: Outcome) -> None:
-    """INV-2, INV-4: a renewal that brings the same token is one for all processes, and the next comes after a pause."""
+def test_the_same_token_again_causes_no_loop(store: Store, endpoint: Endpoint, outcome: Outcome) -> None:
+    """INV-2, INV-4: a renewal that brings the same token counts for all processes; the next one comes after a pause."""
     clock, seen = FakeClock(wall=time.time()), (Recorder(), Recorder())
     provider = Login(endpoint.url)
     members = [
@@ -416,12 +416,12 @@ def test_the_same_token_again_is_no_loop(store: Store, endpoint: Endpoint, outco
     endpoint.same = True
 
     def landed(kept: int) -> bool:
-        """Ask, as callers do, and tell whether each member was told so often that there is no newer token."""
+        """Ask, as callers do, and return whether each member has ``kept`` events of an unchanged token."""
         assert {member.token() for member in members} == {first}
         return all(len(each.of(TokenUnchanged)) == kept for each in seen)
 
     for renewals in (1, 2):
-        clock.advance(3000 if renewals == 1 else 150)  # the pause is a quarter of what remains, some 130 s
+        clock.advance(3000 if renewals == 1 else 150)  # the pause is a quarter of the remaining time, some 130 s
         patience = time.monotonic() + PATIENCE
         while not landed(renewals):
             assert time.monotonic() < patience

@@ -1,4 +1,4 @@
-"""Rows 26 and 28: bytes in the store that are no record of ours, and keys that would rather be commands or paths."""
+"""Rows 26 and 28: bytes in the store that are not our record, and keys that look like commands or paths."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ EVERY = pytest.mark.parametrize("store", STORES, indirect=True)
 
 
 def plant(store: Store, data: bytes, request: pytest.FixtureRequest) -> None:
-    """Put bytes where the record of ``KEY`` lies, past the backend wherever there is a way."""
+    """Put bytes where the record of ``KEY`` is stored, past the backend wherever possible."""
     backend = store.open()
     match store.kind:
         case "redis":
@@ -61,13 +61,13 @@ def plant(store: Store, data: bytes, request: pytest.FixtureRequest) -> None:
 
 
 def fields(**changed: object) -> bytes:
-    """Return a record that would be good, with fields changed, or left out where they are ``None``."""
+    """Return a record that would be good, with fields changed, or left out if they are ``None``."""
     table: dict[str, object] = {"v": 1, "accessToken": "planted-token", "expiresAt": time.time() + 3600, "fence": 7}
     return json.dumps({name: value for name, value in (table | changed).items() if value is not None}).encode()
 
 
 def of_others(fence: int) -> bytes:
-    """Return a good record that was fetched for other credentials."""
+    """Return a good record that was fetched with other credentials."""
     now = time.time()
     token = Token("planted-token", expires_at=now + 3600, issued_at=now)
     return encode(token, fence=fence, identity="another", reason="cold", key="another:key")
@@ -99,14 +99,14 @@ def planted() -> Iterator[object]:
 
 
 @pytest.mark.parametrize(("store", "case"), list(planted()), indirect=["store"])
-def test_what_is_no_record_of_ours_is_replaced(
+def test_bytes_that_are_not_our_record_are_replaced(
     store: Store,
     case: str,
     outcome: Outcome,
     request: pytest.FixtureRequest,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """INV-2, INV-3, INV-9, INV-10: it is a miss with a warning that repeats nothing of it; one fetch replaces it."""
+    """INV-2, INV-3, INV-9, INV-10: a miss, with a warning that does not quote the bytes; one fetch replaces them."""
     caplog.set_level(logging.DEBUG)
     large = store.kind == "memcached" and case == "10 MB"
     with MemcachedServer("-I", "16m") if large else nullcontext() as server:
@@ -117,7 +117,7 @@ def test_what_is_no_record_of_ours_is_replaced(
         assert mine.token().value == theirs.token().value == "fake-token-1"
         assert mine.status().stored == "ours"
         fence = fence_of(BYTES[case]) or 0
-        assert store.fence(KEY) > fence or fence == HIGHEST  # then bytes tell records apart, as with other programs'
+        assert store.fence(KEY) > fence or fence == HIGHEST  # else bytes tell records apart, as for other programs
         warnings = [*map(str, seen.of(RecordIgnored)), *(each.getMessage() for each in caplog.records)]
         assert warnings
         assert "planted" not in "".join(warnings)
@@ -154,7 +154,7 @@ NASTY = st.sampled_from(
 
 @contextmanager
 def untouched(store: Store, request: pytest.FixtureRequest, path: Path) -> Iterator[None]:
-    """Hold that nothing in the store was emptied, and that nothing lies anywhere but where records belong."""
+    """Check that the store still has its data, and has new data only where records belong."""
 
     def flushes() -> object:
         match store.kind:
@@ -172,16 +172,16 @@ def untouched(store: Store, request: pytest.FixtureRequest, path: Path) -> Itera
 
 @pytest.mark.fault(28)
 @EVERY
-def test_hostile_keys_are_names_and_no_more(
+def test_hostile_keys_are_only_names(
     store: Store, outcome: Outcome, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """INV-10: distinct keys have distinct records and leases, and none of them runs a command or leaves the store."""
+    """INV-10: distinct keys have distinct records and leases; a key runs no command and does not leave the store."""
     provider = FakeProvider()
     mine, theirs = (TokenCache(store.open(), observers=[]) for _ in range(2))
     known: dict[str, str] = {}
 
     def hold(key: str) -> None:
-        """One process fetches, another finds it, and no other key's token was there before."""
+        """One process fetches, another finds the token, and it is not another key's."""
         value = mine.source(provider, key=key).token().value
         assert value not in {other for name, other in known.items() if name != key}
         assert known.setdefault(key, value) == value

@@ -1,4 +1,4 @@
-"""Rows 9 and 10: a store that forgets: all at once, or one key."""
+"""Rows 9 and 10: a store that loses data: everything, or one key."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ FILL = "for number = 1, 1000 do redis.call('SET', ARGV[1] .. ':' .. number, ARGV
 
 
 def restart(remote: Remote, name: str) -> None:
-    """Start the server anew, and empty; whoever waits for a memcached's lease notices the gap."""
+    """Restart the server empty; a process that waits for a memcached lease notices the gap."""
     accepted = remote.proxy.accepted
     remote.server.kill()
-    remote.proxy.cut()  # by itself it may hear of the end a little later
+    remote.proxy.cut()  # by itself it may notice the end a little later
     if remote.kind == "memcached" and name.endswith(":lock"):
         remote.until(lambda: remote.proxy.accepted > accepted)
     remote.server.restart()
 
 
 def flush(remote: Remote, _name: str) -> None:
-    """Delete all."""
+    """Delete everything."""
     remote.server.command("FLUSHALL" if remote.kind == "redis" else "flush_all")
 
 
@@ -66,7 +66,7 @@ def evict(remote: Remote, name: str) -> None:
 
 
 def losses() -> Iterator[object]:
-    """Give each store with each way to forget."""
+    """Yield each store with each way to lose data."""
     for lose, row in ((restart, 9), (flush, 9), (evict, 10)):
         mark = pytest.mark.fault(row, case={restart: "restart", flush: "flush", evict: "{}"}[lose])
         for store in ("redis", "redis, event loop", "memcached"):
@@ -74,8 +74,8 @@ def losses() -> Iterator[object]:
 
 
 @pytest.mark.parametrize(("remote", "lose"), list(losses()), indirect=["remote"])
-def test_a_record_that_is_gone(remote: Remote, lose: Callable[[Remote, str], None], outcome: Outcome) -> None:
-    """INV-2, INV-3, INV-4: whoever has the token keeps it until its renewal, all others share one new token."""
+def test_a_lost_record_costs_one_fetch(remote: Remote, lose: Callable[[Remote, str], None], outcome: Outcome) -> None:
+    """INV-2, INV-3, INV-4: a process with the token keeps it until its renewal; all others share one new token."""
     outcome.case = outcome.case.format("record")
     clock = FakeClock(wall=time.time())
     warm, fleet = remote.process(clock=clock), [remote.process() for _ in range(2)]
@@ -87,22 +87,22 @@ def test_a_record_that_is_gone(remote: Remote, lose: Callable[[Remote, str], Non
         second = remote.ask(*fleet * 4)
     assert second != first
     assert remote.fence() > fence
-    clock.at += 3000  # its renewal is due, and the records of the others are as young as they were
+    clock.at += 3000  # its renewal is due, and the records of the others have not aged
     remote.until(lambda: remote.ask(warm) == second)
     assert (remote.provider.calls, remote.provider.together) == (2, 1)
     outcome.record("the token that they have; without one a new one", calls=1)
 
 
 @pytest.mark.parametrize(("remote", "lose"), list(losses()), indirect=["remote"])
-def test_a_lease_that_is_gone(
+def test_a_lost_lease_costs_one_fetch(
     remote: Remote, lose: Callable[[Remote, str], None], outcome: Outcome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """INV-2, INV-3: a second process fetches; the late holder's token is not stored, and its callers get the newer.
+    """INV-2, INV-3: a second process fetches. The late holder's token is not stored; its callers get the newer one.
 
-    A process that waits in Redis while that restarts may meet no server at all, which is another row.
+    A process that waits in Redis during the restart may find no server; another row covers that.
     """
     outcome.case = outcome.case.format("lease") if "{" in outcome.case else f"{outcome.case} in mid-fetch"
-    monkeypatch.setattr(_backend, "_GONE", PATIENCE)  # a slow restart is no outage
+    monkeypatch.setattr(_backend, "_GONE", PATIENCE)  # a slow restart does not count as an outage
     late = FakeProvider(secret=remote.provider._secret)
     late.value = "late-token-1"
     late.gate.clear()
@@ -127,8 +127,8 @@ def test_a_lease_that_is_gone(
 
 
 @pytest.mark.fault(9, backend="memcached", case="cas counter starting anew")
-def test_an_old_cas_meets_no_new_server(outcome: Outcome) -> None:
-    """INV-3: an old cas may match a new item, so the call that has one ends with its connection."""
+def test_an_old_cas_does_not_reach_a_new_server(outcome: Outcome) -> None:
+    """INV-3: an old cas may match a new item, so a call that holds one ends with its connection."""
     with MemcachedServer() as server, TokenCache(server.url) as cache:
         provider = FakeProvider()
         source = cache.source(provider)
@@ -154,8 +154,8 @@ def test_an_old_cas_meets_no_new_server(outcome: Outcome) -> None:
 
 
 @pytest.mark.fault(10, backend="memory", case="record")
-def test_a_record_that_memory_has_no_room_for(outcome: Outcome) -> None:
-    """INV-2: of two keys in the place of one each costs one more call when it is asked for anew."""
+def test_a_record_evicted_by_another_costs_one_fetch(outcome: Outcome) -> None:
+    """INV-2: two keys have room for one record; each key asked again costs one more call."""
     backend, one, two = MemoryBackend(1), FakeProvider("one"), FakeProvider("two")
     warm = TokenCache(backend).source(one)
     first = warm.token()
@@ -167,7 +167,7 @@ def test_a_record_that_memory_has_no_room_for(outcome: Outcome) -> None:
 
 
 @pytest.mark.fault(10, backend="memory", case="lease")
-def test_a_lease_that_memory_has_no_room_for(outcome: Outcome) -> None:
+def test_an_evicted_lease_costs_one_fetch(outcome: Outcome) -> None:
     """INV-2, INV-3: a second holder fetches, and the first one's late token is not stored."""
     backend, late, provider, seen = MemoryBackend(1), FakeProvider(), FakeProvider(), Recorder()
     late.value = "late-token-1"

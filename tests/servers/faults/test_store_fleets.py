@@ -1,4 +1,4 @@
-"""Rows 14 to 17: stores of several servers, of which one fails: Sentinel, a promoted replica, a Cluster, memcached."""
+"""Rows 14 to 17: one server of several fails: Sentinel, a promoted replica, a Cluster, memcached."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ HURRIED = "timeout=2s&connect_timeout=2s"
 
 
 def fence(remote: Remote, key: str) -> int:
-    """Return the fence of the record that a process finds which comes now; 0 where it finds none, or no server."""
+    """Return the fence of the record that a new process would find; 0 if it finds no record or no server."""
     with closing(open_backend(remote.url)) as backend:
         stored = backend.load(key)
         return 0 if stored is None else fence_of(stored.data) or 0
 
 
 def renewed(remote: Remote, source: TokenSource) -> Future[Token]:
-    """Have a caller ask for a newer token, and return when the provider is asked; its gate is shut."""
+    """Start one call for a newer token, and return when the provider has the request; its gate is shut."""
     remote.provider.gate.clear()
     remote.provider.started.clear()
     callers = remote.callers
@@ -52,10 +52,10 @@ def renewed(remote: Remote, source: TokenSource) -> Future[Token]:
 
 @pytest.mark.fault(14)
 @REDIS
-def test_a_failover_in_mid_fetch_is_bridged(remote: Remote, outcome: Outcome) -> None:
-    """INV-3, INV-4: the master is killed while its holder fetches: all go on with what they have, and share the newest.
+def test_a_failover_in_mid_fetch_does_not_interrupt_callers(remote: Remote, outcome: Outcome) -> None:
+    """INV-3, INV-4: the holder's master is killed in mid-fetch; callers keep their token, then share the newest.
 
-    The lease may be lost with the master, the fence never falls.
+    The lease may be lost with the master; the fence never falls.
     """
     provider = remote.provider
     with RedisSentinels() as servers:
@@ -83,7 +83,7 @@ def test_a_failover_in_mid_fetch_is_bridged(remote: Remote, outcome: Outcome) ->
 @pytest.mark.fault(15)
 @REDIS
 def test_a_lease_that_was_not_replicated_is_granted_twice(remote: Remote, outcome: Outcome) -> None:
-    """INV-2, INV-3: two holders, one more call than needed; the late commit is refused and everybody has the newer."""
+    """INV-2, INV-3: two holders, one extra call; the late commit is refused and every caller has the newer token."""
     slow, quick = remote.provider, FakeProvider(secret=remote.provider._secret)
     quick.value = "newer"
     with Proxy(remote.server.port) as link, RedisServer() as replica:
@@ -116,14 +116,14 @@ def test_a_lease_that_was_not_replicated_is_granted_twice(remote: Remote, outcom
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RedisCluster]:
-    """Three masters."""
+    """Yield three masters."""
     with RedisCluster() as cluster:
         yield cluster
 
 
 @pytest.fixture
 def emptied(cluster: RedisCluster) -> RedisCluster:
-    """The three masters, empty; the slots may lie elsewhere than at first."""
+    """Yield the three masters, empty; the slots may have moved since the start."""
     for node in cluster.nodes:
         node.command("FLUSHALL")
     return cluster
@@ -137,8 +137,8 @@ def owner(cluster: RedisCluster, key: str) -> RedisServer:
 
 @pytest.mark.fault(16, case="a node dies and comes back empty")
 @REDIS
-def test_a_cluster_node_that_dies_is_bridged(remote: Remote, emptied: RedisCluster, outcome: Outcome) -> None:
-    """INV-4, INV-5: a process with a token does not notice, one without fetches once; then the newest is shared."""
+def test_a_dead_cluster_node_interrupts_no_caller(remote: Remote, emptied: RedisCluster, outcome: Outcome) -> None:
+    """INV-4, INV-5: a process with a token is not affected; one without fetches once; then the newest is shared."""
     remote.url, provider = emptied.url, remote.provider
     warm, cold = (remote.process(HURRIED, policy=QUICK) for _ in range(2))
     first = remote.ask(warm)
@@ -161,10 +161,8 @@ def test_a_cluster_node_that_dies_is_bridged(remote: Remote, emptied: RedisClust
 
 @pytest.mark.fault(16, case="a slot moves in mid-fetch")
 @REDIS
-def test_a_slot_that_moves_takes_record_and_lease_along(
-    remote: Remote, emptied: RedisCluster, outcome: Outcome
-) -> None:
-    """INV-2, INV-3: the hash tag holds, so both are on the new node; the holder finds them, and nobody asks twice."""
+def test_record_and_lease_move_with_their_slot(remote: Remote, emptied: RedisCluster, outcome: Outcome) -> None:
+    """INV-2, INV-3: the hash tag keeps both on one node; the holder finds them after the move, and one call is made."""
     remote.url, provider = emptied.url, remote.provider
     holder, another = (remote.process(policy=QUICK) for _ in range(2))
     first = remote.ask(holder)
@@ -183,7 +181,7 @@ def test_a_slot_that_moves_takes_record_and_lease_along(
 
 
 def moved(cluster: RedisCluster, key: str) -> set[str]:
-    """Move the slot of a key to another node; return the keys that were in it and went along."""
+    """Move the slot of a key to another node; return the keys that moved with it."""
     slot = cluster.nodes[0].command("CLUSTER", "KEYSLOT", key)
     names = {node: node.command("CLUSTER", "MYID") for node in cluster.nodes}
     source = owner(cluster, key)
@@ -208,10 +206,10 @@ def moved(cluster: RedisCluster, key: str) -> set[str]:
     ],
 )
 @MEMCACHED
-def test_a_memcached_server_that_is_gone_costs_its_own_keys_a_fetch(
+def test_a_lost_memcached_server_costs_its_own_keys_a_fetch(
     remote: Remote, harm: str, heal: str, outcome: Outcome
 ) -> None:
-    """INV-2, INV-5, INV-10: its keys move nowhere, so no lease is held twice; the other server's keys go on as ever."""
+    """INV-2, INV-5, INV-10: its keys do not move, so each lease has one holder; the other server's keys still work."""
     lost, kept = remote.provider, FakeProvider("kept")
     with MemcachedServer() as one, MemcachedServer() as two:
         remote.url = f"memcached://127.0.0.1:{one.port},127.0.0.1:{two.port}"

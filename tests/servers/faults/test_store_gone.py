@@ -1,4 +1,4 @@
-"""Rows 5, 6 and 7: a store that is gone, stands still, or is slow."""
+"""Rows 5, 6 and 7: a store that is gone, is frozen, or is slow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IN_VAIN = 30.0
 
 
 def refuse(remote: Remote) -> None:
-    """End the server, and with it all that it held."""
+    """End the server and lose its data."""
     remote.proxy.refuse()
     remote.server.kill()
 
@@ -42,17 +42,17 @@ def freeze(remote: Remote) -> None:
 
 
 def thaw(remote: Remote) -> None:
-    """Let the server's process go on."""
+    """Resume the server's process."""
     remote.server.resume()
 
 
 def swallow(remote: Remote) -> None:
-    """Lose all that is sent, on the connections there are and on new ones."""
+    """Drop all traffic, on existing connections and on new ones."""
     remote.proxy.black_hole()
 
 
 def pass_on(remote: Remote) -> None:
-    """Lose nothing any more."""
+    """Drop nothing from now on."""
     remote.proxy.heal()
 
 
@@ -74,12 +74,12 @@ def test_a_store_that_does_not_answer(
 ) -> None:
     """INV-4, INV-5: the local copy is served; a process without one fetches once; the newest is shared afterwards.
 
-    A store that refuses costs no time-out, one that says nothing costs one; then the breaker answers for a while.
+    A store that refuses costs no time-out; a silent one costs one. Then the breaker answers for a while.
     """
     provider = remote.provider
     warm = remote.process()
     first = remote.ask(warm)
-    clock = FakeClock(wall=time.time())  # the breaker lets nobody ask again before the test says so
+    clock = FakeClock(wall=time.time())  # the breaker allows no new attempt until the test advances the clock
     cold = remote.process(f"timeout={timeout}&connect_timeout={timeout}", clock=clock)
     fence = remote.fence()
     harm(remote)
@@ -94,7 +94,7 @@ def test_a_store_that_does_not_answer(
         assert remote.ask(remote.caches[-1].source(FakeProvider(f"other-{number}"))).value == f"other-{number}-token-1"
     assert remote.proxy.accepted - accepted <= 2  # reads and writes have a breaker each
     assert len(remote.seen.of(BackendFailed)) <= 2
-    with pytest.raises(BackendUnavailable):  # which is not the same as: it is held
+    with pytest.raises(BackendUnavailable):  # this differs from "the lease is held"
         cold._world.backend.lease(cold.key, "me", "me", None, 3.0)
     assert provider.calls == 2
     with outcome.healing():
@@ -109,8 +109,8 @@ def test_a_store_that_does_not_answer(
 
 @pytest.mark.fault(5, case="in mid-fetch")
 @REMOTES
-def test_a_store_that_goes_while_a_token_is_fetched(remote: Remote, outcome: Outcome) -> None:
-    """INV-4, INV-5, INV-8: the holder serves what it gets, whoever waited for it fetches: one flight a process."""
+def test_a_store_lost_in_mid_fetch_costs_one_fetch_per_process(remote: Remote, outcome: Outcome) -> None:
+    """INV-4, INV-5, INV-8: the holder serves its token; each waiting process fetches: one flight a process."""
     provider = remote.provider
     holder, waiter = remote.process(), remote.process()
     provider.gate.clear()
@@ -133,7 +133,7 @@ def test_a_store_that_goes_while_a_token_is_fetched(remote: Remote, outcome: Out
 
 
 def slow() -> Iterator[object]:
-    """Give the stores that are slow by a little, and those by a lot."""
+    """Yield the stores that are a little slow, and the stores that are very slow."""
     for store in STORES:
         yield pytest.param(store, 0.05, 4, marks=pytest.mark.fault(7, case="by 50 ms"), id=f"{store}, 50 ms")
     for store in STORES[::2]:
@@ -141,8 +141,8 @@ def slow() -> Iterator[object]:
 
 
 @pytest.mark.parametrize(("remote", "delay", "processes"), list(slow()), indirect=["remote"])
-def test_a_slow_store_is_right_all_the_same(remote: Remote, delay: float, processes: int, outcome: Outcome) -> None:
-    """INV-2, INV-8: one call for all, however long a round trip is; whoever gives less time is told so in time."""
+def test_a_slow_store_still_shares_one_fetch(remote: Remote, delay: float, processes: int, outcome: Outcome) -> None:
+    """INV-2, INV-8: one call for all, at any round-trip time; a caller with a short deadline gets its error in time."""
     remote.proxy.delay(delay)
     fleet = [remote.process() for _ in range(processes)]
     hurried = remote.callers.start(fleet[0], timeout=delay / 2)

@@ -31,7 +31,7 @@ QUICK = RefreshPolicy(probe=0.1)
 
 
 def refused(server: RedisServer, *command: str) -> str:
-    """Return the error that the server answers with, or nothing."""
+    """Return the error that the server answers with, or an empty text."""
     try:
         server.command(*command)
     except CommandRefused as error:
@@ -40,15 +40,15 @@ def refused(server: RedisServer, *command: str) -> str:
 
 
 def fence_of(remote: Remote, key: str) -> int:
-    """Return the fence of a stored record, 0 where there is none."""
+    """Return the fence of a stored record, 0 without a record."""
     with closing(remote.store) as store:
         return store.fence(key)
 
 
 def fails_to_write_and_reads(remote: Remote, options: str = "") -> Token:
-    """Return the stored token as a process gets it that was refused a write just before, and asks no more for a while.
+    """Return the stored token as read by a process that has just failed to write.
 
-    What a process writes and what it reads have a breaker each.
+    Reads and writes have a breaker each, and the process makes no further write attempt for a while.
     """
     process = remote.process(options, provider=FakeProvider("unstored"), policy=RefreshPolicy(probe=PATIENCE))
     assert remote.ask(process).value == "unstored-token-1"
@@ -57,7 +57,7 @@ def fails_to_write_and_reads(remote: Remote, options: str = "") -> Token:
 
 @contextmanager
 def beside(work: Callable[[], object]) -> Iterator[None]:
-    """Do something on a thread of its own, which has ended when this has."""
+    """Run a function on a thread of its own; the thread has ended when this block has."""
     thread = threading.Thread(target=work)
     thread.start()
     try:
@@ -70,7 +70,7 @@ def beside(work: Callable[[], object]) -> Iterator[None]:
 
 
 def fill(remote: Remote) -> None:
-    """Let the server evict nothing any more, and fill it."""
+    """Stop the server's eviction, and fill it."""
     if isinstance(remote.server, RedisServer):
         remote.server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
         remote.server.command("CONFIG", "SET", "maxmemory", "1")
@@ -99,7 +99,7 @@ SIZES = [int(50 * 1.2**step) for step in range(16)]
 
 
 def talk(remote: Remote, commands: list[str]) -> set[str]:
-    """Send commands to memcached in one go; return which answers there were."""
+    """Send commands to memcached in one go; return the distinct answers."""
     with socket.create_connection(("127.0.0.1", remote.server.port), PATIENCE) as connection:
         connection.sendall("".join(f"{command}\r\n" for command in commands).encode())
         with connection.makefile("r", newline="\r\n", encoding="ascii") as answers:
@@ -109,7 +109,7 @@ def talk(remote: Remote, commands: list[str]) -> set[str]:
 @pytest.mark.fault(11)
 @pytest.mark.parametrize("remote", ["redis", "redis, event loop", "memcached"], indirect=True)
 def test_a_full_store_serves_what_it_holds(remote: Remote, outcome: Outcome) -> None:
-    """INV-4, INV-5: reads work; what cannot be stored is served all the same, with a warning, and shared later.
+    """INV-4, INV-5: reads work. A token that cannot be stored is served with a warning, and shared later.
 
     One flight fetches it, not every caller.
     """
@@ -152,14 +152,14 @@ def readonly(remote: Remote, *keys: str, stale: str = "yes") -> Iterator[None]:
 
 @contextmanager
 def masterdown(remote: Remote, *keys: str) -> Iterator[None]:
-    """The same, and it is not to serve what may be stale."""
+    """The same, and its stale data may not be served."""
     with readonly(remote, *keys, stale="no"):
         yield
 
 
 @contextmanager
 def loading(remote: Remote, *keys: str) -> Iterator[None]:
-    """Restart the server with so much to load, so slowly, that it takes as long as we like."""
+    """Restart the server with a load of data that lasts as long as the test needs."""
     server = remote.server
     server.command("EVAL", "for i = 1, 1000 do redis.call('SET', 'filler' .. i, string.rep('x', 1024)) end", "0")
     server.arguments += ("--key-load-delay", "20000", "--loading-process-events-interval-bytes", "1024")
@@ -172,7 +172,7 @@ def loading(remote: Remote, *keys: str) -> Iterator[None]:
 
 
 def _said(server: RedisServer, *command: str) -> str:
-    """Return the error that a server answers with that may not be up yet."""
+    """Return the error of a server that may still be starting."""
     with suppress(OSError):
         return refused(server, *command)
     return ""
@@ -185,7 +185,7 @@ def busy(remote: Remote, *keys: str) -> Iterator[None]:
     server.command("CONFIG", "SET", "lua-time-limit", "10")
 
     def loop() -> None:
-        with suppress(CommandRefused):  # it was killed
+        with suppress(CommandRefused):  # the script was killed
             server.command("EVAL", "while true do end", "0", timeout=PATIENCE)
 
     with beside(loop):
@@ -198,7 +198,7 @@ def busy(remote: Remote, *keys: str) -> Iterator[None]:
 
 @contextmanager
 def noauth(remote: Remote, *keys: str) -> Iterator[None]:
-    """Have the server ask for a password that nobody was told."""
+    """Have the server require a password that the processes lack."""
     server = remote.server
     server.command("CONFIG", "SET", "requirepass", "right")
     server.password = "right"
@@ -218,7 +218,7 @@ def noperm(remote: Remote, *keys: str) -> Iterator[None]:
 
 @contextmanager
 def wrongtype(remote: Remote, *keys: str) -> Iterator[None]:
-    """Put somebody's lists where the records, or the leases, would be."""
+    """Put another program's lists where the records, or the leases, would be."""
     for key in keys:
         remote.server.command("DEL", key)
         remote.server.command("LPUSH", key, "theirs")
@@ -230,14 +230,14 @@ def wrongtype(remote: Remote, *keys: str) -> Iterator[None]:
 
 @contextmanager
 def wrongtype_of_leases(remote: Remote, *keys: str) -> Iterator[None]:
-    """Put somebody's lists where the leases would be."""
+    """Put another program's lists where the leases would be."""
     with wrongtype(remote, *(f"{key}:lock" for key in keys)):
         yield
 
 
 @contextmanager
 def paused(remote: Remote, *keys: str) -> Iterator[None]:
-    """Have the server answer no client for longer than this takes; an order to go on would have to wait as well."""
+    """Pause all the server's clients for longer than this takes; the command to resume would be paused as well."""
     remote.server.command("CLIENT", "PAUSE", "5000")
     yield
     assert remote.server.command("PING", timeout=PATIENCE)
@@ -245,7 +245,7 @@ def paused(remote: Remote, *keys: str) -> Iterator[None]:
 
 @contextmanager
 def paused_for_writing(remote: Remote, *keys: str) -> Iterator[None]:
-    """Have it answer no client that writes."""
+    """Pause the clients that write."""
     remote.server.command("CLIENT", "PAUSE", "600000", "WRITE")
     yield
     remote.server.command("CLIENT", "UNPAUSE")
@@ -253,7 +253,7 @@ def paused_for_writing(remote: Remote, *keys: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Case:
-    """A fault, whether reading goes on, what the warning says, and the options of those who meet it."""
+    """A fault, whether reads still work, the warning's text, and the URL options of the affected processes."""
 
     fault: Callable[..., AbstractContextManager[None]]
     reads: bool
@@ -287,8 +287,8 @@ def case(row: int, name: str, *of: object, **more: str) -> object:
     ],
 )
 @REDIS
-def test_a_store_that_refuses(remote: Remote, fault: Case, outcome: Outcome) -> None:
-    """INV-4, INV-5: what is held or can be read is served, the rest is fetched once, and the warning says what to do.
+def test_a_store_that_refuses_costs_one_fetch(remote: Remote, fault: Case, outcome: Outcome) -> None:
+    """INV-4, INV-5: a held or readable token is served, else one fetch is made; the warning gives the remedy.
 
     Afterwards the fleet shares the newest again, and the fence has not fallen.
     """
@@ -307,7 +307,7 @@ def test_a_store_that_refuses(remote: Remote, fault: Case, outcome: Outcome) -> 
         warnings = remote.seen.of(BackendFailed)
         assert 0 < len(warnings) <= 4  # of each process, one about reading and one about writing
         assert all(fault.said in event.error for event in warnings)  # type: ignore[attr-defined]
-        if fault.reads and fault.fault is not wrongtype_of_leases:  # which refuses at some keys only
+        if fault.reads and fault.fault is not wrongtype_of_leases:  # it refuses at some keys only
             assert fails_to_write_and_reads(remote, fault.options) == first
     with outcome.healing():
         remote.until(
@@ -331,7 +331,7 @@ def test_a_store_that_refuses(remote: Remote, fault: Case, outcome: Outcome) -> 
 @pytest.mark.fault(12, case="NOSCRIPT")
 @REDIS
 def test_scripts_that_the_server_forgets_are_sent_again(remote: Remote, outcome: Outcome) -> None:
-    """INV-2: a round trip more at each step, and nobody notices: lease, commit and wake-up work."""
+    """INV-2: each step costs one more round trip, and lease, commit and wake-up still work."""
     provider = remote.provider
     holder, waiter = remote.process(), remote.process()
     provider.gate.clear()
@@ -350,8 +350,8 @@ def test_scripts_that_the_server_forgets_are_sent_again(remote: Remote, outcome:
 
 
 @pytest.mark.fault(12, backend="redis", case="MOVED, as the URL names a node of a Cluster")
-def test_a_node_of_a_cluster_is_no_server_of_its_own(outcome: Outcome) -> None:
-    """INV-5: the token is served all the same, and the warning says which URL to use."""
+def test_a_cluster_node_is_refused_as_a_single_server(outcome: Outcome) -> None:
+    """INV-5: the token is served without the store, and the warning says which URL to use."""
     seen, provider = Recorder(), FakeProvider()
     with RedisCluster() as cluster:
         node = next(node for node in cluster.nodes if node is not cluster.node_of("k"))

@@ -1,4 +1,4 @@
-"""Rows 4 and 8: replies that are lost, cut, late, dripping, or never come because the connection is half-open."""
+"""Rows 4 and 8: replies that are lost, cut, late, slow, or never come because the connection is half-open."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FORGETFUL = RefreshPolicy(probe=1e-9)
 
 @pytest.fixture
 def lender(remote: Remote) -> Iterator[FakeProvider]:
-    """A second provider, whose token is stored: what nobody may get who asks for the first one's."""
+    """A second provider, whose token is stored; a caller of the first provider must never get it."""
     provider = FakeProvider("other", secret="other")
     assert remote.ask(remote.process(provider=provider)).value == "other-token-1"
     yield provider
@@ -40,8 +40,8 @@ def lender(remote: Remote) -> Iterator[FakeProvider]:
 
 @pytest.mark.fault(4, case="lease")
 @REMOTES
-def test_a_lease_that_nobody_knows_of(remote: Remote, outcome: Outcome) -> None:
-    """INV-2, INV-5: taken, and the reply lost: it ends by itself; whoever asked fetches, and one of the others."""
+def test_a_lease_with_a_lost_grant_ends_by_itself(remote: Remote, outcome: Outcome) -> None:
+    """INV-2, INV-5: the lease is taken, its reply lost. The caller fetches; another process does at the lease's end."""
     provider = remote.provider
     remote.ask(remote.process(provider=FakeProvider("warm")))  # the server knows the scripts
     mine, theirs = remote.process(policy=QUICK), [remote.process(policy=QUICK) for _ in range(3)]
@@ -63,8 +63,8 @@ def test_a_lease_that_nobody_knows_of(remote: Remote, outcome: Outcome) -> None:
 
 @pytest.mark.fault(4, case="commit")
 @REMOTES
-def test_a_record_that_is_stored_unbeknown(remote: Remote, outcome: Outcome) -> None:
-    """INV-2, INV-3: stored, and the reply lost: the others have it at once, and it is not stored or fetched again."""
+def test_a_commit_with_a_lost_reply_is_shared(remote: Remote, outcome: Outcome) -> None:
+    """INV-2, INV-3: the record is stored, its reply lost: the others read it at once; no second store or fetch."""
     remote.ask(remote.process(provider=FakeProvider("warm")))  # the server knows the scripts
     mine = remote.process(policy=QUICK)
     lost = remote.proxy.drop_next_reply(b"fake-token-1")
@@ -85,7 +85,7 @@ def test_a_record_that_is_stored_unbeknown(remote: Remote, outcome: Outcome) -> 
 
 @pytest.mark.fault(4, case="asked again")
 @REMOTES
-def test_whoever_asks_again_has_the_lease(remote: Remote, outcome: Outcome) -> None:
+def test_a_repeated_lease_request_is_granted_again(remote: Remote, outcome: Outcome) -> None:
     """INV-2: the owner of a lease whose grant was lost gets it at the next try, and may repeat a commit."""
     remote.ask(remote.process(provider=FakeProvider("warm")))  # the server knows the scripts
     world = remote.process()._world
@@ -111,7 +111,7 @@ def test_whoever_asks_again_has_the_lease(remote: Remote, outcome: Outcome) -> N
 
 
 async def on_loop(world: World, method: str, *arguments: object) -> object:
-    """Call the half of the backend for this event loop."""
+    """Call the backend's async half on this event loop."""
     return await getattr(world.async_backend(), method)(*arguments)
 
 
@@ -119,7 +119,7 @@ async def on_loop(world: World, method: str, *arguments: object) -> object:
 @pytest.mark.parametrize("length", [1, 7, 150])
 @REMOTES
 def test_a_reply_cut_in_the_middle(remote: Remote, lender: FakeProvider, length: int, outcome: Outcome) -> None:
-    """INV-5, INV-10: half a reply is no reply: the token is fetched, and the next question gets its own answer."""
+    """INV-5, INV-10: half a reply is discarded: the token is fetched, and the next command gets its own answer."""
     outcome.case = f"cut after {length} bytes of a reply"
     first, fence = remote.ask(remote.process()), remote.fence()
     mine = remote.process(policy=FORGETFUL)
@@ -138,15 +138,15 @@ def test_a_reply_cut_in_the_middle(remote: Remote, lender: FakeProvider, length:
 
 @pytest.mark.fault(8, case="after its time-out")
 @REMOTES
-def test_a_late_reply_is_nobodys(remote: Remote, lender: FakeProvider, outcome: Outcome) -> None:
-    """INV-10: a reply that comes when nobody waits for it any more is not taken for the answer to the next question.
+def test_a_late_reply_answers_no_later_command(remote: Remote, lender: FakeProvider, outcome: Outcome) -> None:
+    """INV-10: a reply that comes after its time-out is not taken for the answer to the next command.
 
-    It is still to come when that is asked.
+    It is still under way when the next command is sent.
     """
     remote.ask(remote.process())
     mine = remote.process("timeout=500ms", policy=FORGETFUL)
     warm, other = (remote.caches[-1].source(provider) for provider in (FakeProvider("warm"), lender))
-    remote.ask(warm)  # there is a connection
+    remote.ask(warm)  # opens the connection
     remote.proxy.delay(2.0)
     token = remote.ask(mine)
     remote.proxy.heal()
@@ -159,10 +159,10 @@ def test_a_late_reply_is_nobodys(remote: Remote, lender: FakeProvider, outcome: 
 
 @pytest.mark.fault(8, case="half-open")
 @REMOTES
-def test_a_half_open_connection(remote: Remote, outcome: Outcome) -> None:
-    """INV-2, INV-5: a connection whose other end is gone without a word costs one time-out; the next one is new."""
+def test_a_half_open_connection_costs_one_time_out(remote: Remote, outcome: Outcome) -> None:
+    """INV-2, INV-5: a connection whose other end vanished silently costs one time-out; the next one is new."""
     remote.ask(remote.process())
-    fence, clock = remote.fence(), FakeClock(wall=time.time())  # the store is asked again when the test says so
+    fence, clock = remote.fence(), FakeClock(wall=time.time())  # the test decides when the store is asked again
     with Proxy(remote.server.port) as gateway:
         remote.proxy.target_port = gateway.port
         mine = remote.process("timeout=200ms", clock=clock)

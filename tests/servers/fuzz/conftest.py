@@ -1,8 +1,8 @@
-"""Fuzzing: how long it goes on, and the stores that the model of the lease protocol is held against.
+"""Fuzzing: its duration, and the stores that the machine compares with the model of the lease protocol.
 
-``short`` is for every run of the tests and tries the same inputs each time, so that a change is judged by the change;
-``long`` is for ``make fuzz`` and never repeats itself. A failure prints the smallest input, or the shortest program of
-calls, that fails, and a line ``@reproduce_failure(…)``, which, put above the test or the machine, replays it.
+``short`` is for every run of the tests. It tries the same inputs each time, so a new failure comes from a change of the
+code. ``long`` is for ``make fuzz`` and tries new inputs each time. A failure prints the smallest failing input, or the
+shortest failing program of calls, and a line ``@reproduce_failure(…)``. Put it above the test or machine to replay it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ for _name, (_inputs, _, _calls) in PROFILES.items():
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make `fuzz` and `programs` the profiles that `--hypothesis-profile` asks for, else the short ones."""
+    """Register `fuzz` and `programs` for `--hypothesis-profile`; without it the short profiles are used."""
     asked = config.getoption("--hypothesis-profile", None)
     name = asked if asked in PROFILES else "short"
     settings.register_profile("fuzz", settings.get_profile(name))
@@ -56,18 +56,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Allow each test the time that it takes to make a failing input as short as it gets."""
+    """Give each test enough time to shrink a failing input."""
     item.add_marker(pytest.mark.timeout(900))
 
 
 @dataclass
 class Ground:
-    """Where the machine plays: the backends of two processes on one store, and what can be done to it from outside.
+    """The machine's backends: two processes on one store, and functions that change the store from outside.
 
-    ``clock`` is there where the store counts by it. Otherwise the store counts for itself, lives are long, and
-    ``end_lease`` and ``end_record`` make what is at a key end at once. ``plant`` writes a record as another program
-    would, without an end. ``remembers`` is set where the store knows the fences of leases and records that are gone:
-    elsewhere the clock alone keeps them growing, and cannot where a record came from a clock far ahead.
+    ``clock`` is set if the store counts by it. Otherwise the store counts by itself, lives are long, and ``end_lease``
+    and ``end_record`` end an entry at once. ``plant`` writes a record as another program would, without an end.
+    ``remembers`` is true if the store keeps the fences of leases and records that are gone. Elsewhere only the clock
+    makes fences grow, which fails for a record from a clock far ahead.
     """
 
     probes: tuple[Probe, Probe]
@@ -140,7 +140,7 @@ def async_redis_ground(redis_url: str) -> Iterator[Ground]:
 
 @pytest.fixture
 def memcached_ground() -> Iterator[Ground]:
-    """Two processes and one memcached, which keeps a lease up to two seconds longer than asked."""
+    """Two processes and one memcached, which keeps a lease up to two seconds longer than requested."""
     require("memcached")
     from pymemcache.client.base import Client
 

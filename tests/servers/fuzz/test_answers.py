@@ -1,4 +1,4 @@
-"""Answers of token endpoints, in whole or in pieces: a token or a documented error, and nothing that was sent in it."""
+"""Answers of token endpoints, whole or in pieces, give a token or a documented error, and no error shows a secret."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LONGEST = 25 * 3600.0
 
 
 def lower(text: str) -> str:
-    """Return percent-encoding as other libraries write it."""
+    """Return percent-encoding in lower case, as other libraries write it."""
     return "".join(
         f"%{piece[:2].lower()}{piece[2:]}" if place else piece for place, piece in enumerate(text.split("%"))
     )
@@ -130,7 +130,7 @@ STATUSES = st.sampled_from(
 
 @dataclass(frozen=True)
 class Answer:
-    """What the server sends, however it is packed; ``cut`` bytes are missing at the end."""
+    """A server's answer with its encoding; ``cut`` bytes are missing at the end."""
 
     status: int = 200
     body: bytes = b""
@@ -141,7 +141,7 @@ class Answer:
     pieces: int = 1
 
     def response(self) -> httpx.Response:
-        """Return it as a transport does."""
+        """Return the answer as a transport does."""
         sent = self.body
         if self.packed and "gzip" in self.coding.lower():
             sent = gzip.compress(sent)
@@ -200,7 +200,7 @@ ANSWERS = ANY | FINE | BUSY
 
 
 def fetch(half: str, answers: list[Answer], *, use_refresh: bool) -> tuple[Token | TokenCacheError, list[str]]:
-    """Fetch from a server that gives these answers in turn; return what came, and all that was warned of."""
+    """Fetch from a server that gives these answers in turn; return the result and all warnings."""
     waiting = list(answers)
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -226,7 +226,7 @@ def fetch(half: str, answers: list[Answer], *, use_refresh: bool) -> tuple[Token
 
 
 def texts_of(error: BaseException) -> list[str]:
-    """Return all that a caller could print of an error and of what led to it."""
+    """Return all that a caller could print of an error and of its causes."""
     texts = [str(error), repr(error), *map(repr, vars(error).values())]
     return texts + [text for led in (error.__cause__, error.__context__) if led for text in texts_of(led)]
 
@@ -238,7 +238,7 @@ def texts_of(error: BaseException) -> list[str]:
     use_refresh=st.booleans(),
 )
 def test_any_answer_is_a_token_or_a_documented_error(half: str, answers: list[Answer], use_refresh: bool) -> None:
-    """INV-1, INV-9: whatever a server sends gives a token within the cap or an error, and neither shows a secret."""
+    """INV-1, INV-9: any answer of a server gives a token within the cap or an error, and neither shows a secret."""
     logging.getLogger("httpx").setLevel(logging.WARNING)
     before = time.time()
     came, warned = fetch(half, answers, use_refresh=use_refresh)
@@ -253,7 +253,7 @@ def test_any_answer_is_a_token_or_a_documented_error(half: str, answers: list[An
         assert type(came) in {ProviderRejected, ProviderUnavailable, ConfigurationError}
         shown += texts_of(came)
         retry_at = getattr(came, "retry_at", None)
-        assert retry_at is None or before <= retry_at <= time.time() + 300, "nobody waits for ever, or not at all"
+        assert retry_at is None or before <= retry_at <= time.time() + 300, "a wait has an end, and is not zero"
         if isinstance(came, ProviderRejected):
             assert came.status is None or 400 <= came.status < 500, "only a refusal is for good"
     assert not [(fragment, text) for text in shown for fragment in FRAGMENTS if fragment in text]
@@ -266,10 +266,10 @@ def test_any_answer_is_a_token_or_a_documented_error(half: str, answers: list[An
 @example(answer=Answer(body=b"[" * 200_000))
 @example(answer=Answer(body=b'{"access_token":"x","expires_in":' + b"9" * 100_000 + b"}"))
 def test_threads_and_event_loops_read_an_answer_alike(answer: Answer) -> None:
-    """Both halves make the same of one answer: the same token, or the same error with the same words."""
+    """Both halves treat an answer alike: the same token, or the same error with the same words."""
     (one, warned), (other, warned_too) = (fetch(half, [answer], use_refresh=False) for half in ("fetch", "afetch"))
     assert type(one) is type(other)
-    assert not (isinstance(one, Token) and answer.cut), "half an answer is none"
+    assert not (isinstance(one, Token) and answer.cut), "half an answer gives no token"
     assert warned == warned_too
     if isinstance(one, Token) and isinstance(other, Token):
         assert (one.value, one.scope, one.refresh_token, one.extra) == (
@@ -285,10 +285,10 @@ def test_threads_and_event_loops_read_an_answer_alike(answer: Answer) -> None:
 
 @FUZZ
 @given(fields=FIELDS, value=VALUES, headers=HEADERS, byte_order_mark=st.booleans())
-def test_no_odd_field_loses_a_good_token(
+def test_odd_fields_do_not_lose_a_good_token(
     fields: dict[str, Any], value: str, headers: dict[str, str], byte_order_mark: bool
 ) -> None:
-    """INV-1: a good `access_token` is taken whatever stands beside it, for no longer than the cap."""
+    """INV-1: a good `access_token` is taken whatever the other fields hold, for no longer than the cap."""
     fields = {**fields, "token_type": "Bearer", "access_token": value, "expires_on": 10**5000}
     sys.set_int_max_str_digits(0)
     try:
@@ -308,7 +308,7 @@ def test_no_odd_field_loses_a_good_token(
     way=st.integers(0, 5),
 )
 def test_no_usual_spelling_of_a_secret_is_quoted(secret: str, around: tuple[str, str], way: int) -> None:
-    """INV-9: what a server echoes is quoted without the secret, as it is or as URLs, HTML and JSON spell it."""
+    """INV-9: an echoed answer is quoted without the secret, as it is or in its URL, HTML and JSON encodings."""
     ways = [secret, quote(secret, safe=""), lower(quote_plus(secret)), html.escape(secret), json.dumps(secret)[1:-1]]
     spelled = [*ways, json.dumps(secret, ensure_ascii=False)[1:-1]][way]
     said = scrub(f"{around[0]} {spelled} {around[1]}", [secret])
@@ -324,7 +324,7 @@ def test_no_usual_spelling_of_a_secret_is_quoted(secret: str, around: tuple[str,
     returned=JSON | FIELDS | st.binary() | st.builds(object) | st.dictionaries(st.binary(), JSON) | st.just(PREVIOUS)
 )
 def test_whatever_a_function_returns_is_a_token_or_an_error(returned: object) -> None:
-    """A plain function as a provider may return anything: what is no token is `ProviderError`, without its content."""
+    """A plain function may return anything: a value that is not a token raises `ProviderError` without its content."""
     clock = FakeClock()
     provider = CallableProvider(lambda: returned, key="orders")  # type: ignore[arg-type,return-value]
     try:

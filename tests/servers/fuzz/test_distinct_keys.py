@@ -1,4 +1,4 @@
-"""Keys that look alike: different identities, namespaces and keys never meet in one record or one lease."""
+"""Keys that look alike: different identities, namespaces and keys never share a record or a lease."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PIECES = st.sampled_from(
             "\x00",
         ),
         *("{", "}", ":", "%", "%7B", "7B", "/", "..", "-", "\\", "\\xed", "\\ud800", "\ud800", "\udc80"),
-        *("\u00e9", "e\u0301", "\u212a"),  # NFC, NFD, and what only lower case makes a k
+        *("\u00e9", "e\u0301", "\u212a"),  # NFC, NFD, and a letter that becomes k in lower case
     ]
 )
 KEYS = st.lists(PIECES, min_size=1, max_size=5).map("".join) | st.text(
@@ -62,7 +62,7 @@ def memcached(key: str) -> tuple[str, ...]:
 
 
 def files(key: str) -> tuple[str, ...]:
-    """Return the names of files, as a folder that takes no notice of case tells them apart."""
+    """Return the file names, in the form in which a case-insensitive folder compares them."""
     return tuple(f"{stem_of(key)}.{kind}".lower() for kind in ("json", "state", "mutex", "holder"))
 
 
@@ -71,7 +71,7 @@ STORES: tuple[Callable[[str], tuple[str, ...]], ...] = (plain, cluster, memcache
 
 @st.composite
 def lookalikes(draw: st.DrawFn) -> set[str]:
-    """Draw keys, and others that are made of what stores make of them."""
+    """Draw keys, and others that are made from the names that stores make of them."""
     keys = set(draw(st.lists(KEYS, min_size=1, max_size=3)))
     for key in sorted(keys):
         store = draw(st.sampled_from(STORES))
@@ -84,8 +84,8 @@ def lookalikes(draw: st.DrawFn) -> set[str]:
 @example(keys={"a", "a:lock", "a:ready", "{a}", "{a}:lock"})
 @example(keys={"{", "%7B", "%257B", "}"})
 @example(keys={"\ud800", "\\xed\\xa0\\x80", "\\ud800"})
-def test_no_name_in_a_store_is_of_two_keys(keys: set[str]) -> None:
-    """INV-10: record, lease and wake-up of a key have names of their own in every store, whatever the keys hold."""
+def test_no_name_in_a_store_belongs_to_two_keys(keys: set[str]) -> None:
+    """INV-10: record, lease and wake-up of a key have names of their own in every store, whatever the keys contain."""
     for store in STORES:
         names = [name for key in sorted(keys) for name in store(key)]
         assert len(set(names)) == len(names), store.__name__
@@ -94,7 +94,7 @@ def test_no_name_in_a_store_is_of_two_keys(keys: set[str]) -> None:
 @FUZZ
 @given(key=KEYS | st.text(st.characters(codec=None), min_size=200, max_size=300))
 def test_no_key_reaches_beyond_its_name(key: str) -> None:
-    """No key ends a command of memcached, leaves the folder, or is text that Redis cannot take."""
+    """No key ends a memcached command, leaves the folder, or is text that Redis cannot take."""
     assert all(re.fullmatch(r"[!-~]{1,250}", name) for name in memcached(key))
     assert all(re.fullmatch(r"[a-z0-9_-]{1,100}\.[a-z]+", name) for name in files(key))
     assert all(name.encode() for store in (plain, cluster) for name in store(key))
@@ -121,7 +121,7 @@ IDENTITIES = st.dictionaries(st.text("ab:", max_size=2), VALUES, max_size=3)
 
 
 def shape(value: object) -> object:
-    """Return a value of texts and tuples that is equal just where keys are to be."""
+    """Return a value of texts and tuples that is equal exactly if the keys must be equal."""
     match value:
         case float():
             return ("float", value.hex())
@@ -146,10 +146,10 @@ LOOKALIKES = st.lists(VALUES | ATOMS, min_size=2, max_size=12)
 @example(
     sources=[], values=[["a", "b"], ["ab"], ["a", ["b"]], [["a"], "b"], {"a": "b"}, {"a": {"b": None}}, [], [[]], {}]
 )
-def test_sources_share_a_key_only_if_all_is_equal(
+def test_sources_share_a_key_only_if_all_parts_are_equal(
     sources: list[tuple[str, str, dict[str, Any]]], values: list[object]
 ) -> None:
-    """INV-10: namespace, provider and identity, each by type and content, decide the key, and nothing runs over."""
+    """INV-10: namespace, provider and identity, each by type and content, decide the key; no part runs into another."""
     sources = [*sources, *(("", "p", {"field": value}) for value in values), ("", "p", {"field": values})]
     keys = {record_key(namespace, name, fingerprint(name, identity)) for namespace, name, identity in sources}
     assert len(keys) == len({(namespace, name, shape(identity)) for namespace, name, identity in sources})
@@ -157,7 +157,7 @@ def test_sources_share_a_key_only_if_all_is_equal(
 
 @settings(FUZZ, max_examples=5)
 @given(secrets=st.lists(st.text(max_size=8), min_size=2, max_size=3, unique=True), rest=IDENTITIES)
-def test_each_credential_has_a_key_and_is_not_in_it(secrets: list[str], rest: dict[str, Any]) -> None:
+def test_each_credential_has_a_key_that_does_not_contain_it(secrets: list[str], rest: dict[str, Any]) -> None:
     """INV-9, INV-10: another credential, or the same one somewhere else or as plain text, gives another key."""
     identities = [{**rest, "s": Secret(f"planted-{secret}")} for secret in secrets]
     identities += [{**rest, "t": Secret(f"planted-{secrets[0]}")}, {**rest, "s": f"planted-{secrets[0]}"}]

@@ -1,4 +1,4 @@
-"""Expiries of every kind: values are made together with what they mean, to hold docs/expiry.md against."""
+"""Expiries of every kind: values are made together with their meaning, and compared with docs/expiry.md."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ FIELDS = ("expires_in", "expires_on", "expires_at", "ttl", "validUntil")
 
 @dataclass(frozen=True)
 class Said:
-    """A value as a server may send it: ``duration`` or ``instant`` is what it means, neither that it is unusable."""
+    """A value as a server may send it. ``duration`` or ``instant`` is its meaning; without both it is unusable."""
 
     value: object
     duration: float | None = None
     instant: float | None = None
 
     def lifetime(self, reference: float) -> float | None:
-        """Return the seconds that it gives from ``reference`` on, ``None`` where it gives none."""
+        """Return the lifetime in seconds from ``reference`` on, ``None`` for an unusable value."""
         left = self.duration if self.instant is None else self.instant - reference
         return left if left is not None and left > 0 else None
 
@@ -64,7 +64,7 @@ def iso(moment: datetime) -> st.SearchStrategy[object]:
 
 
 def http(moment: datetime) -> st.SearchStrategy[object]:
-    """Return ways to write an instant as an HTTP date, all three forms of them."""
+    """Return ways to write an instant as an HTTP date, in all three forms."""
     forms = ("%A, %d-%b-%y %H:%M:%S GMT", "%a %b %e %H:%M:%S %Y")
     return st.sampled_from([format_datetime(moment, usegmt=True), *map(moment.strftime, forms)])
 
@@ -180,7 +180,7 @@ def test_the_lifetime_is_the_smallest_that_the_rules_allow(
 @example(said=Said(315_360_000, duration=TEN_YEARS))
 @example(said=Said(315_360_001))
 def test_a_duration_is_never_taken_for_an_instant_or_back(said: Said) -> None:
-    """Each value has the one meaning that it was made with, or none."""
+    """Each value has the one meaning that it was made with, or is unusable."""
     found = classify(said.value)
     if found is None:
         assert (said.duration, said.instant) == (None, None)
@@ -196,7 +196,7 @@ def test_a_duration_is_never_taken_for_an_instant_or_back(said: Said) -> None:
 def test_no_response_gives_a_token_whose_usable_end_has_passed(
     said: dict[str, Said], date: float | None, off: float, default: float
 ) -> None:
-    """INV-1: whatever was said, the usable end lies ahead, before the expiry, and renewal begins before it."""
+    """INV-1: for any answer, the usable end lies ahead, before the expiry, and renewal begins before it."""
     fields = {name: each.value for name, each in said.items()}
     expiry = read_expiry(fields, date=date, before_wall=NOW + off, names=FIELDS[3:], default_lifetime=default)
     plan = schedule(RefreshPolicy(), lifetime=expiry.lifetime, remaining=expiry.lifetime, spread=0.0)
@@ -207,7 +207,7 @@ def test_no_response_gives_a_token_whose_usable_end_has_passed(
 
 
 class Odd:
-    """A value that answers no question."""
+    """A value that raises at every operation."""
 
     def __eq__(self, other: object) -> bool:
         raise RuntimeError
@@ -249,7 +249,7 @@ ANYTHING: st.SearchStrategy[Any] = st.recursive(
 def test_no_value_of_any_kind_raises(
     values: dict[str, Any], date: float | None, wall: float, token: str, retry: str
 ) -> None:
-    """No value loses a good token by an exception, means "for ever", or gives a lifetime that is no time at all."""
+    """No value raises an exception that loses a good token, means "for ever", or gives a lifetime of zero."""
     expiry = read_expiry(values, date=date, before_wall=wall, names=FIELDS[3:], cap=90_000.0, trust_jwt=token)
     assert 0 < expiry.lifetime <= 90_000.0
     assert math.isfinite(expiry.issued_at)

@@ -1,8 +1,8 @@
-"""One model of the lease protocol, and every backend held against it by a machine that calls whatever it likes.
+"""One model of the lease protocol; a machine calls every backend at random and compares it with the model.
 
-The machine plays three owners in two processes, two keys and two identities: in any order they ask, commit, extend,
-release, discard, wait and look, with leases that were lost long ago too, while other programs write records and what is
-stored ends. After each call the store must be what the model says.
+The machine has three owners in two processes, two keys and two identities. In any order they ask for the lease,
+commit, extend, release, discard, wait and load, also with leases that were lost long ago. Meanwhile other programs
+write records, and stored entries end. After each call the store must match the model.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ELAPSED = 60.0
 LIVES = (600.0, 900.0)
 FOREIGN = (record(None, "theirs"), b"\x00\xff{not json", record(1, "old"), b"", record(2**52, "far ahead"))
 
-# Repeated entries come more often: most programs are to get to where leases meet, and not to end before that.
+# Repeated entries are drawn more often, so that most programs reach contended leases and do not end before.
 EACH_OWNER = st.sampled_from(sorted(OWNERS))
 EACH_KEY = st.sampled_from([0, 0, 0, 1])
 EACH_IDENTITY = st.sampled_from(["right secret", "wrong secret"])
@@ -51,7 +51,7 @@ BACK = st.sampled_from([0, 0, 1, 1, 2, 3, 4])
 
 
 class Ground(Protocol):
-    """Where the machine plays, as the fixtures of ``conftest.py`` give it; they say what each part is."""
+    """The machine's store, as the fixtures of ``conftest.py`` give it; they describe each field."""
 
     probes: tuple[Probe, Probe]
     clock: FakeClock | None
@@ -64,7 +64,7 @@ class Ground(Protocol):
 
 @dataclass
 class Key:
-    """What the model knows of one key. An instant is that of the machine's clock; what stands still ends never."""
+    """The model of one key. An instant is one of the machine's clock; under a clock that stands still, none ends."""
 
     name: str
     data: bytes | None = None
@@ -87,7 +87,7 @@ class Key:
         self.written.append(data)
 
     def note(self, data: bytes | None) -> None:
-        """Take note of a fence from a clock that was far ahead."""
+        """Note a fence from a clock that was far ahead."""
         self.was_ahead = self.was_ahead or (fence_of(data or b"") or 0) >= 2**52
 
     def tidy(self, now: float) -> None:
@@ -100,12 +100,12 @@ class Key:
         self.lease = self.cooldown = None
 
     def holds(self, lease: LeaseGrant) -> bool:
-        """Return whether it is this very lease that fills the slot."""
+        """Return whether this very lease fills the slot."""
         return self.lease is not None and (self.lease.owner, self.lease.fence) == (lease.owner, lease.fence)
 
 
 class LeaseMachine(RuleBasedStateMachine):
-    """Calls a backend and the model, and compares. Each run has two keys of its own on the one store."""
+    """Calls a backend and the model, and compares. Each run has two new keys on the one store."""
 
     ground: ClassVar[Ground]
     _runs: ClassVar[itertools.count[int]] = itertools.count()
@@ -118,16 +118,16 @@ class LeaseMachine(RuleBasedStateMachine):
         self.values = itertools.count()
         self.turns = itertools.count()
 
-    # --- what the model and the machine have in common
+    # --- shared by the model and the machine
 
     @property
     def now(self) -> float:
-        """The instant by which the store counts; a store that counts for itself stands still."""
+        """The instant by which the store counts; for a store that counts by itself it stands still."""
         clock = self.ground.clock
         return 0.0 if clock is None else clock.at
 
     def life(self, duration: float) -> float:
-        """Return a duration, or a long one where only real time would end it."""
+        """Return a duration, or a long one if only real time would end it."""
         return duration if self.ground.clock is not None else LIVES[duration < 10]
 
     def probe(self, owner: str) -> Probe:
@@ -136,33 +136,33 @@ class LeaseMachine(RuleBasedStateMachine):
         return probe
 
     def seen(self, key: Key, number: int) -> bytes | None:
-        """Return what a caller may have seen: nothing, the record, its like, an earlier one, another program's."""
+        """Return bytes that a caller may have seen: none, the record, a similar or earlier one, another program's."""
         twin = record(fence_of(key.data or b"") or key.fence, "twin")
         choices = (None, key.data, twin, *reversed(key.written), *FOREIGN)
         return choices[number % len(choices)]
 
     def check_remaining(self, remaining: float | None, ends_at: float) -> None:
-        """Compare a countdown with the end that it leads to."""
+        """Compare a countdown with the expected end."""
         left = ends_at - self.now
         elapsed = ELAPSED if self.ground.clock is None else self.ground.rounding
         assert remaining is not None
         assert left - elapsed <= remaining <= left + self.ground.rounding
 
     def check_stored(self, stored: Stored | None, key: Key) -> None:
-        """Compare a record, and its countdown where the store has one, with the model's."""
+        """Compare a record, and its countdown if the store has one, with the model's."""
         assert (None if stored is None else stored.data) == key.stored(self.now)
         if stored is not None and stored.remaining is not None:
             assert key.data_ends_at is not None
             self.check_remaining(stored.remaining, key.data_ends_at)
 
     def check_cooldown(self, cooldown: Cooldown | None, key: Key) -> None:
-        """Compare all that a cooldown says with what was left behind."""
+        """Compare all fields of a cooldown with the one that was left."""
         assert cooldown is not None
         assert key.cooldown is not None
         self.check_remaining(cooldown.remaining, key.slot_ends_at)
         assert replace(cooldown, remaining=0.0) == replace(key.cooldown, remaining=0.0)
 
-    # --- what callers do
+    # --- calls
 
     @rule(owner=EACH_OWNER, index=EACH_KEY, identity=EACH_IDENTITY, seen=SEEN, life=EACH_LIFE)
     def lease(self, owner: str, index: int, identity: str, seen: int, life: float) -> None:
@@ -217,7 +217,7 @@ class LeaseMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.grants)
     @rule(back=BACK, failed=st.booleans(), identity=EACH_IDENTITY, life=EACH_PAUSE)
     def release(self, back: int, failed: bool, identity: str, life: float) -> None:
-        """Release the last lease or an earlier one, and leave a cooldown where the fetch failed."""
+        """Release the last lease or an earlier one, and leave a cooldown if the fetch failed."""
         lease, key = self.granted_before(back)
         left = Cooldown(identity, self.life(life), failed, back, 'no "luck": \u0425\u04af\u0441', "invalid_client", 401)
         self.probe(lease.owner).release(lease, left if failed else None)
@@ -238,7 +238,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(owner=EACH_OWNER, index=EACH_KEY, seen=SEEN)
     def discard(self, owner: str, index: int, seen: int) -> None:
-        """Discard the record, or one that was there before, or another program's."""
+        """Discard the record, or an earlier one, or another program's."""
         key = self.keys[index]
         known = self.seen(key, seen)
         if known is None:
@@ -251,7 +251,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(owner=EACH_OWNER, index=EACH_KEY, seen=SEEN)
     def wait(self, owner: str, index: int, seen: int) -> None:
-        """Wait for no time; what a wake-up brings was committed to this key."""
+        """Wait with a time-out of zero; a record that a wake-up brings was committed to this key."""
         key = self.keys[index]
         stored = self.probe(owner).wait(key.name, self.seen(key, seen), 0.0)
         assert stored is None or stored.data in key.written, "INV-10: never another key's record"
@@ -262,11 +262,11 @@ class LeaseMachine(RuleBasedStateMachine):
         key = self.keys[index]
         self.check_stored(self.probe(owner).load(key.name), key)
 
-    # --- what callers do in a row, because it matters and chance alone seldom gets there
+    # --- sequences of calls that matter and that chance alone seldom draws
 
     @rule(owner=EACH_OWNER, index=EACH_KEY, identity=EACH_IDENTITY)
     def renew(self, owner: str, index: int, identity: str) -> None:
-        """Replace the record that is there, if one may."""
+        """Replace the record, if the lease is granted."""
         before = len(self.grants)
         self.lease(owner, index, identity, 1, 2.0)
         if len(self.grants) > before:
@@ -274,7 +274,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(owner=EACH_OWNER, index=EACH_KEY, identity=EACH_IDENTITY, life=EACH_PAUSE)
     def fail(self, owner: str, index: int, identity: str, life: float) -> None:
-        """Ask for the lease and leave a cooldown behind, if one may."""
+        """Ask for the lease and leave a cooldown, if it is granted."""
         before = len(self.grants)
         self.lease(owner, index, identity, 1, 2.0)
         if len(self.grants) > before:
@@ -284,7 +284,7 @@ class LeaseMachine(RuleBasedStateMachine):
         late=EACH_OWNER, owner=EACH_OWNER, index=EACH_KEY, identity=EACH_IDENTITY, first=st.sampled_from([0, 1, None])
     )
     def overtake(self, late: str, owner: str, index: int, identity: str, first: int | None) -> None:
-        """Lose the lease to somebody else; then one of the two stores first, or neither."""
+        """Lose the lease to another owner; then one of the two stores first, or neither does."""
         self.lease(late, index, identity, 1, 2.0)
         key = self.keys[index]
         if key.lease is not None:
@@ -293,10 +293,10 @@ class LeaseMachine(RuleBasedStateMachine):
             if first is not None:
                 self.commit(first, "ours", 600.0)
 
-    # --- what happens
+    # --- events
 
     def end_lease(self, key: Key) -> None:
-        """Let time pass, or take the lease away, and nothing else."""
+        """Let time pass, or remove the lease, and change nothing else."""
         if self.ground.clock is None:
             self.ground.end_lease(key.name)
             key.empty()
@@ -354,7 +354,7 @@ class LeaseMachine(RuleBasedStateMachine):
         return lease, next(key for key in self.keys if key.name == lease.key)
 
     def teardown(self) -> None:
-        """Let go of all leases."""
+        """Release all leases."""
         for lease in self.grants:
             self.probe(lease.owner).release(lease)
 
@@ -380,7 +380,7 @@ class MemcachedMachine(LeaseMachine):
 
 
 def play(machine: type[LeaseMachine], ground: Ground, *, share: int = 1) -> None:
-    """Run programs of calls on a store, more of them on a quick one."""
+    """Run programs of calls on a store, more of them on a fast store."""
     machine.ground = ground
     run_state_machine_as_test(machine, settings=settings(PROGRAMS, max_examples=share * PROGRAMS.max_examples))
 

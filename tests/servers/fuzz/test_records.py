@@ -1,4 +1,4 @@
-"""Records that anybody may have written: decoding refuses or is right, and a damaged one is no other token."""
+"""Records with any content: decoding refuses them or is right, and a damaged record never gives another token."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ NOTHING = object()
 
 @st.composite
 def tables(draw: st.DrawFn) -> dict[str, object]:
-    """Draw the fields of a good record, a few of them odd or missing, or those of another program's."""
+    """Draw the fields of a good record, a few of them odd or missing, or those of another program's record."""
     token = draw(TOKENS)
     whole: dict[str, object] = json.loads(encode(token, fence=draw(FENCES), identity="somebody", reason="cold"))
     kind = draw(st.sampled_from(["ours", "changed", "changed", "theirs"]))
     if kind == "theirs":
         whole = {"accessToken": token.value, "expiresAt": draw(INSTANTS)}
-    elif kind == "changed":  # somebody changed one of the times, and not the others
+    elif kind == "changed":  # one of the times was changed, the others were not
         name = draw(st.sampled_from(["expiresAt", "issuedAt"]))
         whole[name] = whole[name] + draw(st.integers(-99_999, 99_999) | st.floats(-2, 2))  # type: ignore[operator]
     if draw(st.booleans()):
@@ -68,7 +68,7 @@ TABLES = tables()
 
 
 class Sealed:
-    """Sealing that shows what was sealed and notices every change of it, which is all that matters here."""
+    """A transparent sealing that detects every change, which is enough for these tests."""
 
     def seal(self, key: str, plain: bytes) -> bytes:
         """Put a keyed digest of key and text before the text."""
@@ -94,7 +94,7 @@ def stored(token: Token, fence: int, *, sealed: bool) -> bytes:
 
 
 def read(data: bytes, *, key: str = "K", sealed: bool = False) -> Record | None:
-    """Return what a record holds, ``None`` for one that is refused; nothing else than a refusal may be raised."""
+    """Return the content of a record, ``None`` for a refused one; no other exception may be raised."""
     try:
         return decode(data, key=key, sealing=SEALING if sealed else None)
     except UnreadableRecord as error:
@@ -105,7 +105,7 @@ def read(data: bytes, *, key: str = "K", sealed: bool = False) -> Record | None:
 
 
 def check(data: bytes) -> None:
-    """Say what must hold of whatever bytes a store may give."""
+    """Check the claims that hold for any bytes in a store."""
     fence = fence_of(data)
     assert fence is None or (type(fence) is int and 0 <= fence <= LARGEST_FENCE)
     assert is_another(data, None) is True
@@ -128,7 +128,7 @@ def check(data: bytes) -> None:
 
 
 def check_expiry(found: Record, fields: dict[str, object]) -> None:
-    """Say that no field but `expiresAt` makes a token last longer: the fraction of its second is all it can win."""
+    """Check that only `expiresAt` makes a token last longer: another field adds less than a second."""
     said = fields["expiresAt"]
     if "v" not in fields:
         meant = classify(said)
@@ -154,8 +154,8 @@ def check_expiry(found: Record, fields: dict[str, object]) -> None:
 @example(data=b'{"a":' * 100_000)
 @example(data=b'{"fence":' + b"9" * 5000 + b"}")
 @example(data=b'\xef\xbb\xbf{"accessToken":"x","expiresAt":2000000000}')
-def test_no_bytes_raise_anything_but_a_refusal(data: bytes) -> None:
-    """INV-9: any bytes are a usable record or refused, and the refusal repeats nothing of them."""
+def test_bytes_of_any_kind_raise_only_a_refusal(data: bytes) -> None:
+    """INV-9: any bytes are a usable record or refused, and the refusal quotes none of them."""
     check(data)
 
 
@@ -170,15 +170,15 @@ def test_no_bytes_raise_anything_but_a_refusal(data: bytes) -> None:
 )
 @example(table={"v": 1, "accessToken": "x", "expiresAt": 2e9, "scope": ["x"]}, ascii_only=True, planted="other")
 def test_fields_of_any_kind_are_understood_or_refused(table: dict[str, object], ascii_only: bool, planted: str) -> None:
-    """INV-1, INV-9: whatever the fields hold, the result has the right types and does not outlive `expiresAt`."""
+    """INV-1, INV-9: for any fields, the result has the right types and does not outlive `expiresAt`."""
     table.setdefault(planted, "planted")
     check(json.dumps(table, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass"))
 
 
 @FUZZ
 @given(token=TOKENS, fence=FENCES, sealed=st.booleans())
-def test_what_was_encoded_is_decoded(token: Token, fence: int, sealed: bool) -> None:
-    """A token comes back with its value, its times to the fraction that matters, and the rest, sealed or not."""
+def test_an_encoded_token_is_decoded_unchanged(token: Token, fence: int, sealed: bool) -> None:
+    """A token comes back with its value, its times to the relevant fraction, and the rest, sealed or not."""
     data = stored(token, fence, sealed=sealed)
     check(data)
     found = read(data, sealed=sealed)
@@ -194,7 +194,7 @@ def test_what_was_encoded_is_decoded(token: Token, fence: int, sealed: bool) -> 
 
 
 def spelled(pairs: list[tuple[str, object]], mark: str, ascii_only: bool) -> bytes:
-    """Return pairs as a JSON object in which a name may come twice; ``mark`` is what stands between name and value."""
+    """Return pairs as a JSON object in which a name may come twice; ``mark`` separates name and value."""
     dumped = [(json.dumps(name), json.dumps(value, ensure_ascii=ascii_only)) for name, value in pairs]
     return ("{" + ",".join(name + mark + value for name, value in dumped) + "}").encode("utf-8", "surrogatepass")
 
@@ -220,14 +220,14 @@ def spelled(pairs: list[tuple[str, object]], mark: str, ascii_only: bool) -> byt
     mark=":",
     ascii_only=True,
 )
-def test_the_short_way_to_read_a_record_takes_nothing_that_the_long_one_would_not(
+def test_the_quick_way_to_read_a_record_agrees_with_the_full_one(
     table: dict[str, object],
     beside: dict[str, object],
     more: list[tuple[str, object]],
     mark: str,
     ascii_only: bool,
 ) -> None:
-    """Compiled code reads our own records; it finds the same fields, and none where a name comes twice."""
+    """Compiled code reads our own records; it finds the same fields, and refuses those with duplicate names."""
     pairs = [*(table | beside).items(), *more]
     data = spelled(pairs, mark, ascii_only)
     short = _own(data)
@@ -238,8 +238,8 @@ def test_the_short_way_to_read_a_record_takes_nothing_that_the_long_one_would_no
 
 @FUZZ
 @given(token=TOKENS, fence=FENCES, scope=st.none() | st.sampled_from(["read write", "https://a.example/x a:b"]))
-def test_our_own_records_are_read_the_short_way(token: Token, fence: int, scope: str | None) -> None:
-    """Of what we wrote only a record whose token, or whose extra fields, hold colons or tables is read the long way."""
+def test_our_own_records_are_read_the_quick_way(token: Token, fence: int, scope: str | None) -> None:
+    """Of our records, only those with colons or tables in the token or extra fields need the full way."""
     token = token.replace(scope=scope, extra={"expires_in": 3600, "note": "none"})
     plain = ":" not in token.value + (token.refresh_token or "") + token.token_type
     data = encode(token, fence=fence, identity="somebody", reason="cold", kept=1.5, again_at=2e9)
@@ -249,8 +249,8 @@ def test_our_own_records_are_read_the_short_way(token: Token, fence: int, scope:
 
 @FUZZ
 @given(token=TOKENS, fence=FENCES, data=st.data())
-def test_a_piece_of_a_record_is_no_record(token: Token, fence: int, data: st.DataObject) -> None:
-    """INV-10: a plain record that is cut, or has anything before or behind it, is refused."""
+def test_a_piece_of_a_record_is_refused(token: Token, fence: int, data: st.DataObject) -> None:
+    """INV-10: a plain record that is cut, or has bytes before or after it, is refused."""
     whole = stored(token, fence, sealed=False)
     start = data.draw(st.integers(0, 3))
     end = data.draw(st.integers(0, len(whole) - 1))
@@ -266,7 +266,7 @@ def test_a_piece_of_a_record_is_no_record(token: Token, fence: int, data: st.Dat
 @FUZZ
 @given(token=TOKENS, fence=FENCES, data=st.data())
 def test_a_damaged_sealed_record_is_never_another_token(token: Token, fence: int, data: st.DataObject) -> None:
-    """INV-10: a sealed record that was changed in any place holds the very same token or none."""
+    """INV-10: a sealed record that was changed in any place gives the same token or a refusal."""
     whole = bytearray(stored(token, fence, sealed=True))
     intact = read(bytes(whole), sealed=True)
     assert intact is not None
@@ -283,8 +283,8 @@ def test_a_damaged_sealed_record_is_never_another_token(token: Token, fence: int
 
 @FUZZ
 @given(one=TOKENS, other=TOKENS, fences=st.tuples(FENCES, FENCES), key=TEXT, field=st.sampled_from(["fence", "sealed"]))
-def test_sealed_records_are_not_mixed(one: Token, other: Token, fences: tuple[int, int], key: str, field: str) -> None:
-    """INV-10: neither another key's record nor one put together from two is taken."""
+def test_sealed_records_do_not_mix(one: Token, other: Token, fences: tuple[int, int], key: str, field: str) -> None:
+    """INV-10: another key's record, and one that is put together from two, are refused."""
     pair = [json.loads(stored(token, fence, sealed=True)) for token, fence in zip((one, other), fences, strict=True)]
     mixed = {**pair[0], field: pair[1][field]}
     found = read(json.dumps(mixed).encode(), sealed=True)
@@ -296,7 +296,7 @@ def test_sealed_records_are_not_mixed(one: Token, other: Token, fences: tuple[in
 @FUZZ
 @given(pair=st.lists(TABLES, min_size=2, max_size=2))
 def test_of_two_records_at_most_one_is_newer(pair: list[dict[str, object]]) -> None:
-    """INV-3, INV-6: with fences the higher one alone is another record; without one, all that differ are."""
+    """INV-3, INV-6: between records with fences, only the higher one counts as another; else any different one does."""
     one, other = (json.dumps(table).encode("utf-8", "surrogatepass") for table in pair)
     mine, theirs = fence_of(one), fence_of(other)
     if mine is None or theirs is None:

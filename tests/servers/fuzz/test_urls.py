@@ -1,4 +1,4 @@
-"""URLs of backends as people write them: each is understood or refused, and a password is in no text of either."""
+"""URLs of backends as people write them: each is parsed or refused, and no text of either shows a password."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def written(draw: st.DrawFn) -> str:
     text = (
         f"{draw(st.sampled_from(SCHEMES))}://{user}:{password}@{draw(HOSTS)}{draw(PATHS)}{'?' if query else ''}{query}"
     )
-    if draw(st.booleans()):  # a character too many, anywhere but in the word itself or the name of an option
+    if draw(st.booleans()):  # one extra character, anywhere but in the password itself or the name of an option
         place = draw(st.integers(0, len(text) - len(query)))
         start = text.index(PLANTED)
         assume(not start < place < start + len(PLANTED))
@@ -73,7 +73,7 @@ def shown_of(error: BaseException) -> list[str]:
 
 
 def notes_of(error: BaseException) -> list[str]:
-    """Return the texts of everything that led to an error, without the lines of this file."""
+    """Return the texts of an error's causes, without the lines of this file."""
     led = (error.__cause__, error.__context__)
     return [line for each in led if each for line in traceback.format_exception_only(each)]
 
@@ -86,7 +86,7 @@ def notes_of(error: BaseException) -> list[str]:
 @example(text=f"redis://user:{PLANTED}")
 @example(text=f"redis:user:{PLANTED}@host")
 def test_a_password_is_in_no_text_of_a_url_or_its_refusal(text: str) -> None:
-    """INV-9: a URL, the backend made of it, or what is said of the mistake in it: none shows the password."""
+    """INV-9: a URL, its backend, and the error for its mistake: none of their texts shows the password."""
     shown: list[str]
     try:
         url = BackendURL.parse(text)
@@ -116,8 +116,8 @@ def test_a_password_is_in_no_text_of_a_url_or_its_refusal(text: str) -> None:
 @example(text="redis://" + "%" * 100_000)
 @example(text="redis://[" + ":" * 100_000)
 @example(text="redis://h?" + "&a=b" * 50_000)
-def test_any_text_is_a_url_or_a_mistake(text: str) -> None:
-    """Nothing but `ConfigurationError` is raised for a text; what is understood holds no control character."""
+def test_any_text_is_a_url_or_a_configuration_error(text: str) -> None:
+    """Only `ConfigurationError` is raised for a text; a parsed URL contains no control character."""
     try:
         url = BackendURL.parse(text)
     except ConfigurationError:
@@ -151,10 +151,10 @@ def test_any_text_is_a_url_or_a_mistake(text: str) -> None:
     path=PRINTABLE,
     options=st.dictionaries(PRINTABLE.filter(bool), PRINTABLE, max_size=3),
 )
-def test_what_is_encoded_arrives(
+def test_percent_encoded_parts_arrive_unchanged(
     user: str, password: str, hosts: list[tuple[str, int | None]], path: str, options: dict[str, str]
 ) -> None:
-    """Every part of a URL that was percent-encoded comes out as it went in, and no other part is mistaken for it."""
+    """Every percent-encoded part of a URL comes out as it went in, and is not mistaken for another part."""
     places = [(f"[{IPv6Address(name)}]" if ":" in name else name, port) for name, port in hosts]
     authority = ",".join(name if port is None else f"{name}:{port}" for name, port in places)
     query = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in options.items())

@@ -1,4 +1,4 @@
-"""Fixtures for tests on the one Redis that all of them share: whoever uses it finds it empty."""
+"""Fixtures for tests on one shared Redis, which each test finds empty."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def store(redis_url: str) -> Iterator[Redis]:
-    """A plain client on the emptied server: what any other program sees."""
+    """A plain client on the emptied server: it sees what any other program sees."""
     with Redis.from_url(redis_url) as client:
         client.flushall()
         yield client
@@ -28,7 +28,7 @@ def store(redis_url: str) -> Iterator[Redis]:
 
 @pytest.fixture
 def prolonged(store: Redis) -> Callable[[str, int], None]:
-    """What waits until a lease was prolonged so often; the lease lasts all that time."""
+    """Return a function that waits until a lease was extended so many times; the lease lasts all that time."""
 
     def wait(lock: str, times: int) -> None:
         patience = time.monotonic() + 30.0
@@ -54,7 +54,7 @@ def backend(redis_url: str, store: Redis) -> Iterator[RedisBackend]:
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Certificates:
-    """The files of an authority, and of a certificate that it issued for loopback."""
+    """The files of a certificate authority, and of a certificate that it issued for loopback."""
     authority = trustme.CA()
     issued = authority.issue_cert("localhost", "127.0.0.1")
     files = Certificates(*(tmp_path / name for name in ("ca.pem", "cert.pem", "key.pem")))
@@ -66,7 +66,7 @@ def certificates(tmp_path: Path) -> Certificates:
 
 @pytest.fixture
 def tls_redis(certificates: Certificates) -> Iterator[RedisServer]:
-    """A Redis that speaks TLS alone; skipped where the server was built without TLS."""
+    """A Redis that speaks only TLS; skipped if the server was built without TLS."""
     server = RedisServer(tls=certificates)
     try:
         server.start()

@@ -1,4 +1,4 @@
-"""`tokencache bench` on a real Redis and a real memcached: all its figures, and nothing that stays behind."""
+"""`tokencache bench` on a real Redis and a real memcached: all its figures are there, and nothing stays behind."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ run = CliRunner()
 
 
 class Store(NamedTuple):
-    """A server of a test's own."""
+    """A server for one test."""
 
     url: str
 
     def slots(self) -> list[Slot]:
-        """Return what lies at the keys of the bench."""
+        """Return the records and leases at the keys of the bench."""
         with closing(open_backend(self.url)) as backend:
             return [slot for slot in map(backend.inspect, OWN) if slot != Slot(None)]
 
     def names(self) -> set[str]:
-        """Return all keys there are, on a Redis; on a memcached those that the backend can name."""
+        """Return all keys of a Redis; of a memcached, those that the backend can name."""
         if self.url.startswith("redis"):
             with Redis.from_url(self.url) as client:
                 return {name.decode() for name in client.scan_iter()}
@@ -63,7 +63,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeQPay]:
-    """A fake QPay that the environment names; few rounds, as nobody looks at how quick it is."""
+    """A fake QPay that the environment names; few rounds, since the speed does not matter."""
     monkeypatch.setattr(bench, "ROUNDS", 200)
     monkeypatch.setattr(bench, "SHARED_CALLS", 10)
     with FakeQPay(credentials={"merchant": SECRET}) as server:
@@ -75,7 +75,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeQPay]:
 
 
 def test_every_figure_is_there_and_only_the_fleets_record_stays(fake: FakeQPay, store: Store) -> None:
-    """One login, one call in the stampede (INV-2), the fleet's record the same byte for byte, no key of the bench's."""
+    """One login, one call in the stampede (INV-2), the fleet's record unchanged byte for byte, no key of the bench."""
     assert run.invoke(app, ["token", "qpay", "-b", store.url]).exit_code == Exit.OK
     with closing(open_backend(store.url)) as backend:
         before = backend.load(KEY)
@@ -98,7 +98,7 @@ def test_every_figure_is_there_and_only_the_fleets_record_stays(fake: FakeQPay, 
 
 
 def test_a_bench_with_its_fake_leaves_an_empty_store(fake: FakeQPay, store: Store) -> None:
-    """Without a provider the store is as it was, and nobody but the fake was asked."""
+    """Without a provider the store stays as it was, and only the fake gets requests."""
     ran = run.invoke(app, ["bench", "-b", store.url, "-p", "2", "-t", "2"])
     assert ran.exit_code == Exit.OK
     assert [line.split()[0] for line in ran.stdout.splitlines()[1:4]] == ["first", "cached", "speed-up"]
@@ -106,8 +106,8 @@ def test_a_bench_with_its_fake_leaves_an_empty_store(fake: FakeQPay, store: Stor
     only_the_fleets(store)
 
 
-def test_an_acl_that_admits_the_fleets_keys_admits_the_benchs(fake: FakeQPay, tmp_path: Path) -> None:
-    """Its keys begin as the fleet's does; the password of the URL is in no output and no picture (INV-9)."""
+def test_an_acl_for_the_fleets_keys_is_enough_for_the_bench(fake: FakeQPay, tmp_path: Path) -> None:
+    """Its keys begin as the fleet's do; the password of the URL is in no output and no picture (INV-9)."""
     require("redis-server")
     file = tmp_path / "bench.svg"
     with RedisServer() as server:
@@ -123,7 +123,7 @@ def test_an_acl_that_admits_the_fleets_keys_admits_the_benchs(fake: FakeQPay, tm
 def test_ctrl_c_leaves_no_process_and_no_key(
     fake: FakeQPay, store: Store, interrupt: Callable[..., None], when: str
 ) -> None:
-    """INV-8: an interrupt exits 130; its processes are gone, and with them leases and records, on a real server too."""
+    """INV-8: an interrupt exits with 130; processes, leases and records are gone, on a real server too."""
     fake.latency = 1.0
     with closing(open_backend(store.url)) as backend:
         interrupt(
@@ -135,7 +135,7 @@ def test_ctrl_c_leaves_no_process_and_no_key(
 
 
 def only_the_fleets(store: Store) -> None:
-    """Wait until no key is there but the fleet's: a wake-up ends by itself two seconds later."""
+    """Wait until only the fleet's key is there: a wake-up ends by itself two seconds later."""
     assert store.slots() == []
     ends = time.monotonic() + PATIENCE
     while any("bench" in name for name in store.names()):

@@ -1,4 +1,4 @@
-"""`tokencache doctor`, `verify` and `tail` on real servers: what is wrong with a Redis or a memcached, by its name."""
+"""`tokencache doctor`, `verify` and `tail` on real servers: they name the fault of a Redis or a memcached."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_good_redis_passes_every_check(fake: FakeQPay) -> None:
     ("policy", "mark"), [("allkeys-lru", "warning"), ("volatile-ttl", "warning"), ("noeviction", "ok")]
 )
 def test_an_eviction_policy_that_loses_leases_is_a_warning(fake: FakeQPay, policy: str, mark: str) -> None:
-    """With a memory limit, whatever may evict is a warning that names the policy and the remedy; noeviction is ok."""
+    """With a memory limit, a policy that may evict gives a warning with its name and remedy; noeviction is ok."""
     with RedisServer("--maxmemory", "50mb", "--maxmemory-policy", policy) as server:
         code, found = examined(server.url, "--no-login")
     assert (code, found["backend eviction"].mark) == (Exit.OK, mark)
@@ -91,7 +91,7 @@ def test_an_eviction_policy_that_loses_leases_is_a_warning(fake: FakeQPay, polic
     assert (mark == "ok") or "maxmemory-policy noeviction" in str(found["backend eviction"].remedy)
 
 
-def test_a_full_redis_is_told(fake: FakeQPay) -> None:
+def test_a_full_redis_is_reported(fake: FakeQPay) -> None:
     """A server without room fails the round trip with the cause, and the eviction check says how full it is."""
     with RedisServer("--maxmemory-policy", "noeviction") as server:
         server.command("CONFIG", "SET", "maxmemory", "1")
@@ -112,8 +112,8 @@ def test_a_full_redis_is_told(fake: FakeQPay) -> None:
         (f"~{KEY}* {RIGHTS} -eval +info", "ACL"),
     ],
 )
-def test_a_right_that_is_missing_is_named(fake: FakeQPay, rules: str, lacking: str) -> None:
-    """An ACL that lacks a command, or one of the three keys, fails by its name, with the ACL line; nothing is tried."""
+def test_a_missing_right_is_named(fake: FakeQPay, rules: str, lacking: str) -> None:
+    """An ACL that lacks a command, or one of the three keys, fails by its name with the ACL line; nothing is tried."""
     with RedisServer() as server:
         code, found = examined(user(server, rules), "--no-login")
         left = server.command("KEYS", "*")
@@ -124,8 +124,8 @@ def test_a_right_that_is_missing_is_named(fake: FakeQPay, rules: str, lacking: s
     assert left == [], "asking what is allowed does nothing of it"
 
 
-def test_xread_that_is_forbidden_is_told(fake: FakeQPay) -> None:
-    """Without XREAD waiters sleep until their time is up: rights and wake-ups both say so."""
+def test_forbidden_xread_is_reported(fake: FakeQPay) -> None:
+    """Without XREAD waiters sleep until their time is up: rights and wake-ups both report it."""
     with RedisServer() as server:
         code, found = examined(user(server, f"~{KEY}* {RIGHTS} -xread +info"), "--no-login")
     assert code == Exit.FAILED
@@ -134,7 +134,7 @@ def test_xread_that_is_forbidden_is_told(fake: FakeQPay) -> None:
 
 
 def test_the_least_rights_of_the_documents_pass(fake: FakeQPay) -> None:
-    """With just what docs/backends.md asks for, on just the three keys, nothing fails: what needs more is skipped."""
+    """With only the rights of docs/backends.md, on only the three keys, no check fails; others are skipped."""
     with RedisServer() as server:
         code, found = examined(user(server, f"~{KEY} ~{KEY}:lock ~{KEY}:ready {RIGHTS}"))
     assert code == Exit.OK, found
@@ -146,8 +146,8 @@ def test_the_least_rights_of_the_documents_pass(fake: FakeQPay) -> None:
     assert (found["token token"].mark, fake.logins) == ("ok", 1)
 
 
-def test_a_server_that_cannot_tell_its_rights_is_no_failure(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis 5 and 6 have no `redis.acl_check_cmd`: the check is skipped, and the round trip stands for it."""
+def test_a_server_without_a_rights_check_passes(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis 5 and 6 have no `redis.acl_check_cmd`: the check is skipped, and the round trip replaces it."""
     from tokencache.backends.redis import _health as _redis_health
 
     monkeypatch.setattr(_redis_health, "RIGHTS", _redis_health.RIGHTS.replace("acl_check_cmd", "acl_check_none"))
@@ -156,8 +156,8 @@ def test_a_server_that_cannot_tell_its_rights_is_no_failure(fake: FakeQPay, monk
     assert (code, found["backend rights"].mark) == (Exit.OK, "skipped")
 
 
-def test_a_wake_up_stream_of_another_type_is_told(fake: FakeQPay) -> None:
-    """Something else at the stream's key fails the wake-ups, with the key to delete."""
+def test_a_wake_up_stream_of_another_type_is_reported(fake: FakeQPay) -> None:
+    """A value of another type at the stream's key fails the wake-ups, with the key to delete."""
     with RedisServer() as server:
         server.command("SET", f"{KEY}:ready", "somebody's")
         code, found = examined(server.url, "--no-login")
@@ -165,7 +165,7 @@ def test_a_wake_up_stream_of_another_type_is_told(fake: FakeQPay) -> None:
     assert f"redis-cli DEL '{KEY}:ready'" in str(found["backend wake-ups"].remedy)
 
 
-def test_a_replica_is_told(fake: FakeQPay) -> None:
+def test_a_replica_is_reported(fake: FakeQPay) -> None:
     """A URL that leads to a read-only replica fails role and round trip."""
     with RedisServer() as master, RedisServer(replicaof=master) as replica:
         code, found = examined(replica.url, "--no-login")
@@ -174,8 +174,8 @@ def test_a_replica_is_told(fake: FakeQPay) -> None:
     assert "replica" in found["backend round trip"].seen
 
 
-def test_a_redis_that_is_away_or_refuses_the_password_is_told(fake: FakeQPay) -> None:
-    """Redis connection error: what failed, where, and the remedy; no needless login, no password."""
+def test_an_unreachable_redis_or_a_wrong_password_is_reported(fake: FakeQPay) -> None:
+    """Redis connection error: the message has cause, place and remedy; no needless login, no password."""
     with RedisServer(password="planted-right") as server:
         _, found = examined(server.url, "--no-login")
         assert "redis://:***@127.0.0.1" in found["backend reachable"].seen
@@ -192,7 +192,7 @@ def test_a_redis_that_is_away_or_refuses_the_password_is_told(fake: FakeQPay) ->
 
 
 def test_a_lock_without_an_end_is_stuck(fake: FakeQPay) -> None:
-    """INV-8: another program's `SET K:lock` without an expiry is told at once, instead of waited for."""
+    """INV-8: another program's `SET K:lock` without an expiry is reported at once; doctor does not wait for it."""
     with RedisServer() as server:
         server.command("SET", f"{KEY}:lock", "1")
         code, found = examined(server.url)
@@ -201,8 +201,8 @@ def test_a_lock_without_an_end_is_stuck(fake: FakeQPay) -> None:
     assert (found["token token"].mark, fake.logins) == ("skipped", 0)
 
 
-def test_the_clock_of_redis_is_compared(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`TIME` of the server against this machine's clock, which is two minutes off here."""
+def test_the_clock_of_redis_is_compared_with_this_machines(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's `TIME` is compared with this machine's clock, which is two minutes off here."""
     from tokencache.backends.redis import _health as _redis_health
 
     late = SimpleNamespace(time=lambda: time.time() - 120, monotonic=time.monotonic)
@@ -225,8 +225,8 @@ def test_a_good_memcached_passes_every_check(fake: FakeQPay) -> None:
     assert {finding.mark for finding in found.values()} == {"ok"}
 
 
-def test_a_memcached_without_cas_is_told(fake: FakeQPay) -> None:
-    """`-C` takes away what leases need: the round trip fails, and the cas check has the remedy."""
+def test_a_memcached_without_cas_is_reported(fake: FakeQPay) -> None:
+    """`-C` removes the cas that leases need: the round trip fails, and the cas check has the remedy."""
     with MemcachedServer("-C") as server:
         code, found = examined(server.url, "--no-login")
     assert code == Exit.FAILED
@@ -235,7 +235,7 @@ def test_a_memcached_without_cas_is_told(fake: FakeQPay) -> None:
 
 
 def test_a_memcached_that_evicts_is_a_warning(fake: FakeQPay) -> None:
-    """A server that had to evict loses leases too: a warning with the figure and the remedy."""
+    """A server that had to evict may also lose leases: a warning with the figure and the remedy."""
     with MemcachedServer("-m", "2") as server:
         with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as filler:
             value = b"x" * 100_000
@@ -248,8 +248,8 @@ def test_a_memcached_that_evicts_is_a_warning(fake: FakeQPay) -> None:
     assert "(-m)" in str(found["backend eviction"].remedy)
 
 
-def test_another_memcached_server_that_is_away_is_a_warning(fake: FakeQPay) -> None:
-    """One server of several is away: a failure if it has the record, else a warning that names it."""
+def test_an_unreachable_other_memcached_server_is_a_warning(fake: FakeQPay) -> None:
+    """One server of several is unreachable: a failure if it has the record, else a warning that names it."""
     with MemcachedServer() as one, MemcachedServer() as other:
         servers = [f"127.0.0.1:{server.port}" for server in (one, other)]
         backend = MemcachedBackend(servers)
@@ -279,7 +279,7 @@ def test_verify_passes_where_processes_share(fake: FakeQPay) -> None:
 
 
 def test_verify_fails_where_nothing_is_stored(fake: FakeQPay) -> None:
-    """A full Redis takes no record: a token is had, nobody shares it, and the reason names the cause; one login."""
+    """A full Redis stores no record: the token is obtained but not shared, with the cause in the reason; one login."""
     with RedisServer("--maxmemory-policy", "noeviction") as server:
         server.command("CONFIG", "SET", "maxmemory", "1")
         ran = run.invoke(app, ["verify", "qpay", "--json", "--backend", server.url])
@@ -287,8 +287,8 @@ def test_verify_fails_where_nothing_is_stored(fake: FakeQPay) -> None:
     assert "memory" in json.loads(ran.stdout)["reason"]
 
 
-def test_tail_tells_what_a_fleet_does(fake: FakeQPay) -> None:
-    """A fetch that is held open, the token stored, a 401 and its replacement: as lines of JSON, as they happen."""
+def test_tail_shows_a_fleets_events(fake: FakeQPay) -> None:
+    """A fetch that is held open, the stored token, a 401 and its replacement: each is a line of JSON as it happens."""
     with RedisServer() as server, TokenCache(server.url) as cache:
         process = subprocess.Popen(
             [sys.executable, "-m", "tokencache", "tail", "qpay", "-b", server.url, "--json", "--every", "0.02"],

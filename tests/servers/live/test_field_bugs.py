@@ -1,6 +1,6 @@
-"""Bugs that reviews found in other token caches, where they are bugs of a store: none of them is here, on real servers.
+"""Store-related bugs that reviews found in other token caches: tokencache has none of them, on real servers.
 
-The others are in tests/unit/engine/test_field_bugs.py.
+The other bugs are in tests/unit/engine/test_field_bugs.py.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ sys.exit(len(wrong(providers)) != 0 or os.waitstatus_to_exitcode(os.waitpid(chil
 
 
 class Crowd:
-    """One more thread, what it got and what it raised."""
+    """One more thread, its token and its error."""
 
     def __init__(self, call: Callable[[], Token]) -> None:
         self.got: Token | None = None
@@ -87,19 +87,19 @@ class Crowd:
             self.raised = error
 
     def leave(self) -> Token | None:
-        """Wait until it has ended; return what it got."""
+        """Wait until the thread has ended; return its token."""
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
         return self.got
 
 
 def ask(source: TokenSource, colour: str) -> Token:
-    """Return a token of the source, asked for from a thread or from an event loop of its own."""
+    """Return a token of the source, from a thread or from a new event loop."""
     return source.token() if colour == "threads" else asyncio.run(source.atoken())
 
 
 def until(reached: Callable[[], bool]) -> None:
-    """Wait until it is so, with patience."""
+    """Wait until the condition holds, with patience."""
     give_up = time.monotonic() + PATIENCE
     while not reached():
         assert time.monotonic() < give_up
@@ -108,7 +108,7 @@ def until(reached: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def process(redis_url: str, store: Redis) -> Iterator[Callable[..., TokenSource]]:
-    """Makes the source of one more process of a fleet on the emptied server."""
+    """Return a function that makes the source of one more process of a fleet on the emptied server."""
     caches: list[TokenCache] = []
 
     def start(provider: FakeProvider, **policy: float) -> TokenSource:
@@ -148,7 +148,7 @@ def test_a_lease_shorter_than_the_slowest_fetch(
 def test_a_release_without_owner_check_frees_anothers_lease(
     process: Callable[..., TokenSource], store: Redis, colour: str
 ) -> None:
-    """INV-2: a holder that lost its lease and fails leaves the next holder's lease, and no cooldown in its place."""
+    """INV-2: a holder that lost its lease and fails does not free the next holder's lease, and leaves no cooldown."""
     loser, winner = FakeProvider(), FakeProvider()
     loser.gate.clear()
     winner.gate.clear()
@@ -169,8 +169,8 @@ def test_a_release_without_owner_check_frees_anothers_lease(
 
 
 def test_a_release_that_is_a_get_then_a_del(backend: RedisBackend, store: Redis) -> None:
-    """INV-2: looking whose lease it is and freeing it are one command, so that it cannot change hands in between."""
-    backend.release(granted(backend, "one"))  # the script is known to the server now
+    """INV-2: checking the owner and freeing the lease are one command, so another owner cannot come in between."""
+    backend.release(granted(backend, "one"))  # the server now knows the script
     grant = granted(backend, "one")
     sent: dict[str, list[str]] = {}
     with store.monitor() as monitor:
@@ -185,7 +185,7 @@ def test_a_release_that_is_a_get_then_a_del(backend: RedisBackend, store: Redis)
 
 @both_colours
 def test_a_store_error_taken_for_busy(colour: str) -> None:
-    """INV-5: a store that refuses the lease, or has gone, is not waited for as if somebody held it."""
+    """INV-5: if the store refuses the lease, or is gone, callers do not wait as if another process held it."""
     with RedisServer() as server, TokenCache(server.url, observers=[]) as cache:
         assert ask(cache.source(FakeProvider("first")), colour).value == "first-token-1"
         server.command("CONFIG", "SET", "min-replicas-to-write", "1")  # reads are answered, writes are refused
@@ -196,7 +196,7 @@ def test_a_store_error_taken_for_busy(colour: str) -> None:
 
 @both_colours
 def test_an_older_token_overwrites_a_newer_one(process: Callable[..., TokenSource], store: Redis, colour: str) -> None:
-    """INV-3: who comes late with its token finds a newer one stored, leaves it there, and takes it."""
+    """INV-3: a process that comes late with its token finds a newer one stored, keeps it there, and uses it."""
     late, quick = FakeProvider(), FakeProvider()
     late.gate.clear()
     quick.value = "newer"
@@ -213,7 +213,7 @@ def test_an_older_token_overwrites_a_newer_one(process: Callable[..., TokenSourc
 
 @both_colours
 def test_a_start_discards_the_shared_token(redis_url: str, store: Redis, colour: str) -> None:
-    """INV-2: processes that start and end leave the record of the fleet as it is, and use it."""
+    """INV-2: processes that start and end keep the fleet's record as it is, and use it."""
     provider = FakeProvider()
     with TokenCache(redis_url, observers=[]) as cache:
         token = cache.source(provider, key=KEY).token()
@@ -226,7 +226,7 @@ def test_a_start_discards_the_shared_token(redis_url: str, store: Redis, colour:
 
 
 def connections(server: RedisServer | MemcachedServer) -> int:
-    """Return how many connections the server has had; the one for this question is the last of them."""
+    """Return how many connections the server has had; the last of them is this query's."""
     if isinstance(server, MemcachedServer):
         return int(server.stats()["total_connections"])
     return int(server.info("stats")["total_connections_received"])
@@ -234,7 +234,7 @@ def connections(server: RedisServer | MemcachedServer) -> int:
 
 @pytest.mark.parametrize("program", [RedisServer, MemcachedServer], ids=["redis", "memcached"])
 def test_a_fork_with_a_live_connection(program: type[RedisServer | MemcachedServer]) -> None:
-    """INV-10: the child of a fork asks on a connection of its own; it and its parent get their own answers."""
+    """INV-10: the child of a fork opens its own connection; it and its parent get their own answers."""
     require(program.program)
     with program() as server:
         command = [sys.executable, "-W", "ignore", "-c", FORKED, server.url]

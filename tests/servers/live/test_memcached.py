@@ -1,4 +1,4 @@
-"""The memcached backend on real servers: every trap of the protocol, of the client, of servers that come and go."""
+"""The memcached backend on real servers: pitfalls of the protocol, of the client, of servers that come and go."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LONG = 60.0
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[MemcachedServer]:
-    """Start the server of the tests that do no harm to it."""
+    """Start the server for tests that do not disturb it."""
     require("memcached")
     with MemcachedServer() as running:
         yield running
@@ -49,7 +49,7 @@ def shared() -> Iterator[MemcachedServer]:
 
 @pytest.fixture
 def server(shared: MemcachedServer) -> MemcachedServer:
-    """Give the server, empty."""
+    """Return the server, emptied."""
     assert shared.command("flush_all") == ["OK"]
     return shared
 
@@ -63,7 +63,7 @@ def fragile() -> Iterator[MemcachedServer]:
 
 
 def connect(*servers: MemcachedServer, timeout: float = PATIENCE) -> MemcachedBackend:
-    """Return a backend of these servers."""
+    """Return a backend on these servers."""
     return MemcachedBackend([f"127.0.0.1:{server.port}" for server in servers], timeout=timeout)
 
 
@@ -77,7 +77,7 @@ def backend(server: MemcachedServer) -> Iterator[MemcachedBackend]:
 
 @pytest.fixture
 def other(server: MemcachedServer) -> Iterator[Client]:
-    """Connect another program to the server, one that knows no more than the protocol."""
+    """Connect another program to the server, which knows only the protocol."""
     client = Client(("127.0.0.1", server.port), timeout=PATIENCE)
     yield client
     client.close()
@@ -89,7 +89,7 @@ def ask(backend: MemcachedBackend, owner: str = "a", seen: bytes | None = None, 
 
 
 def eventually(look: Callable[[], T | None]) -> T:
-    """Look until there is something to see."""
+    """Repeat a call until it returns something."""
     give_up = time.monotonic() + PATIENCE
     while (sight := look()) is None:
         assert time.monotonic() < give_up
@@ -98,7 +98,7 @@ def eventually(look: Callable[[], T | None]) -> T:
 
 
 def countdown(server: MemcachedServer, name: str) -> int:
-    """Return what the server itself says remains of an item, in whole seconds; -1 for no end, 0 for no item."""
+    """Return the remaining whole seconds by the server's own count; -1 without an end, 0 without an item."""
     (answer,) = server.command(f"mg {name} t")
     return int(answer[4:]) if answer.startswith("HD t") else 0
 
@@ -107,33 +107,33 @@ def countdown(server: MemcachedServer, name: str) -> int:
 
 
 @pytest.mark.parametrize(("ttl", "most"), [(0.5, 2), (3540.0, 3540), (86_400.0 - 60, 86_340)])
-def test_the_server_counts_a_record_down(
+def test_the_server_counts_down_a_record(
     server: MemcachedServer, backend: MemcachedBackend, ttl: float, most: int
 ) -> None:
-    """An hour's token lies there for 3540 seconds; a tiny life is two seconds, not nought, which would be for ever."""
+    """An hour's token stays for 3540 seconds; a tiny life becomes two seconds: 0 would mean for ever."""
     lease = granted(ask(backend))
     assert backend.commit(lease, record(lease.fence), ttl)
     assert max(0, most - PATIENCE) <= countdown(server, KEY) <= most
 
 
-def test_more_than_thirty_days_is_no_instant_of_the_past(server: MemcachedServer, backend: MemcachedBackend) -> None:
-    """An expiry above 30 days would be taken for a date in 1970: stored, and gone at once."""
+def test_more_than_thirty_days_are_not_a_past_date(server: MemcachedServer, backend: MemcachedBackend) -> None:
+    """To memcached, an expiry above 30 days is a date in 1970: the item would be gone at once."""
     lease = granted(ask(backend, ttl=1e9))
     assert LONGEST - PATIENCE <= countdown(server, f"{KEY}:lock") <= LONGEST
     assert backend.commit(lease, record(lease.fence), 40 * 86_400.0)
     assert LONGEST - PATIENCE <= countdown(server, KEY) <= LONGEST
 
 
-def test_a_lease_lives_at_least_as_long_as_asked(server: MemcachedServer, backend: MemcachedBackend) -> None:
-    """INV-2: the server keeps a lease as long as was asked, and anew from its prolongation."""
+def test_a_lease_lives_at_least_as_long_as_requested(server: MemcachedServer, backend: MemcachedBackend) -> None:
+    """INV-2: the server keeps a lease as long as requested, and as long again from its extension."""
     lease = granted(ask(backend, ttl=300.0))
     assert 301 - PATIENCE <= countdown(server, f"{KEY}:lock") <= 301
     assert backend.extend(lease, 20_000.0)
     assert 20_001 - PATIENCE <= countdown(server, f"{KEY}:lock") <= 20_001
 
 
-def test_a_clock_that_is_ahead_ends_no_lease(server: MemcachedServer) -> None:
-    """INV-2, INV-3: a process whose clock is an hour ahead, or behind, neither takes a held lease nor falls back."""
+def test_a_clock_that_is_ahead_does_not_end_a_lease(server: MemcachedServer) -> None:
+    """INV-2, INV-3: a process whose clock is an hour off takes no held lease, and its fence does not fall."""
     now, ahead, behind = (MemcachedBackend(f"127.0.0.1:{server.port}", timeout=PATIENCE, wall=wall) for wall in CLOCKS)
     lease = granted(ask(now))
     for backend in (ahead, behind):
@@ -154,15 +154,15 @@ def test_a_clock_that_is_ahead_ends_no_lease(server: MemcachedServer) -> None:
 CLOCKS = (time.time, lambda: time.time() + 3600, lambda: time.time() - 3600)
 
 
-def test_the_fence_is_above_that_of_a_record_that_only_the_caller_knows(backend: MemcachedBackend) -> None:
-    """INV-3: whoever saw a record with a far higher fence, gone since, does not fall behind it."""
+def test_the_fence_exceeds_that_of_a_record_that_only_the_caller_knows(backend: MemcachedBackend) -> None:
+    """INV-3: a caller that saw a much higher fence, gone since, gets a lease above it."""
     ahead = granted(ask(backend, ttl=1.0)).fence + 10**10
     backend.release(granted(ask(backend)))
     assert granted(ask(backend, seen=record(ahead))).fence > ahead
 
 
-def test_a_cooldown_of_a_fraction_of_a_second_is_no_longer(server: MemcachedServer) -> None:
-    """INV-7: the server counts whole seconds, but a backoff ends when it was meant to."""
+def test_a_cooldown_of_a_fraction_of_a_second_ends_on_time(server: MemcachedServer) -> None:
+    """INV-7: the server counts whole seconds, but a backoff ends at its own end."""
     now = [1_700_000_000.0]
     backend = MemcachedBackend(f"127.0.0.1:{server.port}", timeout=PATIENCE, wall=lambda: now[0])
     backend.release(granted(ask(backend)), cooldown(60.25))
@@ -177,8 +177,8 @@ def test_a_cooldown_of_a_fraction_of_a_second_is_no_longer(server: MemcachedServ
     backend.close()
 
 
-def test_a_cooldown_is_not_forgotten_early(server: MemcachedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-7: the server keeps it for at least as long as it lasts."""
+def test_a_cooldown_is_kept_for_its_whole_length(server: MemcachedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-7: the server keeps a cooldown for at least its length."""
     backend = connect(server)
     expiries: list[int] = []
     genuine = Session.replace
@@ -199,7 +199,7 @@ def test_a_cooldown_is_not_forgotten_early(server: MemcachedServer, monkeypatch:
 
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Give the backend a steady clock that is set by hand."""
+    """Set the backend's steady clock by hand."""
     now = [1_000.0]
     monkeypatch.setattr(_backend, "time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
     return now
@@ -211,10 +211,10 @@ def abandon(other: Client, ttl: float = 3.0) -> None:
     assert other.set(f"{KEY}:lock", value, expire=60, noreply=False)
 
 
-def test_a_lease_that_nobody_prolongs_ends_when_it_should(
+def test_a_lease_without_extension_ends_at_its_own_end(
     backend: MemcachedBackend, other: Client, steady: list[float]
 ) -> None:
-    """INV-2, INV-8: the server keeps it longer, but whoever has watched it for its whole length takes it over."""
+    """INV-2, INV-8: the server keeps it longer, but a process that watched it for its whole length takes it over."""
     abandon(other)
     held(ask(backend, "b"))
     steady[0] += 2.9
@@ -226,10 +226,10 @@ def test_a_lease_that_nobody_prolongs_ends_when_it_should(
     assert backend.commit(taken, record(taken.fence), LONG)
 
 
-def test_who_waits_for_a_lease_that_nobody_prolongs_is_let_go(
+def test_a_wait_for_a_lease_without_extension_ends(
     backend: MemcachedBackend, other: Client, steady: list[float]
 ) -> None:
-    """INV-8: the wait ends when the lease does, long before the server's own end of it."""
+    """INV-8: the wait ends when the lease does, long before the server removes it."""
     abandon(other)
     looks: list[float] = []
 
@@ -244,10 +244,10 @@ def test_who_waits_for_a_lease_that_nobody_prolongs_is_let_go(
     granted(ask(backend, "b"))
 
 
-def test_a_lease_that_is_prolonged_is_nobody_elses(
+def test_an_extended_lease_stays_with_its_holder(
     server: MemcachedServer, backend: MemcachedBackend, steady: list[float]
 ) -> None:
-    """INV-2: each prolongation starts the count anew, however long the fetch takes."""
+    """INV-2: each extension restarts the count, however long the fetch takes."""
     holder = connect(server)
     lease = granted(ask(holder, ttl=LONG))
     for _ in range(5):
@@ -261,10 +261,10 @@ def test_a_lease_that_is_prolonged_is_nobody_elses(
     holder.close()
 
 
-def test_a_lease_of_the_same_length_is_another(
+def test_a_new_lease_of_the_same_length_is_another(
     server: MemcachedServer, backend: MemcachedBackend, steady: list[float]
 ) -> None:
-    """INV-2: what was seen of the lease before counts for nothing; nor does an owner count its own."""
+    """INV-2: the time for which the former lease was seen does not count; nor does an owner count its own."""
     one = granted(ask(backend))
     watcher = connect(server)
     held(ask(watcher, "b"))
@@ -279,10 +279,8 @@ def test_a_lease_of_the_same_length_is_another(
     watcher.close()
 
 
-def test_a_program_that_says_no_length_is_waited_for(
-    backend: MemcachedBackend, other: Client, steady: list[float]
-) -> None:
-    """The lock of a program that knows only `add` is respected for as long as the server keeps it."""
+def test_a_lock_without_a_length_is_respected(backend: MemcachedBackend, other: Client, steady: list[float]) -> None:
+    """The lock of a program that uses only `add` is respected for as long as the server keeps it."""
     assert other.add(f"{KEY}:lock", b"1", expire=60, noreply=False)
     for _ in range(3):
         held(ask(backend, "b"))
@@ -293,7 +291,7 @@ def test_a_program_that_says_no_length_is_waited_for(
 
 
 def test_the_longest_plain_key_fits(backend: MemcachedBackend, other: Client) -> None:
-    """245 characters and `:lock` are the 250 that memcached takes; one more is hashed."""
+    """245 characters and `:lock` are memcached's limit of 250; one more character, and the key is hashed."""
     for length in (245, 246, 250, 251):
         lease = granted(backend.lease("k" * length, "a", "identity", None, LONG))
         assert backend.commit(lease, record(lease.fence), LONG)
@@ -302,7 +300,7 @@ def test_the_longest_plain_key_fits(backend: MemcachedBackend, other: Client) ->
 
 
 def test_the_largest_value_fits_with_the_longest_key(backend: MemcachedBackend) -> None:
-    """Nothing below our limit is refused by the server."""
+    """The server accepts every value within our limit."""
     lease = granted(backend.lease("k" * 245, "a", "identity", None, LONG))
     assert backend.commit(lease, b"x" * LARGEST, LONG)
     stored = backend.load("k" * 245)
@@ -310,8 +308,8 @@ def test_the_largest_value_fits_with_the_longest_key(backend: MemcachedBackend) 
     assert len(stored.data) == LARGEST
 
 
-def test_a_value_that_is_too_large_leaves_the_record(backend: MemcachedBackend) -> None:
-    """INV-4: what would not fit is refused before it is sent, and the record and the lease stay."""
+def test_a_value_that_is_too_large_keeps_the_record(backend: MemcachedBackend) -> None:
+    """INV-4: a value that would not fit is refused before it is sent, and the record and the lease stay."""
     first = granted(ask(backend))
     assert backend.commit(first, record(first.fence), LONG)
     second = granted(ask(backend, seen=record(first.fence)))
@@ -324,7 +322,7 @@ def test_a_value_that_is_too_large_leaves_the_record(backend: MemcachedBackend) 
 
 
 def test_a_server_with_small_items_refuses_and_keeps_the_record() -> None:
-    """INV-4: where the server itself finds a value too large, the record before it stays."""
+    """INV-4: if the server itself finds a value too large, the earlier record stays."""
     require("memcached")
     with MemcachedServer("-I", "64k", "-o", "slab_chunk_max=32768") as small:
         backend = connect(small)
@@ -358,8 +356,8 @@ def test_a_lock_of_another_program_is_respected(backend: MemcachedBackend, other
     assert other.get(KEY) == record(lease.fence)
 
 
-def test_a_prefix_and_a_client_of_the_users_are_honoured(server: MemcachedServer, other: Client) -> None:
-    """The settings of a client are used, the client itself is not."""
+def test_prefix_and_settings_of_a_users_client_are_used(server: MemcachedServer, other: Client) -> None:
+    """The backend uses the settings of a client, but not the client itself."""
     for client in (
         PooledClient(("127.0.0.1", server.port), key_prefix=b"app:"),
         HashClient([("127.0.0.1", server.port)], key_prefix=b"app:", use_pooling=True),
@@ -376,7 +374,7 @@ def test_a_prefix_and_a_client_of_the_users_are_honoured(server: MemcachedServer
 
 
 def lose_by_eviction(server: MemcachedServer) -> None:
-    """Fill the server with items of the lease's size until it is gone."""
+    """Fill the server with items of the lease's size until the lease is gone."""
     for batch in range(50):
         with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as filler:
             keys = (b"%013d%06d" % (number, batch) for number in range(2000))
@@ -392,7 +390,7 @@ def lose_by_flush(server: MemcachedServer) -> None:
 
 
 @pytest.mark.parametrize("lose", [lose_by_eviction, lose_by_flush, MemcachedServer.restart])
-def test_a_lost_lease_costs_one_fetch_and_no_newer_record(lose: Callable[[MemcachedServer], None]) -> None:
+def test_a_lost_lease_costs_one_fetch_and_keeps_the_newer_record(lose: Callable[[MemcachedServer], None]) -> None:
     """INV-2, INV-3: a second holder gets a larger fence, and whichever of the two is late, the newer record stays."""
     require("memcached")
     with MemcachedServer("-m", "2", "-o", "no_modern") as small:
@@ -413,8 +411,8 @@ def test_a_lost_lease_costs_one_fetch_and_no_newer_record(lose: Callable[[Memcac
         two.close()
 
 
-def test_a_restart_costs_no_call_an_error(fragile: MemcachedServer) -> None:
-    """A connection to the server that was is noticed before it is used."""
+def test_a_restart_causes_no_error(fragile: MemcachedServer) -> None:
+    """A connection to the old server is detected before it is used."""
     backend = connect(fragile)
     assert backend.load(KEY) is None
     fragile.restart()
@@ -422,8 +420,8 @@ def test_a_restart_costs_no_call_an_error(fragile: MemcachedServer) -> None:
     backend.close()
 
 
-def test_a_server_without_cas_gives_no_lease_twice() -> None:
-    """INV-2: with `-C` nothing can be compared, which is said and not overlooked."""
+def test_a_server_without_cas_grants_no_lease_twice() -> None:
+    """INV-2: with `-C` a lease cannot be compared; this is an error, not ignored."""
     require("memcached")
     with MemcachedServer("-C") as blind:
         backend = connect(blind)
@@ -433,8 +431,8 @@ def test_a_server_without_cas_gives_no_lease_twice() -> None:
         backend.close()
 
 
-def test_what_has_gone_is_neither_replaced_nor_deleted(backend: MemcachedBackend) -> None:
-    """INV-2: a lease that vanished between look and write was not extended, nor freed by us."""
+def test_a_vanished_lease_is_neither_replaced_nor_deleted(backend: MemcachedBackend) -> None:
+    """INV-2: a lease that vanished between read and write was not extended by us, nor freed."""
     with backend._servers.of(KEY).session() as session:
         assert session.add(KEY, b"x", 60)
         item = session.read(KEY)[KEY]
@@ -456,14 +454,14 @@ def pair() -> Iterator[tuple[MemcachedServer, MemcachedServer]]:
 
 
 def keys_of(backend: MemcachedBackend, server: MemcachedServer, count: int) -> list[str]:
-    """Return keys that this server has."""
+    """Return keys that belong to this server."""
     keys = (f"token:{number}" for number in range(10_000))
     mine = (key for key in keys if backend._servers.of(key).name.endswith(f":{server.port}"))
     return [next(mine) for _ in range(count)]
 
 
 def test_record_and_lease_are_on_one_server(pair: tuple[MemcachedServer, MemcachedServer]) -> None:
-    """Both are chosen by the record's name, and the keys are spread over the servers."""
+    """The record's name chooses the server of both, and the keys are spread over the servers."""
     backend = connect(*pair)
     for server in pair:
         for key in keys_of(backend, server, 8):
@@ -475,8 +473,8 @@ def test_record_and_lease_are_on_one_server(pair: tuple[MemcachedServer, Memcach
 
 
 @pytest.mark.parametrize("stop", ["kill", "pause"])
-def test_the_keys_of_a_dead_server_move_nowhere(pair: tuple[MemcachedServer, MemcachedServer], stop: str) -> None:
-    """INV-2: no second lease is granted elsewhere; its keys are out of reach until it is back, the others are not."""
+def test_the_keys_of_a_dead_server_do_not_move(pair: tuple[MemcachedServer, MemcachedServer], stop: str) -> None:
+    """INV-2: no second lease is granted elsewhere; its keys are unreachable until it is back, other keys are not."""
     backend, hurried = connect(*pair), connect(*pair, timeout=0.1 if stop == "pause" else PATIENCE)
     dead, alive = pair
     (lost,), (kept,) = keys_of(backend, dead, 1), keys_of(backend, alive, 1)
@@ -497,7 +495,7 @@ def test_the_keys_of_a_dead_server_move_nowhere(pair: tuple[MemcachedServer, Mem
     hurried.close()
 
 
-# --- interruptions, forks, crowds
+# --- interruptions, forks, many callers
 
 
 INTERRUPTED = """
@@ -562,8 +560,8 @@ print(interruptions, len(os.listdir("/proc/self/fd")) < 40)
 """
 
 
-def test_a_thousand_interruptions_give_nobody_anothers_answer(server: MemcachedServer) -> None:
-    """INV-10: Ctrl-C in mid-command costs the connection; the next answer belongs to the next question."""
+def test_a_thousand_interruptions_mix_up_no_answers(server: MemcachedServer) -> None:
+    """INV-10: Ctrl-C in mid-command costs the connection; the next answer belongs to the next command."""
     command = [sys.executable, "-c", INTERRUPTED, str(server.port)]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # tracing is too slow
     ran = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=plain)
@@ -571,13 +569,13 @@ def test_a_thousand_interruptions_give_nobody_anothers_answer(server: MemcachedS
 
 
 class Interrupt(BaseException):
-    """Something that is no Exception, as the time-outs of some libraries are."""
+    """An exception that is not an `Exception`, like the time-outs of some libraries."""
 
 
-def test_an_interrupted_command_costs_its_connection_alone(
+def test_an_interrupted_command_costs_only_its_connection(
     backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """INV-2: with its answer unread, the next `add` of a held lock would look like the lease, ten times of ten."""
+    """INV-2: with an unread answer, the next `add` of a held lock would seem to succeed, ten times of ten."""
     lease = granted(ask(backend))
     genuine = socket.socket.sendall
 
@@ -628,21 +626,21 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_a_fork_shares_no_connection(server: MemcachedServer) -> None:
-    """The child lets go of what it inherited, at once, and the parent's connection goes on."""
+    """The child drops its inherited connections at once, and the parent's connection still works."""
     command = [sys.executable, "-W", "ignore", "-c", FORKED, str(server.port)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (ran.returncode, ran.stdout) == (0, "0\n"), ran.stderr[-2000:]
 
 
 def test_a_closed_backend_stays_closed_after_a_fork(backend: MemcachedBackend) -> None:
-    """The fork hook opens nothing that was closed."""
+    """The fork hook does not reopen a closed backend."""
     backend.close()
     backend.after_fork()
     assert backend._closing.is_set()
 
 
 def test_closing_ends_a_wait(backend: MemcachedBackend) -> None:
-    """INV-8: nobody waits on in a backend that was closed."""
+    """INV-8: closing the backend ends every wait in it."""
     granted(ask(backend))
     waiting = threading.Thread(target=backend.wait, args=(KEY, None, 1000.0))
     waiting.start()
@@ -652,7 +650,7 @@ def test_closing_ends_a_wait(backend: MemcachedBackend) -> None:
 
 
 def test_a_wait_brings_the_record(backend: MemcachedBackend) -> None:
-    """Whoever waits gets the new record with the look that found it."""
+    """A waiter gets the new record with the read that found it."""
     lease = granted(ask(backend))
     assert backend.wait(KEY, None, 0.01) is None
     assert backend.commit(lease, record(lease.fence), LONG)
@@ -663,7 +661,7 @@ def test_a_wait_brings_the_record(backend: MemcachedBackend) -> None:
 
 
 def test_a_short_outage_does_not_end_a_wait(backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-2: a restart of the server does not send every waiter to the provider; one that stays away does."""
+    """INV-2: a server restart does not send every waiter to the provider; a longer outage does."""
     lease = granted(ask(backend))
     assert backend.commit(lease, record(lease.fence), LONG)
     monkeypatch.setattr(_backend, "_GONE", PATIENCE)
@@ -689,7 +687,7 @@ def test_a_short_outage_does_not_end_a_wait(backend: MemcachedBackend, monkeypat
 def test_a_record_stored_just_before_the_lease_is_found(
     server: MemcachedServer, backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """INV-2: between our look and our `add` another may have fetched, stored and gone; nobody fetches again."""
+    """INV-2: another process may fetch, store and leave between our read and our `add`; no second fetch follows."""
     rival = connect(server)
     genuine = Session.add
 
@@ -706,10 +704,8 @@ def test_a_record_stored_just_before_the_lease_is_found(
     rival.close()
 
 
-def test_a_heartbeat_between_does_not_keep_a_release_from_freeing(
-    backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A lease that is extended while it is being freed, by commit or release, is free afterwards."""
+def test_a_heartbeat_does_not_stop_a_release(backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease that is extended while a commit or release frees it is free afterwards."""
     genuine = Session.delete
 
     def late(lease: LeaseGrant) -> None:
@@ -729,10 +725,10 @@ def test_a_heartbeat_between_does_not_keep_a_release_from_freeing(
     granted(ask(backend, "c", record(second.fence)))
 
 
-def test_two_that_commit_at_once_leave_the_newer_record(
+def test_two_commits_at_once_leave_the_newer_record(
     server: MemcachedServer, backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """INV-3: a record that is stored between the look and the write of a late holder stays."""
+    """INV-3: a record that is stored between a late holder's read and its write stays."""
     late = granted(ask(backend))
     backend.release(late)
     newer = granted(ask(backend, "b"))
@@ -773,9 +769,9 @@ def test_eight_processes_of_sixteen_threads_log_in_once(qpay: FakeQPay, server: 
 
 @pytest.mark.parametrize("lifetime", [1, 86_400, 2_592_000])
 def test_tokens_of_a_second_a_day_and_a_month_are_shared(server: MemcachedServer, lifetime: int) -> None:
-    """INV-1, INV-2: two processes' worth of caches make one call for a token of any lifetime, and none is late.
+    """INV-1, INV-2: the caches of two processes make one call for a token of any lifetime, and no token is late.
 
-    A slow machine may see tokens of a second end between the two, so there several are tried.
+    On a slow machine, tokens of one second may end between the two, so several are tried.
     """
     calls: list[int] = []
 
@@ -799,8 +795,8 @@ def test_tokens_of_a_second_a_day_and_a_month_are_shared(server: MemcachedServer
             eventually(lambda: sources[1].token().value != token.value or None)
 
 
-def test_a_late_commit_replaces_no_other_programs_record(backend: MemcachedBackend, other: Client) -> None:
-    """INV-3: a plain program stored its token after our lease had ended: ours comes too late."""
+def test_a_late_commit_does_not_replace_another_programs_record(backend: MemcachedBackend, other: Client) -> None:
+    """INV-3: a plain program stored its token after our lease had ended: our commit comes too late."""
     reply = ask(backend)
     assert isinstance(reply, Granted)
     other.delete(f"{KEY}:lock", noreply=False)

@@ -1,4 +1,4 @@
-"""Redis for real: one login for a fleet, the keys that another service knows, faults of server, holder and caller."""
+"""Real Redis: one login for a fleet, the keys of another service, faults of server, holder and caller."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def qpay() -> Iterator[FakeQPay]:
 
 
 def eventually(reached: Callable[[], bool]) -> None:
-    """Look until it is so."""
+    """Check again until the condition holds."""
     patience = time.monotonic() + PATIENCE
     while not reached():
         assert time.monotonic() < patience
@@ -101,9 +101,9 @@ HOLDER = 9
 
 
 def test_a_cold_fleet_logs_in_once_in_few_commands(qpay: FakeQPay, redis_url: str, store: Redis) -> None:
-    """INV-2: 8 processes of 16 threads log in once; a waiter asks once, then twice a second at most.
+    """INV-2: 8 processes of 16 threads log in once; a waiter asks once, then at most twice a second.
 
-    A second is the longest look; a heartbeat that comes late makes one shorter. `make bench` holds the sum against 80.
+    A poll takes at most a second; a late heartbeat makes one poll shorter. `make bench` checks the sum against 80.
     """
     qpay.latency = 1.0
     crowd = [fleet.start(qpay, redis_url, 16, key=KEY) for _ in range(8)]
@@ -119,10 +119,10 @@ def test_a_cold_fleet_logs_in_once_in_few_commands(qpay: FakeQPay, redis_url: st
     assert calls <= 8 * FIRST + HOLDER + 2 * seconds * 8 * AGAIN
 
 
-def test_a_slow_login_keeps_its_lease(
+def test_the_lease_of_a_slow_login_is_extended(
     qpay: FakeQPay, backend: RedisBackend, redis_url: str, prolonged: Callable[[str, int], None]
 ) -> None:
-    """INV-2: a login that outlasts its lease is one login, as the lease is prolonged; whoever waits waits on."""
+    """INV-2: a login that outlasts its lease is still one login: the lease is extended, and waiters go on waiting."""
     waiter = fleet.start(qpay, redis_url, 4, key=KEY)
     provider = QPayProvider(USER, PASSWORD, base_url=qpay.url, key=KEY, timeout=PATIENCE)
     source = TokenCache(backend).source(provider, policy=RefreshPolicy(lease=6.0))
@@ -132,7 +132,7 @@ def test_a_slow_login_keeps_its_lease(
         thread.start()
         qpay.wait_for_logins(1)
         fleet.go([waiter])
-        prolonged(f"{KEY}:lock", 4)  # once in two seconds
+        prolonged(f"{KEY}:lock", 4)  # every two seconds
     thread.join(PATIENCE)
     assert fleet.answers([waiter])[0][:2] == ["4", "1"]
     assert qpay.logins == 1
@@ -149,7 +149,7 @@ def test_the_record_is_what_the_old_service_reads(qpay: FakeQPay, backend: Redis
 
 
 def test_another_programs_record_and_lock_are_respected(qpay: FakeQPay, backend: RedisBackend, store: Redis) -> None:
-    """A program that knows GET, SET, SET NX PX and DEL shares token and lock with us, in both directions."""
+    """A program that uses only GET, SET, SET NX PX and DEL shares token and lock with us, in both directions."""
     assert store.set(f"{KEY}:lock", "theirs", nx=True, px=60_000)
     assert isinstance(backend.lease(KEY, "us", "me", None, 3.0), Held)
     source = source_of(backend, qpay)
@@ -170,7 +170,7 @@ def test_another_programs_record_and_lock_are_respected(qpay: FakeQPay, backend:
 
 
 def test_other_credentials_under_the_same_key_get_their_own(qpay: FakeQPay, backend: RedisBackend) -> None:
-    """INV-10: a record for other credentials is never used, and an event says so."""
+    """INV-10: a record for other credentials is never used, and an event reports it."""
     qpay.credentials["OTHER"] = "other"
     seen = Recorder()
     mine = source_of(backend, qpay).token()
@@ -179,8 +179,8 @@ def test_other_credentials_under_the_same_key_get_their_own(qpay: FakeQPay, back
     assert len(seen.of(RecordIgnored)) == 1
 
 
-def test_a_wrong_password_is_said_and_survived(qpay: FakeQPay, redis_url: str, store: Redis) -> None:
-    """INV-5, INV-9: the event names the mistake and not the password."""
+def test_a_wrong_password_is_reported_and_survived(qpay: FakeQPay, redis_url: str, store: Redis) -> None:
+    """INV-5, INV-9: the event names the error and not the password."""
     store.config_set("requirepass", "right")
     try:
         seen = Recorder()
@@ -194,8 +194,8 @@ def test_a_wrong_password_is_said_and_survived(qpay: FakeQPay, redis_url: str, s
         Redis.from_url(redis_url.replace("//", "//:right@")).config_set("requirepass", "")
 
 
-def test_a_crowd_on_a_loop_meets_a_frozen_server_with_few_connections() -> None:
-    """INV-8: of 200 calls at once some wait for their turn; when those before time out, they do not try in turn."""
+def test_many_calls_on_a_loop_open_few_connections_to_a_frozen_server() -> None:
+    """INV-8: of 200 calls at once some queue for a connection; when the first ones time out, the queue fails too."""
 
     async def main(port: int, patience: str) -> list[object]:
         backend = from_url(BackendURL.parse(f"redis://127.0.0.1:{port}?timeout={patience}&connect_timeout={patience}"))
@@ -215,7 +215,7 @@ def test_a_crowd_on_a_loop_meets_a_frozen_server_with_few_connections() -> None:
 
 
 def test_an_interrupted_call_leaves_no_connection_out_of_step(redis_url: str, store: Redis) -> None:
-    """1,000 interruptions at random moments, and each next answer belongs to the next question."""
+    """1,000 interruptions at random moments, and each next answer belongs to the next command."""
     for number in range(10):
         store.set(f"k{number}", str(number))
     command = [sys.executable, "-c", INTERRUPTED, redis_url]
@@ -224,8 +224,8 @@ def test_an_interrupted_call_leaves_no_connection_out_of_step(redis_url: str, st
     assert ran.stdout.split() == ["1000", "0"], ran.stderr[-2000:]
 
 
-def test_a_client_of_ones_own_serves_threads_and_loops(qpay: FakeQPay, redis_url: str, store: Redis) -> None:
-    """A given client is used and left open; event loops use it on a thread pool."""
+def test_a_users_client_serves_threads_and_loops(qpay: FakeQPay, redis_url: str, store: Redis) -> None:
+    """A given client is used and left open; event loops call it through threads."""
     own = Redis.from_url(redis_url)
     with TokenCache(RedisBackend(client=own)) as cache:
         source = cache.source(QPayProvider(USER, PASSWORD, base_url=qpay.url))
@@ -241,8 +241,8 @@ async def _fresh(source: TokenSource) -> Token:
     return await cache.source(source._world.provider).atoken()
 
 
-def test_a_commit_under_an_ended_lease_tells_its_holder(backend: RedisBackend) -> None:
-    """INV-3: the event of a refused commit reaches the observers, and the newer token is served."""
+def test_a_commit_under_an_ended_lease_is_reported(backend: RedisBackend) -> None:
+    """INV-3: observers get the event of a refused commit, and the newer token is served."""
     seen = Recorder()
     slow, quick = FakeProvider(), FakeProvider()
     quick.value = "newer"
@@ -262,7 +262,7 @@ def test_a_commit_under_an_ended_lease_tells_its_holder(backend: RedisBackend) -
     assert isinstance(reply, Found)
 
 
-def test_closing_in_mid_call_leaves_no_connection(redis_url: str) -> None:
+def test_closing_in_mid_call_leaves_no_connection_open(redis_url: str) -> None:
     """INV-8: calls that are under way when the backend is closed end, and so do their connections."""
     with Proxy(BackendURL.parse(redis_url).hosts[0][1] or 0) as proxy:
         url = BackendURL.parse(f"redis://127.0.0.1:{proxy.port}/0")
@@ -270,7 +270,7 @@ def test_closing_in_mid_call_leaves_no_connection(redis_url: str) -> None:
 
         async def close_amid_calls() -> None:
             half = from_url(url).aio()
-            calls = [asyncio.ensure_future(half.load("nobody's")) for _ in range(200)]
+            calls = [asyncio.ensure_future(half.load("unused")) for _ in range(200)]
             while proxy.connections == 0:
                 await asyncio.sleep(0.001)
             await half.close()
@@ -284,7 +284,7 @@ def test_closing_in_mid_call_leaves_no_connection(redis_url: str) -> None:
         backend = RedisBackend(client=Redis(port=proxy.port))
         server.pause()
         with ThreadPoolExecutor(8) as pool:
-            loads = [pool.submit(backend.load, "nobody's") for _ in range(8)]
+            loads = [pool.submit(backend.load, "unused") for _ in range(8)]
             eventually(lambda: proxy.connections == 8)
             backend.close()
             server.resume()
@@ -292,8 +292,8 @@ def test_closing_in_mid_call_leaves_no_connection(redis_url: str) -> None:
         eventually(lambda: proxy.connections == 0)
 
 
-def test_no_connection_outlives_the_clients_that_are_let_go(redis_url: str) -> None:
-    """A cluster's clients are made anew when its nodes change: idle connections end, lent ones when they return."""
+def test_no_connection_outlives_the_discarded_clients(redis_url: str) -> None:
+    """A cluster's clients are remade when its nodes change: idle connections end, lent ones end on their return."""
     backend = from_url(BackendURL.parse(redis_url))
     backend.load("key")
     (stack,) = backend._idle._stacks.values()

@@ -1,4 +1,4 @@
-"""Redis in company: a client of the user's, programs that write what they like, event loops that come and go."""
+"""Redis shared with others: a user's own client, programs that write odd values, event loops that come and go."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ STUBBORN = RefreshPolicy(lease=60.0, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_a_client_of_the_users_wakes_its_waiters(
+def test_a_users_client_wakes_its_waiters(
     redis_url: str, store: Redis, protocol: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """INV-8: whatever protocol the client speaks, a waiter gets the record with the wake-up."""
-    monkeypatch.setattr(_protocol, "LONGEST_BLOCK", PATIENCE)  # it does not end by itself
+    monkeypatch.setattr(_protocol, "LONGEST_BLOCK", PATIENCE)  # the block does not end by itself
     with Redis.from_url(redis_url, protocol=protocol) as own:
         backend, provider = RedisBackend(client=own), FakeProvider()
         holder = TokenCache(RedisBackend(client=own), policy=STUBBORN).source(provider)
@@ -60,13 +60,13 @@ def test_a_client_of_the_users_wakes_its_waiters(
 
 
 def test_a_client_for_loops_is_refused_at_once() -> None:
-    """Bad input: a client of the other colour is named before anything is asked."""
+    """Bad input: an async client is refused by name before any command is sent."""
     with pytest.raises(ConfigurationError, match=r"give a redis\.Redis"):
         RedisBackend(client=redis_asyncio.Redis())
 
 
-def test_a_loop_per_call_leaves_no_connection(backend: RedisBackend, store: Redis) -> None:
-    """INV-8: `asyncio.run` for each call, as a program without a loop of its own does, leaves no socket behind."""
+def test_a_loop_per_call_leaves_no_connection_open(backend: RedisBackend, store: Redis) -> None:
+    """INV-8: `asyncio.run` for each call, as in a program without a lasting loop, leaves no socket behind."""
     source = TokenCache(backend).source(FakeProvider())
     before = store.info("clients")["connected_clients"]
     for _ in range(20):
@@ -77,8 +77,8 @@ def test_a_loop_per_call_leaves_no_connection(backend: RedisBackend, store: Redi
     assert len(backend._halves) <= 1
 
 
-def test_a_late_commit_replaces_no_other_programs_record(backend: RedisBackend, store: Redis) -> None:
-    """INV-3: a plain program took the lock after ours had ended and stored its token: ours comes too late."""
+def test_a_late_commit_does_not_replace_another_programs_record(backend: RedisBackend, store: Redis) -> None:
+    """INV-3: a plain program took the lock after ours had ended and stored its token: our commit comes too late."""
     reply = backend.lease("k", "me", "id", None, 60.0)
     assert isinstance(reply, Granted)
     store.set("k:lock", "theirs", px=60_000)
@@ -90,7 +90,7 @@ def test_a_late_commit_replaces_no_other_programs_record(backend: RedisBackend, 
 
 
 def test_a_holder_replaces_another_programs_old_record(backend: RedisBackend, store: Redis) -> None:
-    """The renewal of a plain program's token is stored by whoever holds the lease."""
+    """The holder of the lease stores the renewal of a plain program's token."""
     store.set("k", b'{"accessToken":"old","expiresAt":1}', px=60_000)
     reply = backend.lease("k", "me", "id", store.get("k"), 60.0)
     assert isinstance(reply, Granted)
@@ -100,7 +100,7 @@ def test_a_holder_replaces_another_programs_old_record(backend: RedisBackend, st
 
 @pytest.mark.parametrize("lock", ["1234:abc", "99999999999999999999:abc", "9999999999999999:abc", "theirs", "a:b"])
 def test_a_lock_that_only_looks_like_ours_is_respected(backend: RedisBackend, store: Redis, lock: str) -> None:
-    """INV-2: a plain program writes into its lock what it likes; it is held all the same."""
+    """INV-2: a plain program may write anything into its lock; the lock counts as held."""
     store.set("k:lock", lock, px=60_000)
     reply = backend.lease("k", "me", "id", None, 60.0)
     assert isinstance(reply, Held)
@@ -110,8 +110,8 @@ def test_a_lock_that_only_looks_like_ours_is_respected(backend: RedisBackend, st
 
 
 @pytest.mark.parametrize("text", ["x", "id:garbage", "id:[1]", "id:" + "[" * 10_000, 'id:{"attempt": "many"}'])
-def test_a_cooldown_that_is_none_raises_nothing(backend: RedisBackend, store: Redis, text: str) -> None:
-    """Bad input in the store: whoever asks for the lease or for the state gets an answer."""
+def test_an_invalid_cooldown_raises_no_error(backend: RedisBackend, store: Redis, text: str) -> None:
+    """Bad input in the store: a request for the lease or for the state still gets an answer."""
     store.set("k:lock", f"cooldown:{text}", px=60_000)
     assert backend.inspect("k").remaining == pytest.approx(60, abs=PATIENCE)
     reply = backend.lease("k", "me", "id", None, 60.0)
@@ -122,15 +122,15 @@ def test_a_cooldown_that_is_none_raises_nothing(backend: RedisBackend, store: Re
         assert reply.cooldown.attempt == 1
 
 
-def test_a_foreign_wake_up_is_only_that(backend: RedisBackend, store: Redis) -> None:
-    """Bad input in the stream: a waiter that reads it looks again."""
+def test_another_programs_wake_up_causes_one_read(backend: RedisBackend, store: Redis) -> None:
+    """Bad input in the stream: a waiter that reads it reads the record again."""
     assert isinstance(backend.lease("k", "me", "id", None, 60.0), Granted)
     assert isinstance(backend.lease("k", "you", "id", None, 60.0), Held)
     store.xadd("k:ready", {"a": "b"}, id="9999999999999999-1")
     assert backend.wait("k", None, PATIENCE) is None
 
 
-def test_a_renewal_never_goes_back(redis_url: str, store: Redis) -> None:
+def test_a_renewal_never_gives_an_older_token(redis_url: str, store: Redis) -> None:
     """INV-5: after an outage, ``renew()`` gives no older token, though the fleet still has one."""
     with Proxy(BackendURL.parse(redis_url).hosts[0][1] or 0) as proxy:
         policy = RefreshPolicy(probe=0.01)

@@ -31,13 +31,13 @@ PATIENCE = 30.0
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RedisServer]:
-    """A Redis of this module's own."""
+    """A Redis for this module alone."""
     with RedisServer() as server:
         yield server
 
 
 def test_no_wake_up_needs_the_safety_poll(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A waiter is woken by the commit, not by the end of its wait, which is far away here."""
+    """The commit wakes a waiter, not the end of its wait, which is far away here."""
     monkeypatch.setattr(_protocol, "LONGEST_BLOCK", 10 * PATIENCE)
     server.command("FLUSHALL")
     backend = from_url(BackendURL.parse(f"{server.url}?timeout={2 * PATIENCE:g}s"))
@@ -71,7 +71,7 @@ class TestOnCluster(BackendContract):
 
     @pytest.fixture(autouse=True)
     def _cluster(self, cluster: RedisCluster) -> None:
-        """Tell where the cluster is."""
+        """Note the cluster's address."""
         self.cluster = cluster
 
     def make_backend(self, tmp_path: Path) -> RedisBackend:
@@ -94,16 +94,16 @@ def test_a_cold_fleet_logs_in_once(kind: type[RedisCluster | RedisSentinels]) ->
 
 
 @pytest.mark.parametrize("kind", [RedisCluster, RedisSentinels])
-def test_a_closed_backend_leaves_no_connection(
+def test_a_closed_backend_leaves_no_connection_open(
     kind: type[RedisCluster | RedisSentinels], count_sockets: Callable[[], int]
 ) -> None:
-    """Not to a node, nor to a sentinel: the client library would leave some to the garbage collector."""
+    """No connection to a node or a sentinel stays; the client library would leave some to the garbage collector."""
     with kind() as servers:
         gc.collect()
         before = count_sockets()
         backend = from_url(BackendURL.parse(servers.url))
         assert backend.load("key") is None
-        clients = (backend._client, backend._waiting)  # held, so that nothing goes by itself
+        clients = (backend._client, backend._waiting)  # keeps them from the garbage collector
         assert count_sockets() > before
         backend.close()
         assert count_sockets() == before

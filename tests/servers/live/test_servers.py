@@ -1,4 +1,4 @@
-"""The servers and the proxy of the test kit: they start, harm and end as they say, and leave nothing behind."""
+"""The servers and the proxy of the test kit: they start, break and end as documented, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PING, PONG = b"*1\r\n$4\r\nPING\r\n", b"+PONG\r\n"
 
 @pytest.fixture
 def redis_server() -> Iterator[RedisServer]:
-    """Give a Redis server."""
+    """Yield a Redis server."""
     require("redis-server")
     with RedisServer() as server:
         yield server
@@ -48,7 +48,7 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def memcached() -> Iterator[MemcachedServer]:
-    """Give a memcached."""
+    """Yield a memcached."""
     require("memcached")
     with MemcachedServer("-m", "8") as server:
         yield server
@@ -56,25 +56,25 @@ def memcached() -> Iterator[MemcachedServer]:
 
 @pytest.fixture
 def proxy(redis_server: RedisServer) -> Iterator[Proxy]:
-    """Give a proxy before a Redis server."""
+    """Yield a proxy before a Redis server."""
     with Proxy(redis_server.port) as proxy:
         yield proxy
 
 
 @contextmanager
 def connected(port: int) -> Iterator[socket.socket]:
-    """Give a connection to loopback."""
+    """Yield a connection to loopback."""
     with socket.create_connection((HOST, port), PATIENCE) as connection:
         yield connection
 
 
 def packed(*parts: str) -> bytes:
-    """Return a Redis command as it is sent."""
+    """Return a Redis command in its wire format."""
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part.encode()) for part in parts)
 
 
 def received(connection: socket.socket, size: int) -> bytes:
-    """Return what comes, up to so many bytes or the end."""
+    """Receive so many bytes, or until the end."""
     data = b""
     while len(data) < size and (piece := connection.recv(size - len(data))):
         data += piece
@@ -90,7 +90,7 @@ def is_cut(connection: socket.socket) -> bool:
 
 
 def until(reached: Callable[[], bool]) -> None:
-    """Wait until it is so."""
+    """Wait until the condition holds."""
     deadline = time.monotonic() + PATIENCE
     while not reached():
         assert time.monotonic() < deadline
@@ -106,7 +106,7 @@ def is_linked(replica: RedisServer) -> bool:
 
 
 def is_alive(pid: int) -> bool:
-    """Return whether there is such a process that has not ended."""
+    """Return whether the process exists and has not ended."""
     try:
         os.kill(pid, 0)
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -119,7 +119,7 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.parametrize(("kind", "program"), [(RedisServer, "redis-server"), (MemcachedServer, "memcached")])
 def test_nothing_is_left_behind(kind: type[ServerProcess], program: str) -> None:
-    """After the block the process is gone, its folder too, and nobody listens on the port."""
+    """After the block the process and its folder are gone, and its port is free."""
     require(program)
     with kind() as server:
         pid, folder, port = server.pid, server.folder, server.port
@@ -133,7 +133,7 @@ def test_nothing_is_left_behind(kind: type[ServerProcess], program: str) -> None
     assert not server.running
 
 
-def test_servers_go_with_a_process_that_is_killed() -> None:
+def test_servers_end_with_a_killed_process() -> None:
     """A server and its folder do not outlive the process that started it, even if that is killed."""
     require("redis-server")
     code = (
@@ -152,7 +152,7 @@ def test_servers_go_with_a_process_that_is_killed() -> None:
 
 
 def test_a_server_that_does_not_start_says_why() -> None:
-    """A server that ends at once raises with what it wrote, and leaves no folder."""
+    """A server that ends at once raises an error with its output, and leaves no folder."""
     require("redis-server")
     server = RedisServer("--no-such-option", "1")
     with pytest.raises(ServerFailed, match="no-such-option"):
@@ -161,7 +161,7 @@ def test_a_server_that_does_not_start_says_why() -> None:
     assert not server.folder.exists()
 
 
-def test_a_program_that_is_not_there_fails_the_start() -> None:
+def test_a_missing_program_fails_the_start() -> None:
     """Without its program a server fails to start, by name."""
 
     class Missing(MemcachedServer):
@@ -174,7 +174,7 @@ def test_a_program_that_is_not_there_fails_the_start() -> None:
 def test_another_server_on_the_port_is_not_taken_for_ours(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A port that is taken is given up for a free one, and the server that was there is left alone."""
+    """The server moves from a taken port to a free one, and the other server is left alone."""
     ports = iter([redis_server.port, _server_process.free_port()])
     monkeypatch.setattr(_server_process, "free_port", lambda: next(ports))
     with RedisServer() as second:
@@ -183,7 +183,7 @@ def test_another_server_on_the_port_is_not_taken_for_ours(
         assert second.info("server")["process_id"] == str(second.pid)
 
 
-def test_ports_are_none_that_the_system_gives_to_clients() -> None:
+def test_ports_are_outside_the_clients_range() -> None:
     """Ports are below those of clients, free, and with their cluster port never those of installed servers."""
     ports = {_server_process.free_port() for _ in range(50)}
     assert len(ports) > 1
@@ -195,15 +195,15 @@ def test_ports_are_none_that_the_system_gives_to_clients() -> None:
         assert not _server_process._is_free(port)
 
 
-def test_what_does_not_happen_in_time_is_said() -> None:
-    """Waiting for a server has an end, which names what was waited for."""
+def test_a_time_out_names_the_awaited_state() -> None:
+    """Waiting for a server ends, with an error that names what it waited for."""
     with pytest.raises(ServerFailed, match="the moon: not within 0"):
         _server_process.wait_until(lambda: False, "the moon", 0)
 
 
 @pytest.mark.parametrize(("promised", "outcome"), [("true", "failed"), ("1", "failed"), ("", "skipped")])
 def test_a_missing_program_skips_unless_promised(promised: str, outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a program the test is skipped; where `CI` is set, it fails."""
+    """Without the program the test is skipped; where `CI` is set, it fails."""
     monkeypatch.setenv("CI", promised)
     with pytest.raises((pytest.fail.Exception, pytest.skip.Exception)) as caught:
         require("no-such-program")
@@ -211,8 +211,8 @@ def test_a_missing_program_skips_unless_promised(promised: str, outcome: str, mo
     assert isinstance(caught.value, pytest.fail.Exception) == (outcome == "failed")
 
 
-def test_a_program_that_is_there_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A program that is there is returned by its path, promised or not."""
+def test_an_installed_program_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of an installed program is returned, promised or not."""
     monkeypatch.setenv("CI", "true")
     assert Path(require("sh")).is_file()
 
@@ -221,7 +221,7 @@ def test_a_program_that_is_there_is_found(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_redis_answers_commands(redis_server: RedisServer) -> None:
-    """Commands come back as bytes, numbers, lists and nothing; an error reply is raised."""
+    """Replies are bytes, numbers, lists or `None`; an error reply is raised."""
     server = redis_server
     assert server.command("SET", "k", b"\x00\r\n") == b"OK"
     assert server.command("GET", "k") == b"\x00\r\n"
@@ -233,8 +233,8 @@ def test_redis_answers_commands(redis_server: RedisServer) -> None:
 
 
 def test_redis_counts_the_commands_of_others(redis_server: RedisServer) -> None:
-    """`commands` counts what came from elsewhere, in scripts too; asking leaves it alone."""
-    before = redis_server.commands()  # Valkey counts what it asks itself at its start
+    """`commands` counts the commands of others, in scripts too, and not its own query."""
+    before = redis_server.commands()  # Valkey counts its own commands at its start
     redis_server.command("SET", "k", "v")
     assert redis_server.commands() == before
     with connected(redis_server.port) as connection:
@@ -245,7 +245,7 @@ def test_redis_counts_the_commands_of_others(redis_server: RedisServer) -> None:
 
 
 def test_redis_with_a_password() -> None:
-    """With a password, the server wants it, the URL holds it, the repr does not, and the count stays right."""
+    """The server requires the password, the URL holds it, the repr does not, and the count stays right."""
     require("redis-server")
     with RedisServer(password="s3:cr/t@") as server:
         assert server.url == f"redis://:s3%3Acr%2Ft%40@{HOST}:{server.port}/0"
@@ -272,7 +272,7 @@ def test_redis_on_a_socket_file() -> None:
 
 
 def test_redis_over_tls(tls_redis: RedisServer, certificates: Certificates) -> None:
-    """With certificates, the server speaks TLS alone, and the URL names the authority."""
+    """With certificates, the server speaks only TLS, and the URL names the authority."""
     assert tls_redis.url == f"rediss://{HOST}:{tls_redis.port}/0?ssl_ca_certs={certificates.authority}"
     assert tls_redis.command("PING") == b"PONG"
     with connected(tls_redis.port) as connection:
@@ -281,7 +281,7 @@ def test_redis_over_tls(tls_redis: RedisServer, certificates: Certificates) -> N
 
 
 def test_arguments_reach_redis() -> None:
-    """What is given to the program comes after our settings, so it wins."""
+    """Given arguments follow our settings, so they override them."""
     require("redis-server")
     with RedisServer("--maxmemory", "3mb", "--save", "900 1") as server:
         assert server.command("CONFIG", "GET", "maxmemory") == [b"maxmemory", b"3145728"]
@@ -289,7 +289,7 @@ def test_arguments_reach_redis() -> None:
 
 
 def test_redis_restarts_on_its_port(redis_server: RedisServer) -> None:
-    """A restart keeps the port; it keeps the data only when told to, and starts a killed server too."""
+    """A restart keeps the port; it keeps the data only on request, and starts a killed server too."""
     server, port, first = redis_server, redis_server.port, redis_server.pid
     server.command("SET", "k", "v")
     server.restart(keep=True)
@@ -310,8 +310,8 @@ def test_redis_restarts_on_its_port(redis_server: RedisServer) -> None:
     assert server.commands() == before
 
 
-def test_a_restart_forgets_the_append_only_file() -> None:
-    """Data in an append-only file survives a kill with `keep`, and no restart without."""
+def test_a_restart_without_keep_removes_the_append_only_file() -> None:
+    """Data in an append-only file survives a kill with `keep`, and no restart without it."""
     require("redis-server")
     with RedisServer("--appendonly", "yes", "--appendfsync", "always") as server:
         server.command("SET", "k", "v")
@@ -323,7 +323,7 @@ def test_a_restart_forgets_the_append_only_file() -> None:
 
 
 def test_redis_pauses_and_resumes(redis_server: RedisServer) -> None:
-    """A paused server takes connections and answers nothing; resumed, it answers what came meanwhile."""
+    """A paused server accepts connections and is silent; once resumed, it answers the requests it got."""
     redis_server.pause()
     with connected(redis_server.port) as connection:
         connection.sendall(PING)
@@ -348,15 +348,15 @@ def test_a_paused_server_can_be_ended(redis_server: RedisServer) -> None:
 
 
 def test_a_server_that_ends_by_itself_is_noticed(redis_server: RedisServer) -> None:
-    """A server that somebody else ended does not count as running, and comes back by a restart."""
+    """A server that was ended from outside does not count as running, and comes back by a restart."""
     os.kill(redis_server.pid, signal.SIGKILL)
     until(lambda: not redis_server.running)
     redis_server.restart()
     assert redis_server.command("PING") == b"PONG"
 
 
-def test_a_user_without_rights_does_not_keep_the_server_from_starting() -> None:
-    """A server whose default user may do nothing counts as started, for it answers."""
+def test_a_server_whose_default_user_has_no_rights_starts() -> None:
+    """A server whose default user may do nothing counts as started, since it answers."""
     require("redis-server")
     with RedisServer("--user", "default", "off") as server, pytest.raises(CommandRefused, match="NOAUTH"):
         server.command("PING")
@@ -366,7 +366,7 @@ def test_a_user_without_rights_does_not_keep_the_server_from_starting() -> None:
 
 
 def test_sentinels_fail_over() -> None:
-    """Three sentinels name the master; an order promotes the replica, and a killed master does so too."""
+    """Three sentinels name the master; a command promotes the replica, and so does the master's death."""
     require("redis-server")
     with RedisSentinels(password="pw") as fleet:
         ports = ",".join(f"{HOST}:{sentinel.port}" for sentinel in fleet.sentinels)
@@ -386,8 +386,8 @@ def test_sentinels_fail_over() -> None:
         assert fleet.master is first
 
 
-def test_sentinels_stop_with_everything() -> None:
-    """All know each other from the start; a sentinel comes back as itself or as another; nothing outlives the block."""
+def test_sentinels_stop_at_the_end_of_the_block() -> None:
+    """All know each other from the start; a sentinel comes back as itself or as another; all end with the block."""
     require("redis-server")
     with RedisSentinels(replicas=2) as fleet:
         for sentinel in fleet.sentinels:
@@ -406,7 +406,7 @@ def test_sentinels_stop_with_everything() -> None:
 
 
 def test_a_cluster_of_three() -> None:
-    """Each key has its node, another refuses it; a node comes back by a restart with its slots."""
+    """Each key has its node, other nodes refuse it; a restarted node comes back with its slots."""
     require("redis-server")
     with RedisCluster() as cluster:
         assert cluster.url == "redis+cluster://" + ",".join(f"{HOST}:{node.port}" for node in cluster.nodes)
@@ -428,7 +428,7 @@ def test_a_cluster_of_three() -> None:
 
 
 def test_memcached_answers_and_counts(memcached: MemcachedServer) -> None:
-    """Settings reach memcached, which tells its statistics and the number of commands on keys, each once."""
+    """Settings reach memcached, and its statistics and command count come back, each command counted once."""
     assert memcached.url == f"memcached://{HOST}:{memcached.port}"
     assert memcached.stats()["limit_maxbytes"] == str(8 * 1024 * 1024)
     assert memcached.commands() == 0
@@ -441,8 +441,8 @@ def test_memcached_answers_and_counts(memcached: MemcachedServer) -> None:
     assert memcached.command("get k") == ["END"]
 
 
-def test_memcached_restarts_empty_on_its_port(memcached: MemcachedServer) -> None:
-    """A restart keeps the port and nothing else; a killed one is started again by it."""
+def test_memcached_restarts_empty_on_the_same_port(memcached: MemcachedServer) -> None:
+    """A restart keeps the port and no data; it also starts a killed server."""
     port = memcached.port
     with connected(port) as connection:
         connection.sendall(b"set k 0 0 1\r\nv\r\n")
@@ -469,7 +469,7 @@ def test_memcached_restarts_empty_on_its_port(memcached: MemcachedServer) -> Non
 
 
 def test_the_proxy_passes_everything_on(proxy: Proxy) -> None:
-    """Without a fault, what goes in comes out, large values too, and connections are counted."""
+    """Without a fault the proxy passes all data, large values too, and counts connections."""
     value = "v" * 300_000
     with connected(proxy.port) as connection, connected(proxy.port) as other:
         connection.sendall(packed("SET", "k", value) + packed("GET", "k"))
@@ -483,7 +483,7 @@ def test_the_proxy_passes_everything_on(proxy: Proxy) -> None:
 
 
 def test_the_proxy_passes_on_the_end(proxy: Proxy, redis_server: RedisServer) -> None:
-    """When the server closes, the client gets what came before and then the end; when the client closes, so does it."""
+    """When the server closes, the client gets the earlier data, then the end; a client's end reaches the server."""
     proxy.delay(0.02)
     with connected(proxy.port) as connection:
         connection.sendall(PING + packed("QUIT"))
@@ -496,7 +496,7 @@ def test_the_proxy_passes_on_the_end(proxy: Proxy, redis_server: RedisServer) ->
 
 
 def test_the_proxy_delays_replies(proxy: Proxy) -> None:
-    """A reply comes later by the delay, not before; pieces keep their order; healed, it comes at once."""
+    """A reply comes late by the delay; pieces keep their order; once healed, it comes at once."""
     with connected(proxy.port) as connection:
         proxy.delay(0.15)
         begun = time.monotonic()
@@ -553,7 +553,7 @@ def test_a_cut_reaches_through_a_fork(proxy: Proxy) -> None:
 
 
 def test_the_proxy_refuses(proxy: Proxy) -> None:
-    """Refusing closes what there is and refuses the rest, until healed, on the same port."""
+    """Until healed, the proxy closes the existing connections and refuses new ones, on the same port."""
     port = proxy.port
     with connected(port) as connection:
         connection.sendall(PING)
@@ -569,7 +569,7 @@ def test_the_proxy_refuses(proxy: Proxy) -> None:
 
 
 def test_the_proxy_is_a_black_hole(proxy: Proxy, redis_server: RedisServer) -> None:
-    """A black hole takes connections and requests, tells the server nothing, and cuts what it swallowed when healed."""
+    """A black hole accepts connections and requests, drops the data, and cuts those connections when healed."""
     with connected(proxy.port) as idle, connected(proxy.port) as known:
         for each in (idle, known):
             each.sendall(PING)
@@ -583,7 +583,7 @@ def test_the_proxy_is_a_black_hole(proxy: Proxy, redis_server: RedisServer) -> N
                     each.recv(1)
                 each.settimeout(PATIENCE)
             assert redis_server.command("GET", "k") is None
-            assert redis_server.info("clients")["connected_clients"] == "3"  # idle, known, and the question itself
+            assert redis_server.info("clients")["connected_clients"] == "3"  # idle, known, and this query's
             proxy.heal()
             assert is_cut(known)
             assert is_cut(new)
@@ -606,8 +606,8 @@ def test_a_black_hole_swallows_a_reply_under_way(proxy: Proxy, redis_server: Red
         assert is_cut(connection)
 
 
-def test_a_black_hole_opens_where_all_was_refused(proxy: Proxy) -> None:
-    """A black hole after a refusal accepts connections again, and swallows."""
+def test_a_black_hole_after_a_refusal_accepts_connections(proxy: Proxy) -> None:
+    """A black hole after a refusal accepts connections again, and drops their data."""
     proxy.refuse()
     proxy.black_hole()
     with connected(proxy.port) as connection:
@@ -618,7 +618,7 @@ def test_a_black_hole_opens_where_all_was_refused(proxy: Proxy) -> None:
 
 
 def test_the_proxy_loses_one_reply(proxy: Proxy, redis_server: RedisServer) -> None:
-    """The next request is performed and its reply lost with the connection; the one after that is answered."""
+    """The next request is performed and its reply lost with the connection; the following request is answered."""
     with connected(proxy.port) as connection, connected(proxy.port) as other:
         for each in (connection, other):
             each.sendall(PING)
@@ -634,7 +634,7 @@ def test_the_proxy_loses_one_reply(proxy: Proxy, redis_server: RedisServer) -> N
 
 
 def test_the_proxy_loses_the_reply_to_a_named_request(proxy: Proxy, redis_server: RedisServer) -> None:
-    """With bytes to look for, other requests are answered, and the one that has them loses its reply."""
+    """With given bytes, only the request that contains them loses its reply; others are answered."""
     lost = proxy.drop_next_reply(to=b"SET")
     with connected(proxy.port) as connection:
         connection.sendall(PING)
@@ -647,7 +647,7 @@ def test_the_proxy_loses_the_reply_to_a_named_request(proxy: Proxy, redis_server
 
 @pytest.mark.parametrize("after", [1, 6])
 def test_the_proxy_cuts_a_reply_in_two(proxy: Proxy, after: int) -> None:
-    """Of the next reply so many bytes come through and then the end, also when it comes in pieces."""
+    """The client gets so many bytes of the next reply and then the end, also when the reply comes in pieces."""
     done = proxy.cut_next_reply(after)
     with connected(proxy.port) as connection:
         connection.sendall(PING)
@@ -663,7 +663,7 @@ def test_the_proxy_cuts_a_reply_in_two(proxy: Proxy, after: int) -> None:
 
 
 def test_healing_forgets_planned_cuts(proxy: Proxy) -> None:
-    """A cut that was planned and met no request does not outlive `heal`."""
+    """`heal` removes a planned cut that no request has met."""
     planned = proxy.drop_next_reply()
     proxy.heal()
     with connected(proxy.port) as connection:
@@ -673,7 +673,7 @@ def test_healing_forgets_planned_cuts(proxy: Proxy) -> None:
 
 
 def test_the_proxy_trickles(proxy: Proxy) -> None:
-    """Trickling, a reply comes one byte at a time, with the pause between, and whole."""
+    """A slow reply comes one byte at a time, with the pause between, and complete."""
     proxy.trickle(3_600)
     with connected(proxy.port) as connection:
         connection.sendall(PING)
@@ -687,8 +687,8 @@ def test_the_proxy_trickles(proxy: Proxy) -> None:
         assert received(connection, len(PONG)) == PONG
 
 
-def test_a_proxy_before_nothing_cuts(redis_server: RedisServer) -> None:
-    """Where no server listens behind it, the proxy closes the connection; when one does again, it passes on."""
+def test_a_proxy_without_a_server_cuts(redis_server: RedisServer) -> None:
+    """If no server listens behind it, the proxy closes the connection; when a server is back, it passes data on."""
     with Proxy(redis_server.port) as proxy:
         redis_server.kill()
         with connected(proxy.port) as connection:
@@ -700,7 +700,7 @@ def test_a_proxy_before_nothing_cuts(redis_server: RedisServer) -> None:
 
 
 def test_a_proxy_starts_anew_after_its_end(redis_server: RedisServer) -> None:
-    """A stopped proxy listens no more and takes no orders; started again it is a plain proxy."""
+    """A stopped proxy neither listens nor takes commands; started again it has no faults."""
     proxy = Proxy(redis_server.port).start()
     proxy.black_hole()
     proxy.drop_next_reply()
