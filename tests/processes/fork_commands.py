@@ -1,8 +1,8 @@
-"""A program: runs many commands with the standard streams that it was started with, each in a fork of its own.
+"""A program that runs many commands with its own standard streams, each in a new fork.
 
-A fork begins with the streams as the interpreter set them up, and ends as a process does, without importing all anew.
-Arguments: the stream to capture (1 or 2), a folder, and the commands as JSON. Output in the folder: `0`, `1`, … hold
-what each command wrote to that stream, and `codes` their exit codes.
+A fork begins with the streams of the interpreter's start and ends like a process, without importing the modules again.
+Arguments: the stream to capture (1 or 2), a folder, and the commands as JSON. Files in the folder: `0`, `1`, … hold the
+output of each command on that stream, and `codes` their exit codes.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typer.testing import CliRunner
 from tokencache.cli import bench, main, verify
 from tokencache.cli.app import app
 
-# What is tested is not how quick it is, nor the processes that these commands start.
+# The tests check neither speed nor the processes that these commands start.
 bench.ROUNDS = bench.SHARED_CALLS = 10
 verify._report = lambda orders: {"seconds": 0.001}
 for warm in ("config schema", "doctor qpay --no-login", "bench nonsense", "verify", "tail qpay --for 0", "--help"):
     CliRunner().invoke(app, warm.split())
 httpx.Client().close()
 assert threading.active_count() == 1
-gc.freeze()  # a fork ends sooner: its collector does not look at what was here before
+gc.freeze()  # a fork ends sooner, since its collector skips the older objects
 
 captured, folder = int(sys.argv[1]), Path(sys.argv[2])
 codes: list[int] = []

@@ -1,4 +1,4 @@
-"""`tokencache bench`: figures that agree with each other, few logins, a key of its own that is gone at the end."""
+"""`tokencache bench`: its figures agree, it logs in rarely, and its own key is gone at the end."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ run = CliRunner()
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few rounds: what is tested is not how quick it is."""
+    """Few rounds: the speed is not tested."""
     monkeypatch.setattr(bench, "ROUNDS", 200)
     monkeypatch.setattr(bench, "SHARED_CALLS", 10)
 
@@ -60,7 +60,7 @@ def benched(*arguments: str) -> tuple[int, dict[str, Any], str]:
 
 
 def left_behind(folder: Path) -> list[Slot]:
-    """Return what lies at the keys of the bench in a folder of the file backend."""
+    """Return the files at the bench's keys in a folder of the file backend."""
     with closing(FileBackend(folder)) as backend:
         slots = [backend.inspect(key) for key in OWN]
     return [slot for slot in slots if slot != Slot(None)]
@@ -70,7 +70,7 @@ def left_behind(folder: Path) -> list[Slot]:
 
 
 def test_the_figures_agree_with_each_other(fake: FakeQPay) -> None:
-    """The speed-up is first over cached, percentiles grow, the stampede serves all with one provider call (INV-2)."""
+    """The speed-up is first over cached, percentiles grow, one provider call serves the whole stampede (INV-2)."""
     code, found, _ = benched("qpay")
     assert (code, found["provider"], found["logins"], fake.logins) == (Exit.OK, "qpay", 1, 1)
     (figures,) = found["backends"]
@@ -93,12 +93,12 @@ def test_the_figures_agree_with_each_other(fake: FakeQPay) -> None:
     [(1, (0, 0, 0, 0)), (2, (1, 1, 1, 1)), (10, (5, 9, 9, 9)), (100, (50, 90, 99, 99)), (1000, (500, 900, 990, 999))],
 )
 def test_percentiles_of_few_and_of_many_calls(count: int, expected: tuple[float, ...]) -> None:
-    """Each is the time of a call that was made, and rather the longer of two: nothing looks quicker than it is."""
+    """Each is the time of a real call, the longer of two: no figure looks faster than its call was."""
     found = Percentiles.of([float(number) for number in reversed(range(count))])
     assert (found.calls, tuple(found.at.values())) == (count, expected)
 
 
-def test_a_person_reads_three_lines_and_then_percentiles(fake: FakeQPay) -> None:
+def test_the_text_shows_three_lines_and_then_percentiles(fake: FakeQPay) -> None:
     """First, cached and speed-up come first, in this order; percentiles and the stampede below; no secret (INV-9)."""
     ran = run.invoke(app, ["bench", "qpay", *SMALL])
     assert ran.exit_code == Exit.OK
@@ -110,8 +110,8 @@ def test_a_person_reads_three_lines_and_then_percentiles(fake: FakeQPay) -> None
     assert SECRET not in ran.output
 
 
-def test_without_a_provider_a_fake_is_asked(fake: FakeQPay, tmp_path: Path) -> None:
-    """No provider named: the login is the fake's 250 ms, the user's own service hears nothing, nothing is announced."""
+def test_without_a_provider_a_fake_login_is_measured(fake: FakeQPay, tmp_path: Path) -> None:
+    """Without a provider the login is a fake of 250 ms, a user's own service gets no request, and stderr is empty."""
     code, found, said = benched("--backend", (tmp_path / "t").as_uri())
     assert (code, found["provider"], found["logins"]) == (Exit.OK, "a fake with a login of 250 ms", 1)
     assert (fake.requests, said) == (0, "")
@@ -121,7 +121,7 @@ def test_without_a_provider_a_fake_is_asked(fake: FakeQPay, tmp_path: Path) -> N
 
 
 def test_without_a_provider_no_qpay_is_needed(tmp_path: Path) -> None:
-    """The bench and its processes run where `tokencache_qpay` cannot be imported: its fake login is its own."""
+    """The bench and its processes run where `tokencache_qpay` cannot be imported: the fake login is the bench's own."""
     (tmp_path / "tokencache_qpay.py").write_text("raise ModuleNotFoundError('not here', name='tokencache_qpay')")
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-m", "tokencache", "bench", "--json", *SMALL, "-b", (tmp_path / "t").as_uri()]
@@ -133,8 +133,8 @@ def test_without_a_provider_no_qpay_is_needed(tmp_path: Path) -> None:
     assert (figures["stampede"]["served"], figures["stampede"]["provider_calls"]) == (4, 1)
 
 
-def test_backends_are_compared_and_memory_is_shared_by_nobody(fake: FakeQPay, tmp_path: Path) -> None:
-    """A login for each backend, said beforehand; memory:// has its figures in process, and a note for the others."""
+def test_backends_are_compared_and_memory_has_only_in_process_figures(fake: FakeQPay, tmp_path: Path) -> None:
+    """One announced login per backend; memory:// has its in-process figures, and a note in place of the others."""
     code, found, said = benched("qpay", "-b", "memory://", "-b", (tmp_path / "t").as_uri())
     assert (code, found["logins"], fake.logins) == (Exit.OK, 2, 2)
     memory, files = found["backends"]
@@ -148,7 +148,7 @@ def test_backends_are_compared_and_memory_is_shared_by_nobody(fake: FakeQPay, tm
 
 
 def test_logins_are_announced_before_the_first(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever reads the announcement may still interrupt: nobody was asked when it is made."""
+    """The announcement comes before any login, so a reader can still interrupt."""
     asked: list[int] = []
     monkeypatch.setattr(bench, "complain", lambda _text: asked.append(fake.requests))
     benched("qpay")
@@ -158,7 +158,7 @@ def test_logins_are_announced_before_the_first(fake: FakeQPay, monkeypatch: pyte
 # --- gentle -----------------------------------------------------------------------------------------------------
 
 
-def test_the_fleets_own_record_is_untouched_and_the_benchs_is_gone(fake: FakeQPay, tmp_path: Path) -> None:
+def test_the_fleets_own_record_is_unchanged_and_the_benchs_is_deleted(fake: FakeQPay, tmp_path: Path) -> None:
     """The live record is the same, byte for byte; record, lease and cooldown of the bench's keys are gone."""
     run.invoke(app, ["token", "qpay"])
     folder = tmp_path / "tokencache"
@@ -176,10 +176,10 @@ def test_the_fleets_own_record_is_untouched_and_the_benchs_is_gone(fake: FakeQPa
     assert fake.logins == 2, "the fleet goes on with its token"
 
 
-def test_a_failed_login_is_told_as_by_any_command_and_leaves_no_cooldown(
+def test_a_failed_login_exits_as_in_any_command_and_leaves_no_cooldown(
     fake: FakeQPay, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Rejected credentials exit 3 after one login; no cooldown stays at the bench's key, and none at the fleet's."""
+    """Rejected credentials exit 3 after one login; no cooldown stays at the bench's key or the fleet's."""
     monkeypatch.setenv("QPAY_CLIENT_SECRET", "wrong-secret")
     code, found, said = benched("qpay", "-b", "file://", "-b", "memory://")
     assert (code, found, fake.logins) == (Exit.REJECTED, {}, 1)
@@ -189,8 +189,8 @@ def test_a_failed_login_is_told_as_by_any_command_and_leaves_no_cooldown(
         assert backend.inspect(KEY) == Slot(None)
 
 
-def test_a_provider_that_the_fleet_leaves_alone_is_left_alone(fake: FakeQPay) -> None:
-    """INV-7: while a cooldown of the fleet lasts, the bench asks nobody, says for how long, and exits 4."""
+def test_a_cooldown_of_the_fleet_is_respected(fake: FakeQPay) -> None:
+    """INV-7: during a cooldown of the fleet, the bench sends no request, names the remaining time, and exits 4."""
     fake.fail_next(1, status=429, headers={"Retry-After": "120"})
     assert run.invoke(app, ["token", "qpay"]).exit_code == Exit.UNAVAILABLE
     before = fake.requests
@@ -200,7 +200,7 @@ def test_a_provider_that_the_fleet_leaves_alone_is_left_alone(fake: FakeQPay) ->
 
 
 def test_a_refresh_token_is_not_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rotating refresh token is the fleet's: the bench refuses, exit 2, before anything is sent or stored."""
+    """A rotating refresh token belongs to the fleet: the bench refuses, exit 2, before it sends or stores anything."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     file = tmp_path / "tokencache.toml"
     file.write_text(
@@ -218,8 +218,8 @@ def test_a_refresh_token_is_not_spent(tmp_path: Path, monkeypatch: pytest.Monkey
 # --- errors -----------------------------------------------------------------------------------------------------
 
 
-def test_a_backend_that_is_away_exits_4_before_any_login(fake: FakeQPay, unused_port: int) -> None:
-    """All backends are looked at first: exit 4 with the remedy, no login on the good one, the password hidden."""
+def test_an_unreachable_backend_exits_4_before_any_login(fake: FakeQPay, unused_port: int) -> None:
+    """The bench checks all backends first: exit 4 with the remedy, no login on the good one, the password hidden."""
     away = f"redis://user:planted-password-3c@127.0.0.1:{unused_port}/0"
     code, found, said = benched("qpay", "-b", "file://", "-b", away)
     assert (code, found, fake.requests) == (Exit.UNAVAILABLE, {}, 0)
@@ -237,15 +237,15 @@ def test_a_backend_that_is_away_exits_4_before_any_login(fake: FakeQPay, unused_
         (("qpay", "-p", "0"), "Invalid value"),
     ],
 )
-def test_wrong_usage_exits_2_and_asks_nobody(fake: FakeQPay, arguments: tuple[str, ...], word: str) -> None:
-    """Unknown provider, unknown backend, no folder for the picture, a bad number: 2, the reason, and no login."""
+def test_wrong_usage_exits_2_without_a_login(fake: FakeQPay, arguments: tuple[str, ...], word: str) -> None:
+    """Unknown provider or backend, no folder for the picture, a bad number: exit 2, the reason, and no login."""
     code, found, said = benched(*arguments)
     assert (code, found, fake.requests) == (Exit.USAGE, {}, 0)
     assert word in said
 
 
-def test_a_store_that_fails_in_between_is_told(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token that could not be stored is no figure of this backend: exit 4, and the store's own problem."""
+def test_a_store_that_fails_in_the_middle_is_reported(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that was not stored does not count as a figure of this backend: exit 4, and the store's own problem."""
 
     def refuse(*_: object) -> bool:
         message = "the disk is full"
@@ -257,8 +257,8 @@ def test_a_store_that_fails_in_between_is_told(fake: FakeQPay, monkeypatch: pyte
     assert "the disk is full; the bench needs a backend that answers" in said
 
 
-def test_what_cannot_be_deleted_is_told(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store that fails at the end costs no figures: what stays is named, and that it ends by itself."""
+def test_a_failed_deletion_is_reported(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that fails at the end costs no figures: the remaining keys are named, and that they end by themselves."""
 
     def refuse(*_: object) -> bool:
         message = "the store is gone"
@@ -270,8 +270,8 @@ def test_what_cannot_be_deleted_is_told(fake: FakeQPay, monkeypatch: pytest.Monk
     assert f"cannot delete the bench's own records at {KEY}:bench, which end by themselves: the store is gone" in said
 
 
-def test_tokens_that_end_too_soon_are_not_measured(fake: FakeQPay, tmp_path: Path) -> None:
-    """A token that may end in the middle would be told as a slow store: exit 1, one login, the reason, no key left."""
+def test_short_tokens_are_not_measured(fake: FakeQPay, tmp_path: Path) -> None:
+    """A token that ends in the middle would look like a slow store: exit 1, one login, the reason, no key left."""
     fake.lifetime = 5.0
     code, found, said = benched("qpay")
     assert (code, found, fake.logins) == (Exit.FAILED, {}, 1)
@@ -280,7 +280,7 @@ def test_tokens_that_end_too_soon_are_not_measured(fake: FakeQPay, tmp_path: Pat
 
 
 def test_sealed_records_are_measured_sealed(fake: FakeQPay, tmp_path: Path) -> None:
-    """With a configuration that names backends and seals by the credential, all is measured, and nothing stays."""
+    """With a configuration that names backends and seals by the credential, all is measured, and no key is left."""
     pytest.importorskip("cryptography")
     file = tmp_path / "tokencache.toml"
     folder = tmp_path / "sealed"
@@ -297,14 +297,14 @@ def test_sealed_records_are_measured_sealed(fake: FakeQPay, tmp_path: Path) -> N
     assert any(path.name.startswith("shop-") for path in folder.iterdir()), "the fake's key is in the namespace"
 
 
-def test_progress_is_for_a_terminal_and_wipes_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a person looks a line says what is done, and is gone at the end; a pipe gets nothing."""
+def test_progress_is_shown_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal a line shows the progress and is gone at the end; a pipe gets no such line."""
 
     class Terminal(io.StringIO):
-        """A text that says that it is a terminal."""
+        """A text that reports itself as a terminal."""
 
         def isatty(self) -> bool:
-            """Say yes."""
+            """Return `True`."""
             return True
 
     for kind, said in ((Terminal, "\r\x1b[2K  reading …\r\x1b[2K"), (io.StringIO, "")):
@@ -334,7 +334,7 @@ class Mute:
         """Be ready."""
 
     def run(self, _: object) -> FleetReport:
-        """Report errors only."""
+        """Report only errors."""
         return FleetReport(errors=list(self.errors))
 
 
@@ -342,7 +342,7 @@ class Mute:
 def test_a_stampede_without_tokens_is_an_error(
     monkeypatch: pytest.MonkeyPatch, errors: tuple[str, ...], word: str
 ) -> None:
-    """Callers without a token are told with the first one's error; a stampede that fetched nothing is none."""
+    """Callers without a token give the first one's error; a stampede without a fetch is also an error."""
     monkeypatch.setattr(Mute, "errors", errors)
     monkeypatch.setattr(bench, "Fleet", Mute)
     setup = Setup(None, "memory://")
@@ -351,8 +351,8 @@ def test_a_stampede_without_tokens_is_an_error(
         bench._stampede(place, bench.Size(1, 1, None), login=0.0, token=played().fetch(context()))
 
 
-def test_the_stampede_tells_the_wait_beyond_the_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a caller waited is told without the slowest login, and is never less than nothing."""
+def test_the_stampede_shows_the_wait_beyond_the_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller's wait is shown without the slowest login, and is never negative."""
 
     class Served(Mute):
         """A fleet whose callers were served, one of them before the slowest login ended."""
@@ -395,12 +395,12 @@ def played(**changed: Any) -> PlayedProvider:  # noqa: ANN401  (any setting)
 
 
 def context() -> FetchContext:
-    """Return what a provider is told."""
+    """Return a provider's fetch context."""
     return FetchContext(None, time.monotonic() + PATIENCE, "cold", time.monotonic)
 
 
-def test_whatever_lies_at_its_keys_is_cleared() -> None:
-    """A record, a cooldown, and the lease of a process that was killed are all gone; other keys are left alone."""
+def test_all_entries_at_the_benchs_keys_are_cleared() -> None:
+    """A record, a cooldown, and the lease of a killed process are deleted; other keys stay."""
     backend = MemoryBackend()
     for key in ("record", "lease", "cooldown", "other"):
         reply = backend.lease(key, "somebody", "identity", None, 60.0)
@@ -416,8 +416,8 @@ def test_whatever_lies_at_its_keys_is_cleared() -> None:
     assert backend.load("other") is not None
 
 
-def test_a_key_at_which_something_lies_is_not_taken() -> None:
-    """Two benches at once do not meet: the second takes the next key; with all of them taken it says so."""
+def test_a_key_in_use_is_not_taken() -> None:
+    """Two benches at once do not collide: the second takes the next key; if all are taken, it reports that."""
     backend, url = MemoryBackend(), BackendURL.parse("memory://")
     keys = [bench._own_key(backend, url, "k")]
     for _ in range(bench._NAMES - 1):
@@ -430,7 +430,7 @@ def test_a_key_at_which_something_lies_is_not_taken() -> None:
         bench._own_key(backend, url, "k")
 
 
-def test_a_played_login_takes_its_time_and_gives_a_token_of_the_size() -> None:
+def test_a_fake_login_has_the_given_time_and_token_size() -> None:
     """The stampede's record is as long as the real one; its provider counts, and shows no secret (INV-9)."""
     provider = played(login=0.02)
     token = provider.fetch(context())
@@ -449,14 +449,14 @@ def spread(*values: float) -> Percentiles:
 
 
 def texts(svg: str) -> str:
-    """Return the words of a picture, once it is known to be well-formed."""
+    """Return the words of a picture, after checking that it is well-formed."""
     root = ET.fromstring(svg)
     assert root.tag == f"{SVG}svg"
     return "\n".join(element.text or "" for element in root.iter(f"{SVG}text"))
 
 
 def test_the_picture_holds_the_figures(fake: FakeQPay, tmp_path: Path) -> None:
-    """`--picture FILE` writes well-formed XML with the figures that are printed; nothing but the file is announced."""
+    """`--picture FILE` writes well-formed XML with the printed figures; only the file is announced."""
     file = tmp_path / "bench.svg"
     ran = run.invoke(app, ["bench", "qpay", *SMALL, "--picture", str(file)])
     assert ran.exit_code == Exit.OK
@@ -471,13 +471,13 @@ def test_the_picture_holds_the_figures(fake: FakeQPay, tmp_path: Path) -> None:
 
 
 def test_a_picture_that_cannot_be_written_is_named() -> None:
-    """A full disk behind `--picture`: the file, and the system's reason."""
+    """A full disk behind `--picture`: the error names the file and the system's reason."""
     with pytest.raises(TokenCacheError, match="--picture /dev/full cannot be written: No space left on device"):
         save(BenchReport("a fake"), Path("/dev/full"))
 
 
-def test_the_picture_bears_any_name_and_any_time() -> None:
-    """Names are escaped and cut, times beyond the scale lie at its end, and it has colours for a dark background."""
+def test_the_picture_takes_any_name_and_any_time() -> None:
+    """Names are escaped and cut, times beyond the scale are drawn at its end, and there are colours for dark mode."""
     wild = Figures(
         'redis://a<b>&"c"' + "x" * 200,
         1e4,
@@ -515,7 +515,7 @@ def test_ctrl_c_leaves_no_process_and_no_key(fake: FakeQPay, tmp_path: Path, int
 
 @pytest.mark.slow
 def test_ctrl_c_during_the_login_leaves_no_key(fake: FakeQPay, tmp_path: Path, interrupt: Callable[..., None]) -> None:
-    """INV-8: an interrupt while the provider is asked leaves neither a lease nor the token that comes later."""
+    """INV-8: after an interrupt during the login, neither a lease nor the later token is stored."""
     folder = tmp_path / "tokencache"
     fake.latency = 1.0
     interrupt(["bench", "qpay", "-b", folder.as_uri(), "-p", "2", "-t", "2"], lambda: fake.logins == 1)
@@ -529,7 +529,7 @@ def stampeding(folder: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_a_reader_that_leaves_ends_it_quietly(fake: FakeQPay, tmp_path: Path) -> None:
+def test_a_reader_that_leaves_ends_the_bench_quietly(fake: FakeQPay, tmp_path: Path) -> None:
     """In a pipe whose reader has gone, it ends with 141 and no traceback, and its keys are gone."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "PYTHONUNBUFFERED"))}
     read, write = os.pipe()

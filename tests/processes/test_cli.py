@@ -1,4 +1,4 @@
-"""The command line, run as a person or a script runs it, against a fake QPay."""
+"""The command line, run as a user or a script runs it, against a fake QPay."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ run = CliRunner()
 
 
 def tokencache(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
+    """Run the command line in a new process."""
     return subprocess.run(
         [sys.executable, "-m", "tokencache", *arguments],
         capture_output=True,
@@ -69,7 +69,7 @@ def test_two_runs_share_one_login(fake: FakeQPay) -> None:
 
 
 def test_header_is_a_whole_header_line(fake: FakeQPay) -> None:
-    """`--header` prints what `curl -H` takes."""
+    """`--header` prints the line that `curl -H` takes."""
     value = run.invoke(app, ["token", "qpay"]).stdout.strip()
     assert run.invoke(app, ["token", "qpay", "--header"]).stdout == f"Authorization: Bearer {value}\n"
 
@@ -85,7 +85,7 @@ def test_json_holds_the_token_and_its_public_fields(fake: FakeQPay) -> None:
 
 
 def test_header_and_json_exclude_each_other(fake: FakeQPay) -> None:
-    """Two forms at once are a usage error, and nothing is fetched."""
+    """Two output forms at once are a usage error, and no login is made."""
     assert run.invoke(app, ["token", "qpay", "--header", "--json"]).exit_code == Exit.USAGE
     assert fake.logins == 0
 
@@ -105,8 +105,8 @@ def test_status_shows_no_secret_and_makes_no_login(fake: FakeQPay) -> None:
         assert SECRET not in output
 
 
-def test_invalidate_drops_the_stored_token_and_fetches_nothing(fake: FakeQPay) -> None:
-    """`invalidate` empties the record; the next `token` logs in again, and a second `invalidate` finds nothing."""
+def test_invalidate_drops_the_stored_token_without_a_login(fake: FakeQPay) -> None:
+    """`invalidate` empties the record; the next `token` logs in again, and a second `invalidate` finds no record."""
     first = run.invoke(app, ["token", "qpay"]).stdout
     dropped = run.invoke(app, ["invalidate", "qpay"])
     assert (dropped.exit_code, fake.logins) == (0, 1)
@@ -118,7 +118,7 @@ def test_invalidate_drops_the_stored_token_and_fetches_nothing(fake: FakeQPay) -
 
 
 def test_the_backend_comes_from_the_option_then_the_environment(fake: FakeQPay, tmp_path: Path) -> None:
-    """`--backend` wins over `TOKENCACHE_BACKEND`, which wins over `REDIS_DATABASE_URI` and the cache folder."""
+    """`--backend` overrides `TOKENCACHE_BACKEND`, which overrides `REDIS_DATABASE_URI` and the cache folder."""
     here, there = (tmp_path / "here").as_uri(), (tmp_path / "there").as_uri()
     ran = run.invoke(
         app, ["token", "qpay"], env={"TOKENCACHE_BACKEND": here, "REDIS_DATABASE_URI": "redis://no-such/x"}
@@ -158,10 +158,10 @@ def test_an_unreachable_provider_exits_4(fake: FakeQPay, unused_port: int) -> No
         (["status", "qpay", "--backend", "nonsense"], {}, "scheme"),
     ],
 )
-def test_bad_input_exits_2_and_says_what_to_do(
+def test_bad_input_exits_2_with_the_remedy(
     fake: FakeQPay, arguments: list[str], environment: dict[str, str], hint: str
 ) -> None:
-    """Wrong names, URLs, options and settings: exit 2, one paragraph that names the culprit or the cure."""
+    """Wrong names, URLs, options and settings: exit 2, one paragraph that names the culprit or the remedy."""
     ran = tokencache(*arguments, **environment)
     assert ran.returncode == Exit.USAGE
     assert_one_paragraph(ran)
@@ -204,7 +204,7 @@ def test_exit_codes_tell_the_kind_of_error(error: TokenCacheError, code: int) ->
 def test_an_unforeseen_error_shows_its_kind_and_not_its_message(
     fake: FakeQPay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """INV-9: a bug of ours gives one paragraph without the foreign message; `--verbose` adds the frames."""
+    """INV-9: a bug of ours gives one paragraph without the exception's message; `--verbose` adds the frames."""
 
     def broken(*_: object) -> None:
         raise RuntimeError(SECRET)
@@ -219,7 +219,7 @@ def test_an_unforeseen_error_shows_its_kind_and_not_its_message(
 
 
 def test_ctrl_c_exits_130(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interrupt ends a command with 130 and a word, not with a traceback."""
+    """An interrupt ends a command with 130 and a short message, without a traceback."""
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -230,8 +230,8 @@ def test_ctrl_c_exits_130(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> No
     assert "interrupted" in ran.stderr
 
 
-def test_a_reader_that_leaves_is_no_error_to_print(fake: FakeQPay) -> None:
-    """When the reader of stdout has gone, the command ends with 141 and says nothing, not even while Python ends."""
+def test_a_reader_that_leaves_ends_the_command_quietly(fake: FakeQPay) -> None:
+    """If the reader of stdout has gone, the command ends with 141 and no output, also at Python's shutdown."""
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     reading, writing = os.pipe()
     os.close(reading)
@@ -248,7 +248,7 @@ def test_a_reader_that_leaves_is_no_error_to_print(fake: FakeQPay) -> None:
 
 
 def test_verbose_logs_to_stderr_without_secrets(fake: FakeQPay) -> None:
-    """INV-9: `--verbose` tells on stderr that a token was fetched, and stdout still holds the token alone."""
+    """INV-9: `--verbose` reports on stderr that a token was fetched; stdout holds only the token."""
     ran = tokencache("token", "qpay", "--verbose")
     assert ran.returncode == 0
     assert "token fetched" in ran.stderr
@@ -257,7 +257,7 @@ def test_verbose_logs_to_stderr_without_secrets(fake: FakeQPay) -> None:
 
 
 def test_plugins_lists_what_is_installed() -> None:
-    """`plugins` lists our backends as URL schemes and our provider by name, and opens a backend when asked to."""
+    """`plugins` lists our backends as URL schemes and our provider by name, and opens a backend on request."""
     ran = run.invoke(app, ["plugins", "--backend", "memory://"])
     assert ran.exit_code == 0
     for name in ("file://", "memory://", "qpay"):
@@ -268,7 +268,7 @@ def test_plugins_lists_what_is_installed() -> None:
 
 
 def test_a_name_that_two_distributions_claim_is_marked() -> None:
-    """The table of plugins warns of a conflict, and writes a dotted name as the URL scheme that people type."""
+    """The table of plugins warns of a conflict, and writes a dotted name as the URL scheme that users type."""
     row = {
         "kind": "backend",
         "name": "redis.sentinel",
@@ -319,8 +319,8 @@ def test_without_the_extra_the_install_line_is_printed() -> None:
     assert "Traceback" not in ran.stderr
 
 
-def test_a_status_reads_well_whatever_it_holds() -> None:
-    """Lease, cooldown, past and missing instants all have words; the cooldown's reason is shown."""
+def test_a_status_is_readable_for_any_content() -> None:
+    """Lease, cooldown, past and missing instants are shown in words; the cooldown's reason is shown."""
     held = Status(
         provider="qpay",
         key="k",
@@ -352,15 +352,15 @@ def test_durations_show_their_two_largest_units(seconds: float, text: str) -> No
     assert duration(seconds) == text
 
 
-def test_the_demo_says_that_its_backend_does_not_answer() -> None:
-    """Bad input: no fleet is started on a backend that is not there; exit code 4, and the reason."""
+def test_the_demo_reports_a_backend_that_does_not_answer() -> None:
+    """Bad input: no fleet starts on an unreachable backend; exit code 4, and the reason."""
     ran = run.invoke(app, ["demo", "--backend", "redis://127.0.0.1:1"])
     assert ran.exit_code == Exit.UNAVAILABLE
     assert "redis at 127.0.0.1:1: it cannot be reached" in " ".join(ran.stderr.split())
 
 
 def test_the_demo_refuses_a_backend_that_processes_do_not_share() -> None:
-    """`demo --backend memory://` is a configuration error, told before anything starts."""
+    """`demo --backend memory://` is a configuration error, reported before any process starts."""
     ran = run.invoke(app, ["demo", "--backend", "memory://"])
     assert ran.exit_code == Exit.USAGE
     assert "not shared" in ran.stderr
@@ -385,21 +385,21 @@ def test_a_backend_that_does_not_answer_exits_4(fake: FakeQPay, monkeypatch: pyt
 
 
 def test_invalidate_leaves_a_replacement(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-3: a token that was replaced between look and drop stays, and `invalidate` says so."""
+    """INV-3: `invalidate` keeps a token that replaced the read one in the meantime, and reports it."""
     run.invoke(app, ["token", "qpay"])
     monkeypatch.setattr(TokenSource, "invalidate", lambda _source, _token: False)
     ran = run.invoke(app, ["invalidate", "qpay"])
     assert (ran.exit_code, "has replaced the token" in ran.stdout) == (0, True)
 
 
-def test_an_error_is_wrapped_where_a_person_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_is_wrapped_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal a long paragraph is wrapped at 100 columns; in a pipe it stays on one line."""
 
     class Terminal(io.StringIO):
-        """A text that says that it is a terminal."""
+        """A text that reports itself as a terminal."""
 
         def isatty(self) -> bool:
-            """Say yes."""
+            """Return `True`."""
             return True
 
     for kind, count in ((Terminal, 3), (io.StringIO, 1)):
@@ -409,10 +409,10 @@ def test_an_error_is_wrapped_where_a_person_reads_it(monkeypatch: pytest.MonkeyP
         assert len(text.getvalue().splitlines()) == count
 
 
-def test_an_unrelated_missing_module_is_not_blamed_on_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module of our own that is missing is a bug and shows as one."""
+def test_an_unrelated_missing_module_is_not_attributed_to_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing module of our own is a bug and is reported as one."""
     monkeypatch.setitem(sys.modules, "tokencache.cli.app", None)
-    for stream in ("stdout", "stderr"):  # replaced by the command line
+    for stream in ("stdout", "stderr"):  # the command line replaces them
         monkeypatch.setattr(sys, stream, getattr(sys, stream))
     with pytest.raises(ModuleNotFoundError, match=r"tokencache\.cli\.app"):
         main()
@@ -427,7 +427,7 @@ def test_a_broken_promise_exits_1(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_the_demo_keeps_every_promise_it_shows(tmp_path: Path) -> None:
-    """INV-1, INV-2, INV-6: the demo, as a person runs it, exits 0, shows each figure, and leaves no record behind."""
+    """INV-1, INV-2, INV-6: the demo, as a user runs it, exits 0, shows each figure, and leaves no record behind."""
     folder = tmp_path / "tokens"
     ran = tokencache("demo", "--backend", folder.as_uri())
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -446,7 +446,7 @@ def test_the_demo_keeps_every_promise_it_shows(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_demo_and_its_processes(tmp_path: Path) -> None:
-    """INV-8: an interrupt in the middle of the demo ends it with 130, and no process of its fleet stays."""
+    """INV-8: an interrupt in the middle of the demo ends it with 130, and all processes of its fleet end."""
     demo = subprocess.Popen(
         [sys.executable, "-u", "-m", "tokencache", "demo"],
         stdout=subprocess.PIPE,
@@ -475,8 +475,8 @@ def test_ctrl_c_ends_the_demo_and_its_processes(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_token_that_could_not_be_shared_is_said(fake: FakeQPay, tmp_path: Path) -> None:
-    """An unusable folder costs a login at every run, and QPay forbids those: the token comes, and a word with it."""
+def test_a_token_that_could_not_be_shared_is_reported(fake: FakeQPay, tmp_path: Path) -> None:
+    """An unusable folder costs a login at every run, which QPay forbids: the token is printed with a warning."""
     (tmp_path / "file").write_text("not a folder")
     ran = run.invoke(app, ["token", "qpay", "--backend", (tmp_path / "file" / "tokens").as_uri()])
     assert ran.exit_code == 0

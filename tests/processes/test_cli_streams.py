@@ -1,4 +1,4 @@
-"""Every command with a standard stream that cannot be written: the exit code is right, and no traceback is shown."""
+"""Every command with a broken standard stream: the exit code is right, and no traceback is shown."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ BOTH = {
 
 @pytest.fixture(autouse=True)
 def place(fake: FakeQPay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder to work in, with a configuration, and a fake QPay."""
+    """A working folder with a configuration, and a fake QPay."""
     (tmp_path / "tokencache.toml").write_text("")
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(params=["1", ""], ids=["unbuffered", "buffered"])
 def unbuffered(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable that decides when the interpreter writes; empty it counts as unset."""
+    """The variable that controls the interpreter's buffering; an empty value counts as unset."""
     monkeypatch.setenv("PYTHONUNBUFFERED", request.param)
 
 
@@ -123,7 +123,7 @@ def started(
 
 
 def forked(commands: Mapping[str, int], stream: int, kind: str, folder: Path) -> dict[str, tuple[int, str]]:
-    """Run each command with that stream broken; return its exit code and what it wrote to the other one."""
+    """Run each command with that stream broken; return its exit code and its output on the other one."""
     folder.mkdir()
     arguments = (str(3 - stream), str(folder), json.dumps(list(commands)))
     started((sys.executable, FORKS, *arguments), stream, kind)
@@ -133,7 +133,7 @@ def forked(commands: Mapping[str, int], stream: int, kind: str, folder: Path) ->
 
 
 def message(kind: str) -> str:
-    """Return what is said of a result that cannot be written: a line, and nothing of a reader that left."""
+    """Return the message for a result that cannot be written: one line, or none if the reader left."""
     return "" if kind == "pipe" else f"tokencache: the result could not be written: {REASONS[kind]}\n"
 
 
@@ -152,7 +152,7 @@ def leaves(command: object, *words: str) -> Iterator[str]:
 
 
 def test_every_command_is_in_the_table() -> None:
-    """The tests below run every command; of the demo, they see the first line."""
+    """The tests below run every command, and compare the demo's first line."""
     known = [*RESULTS, "demo"]
     commands = list(leaves(typer.main.get_command(app.app)))
     assert len(commands) > 10
@@ -161,8 +161,8 @@ def test_every_command_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("kind", ["full", "closed", "pipe"])
 @pytest.mark.usefixtures("unbuffered")
-def test_a_result_that_cannot_be_written_is_said(kind: str, tmp_path: Path) -> None:
-    """Each command exits 1 with one line, or 141 with none if the reader left. A usage error has no result to lose."""
+def test_a_result_that_cannot_be_written_is_reported(kind: str, tmp_path: Path) -> None:
+    """Each command exits 1 with one line, or 141 without a line if the reader left. A usage error has no result."""
     untouched = {"token": 2, "token nonsense": 2}
     found = forked(RESULTS | {"demo": 0} | untouched, 1, kind, tmp_path / "found")
     for command, exit_code in untouched.items():
@@ -175,7 +175,7 @@ def test_a_result_that_cannot_be_written_is_said(kind: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("kind", ["full", "closed", "pipe"])
 @pytest.mark.usefixtures("unbuffered")
 def test_a_stderr_that_cannot_be_written_changes_nothing(kind: str, tmp_path: Path) -> None:
-    """Each command has the exit code that it has with a good stderr, and its result is there."""
+    """Each command has the same exit code as with a good stderr, and its result is there."""
     results = {command: exit_code for command, exit_code in RESULTS.items() if not command.endswith("--json")}
     commands = results | COMPLAINTS | BOTH
     found = forked(commands, 2, kind, tmp_path / "found")
@@ -186,14 +186,14 @@ def test_a_stderr_that_cannot_be_written_changes_nothing(kind: str, tmp_path: Pa
 @pytest.mark.parametrize("kind", ["full", "closed", "pipe"])
 @pytest.mark.parametrize("start", [TOKENCACHE, SCRIPT], ids=["module", "script"])
 @pytest.mark.usefixtures("unbuffered")
-def test_both_ways_to_start_it_end_alike(start: Sequence[str], kind: str) -> None:
-    """`python -m tokencache` and the script `tokencache`, as processes of their own."""
+def test_both_ways_to_start_the_command_line_end_alike(start: Sequence[str], kind: str) -> None:
+    """`python -m tokencache` and the script `tokencache` run as real processes."""
     ran = started((*start, "token", "qpay"), 1, kind)
     assert (ran.returncode, ran.stderr) == (code(kind), message(kind))
 
 
-def test_a_full_pipe_that_does_not_block_is_said() -> None:
-    """A pipe in non-blocking mode, as Node.js hands out, is full like a disk; its reader has not left."""
+def test_a_full_pipe_that_does_not_block_is_reported() -> None:
+    """A full pipe in non-blocking mode, as Node.js creates it, counts as full and not as a reader that left."""
     reading, writing = os.pipe()
     try:
         os.set_blocking(writing, False)
@@ -209,7 +209,7 @@ def test_a_full_pipe_that_does_not_block_is_said() -> None:
 
 
 def test_a_file_at_the_number_of_a_closed_stream_is_left_alone(tmp_path: Path) -> None:
-    """What was opened as descriptor 1 before the command line started is not taken for stdout."""
+    """A file that was opened as descriptor 1 before the command line started is not used as stdout."""
     program = (
         "import os, sys; number = os.open('file', os.O_RDWR | os.O_CREAT); assert number == 1;"
         "from tokencache.cli import main; sys.argv = ['tokencache', '--version']; main()"
@@ -221,7 +221,7 @@ def test_a_file_at_the_number_of_a_closed_stream_is_left_alone(tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", ["full", "closed", "pipe"])
 def test_without_the_extra_a_stderr_that_cannot_be_written_changes_nothing(kind: str) -> None:
-    """Without typer the command exits 2, though its line cannot be read."""
+    """Without typer the command exits 2, though its message cannot be written."""
     program = "import sys; sys.modules['typer'] = None; from tokencache.cli import main; main()"
     ran = started((sys.executable, "-c", program), 2, kind)
     assert (ran.returncode, ran.stdout) == (Exit.USAGE, "")
@@ -229,7 +229,7 @@ def test_without_the_extra_a_stderr_that_cannot_be_written_changes_nothing(kind:
 
 @pytest.mark.parametrize("ends", [True, False])
 def test_a_stream_fails_once(ends: bool) -> None:
-    """The first failure is kept, and ends the process if it must; what is written later is dropped."""
+    """The first failure is kept, and ends the process if it must; later output is dropped."""
     with Path("/dev/full").open("w") as full:
         stream = Stream(full.fileno(), ends=ends)
         with pytest.raises(SystemExit) if ends else nullcontext():
@@ -237,8 +237,8 @@ def test_a_stream_fails_once(ends: bool) -> None:
         assert (str(stream.failure), stream.write(b"later")) == ("[Errno 28] No space left on device", 5)
 
 
-def test_each_line_is_written_at_once_where_a_person_reads_it() -> None:
-    """Stdout on a terminal and stderr anywhere are buffered by line; the encoding stays what it was."""
+def test_each_line_is_written_at_once_on_a_terminal() -> None:
+    """Stdout on a terminal, and stderr always, are buffered by line; the encoding is unchanged."""
     program = (
         "import os, sys; from tokencache.cli._streams import replace_streams; replace_streams();"
         "sys.stdout.write('\xe9\\n'); sys.stderr.write('\xe9\\n'); os._exit(0)"
@@ -260,7 +260,7 @@ def test_each_line_is_written_at_once_where_a_person_reads_it() -> None:
 
 
 def test_an_interrupted_command_stays_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C ends the reader of a pipe too: the broken pipe does not hide the interrupt."""
+    """Ctrl-C also ends the reader of a pipe: the broken pipe does not hide the interrupt."""
     for ended, found in ((Exit.INTERRUPTED, Exit.INTERRUPTED), (Exit.UNAVAILABLE, Exit.BROKEN_PIPE)):
         stdout = Stream(1, ends=True)
         stdout.failure = BrokenPipeError()
@@ -269,8 +269,8 @@ def test_an_interrupted_command_stays_interrupted(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("worker", ["_demo_worker", "_bench_worker"])
-def test_a_process_of_a_fleet_leaves_quietly_when_its_parent_is_gone(worker: str) -> None:
-    """A parent that was killed reads no report: its processes end without a traceback."""
+def test_a_process_of_a_fleet_ends_quietly_after_its_parent(worker: str) -> None:
+    """After its parent was killed, a process cannot report and ends without a traceback."""
     crowd = {"threads": 1, "patience": 1.0, "seconds": 0.0, "backend": "memory://"}
     orders = {
         "_demo_worker": {"namespace": "", "base_url": "http://127.0.0.1:1", "client_id": "c", "client_secret": SECRET},

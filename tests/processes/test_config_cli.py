@@ -1,4 +1,4 @@
-"""The configuration on the command line: five lines of TOML give a token, and `config` says what is wrong."""
+"""The configuration on the command line: five lines of TOML give a token, and `config` reports mistakes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ client_secret = {{ env = "ACME_SECRET" }}
 
 
 class TokenServer:
-    """A token endpoint on loopback; ``logins`` are the forms that it took, with the Authorization header."""
+    """A token endpoint on loopback; ``logins`` holds the received forms, with the Authorization header."""
 
     def __init__(self) -> None:
         self.logins: list[tuple[dict[str, list[str]], str | None]] = []
@@ -62,7 +62,7 @@ class TokenServer:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                """Say nothing."""
+                """Log nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -86,7 +86,7 @@ def server() -> Iterator[TokenServer]:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder and a cache folder of the test's own, and no variables of tokencache."""
+    """A new working folder and cache folder, without the variables of tokencache."""
     for name in list(os.environ):
         if name.startswith(("TOKENCACHE_", "QPAY_")) or name == "REDIS_DATABASE_URI":
             monkeypatch.delenv(name)
@@ -107,7 +107,7 @@ def write(text: str, path: str = "tokencache.toml") -> Path:
 
 
 def checked(*arguments: str) -> tuple[int, str]:
-    """Run `config check`; return its exit code and what it wrote, in which no secret is."""
+    """Run `config check`; return its exit code and its output, which must not contain a secret."""
     ran = run.invoke(app, ["config", "check", *arguments])
     assert PLANTED not in ran.output
     assert KEY not in ran.output
@@ -118,7 +118,7 @@ def checked(*arguments: str) -> tuple[int, str]:
 
 
 def test_five_lines_give_a_token(server: TokenServer, tmp_path: Path) -> None:
-    """The table of the issue, and `tokencache token acme --config …`: two runs, one login, by HTTP basic."""
+    """Five lines and `tokencache token acme --config …`: two runs, one login, by HTTP basic."""
     path = tmp_path / "somewhere.toml"
     path.write_text(FIVE_LINES.format(url=server.url))
     for _ in range(2):
@@ -137,10 +137,10 @@ def test_five_lines_give_a_token(server: TokenServer, tmp_path: Path) -> None:
     assert authorization.startswith("Basic ")
 
 
-def test_the_file_is_found_by_itself(
+def test_the_file_is_found_without_an_option(
     server: TokenServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the working folder, or by `TOKENCACHE_CONFIG`, which goes before; `--config` goes before both."""
+    """The file is that of `--config`, else of `TOKENCACHE_CONFIG`, else the one in the working folder."""
     table = FIVE_LINES.format(url=server.url)
     for name in ("here", "variable", "option"):
         write(f'namespace = "{name}:"\n{table}', "tokencache.toml" if name == "here" else str(tmp_path / name))
@@ -186,8 +186,8 @@ def test_every_command_takes_the_configuration(server: TokenServer, tmp_path: Pa
 
 
 @pytest.mark.parametrize("table", ["", 'backend = "other"\n'], ids=["of all", "of the provider"])
-def test_the_backend_that_is_named_wins(server: TokenServer, tmp_path: Path, table: str) -> None:
-    """`--backend` goes before the backend of the file and of the provider's table, and may be a name of the file's."""
+def test_the_backend_option_wins(server: TokenServer, tmp_path: Path, table: str) -> None:
+    """`--backend` overrides the backend of the file and of the provider's table; it may be a name from the file."""
     write(
         f'backend = "other"\n[backends]\nother = "redis://127.0.0.1:1"\nnear = "file://{tmp_path}/near"\n'
         f"{FIVE_LINES.format(url=server.url)}{table}"
@@ -200,10 +200,10 @@ def test_the_backend_that_is_named_wins(server: TokenServer, tmp_path: Path, tab
     assert len(server.logins) == 1
 
 
-def test_the_backend_of_a_variable_goes_before_the_file(
+def test_the_backend_of_a_variable_overrides_the_file(
     server: TokenServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`TOKENCACHE_BACKEND` goes over the file, `REDIS_DATABASE_URI` does not."""
+    """`TOKENCACHE_BACKEND` overrides the file, `REDIS_DATABASE_URI` does not."""
     write(f'backend = "file://{tmp_path}/file"\n{FIVE_LINES.format(url=server.url)}')
     monkeypatch.setenv("REDIS_DATABASE_URI", "redis://127.0.0.1:1")
     assert run.invoke(app, ["token", "acme"]).exit_code == 0
@@ -214,7 +214,7 @@ def test_the_backend_of_a_variable_goes_before_the_file(
 
 
 def test_a_provider_of_variables_alone(server: TokenServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """`TOKENCACHE_PROVIDER_ACME_…` is enough for a token, with a mounted secret."""
+    """`TOKENCACHE_PROVIDER_ACME_…` alone gives a token, with a mounted secret."""
     (tmp_path / "mounted").write_text(f"{PLANTED}\n")
     settings = {
         "TYPE": "client_credentials",
@@ -256,8 +256,8 @@ def test_a_good_configuration_has_no_finding() -> None:
     assert checked() == (0, "tokencache.toml: 0 errors, 0 warnings; providers: acme\n")
 
 
-def test_check_finds_everything_at_once() -> None:
-    """One line per mistake, each with file, key and remedy, in providers that work and in those that do not."""
+def test_check_finds_all_mistakes_at_once() -> None:
+    """One line per mistake, each with file, key and remedy, in working and broken providers."""
     write(
         """
         namespce = "x:"
@@ -305,7 +305,7 @@ def test_check_finds_everything_at_once() -> None:
 
 
 def test_check_warns_of_secrets_in_the_file() -> None:
-    """A plain client secret, key or password is a warning, as is its default; a file that others can read another."""
+    """A plain client secret, key or password is a warning, and so is its default; a file that others can read too."""
     file = write(
         f"""
         [backends]
@@ -346,8 +346,8 @@ def test_check_warns_of_secrets_in_the_file() -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
 
 
-def test_check_opens_nothing_on_the_network(server: TokenServer, tmp_path: Path) -> None:
-    """No login, no connection to a backend, no folder: everything is made and nothing is used."""
+def test_check_makes_no_network_connection(server: TokenServer, tmp_path: Path) -> None:
+    """No login, no connection to a backend, no folder: objects are made but not used."""
     write(
         f'backend = "main"\n[backends]\nmain = "redis://127.0.0.1:{server.url.rpartition(":")[2]}"\n'
         f'local = "file://{tmp_path}/tokens"\n{FIVE_LINES.format(url=server.url)}'
@@ -357,8 +357,8 @@ def test_check_opens_nothing_on_the_network(server: TokenServer, tmp_path: Path)
     assert not (tmp_path / "tokens").exists()
 
 
-def test_check_takes_a_file_and_finds_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A path, the variable, the working folder; without any of them, exit 2 and both ways."""
+def test_check_takes_a_path_or_finds_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path, the variable, the working folder; without any of them, exit 2 and both ways to name it."""
     code, text = checked()
     assert code == Exit.USAGE
     assert "TOKENCACHE_CONFIG" in text
@@ -373,8 +373,8 @@ def test_check_takes_a_file_and_finds_one(tmp_path: Path, monkeypatch: pytest.Mo
     assert "line 1, column" in text
 
 
-def test_check_sees_variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables count as they do for every other command, without a file too."""
+def test_check_reads_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables count as for every other command, also without a file."""
     monkeypatch.setenv("TOKENCACHE_POLICY_EARLI", "5")
     code, text = checked()
     assert code == Exit.USAGE
@@ -401,12 +401,12 @@ def own_schema() -> dict[str, object]:
 
 
 def test_the_committed_schema_is_that_of_the_code() -> None:
-    """docs/tokencache.schema.json is what the rules make; renew it with `python tests/processes/test_config_cli.py`."""
+    """docs/tokencache.schema.json is the generated one; renew it with `python tests/processes/test_config_cli.py`."""
     assert json.loads(SCHEMA.read_text()) == own_schema()
 
 
 def test_the_command_prints_the_schema() -> None:
-    """`config schema` prints valid JSON with the providers that are installed, and nothing else."""
+    """`config schema` prints valid JSON with the installed providers, and no other text."""
     ran = run.invoke(app, ["config", "schema"])
     printed = json.loads(ran.stdout)
     assert (ran.exit_code, ran.stderr) == (0, "")
@@ -415,7 +415,7 @@ def test_the_command_prints_the_schema() -> None:
 
 
 def test_a_secret_is_write_only_in_the_schema() -> None:
-    """Editors are told which settings are secrets, and that a reference may stand in their place."""
+    """The schema marks secret settings, and allows a reference in place of a secret."""
     provider = own_schema()["definitions"]["provider"]  # type: ignore[index]
     tables = {rule["then"]["properties"]["type"]["const"]: rule["then"]["properties"] for rule in provider["allOf"]}
     assert tables["client_credentials"]["client_secret"] == {"$ref": "#/definitions/secret"}
@@ -427,7 +427,7 @@ def test_a_secret_is_write_only_in_the_schema() -> None:
 
 
 def fits(value: object, form: dict[str, Any], root: dict[str, Any]) -> bool:
-    """Return whether a value keeps a schema, by the keywords of draft 7 that ours has; others raise ``KeyError``."""
+    """Return whether a value fits a schema, by the keywords of draft 7 that ours uses; others raise ``KeyError``."""
     kinds = {"string": str, "object": dict, "array": list, "boolean": bool, "integer": int, "number": (int, float)}
 
     def typed(kind: str) -> bool:
@@ -487,7 +487,7 @@ ACME: dict[str, object] = {"type": "client_credentials", "token_url": "https://i
         ({"providers": {"acme": ACME | {"policy": {"earli": 5}}}}, False),
         ({"providers": {"acme": {"type": "refresh_token", "token_url": "https://id.example"}}}, False),
         ({"providers": {"acme": {"token_url": "x"}}}, False),
-        ({"providers": {"acme": {"type": "nobody"}}}, False),
+        ({"providers": {"acme": {"type": "unknown"}}}, False),
         ({"backend": "m", "backends": {"m": "redis://h", "n": {"url": "redis://h", "password": {"env": "P"}}}}, True),
         ({"backends": {"m": {"password": "p"}}}, False),
         ({"encryption": {"keys": [{"file": "k"}, "plain"]}, "policy": {"early": 5}, "namespace": "n:"}, True),
@@ -497,13 +497,13 @@ ACME: dict[str, object] = {"type": "client_credentials", "token_url": "https://i
         ({"namspace": "n"}, False),
     ],
 )
-def test_the_schema_says_what_the_reader_says(document: dict[str, object], good: bool) -> None:
-    """An editor marks what is wrong, and nothing that is right."""
+def test_the_schema_agrees_with_the_reader(document: dict[str, object], good: bool) -> None:
+    """An editor marks exactly the mistakes that the reader reports."""
     assert fits(document, own_schema(), own_schema()) == good
 
 
-def test_a_provider_without_its_extra_is_named_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A provider that cannot be loaded is in the list of types, without settings, and stops nobody else."""
+def test_a_provider_without_its_extra_does_not_break_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider that cannot be loaded is in the list of types, without settings; the other providers are complete."""
     from tokencache import ConfigurationError
     from tokencache import plugins as module
 
@@ -523,8 +523,8 @@ def test_a_provider_without_its_extra_is_named_alone(monkeypatch: pytest.MonkeyP
     assert "client_credentials" in named
 
 
-def test_check_reports_what_it_finds_as_values() -> None:
-    """A report is plain values, so that a program can go on with it."""
+def test_check_reports_its_findings_as_values() -> None:
+    """A report consists of plain values, for use by a program."""
     write(FIVE_LINES.format(url="https://id.acme.example"))
     report = config_check.check(None)
     assert report.as_dict() == {"file": "tokencache.toml", "ok": True, "providers": ["acme"], "findings": []}

@@ -1,4 +1,4 @@
-"""The demo's own machinery: that its figures can be bad, and that it ends whatever happens to its processes."""
+"""The demo's machinery: its figures can be bad, and it ends whatever happens to its processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def orders(backend: str, *, threads: int = 1, seconds: float = 0.0) -> DemoOrders:
-    """Orders for a provider that nobody can reach."""
+    """Orders for a provider that cannot be reached."""
     return DemoOrders(
         backend=backend,
         namespace="test:",
@@ -62,8 +62,8 @@ class Always:
 
 
 @pytest.mark.parametrize("worker", ["_demo_worker", "_bench_worker", "_verify_worker"])
-def test_a_process_without_orders_ends_without_a_word(worker: str) -> None:
-    """A process whose parent ended before it wrote the orders, after Ctrl-C, ends with 1 and no traceback."""
+def test_a_process_without_orders_ends_quietly(worker: str) -> None:
+    """If its parent ended before it wrote the orders, after Ctrl-C, a process ends with 1 and no traceback."""
     ran = subprocess.run(
         [sys.executable, "-m", f"tokencache.cli.{worker}"],
         stdin=subprocess.DEVNULL,
@@ -75,7 +75,7 @@ def test_a_process_without_orders_ends_without_a_word(worker: str) -> None:
 
 
 def test_a_tally_counts_a_late_token_a_wait_and_an_error() -> None:
-    """INV-1: a token whose usable end had passed before it was asked for counts as late; so do waits and errors."""
+    """INV-1: a token whose usable end had passed before the call counts as late; waits and errors are counted too."""
     tally, policy, now = Tally(), RefreshPolicy(), time.time()
     good = Token("good", issued_at=now, expires_at=now + 100)
     ending = Token("ending", issued_at=now - 100, expires_at=now + 5)
@@ -88,7 +88,7 @@ def test_a_tally_counts_a_late_token_a_wait_and_an_error() -> None:
 
 
 def test_a_tally_and_orders_show_no_secret() -> None:
-    """INV-9: neither the credential in the orders nor a token's value is in what the demo keeps or shows."""
+    """INV-9: the demo neither keeps nor shows the credential in the orders or a token's value."""
     tally = Tally()
     value = "planted-token-value"
     token = Token(value, issued_at=time.time(), expires_at=time.time() + 100)
@@ -99,7 +99,7 @@ def test_a_tally_and_orders_show_no_secret() -> None:
 
 @pytest.mark.slow
 def test_processes_that_share_nothing_break_the_promise_of_one_login(monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-2: on memory://, which is not shared, the scene counts a login per process and says so."""
+    """INV-2: on memory://, which is not shared, the scene counts a login per process and reports it."""
     monkeypatch.setattr(demo, "PROCESSES", 2)
     set_up, text = stage("memory://")
     demo.cold_fleet(set_up)
@@ -112,7 +112,7 @@ def test_processes_that_share_nothing_break_the_promise_of_one_login(monkeypatch
 
 @pytest.mark.slow
 def test_a_caller_that_waits_breaks_the_promise(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """When every call counts as a wait, the scene says so: its zero is measured, not written down."""
+    """If every call counts as a wait, the scene reports it: its zero is a measured figure."""
     monkeypatch.setattr(demo, "PATIENCE", -1.0)
     monkeypatch.setattr(demo, "LOAD", 2.5)
     set_up, _ = stage((tmp_path / "tokens").as_uri())
@@ -123,7 +123,7 @@ def test_a_caller_that_waits_breaks_the_promise(monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.slow
 def test_callers_without_a_token_end_the_demo_with_their_error(tmp_path: Path) -> None:
-    """The first error of the fleet is what the demo says, with the number of callers that had none."""
+    """The demo reports the first error of the fleet, with the number of callers without a token."""
     with Fleet(demo.WORKER, orders((tmp_path / "tokens").as_uri(), threads=2), 1) as fleet:
         fleet.muster(lambda _: None)
         report = fleet.run(lambda _: None)
@@ -143,7 +143,7 @@ def test_a_process_that_ends_early_is_noticed(capfd: pytest.CaptureFixture[str])
 
 
 def test_processes_that_do_not_report_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-8: silent processes are given up when the demo's patience ends, and killed."""
+    """INV-8: the demo stops waiting for silent processes when its patience ends, and kills them."""
     started: list[subprocess.Popen[str]] = []
     popen = subprocess.Popen
 
@@ -161,7 +161,7 @@ def test_processes_that_do_not_report_are_given_up(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_process_that_stays_after_its_work_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-8: a process that does not end when its work is over is killed after a while, and its reports still count."""
+    """INV-8: a process that does not end after its work is killed later, and its reports still count."""
     report = '{"calls": 1, "waited": 0, "late": 0, "slowest": 0, "tokens": ["t"], "errors": [], "done": "all"}'
     code = f"import time\nprint('{{\"ready\": true}}', flush=True)\nprint('{report}', flush=True)\ntime.sleep(600)"
     popen = subprocess.Popen
@@ -173,8 +173,8 @@ def test_a_process_that_stays_after_its_work_is_killed(monkeypatch: pytest.Monke
     assert fleet._workers[0].returncode is not None
 
 
-def test_an_interrupt_is_the_parents_from_a_process_first_breath(monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-8: Ctrl-C reaches all of the terminal's processes: those of the fleet never hear it, not while they load."""
+def test_processes_of_the_fleet_ignore_interrupts_from_their_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-8: Ctrl-C reaches all of the terminal's processes; those of the fleet ignore it, also while they load."""
     masks: list[set[signal.Signals]] = []
 
     def refuse(*_: object, **__: object) -> None:
@@ -191,7 +191,7 @@ def test_an_interrupt_is_the_parents_from_a_process_first_breath(monkeypatch: py
 
 @pytest.mark.parametrize("stopped_by", ["an interrupt", "a limit of processes"])
 def test_a_fleet_that_cannot_be_made_leaves_no_process(monkeypatch: pytest.MonkeyPatch, stopped_by: str) -> None:
-    """INV-8: whatever keeps the fleet from being whole, the processes that were started have ended."""
+    """INV-8: if the fleet cannot be completed, for any reason, the started processes end."""
     started: list[subprocess.Popen[str]] = []
     popen = subprocess.Popen
 
@@ -221,8 +221,8 @@ def test_a_fleet_that_cannot_be_made_leaves_no_process(monkeypatch: pytest.Monke
             process.kill()
 
 
-def test_an_interrupt_that_another_thread_takes_loses_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-8: an interrupt waits until all processes are known, whichever thread the system gives it."""
+def test_an_interrupt_during_the_start_loses_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-8: an interrupt is delayed until all processes are known, whichever thread the system delivers it to."""
     started: list[subprocess.Popen[str]] = []
     popen, over = subprocess.Popen, threading.Event()
     other = threading.Thread(target=over.wait)
@@ -256,15 +256,15 @@ def test_an_interrupt_that_another_thread_takes_loses_no_process(monkeypatch: py
 
 @pytest.mark.parametrize("worker", ["_demo_worker", "_bench_worker", "_verify_worker"])
 @pytest.mark.parametrize("sent", ["", '{"threads": 1, "pati'], ids=["nothing", "half a line"])
-def test_a_process_whose_parent_is_gone_ends_without_a_word(worker: str, sent: str) -> None:
-    """INV-8: a parent that was killed before its orders were sent leaves neither a process nor a traceback."""
+def test_a_process_whose_parent_was_killed_ends_quietly(worker: str, sent: str) -> None:
+    """INV-8: a parent that was killed before it sent its orders leaves neither a process nor a traceback."""
     command = [sys.executable, "-m", f"tokencache.cli.{worker}"]
     ran = subprocess.run(command, input=sent, capture_output=True, text=True, check=False, timeout=60)
     assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", "")
 
 
-def test_forgetting_a_scene_asks_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The record is deleted without a look at its token, which may be due, or have ended, and cost a login."""
+def test_deleting_a_scenes_record_fetches_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record is deleted without reading its token, which may be due, or have ended, and cost a login."""
     scene, _ = stage(tmp_path.as_uri())
 
     def refuse(*_: object) -> None:

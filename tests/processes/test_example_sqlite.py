@@ -25,12 +25,12 @@ class TestSqliteBackend(BackendContract):
     """Every law, on SQLite."""
 
     def make_backend(self, tmp_path: Path) -> Backend:
-        """Return a backend on a file that is not there yet."""
+        """Return a backend on a file that does not exist yet."""
         return SqliteBackend(str(tmp_path / "tokens.db"))
 
 
-def test_the_example_is_found_by_its_url_once_it_is_installed(tmp_path: Path) -> None:
-    """Installed beside tokencache, `sqlite://` is a backend like any other."""
+def test_the_installed_example_is_found_by_its_url(tmp_path: Path) -> None:
+    """Installed beside tokencache, `sqlite://` works like any other backend."""
     target = str(tmp_path / "site")
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, str(EXAMPLE)]
     ran = subprocess.run(install, capture_output=True, text=True, check=False)

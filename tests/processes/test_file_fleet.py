@@ -127,7 +127,7 @@ print(json.dumps([fetches, len(os.listdir("/proc/self/fd"))]), flush=True)
 
 
 class Agent:
-    """A process with a backend of its own that does what it is told over a pipe, and says when it is done."""
+    """A process with its own backend that obeys commands from a pipe, and reports when each is done."""
 
     def __init__(self, script: str, *arguments: str, keep: tuple[int, ...] = ()) -> None:
         self._process = subprocess.Popen(
@@ -140,7 +140,7 @@ class Agent:
         self.pid = self._process.pid
 
     def hear(self) -> str:
-        """Return the next line that the process says, within the test's patience."""
+        """Return the next line of the process, within the test's patience."""
         assert self._process.stdout is not None
         watchdog = threading.Timer(PATIENCE, self._process.kill)
         watchdog.start()
@@ -151,18 +151,18 @@ class Agent:
         return line.strip()
 
     def tell(self, *command: object) -> None:
-        """Tell the process what to do."""
+        """Send the process a command."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
 
     def ask(self, *command: object) -> object:
-        """Tell the process what to do and return what came of it."""
+        """Send the process a command and return its result."""
         self.tell(*command)
         return json.loads(self.hear())
 
     def lease(self, owner: str, seen: bytes | None = None, ttl: float = LONG) -> tuple[str, int]:
-        """Let the process ask for the lease; return what kind of answer came, and its fence or time."""
+        """Let the process ask for the lease; return the kind of the answer, and its fence or time."""
         kind, detail = cast("list[object]", self.ask("lease", owner, seen and seen.decode(), ttl))
         return str(kind), cast("int", detail)
 
@@ -175,18 +175,18 @@ class Agent:
                 pipe.close()
 
     def stop(self) -> None:
-        """Stop the process, and return when it stands still."""
+        """Stop the process, and return when it has stopped."""
         os.kill(self.pid, signal.SIGSTOP)
         os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
 
     def resume(self) -> None:
-        """Let the process go on."""
+        """Resume the process."""
         os.kill(self.pid, signal.SIGCONT)
 
 
 @pytest.fixture
 def lifeline() -> Iterator[int]:
-    """Give the reading end of a pipe whose end tells grandchildren to end."""
+    """Yield the reading end of a pipe; grandchildren end when it closes."""
     reading, writing = os.pipe()
     yield reading
     os.close(writing)
@@ -195,7 +195,7 @@ def lifeline() -> Iterator[int]:
 
 @pytest.fixture
 def start(tmp_path: Path, lifeline: int) -> Iterator[Callable[[], Agent]]:
-    """Give what starts agents on one folder; each is killed in the end."""
+    """Yield a function that starts agents on one folder; each is killed at the end."""
     agents: list[Agent] = []
 
     def begin() -> Agent:
@@ -219,7 +219,7 @@ def eventually_granted(agent: Agent, owner: str, seen: bytes | None = None, ttl:
 
 
 def test_eight_processes_never_fetch_at_once(tmp_path: Path) -> None:
-    """INV-2: each renewal is one fetch, by one process of eight, and no two fetches ever meet."""
+    """INV-2: each renewal is one fetch, by one process of eight, and no two fetches overlap."""
     fleet = [Agent(CONTENDER, str(tmp_path / "tokens"), str(tmp_path / "fetching"), "60") for _ in range(8)]
     try:
         for each in fleet:
@@ -231,11 +231,11 @@ def test_eight_processes_never_fetch_at_once(tmp_path: Path) -> None:
         for each in fleet:
             each.end()
     assert sum(fetches for fetches, _ in reports) == 60
-    assert {opened for _, opened in reports} == {4}  # three standard ones, and the one that lists them
+    assert {opened for _, opened in reports} == {4}  # the three standard ones, and that of the listing
 
 
-def test_a_killed_holder_is_succeeded_at_once(start: Callable[[], Agent]) -> None:
-    """A SIGKILL in mid-fetch wakes those who wait, long before the lease would have ended."""
+def test_another_process_takes_over_from_a_killed_holder_at_once(start: Callable[[], Agent]) -> None:
+    """A SIGKILL in mid-fetch wakes the waiters, long before the lease would have ended."""
     holder, follower = start(), start()
     _, first = holder.lease("holder")
     assert follower.lease("follower")[0] == "held"
@@ -248,7 +248,7 @@ def test_a_killed_holder_is_succeeded_at_once(start: Callable[[], Agent]) -> Non
 
 
 def test_a_stopped_holder_loses_the_lease_and_its_late_commit(start: Callable[[], Agent]) -> None:
-    """INV-3: past its lease a stopped holder is succeeded; its late commit is refused, its release frees nobody's."""
+    """INV-3: another process takes over the ended lease. The late commit is refused; the late release is ignored."""
     holder, follower, third = start(), start(), start()
     _, late = holder.lease("holder", ttl=0.3)
     holder.stop()
@@ -265,8 +265,8 @@ def test_a_stopped_holder_loses_the_lease_and_its_late_commit(start: Callable[[]
     assert third.ask("extend", "third", LONG) is True
 
 
-def test_a_stopped_bystander_stops_nobody(start: Callable[[], Agent]) -> None:
-    """INV-8: a process that is stopped while it waits has no lock that others need."""
+def test_a_stopped_waiter_blocks_no_process(start: Callable[[], Agent]) -> None:
+    """INV-8: a process that is stopped while it waits holds no lock that others need."""
     holder, bystander, third = start(), start(), start()
     holder.lease("holder")
     bystander.tell("wait", LONG)
@@ -278,7 +278,7 @@ def test_a_stopped_bystander_stops_nobody(start: Callable[[], Agent]) -> None:
 
 
 def test_a_forked_child_does_not_keep_its_parents_lease(start: Callable[[], Agent]) -> None:
-    """A child that lives on has let go of the parent's lock, so the parent's death frees the lease at once."""
+    """A living child has dropped the parent's lock, so the parent's death frees the lease at once."""
     parent, follower = start(), start()
     parent.lease("parent")
     child = parent.ask("fork", True)
@@ -291,7 +291,7 @@ def test_a_forked_child_does_not_keep_its_parents_lease(start: Callable[[], Agen
 
 
 def test_a_forked_child_does_not_end_its_parents_lease(start: Callable[[], Agent]) -> None:
-    """A child that comes and goes takes nothing with it: the parent's lease holds and can be extended."""
+    """A short-lived child changes nothing: the parent's lease holds and can be extended."""
     parent, follower = start(), start()
     parent.lease("parent")
     parent.ask("fork", False)
@@ -300,7 +300,7 @@ def test_a_forked_child_does_not_end_its_parents_lease(start: Callable[[], Agent
 
 
 def test_a_started_program_inherits_no_lease(start: Callable[[], Agent]) -> None:
-    """No descriptor reaches another program, which would keep the lease when its starter is killed."""
+    """No descriptor reaches another program; it would keep the lease after its starter is killed."""
     parent, follower = start(), start()
     parent.lease("parent")
     program = parent.ask("spawn")
@@ -309,8 +309,8 @@ def test_a_started_program_inherits_no_lease(start: Callable[[], Agent]) -> None
     os.kill(cast("int", program), 0)
 
 
-def test_holders_killed_one_after_another_leave_no_heap(start: Callable[[], Agent], tmp_path: Path) -> None:
-    """INV-2: after each of several kills exactly one successor is granted, and the folder stays as small as it was."""
+def test_holders_killed_one_after_another_leave_no_files(start: Callable[[], Agent], tmp_path: Path) -> None:
+    """INV-2: after each of several kills exactly one process gets the lease, and the folder does not grow."""
     survivor = start()
     fences = []
     for number in range(4):
@@ -327,7 +327,7 @@ def test_holders_killed_one_after_another_leave_no_heap(start: Callable[[], Agen
 
 
 def test_kills_at_any_moment_leave_a_working_folder(start: Callable[[], Agent], tmp_path: Path) -> None:
-    """INV-3: wherever a SIGKILL falls, the record is whole, the fence has grown, and the next one is granted."""
+    """INV-3: whenever a SIGKILL comes, the record is whole, the fence has grown, and the next lease is granted."""
     survivor = start()
     last = 0
     for turn in range(8):

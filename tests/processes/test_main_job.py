@@ -1,4 +1,4 @@
-"""The main job over real sockets and processes: one QPay login for a fleet, renewed early, healed once."""
+"""The main job over real sockets and processes: one QPay login for a fleet, an early renewal, one renewal per 401."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def test_eight_processes_of_sixteen_threads_log_in_once(qpay: FakeQPay, tmp_path
     assert qpay.logins == 1
 
 
-def test_short_tokens_under_load_make_nobody_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-1, INV-2, INV-4: short tokens under 8 busy threads: no late token, one login at a time, none waits.
+def test_short_tokens_under_load_cause_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-1, INV-2, INV-4: short tokens under 8 busy threads: no late token, one login at a time, no caller waits.
 
-    The window is eight of ten seconds: a renewal is due each second, and only a machine that stands still misses it.
+    The window is eight of ten seconds. A renewal is due each second; only a stopped machine would miss the window.
     """
     server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
@@ -81,7 +81,7 @@ def test_short_tokens_under_load_make_nobody_wait(monkeypatch: pytest.MonkeyPatc
         waited.append(arguments)
         return acquire(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(type(source), "_acquire", watched)  # the way of callers who have to wait
+    monkeypatch.setattr(type(source), "_acquire", watched)  # only callers that have to wait call it
     late: list[float] = []
     seen: set[str] = set()
     over = threading.Event()
@@ -93,7 +93,7 @@ def test_short_tokens_under_load_make_nobody_wait(monkeypatch: pytest.MonkeyPatc
             left = token.expires_at - time.time()
             if left <= 0:
                 late.append(left)
-            if len(seen) == 9:  # some ten seconds
+            if len(seen) == 9:  # after some ten seconds
                 over.set()
             time.sleep(0)  # let the others run
 
@@ -110,7 +110,7 @@ def test_short_tokens_under_load_make_nobody_wait(monkeypatch: pytest.MonkeyPatc
     assert at_once == "1"
 
 
-def test_fifty_callers_with_one_revoked_token_heal_it_once(qpay: FakeQPay) -> None:
+def test_fifty_callers_with_one_revoked_token_renew_it_once(qpay: FakeQPay) -> None:
     """INV-6: 50 requests are refused with the same token: one renewal, 50 good responses."""
     source = source_for(qpay)
     source.token()
@@ -130,7 +130,7 @@ def test_fifty_callers_with_one_revoked_token_heal_it_once(qpay: FakeQPay) -> No
     assert qpay.logins == 2
 
 
-def test_the_async_client_heals_once_too(qpay: FakeQPay) -> None:
+def test_the_async_client_renews_once_too(qpay: FakeQPay) -> None:
     """INV-6: the same from an event loop."""
     source = source_for(qpay)
     body = {"object_type": "INVOICE", "object_id": "none"}
@@ -146,8 +146,8 @@ def test_the_async_client_heals_once_too(qpay: FakeQPay) -> None:
     assert qpay.logins == 2
 
 
-def test_a_fresh_token_that_is_refused_too_surfaces_the_401(qpay: FakeQPay) -> None:
-    """INV-6: the 401 comes back after two logins at most, also for the requests that follow at once."""
+def test_a_401_for_a_fresh_token_reaches_the_caller(qpay: FakeQPay) -> None:
+    """INV-6: the 401 is returned after at most two logins, also for the requests that follow at once."""
     source = source_for(qpay)
     source.token()
     with (
@@ -159,8 +159,8 @@ def test_a_fresh_token_that_is_refused_too_surfaces_the_401(qpay: FakeQPay) -> N
     assert qpay.logins == 2
 
 
-def test_an_outage_of_the_provider_is_not_noticed_until_the_usable_end(qpay: FakeQPay) -> None:
-    """INV-4, INV-7: from refresh_at on logins fail; callers are served until the usable end, then told."""
+def test_an_outage_of_the_provider_is_hidden_until_the_usable_end(qpay: FakeQPay) -> None:
+    """INV-4, INV-7: from refresh_at on logins fail; callers get the token until its usable end, then the error."""
     qpay.expires, qpay.lifetime, qpay.latency = "duration", 6.0, 0.0
     seen, policy = Recorder(), RefreshPolicy(backoff=0.2, window_fraction=0.7)
     provider = QPayProvider(USER, PASSWORD, base_url=qpay.url)

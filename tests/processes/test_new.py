@@ -1,4 +1,4 @@
-"""`tokencache new`: what it writes works, is found, and is held to the contract by its own tests."""
+"""`tokencache new`: the written package works, is found, and its own tests hold it to the contract."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def new(*arguments: str) -> tuple[int, str, str]:
 
 
 def module_of(folder: Path) -> Path:
-    """Return the file that holds the implementation."""
+    """Return the file with the implementation."""
     (module,) = folder.glob("src/*/__init__.py")
     return module
 
 
 def environment_of(folder: Path) -> dict[str, str]:
-    """Return an environment in which a package is as good as installed: its source, and metadata as pip writes it."""
+    """Return an environment in which a package counts as installed: its source, and metadata as pip writes it."""
     project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     site = folder.parent / f"site-{folder.name}"
     info = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
@@ -60,7 +60,7 @@ def environment_of(folder: Path) -> dict[str, str]:
 
 
 def run(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a module of Python in the package's folder, as if it were installed."""
+    """Run a Python module in the package's folder, as if the package were installed."""
     return subprocess.run(
         [sys.executable, "-m", *command],
         cwd=folder,
@@ -83,7 +83,7 @@ def prove(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), [("backend", "shop"), ("provider", "acme")])
 def test_the_tests_of_a_new_package_pass(kind: Kind, name: str, tmp_path: Path) -> None:
-    """What is written keeps the whole contract as it stands, with its entry point and with warnings as errors."""
+    """The written package keeps the whole contract, with its entry point and with warnings as errors."""
     ran = prove(create(kind, name, str(tmp_path / "made")))
     assert ran.returncode == 0, ran.stdout[-2000:]
     passed = re.search(r"(\d+) passed", ran.stdout)
@@ -104,7 +104,7 @@ def test_the_tests_of_a_new_package_pass(kind: Kind, name: str, tmp_path: Path) 
     ],
 )
 def test_a_new_package_is_clean_whatever_its_name(kind: Kind, name: str, tmp_path: Path) -> None:
-    """ruff, with the settings that are written along, has nothing to say of short and long names, nor of the form."""
+    """ruff, with the package's own settings, finds no fault for short and long names, and keeps the format."""
     folder = create(kind, name, str(tmp_path / "made"))
     for command in (["check", "--no-cache"], ["format", "--no-cache", "--check"]):
         ran = subprocess.run(
@@ -115,7 +115,7 @@ def test_a_new_package_is_clean_whatever_its_name(kind: Kind, name: str, tmp_pat
 
 @pytest.mark.slow
 def test_new_packages_are_typed(tmp_path: Path) -> None:
-    """What says by `py.typed` that it is typed is: mypy strict and pyright find nothing in either kind."""
+    """The package is marked as typed by `py.typed`: mypy strict and pyright find no error in either kind."""
     sources = [create("backend", "shop", str(tmp_path / "one")), create("provider", "acme-eu", str(tmp_path / "two"))]
     checks = [["mypy", "--strict", f"--cache-dir={tmp_path / 'cache'}"], ["pyright", "--pythonpath", sys.executable]]
     for check in checks:
@@ -129,8 +129,8 @@ def test_new_packages_are_typed(tmp_path: Path) -> None:
         assert ran.returncode == 0, ran.stdout
 
 
-def test_the_example_is_what_is_written() -> None:
-    """The example of a third-party backend is what `tokencache new backend sqlite` writes, to the letter."""
+def test_the_example_equals_the_written_package() -> None:
+    """The example of a third-party backend is the output of `tokencache new backend sqlite`, to the letter."""
     from tokencache.cli.new import Names, files_of
 
     example = ROOT / "examples" / "tokencache-sqlite"
@@ -139,8 +139,8 @@ def test_the_example_is_what_is_written() -> None:
         assert (example / path).read_text() == text, f"{path} differs"
 
 
-def test_the_package_goes_where_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a folder it is written beside whoever calls, and what to do next is said."""
+def test_the_package_is_written_into_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a folder it is written into the caller's working folder, and the next steps are printed."""
     monkeypatch.chdir(tmp_path)
     code, out, err = new("provider", "acme-eu")
     assert (code, err) == (0, "")
@@ -179,7 +179,7 @@ def test_a_new_backend_is_found_by_its_scheme(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("configured", [False, True], ids=["environment", "configuration"])
 def test_a_new_provider_is_found_by_its_name(tmp_path: Path, configured: bool) -> None:
-    """`tokencache token NAME` prints a token of the new provider, set up by its variables or by a table."""
+    """`tokencache token NAME` prints a token of the new provider, configured by its variables or by a table."""
     folder = create("provider", "acme", str(tmp_path / "made"))
     with TokenServer() as server:
         server.answer(json_reply({"access_token": "planted-token", "expires_in": 3600}))
@@ -204,8 +204,8 @@ def test_a_new_provider_is_found_by_its_name(tmp_path: Path, configured: bool) -
     "name",
     ["", "Acme", "3scale", "-acme", "acme-", "a--b", "a b", "../acme", "a/b", "é", "acme\n", "a" * 31, "${name}"],
 )
-def test_a_name_that_cannot_be_one_is_refused(kind: Kind, name: str, tmp_path: Path) -> None:
-    """A name that fits into no URL, module or entry point is an error that says what fits; nothing is written."""
+def test_an_invalid_name_is_refused(kind: Kind, name: str, tmp_path: Path) -> None:
+    """A name that fits into no URL, module or entry point is an error that names the allowed form; no file is made."""
     with pytest.raises(ConfigurationError, match=f"the {kind} cannot be called .*; its name is .*letters"):
         create(kind, name, str(tmp_path / "made"))
     assert list(tmp_path.iterdir()) == []
@@ -221,7 +221,7 @@ def test_a_name_that_cannot_be_one_is_refused(kind: Kind, name: str, tmp_path: P
     ],
 )
 def test_a_name_that_is_taken_is_refused(kind: str, name: str, says: str, tmp_path: Path) -> None:
-    """Two packages of one name would stop each other, so a name that is taken is refused, and its owner named."""
+    """Two packages of one name would break each other, so a taken name is refused, and its owner named."""
     code, out, err = new(kind, name, "--into", str(tmp_path / "made"))
     assert (code, out) == (2, "")
     assert says in err
@@ -229,7 +229,7 @@ def test_a_name_that_is_taken_is_refused(kind: str, name: str, says: str, tmp_pa
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
-    """A folder that holds something, and a file, stay as they are; an empty folder is filled."""
+    """A folder with content, and a file, stay unchanged; an empty folder is filled."""
     full, file, empty = tmp_path / "full", tmp_path / "file", tmp_path / "empty"
     full.mkdir()
     empty.mkdir()
@@ -246,7 +246,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    """Below a file there is no folder: the error names the place, the system's reason and the way out."""
+    """A file cannot have a folder below it: the error names the place, the system's reason and the remedy."""
     file, link = tmp_path / "file", tmp_path / "link"
     file.write_text("mine")
     link.symlink_to(tmp_path / "nowhere")
@@ -261,7 +261,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def without(part: str, instead: str = "") -> Break:
-    """Return what takes a part out of a source that has it."""
+    """Return a function that removes a part from a source that contains it."""
 
     def broken(source: str) -> str:
         assert part in source
@@ -320,8 +320,8 @@ DEAF = """\
         ),
     ],
 )
-def test_what_is_broken_fails_its_tests(kind: Kind, broken: Break, law: str, tmp_path: Path) -> None:
-    """The contract is worth something to authors: a defect that would harm a fleet fails the law about it."""
+def test_each_defect_fails_a_test_of_the_package(kind: Kind, broken: Break, law: str, tmp_path: Path) -> None:
+    """The written tests detect defects: a defect that would harm a fleet fails the law about it."""
     folder = create(kind, "acme", str(tmp_path / "made"))
     module = module_of(folder)
     module.write_text(broken(module.read_text()))

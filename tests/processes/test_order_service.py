@@ -1,4 +1,4 @@
-"""The example `order_service`, in this process: each endpoint, one invoice per order, and no word of a secret."""
+"""The example `order_service`, in this process: each endpoint, one invoice per order, and no secret in any output."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def serve(shop: Shop, scenario: Callable[[httpx.AsyncClient], Awaitable[None]]) 
 
 
 async def ordered(http: httpx.AsyncClient, amount: object = 100, **headers: str) -> dict[str, Any]:
-    """Order something."""
+    """Place an order."""
     answer = await http.post(CREATE, json={"amount": amount}, headers=headers)
     assert answer.status_code == 201, answer.text
     return answer.json()
@@ -64,7 +64,7 @@ def as_bytes(text: str | bytes) -> bytes:
 
 
 def test_a_session_is_all_that_is_needed_to_pay(shop: Shop) -> None:
-    """`{"amount": 100}` makes one invoice and answers with order, QR code, links and page; the status says the same."""
+    """`{"amount": 100}` makes one invoice and returns order, QR code, links and page; the status returns the same."""
 
     async def scenario(http: httpx.AsyncClient) -> None:
         answer = await http.post(CREATE, json={"amount": 100})
@@ -86,8 +86,8 @@ def test_a_session_is_all_that_is_needed_to_pay(shop: Shop) -> None:
     serve(shop, scenario)
 
 
-def test_who_is_not_the_shop_is_turned_away_first(shop: Shop) -> None:
-    """Without the shop's token it is 401, whatever the body says, and QPay hears nothing."""
+def test_a_caller_without_the_shops_token_is_refused_first(shop: Shop) -> None:
+    """Without the shop's token it is 401, whatever the body contains, and QPay gets no request."""
     sent = [None, "", "Bearer", "Bearer wrong", f"Basic {SHOP_TOKEN}", f"Bearer {SHOP_TOKEN}x", b"Bearer \xff\xfe"]
 
     async def scenario(http: httpx.AsyncClient) -> None:
@@ -104,7 +104,7 @@ def test_who_is_not_the_shop_is_turned_away_first(shop: Shop) -> None:
 
 
 def test_the_token_is_compared_in_constant_time(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What decides is `hmac.compare_digest`, which takes as long for any wrong token."""
+    """`hmac.compare_digest` decides, which takes the same time for any wrong token."""
     asked: list[bytes] = []
     monkeypatch.setattr(app.hmac, "compare_digest", lambda one, other: bool(asked.append(one)))
 
@@ -119,7 +119,7 @@ AMOUNTS = ["0", "-1", "0.001", "1e13", "NaN", "Infinity", "-Infinity", "1e400", 
 
 
 def test_a_bad_amount_is_refused(shop: Shop) -> None:
-    """What is no amount of money is 422 with a reason, and makes neither an order nor an invoice."""
+    """A value that is not an amount of money gives 422 with a reason, and makes neither an order nor an invoice."""
     bodies = [*(f'{{"amount": {amount}}}' for amount in AMOUNTS), "{}", "[]", "no JSON", ""]
 
     async def scenario(http: httpx.AsyncClient) -> None:
@@ -132,7 +132,7 @@ def test_a_bad_amount_is_refused(shop: Shop) -> None:
 
 
 def test_an_amount_stays_exact(shop: Shop) -> None:
-    """Text and numbers reach QPay as the decimal that they say."""
+    """Text and numbers reach QPay as the decimal that they state."""
     amounts = {"99.50": "99.5", 99.5: "99.5", "1E+2": "100", 1234567.89: "1234567.89"}
 
     async def scenario(http: httpx.AsyncClient) -> None:
@@ -161,8 +161,8 @@ def test_a_repeated_click_makes_no_second_invoice(shop: Shop, how: str) -> None:
     assert asked["invoice_description"] == ("Order" if how == "key" else "Order A-17")
 
 
-def test_the_order_number_counts_more_than_the_key(shop: Shop) -> None:
-    """A new key for a known order number is the same order; without either, each request is an order of its own."""
+def test_the_order_number_overrides_the_key(shop: Shop) -> None:
+    """A new key for a known order number is the same order; without either, each request is a new order."""
 
     async def scenario(http: httpx.AsyncClient) -> None:
         body = {"amount": 100, "order": "A-17"}
@@ -176,7 +176,7 @@ def test_the_order_number_counts_more_than_the_key(shop: Shop) -> None:
 
 
 def test_a_key_stands_for_one_amount(shop: Shop) -> None:
-    """The same key with another amount is a mistake of the shop: 422, and no invoice."""
+    """The same key with another amount is the shop's mistake: 422, and no invoice."""
 
     async def scenario(http: httpx.AsyncClient) -> None:
         await ordered(http, 100, **{"Idempotency-Key": "k"})
@@ -188,8 +188,8 @@ def test_a_key_stands_for_one_amount(shop: Shop) -> None:
     assert len(shop.invoices) == 1
 
 
-def test_an_unknown_outcome_is_told_and_never_tried_again(shop: Shop) -> None:
-    """Where QPay's answer was lost the shop hears that nobody knows, each time; QPay is not asked a second time."""
+def test_an_unknown_outcome_is_reported_and_never_tried_again(shop: Shop) -> None:
+    """If QPay's answer is lost, the shop is told each time that the outcome is unknown; QPay is not asked again."""
 
     async def scenario(http: httpx.AsyncClient) -> None:
         shop.qpay.reset_next(where="shop")
@@ -204,7 +204,7 @@ def test_an_unknown_outcome_is_told_and_never_tried_again(shop: Shop) -> None:
     assert shop.invoices == {}
 
 
-def test_a_request_that_is_broken_off_leaves_an_unknown_outcome(shop: Shop) -> None:
+def test_an_interrupted_request_leaves_an_unknown_outcome(shop: Shop) -> None:
     """A worker that is stopped while QPay answers does not free the key: the invoice may exist."""
 
     async def scenario(http: httpx.AsyncClient) -> None:
@@ -225,7 +225,7 @@ def test_a_request_that_is_broken_off_leaves_an_unknown_outcome(shop: Shop) -> N
 
 
 def test_a_worker_that_died_leaves_an_unknown_outcome(tmp_path: Path) -> None:
-    """An order that has been opening for longer than any answer takes is unknown, to everybody and for ever."""
+    """An order that has been opening for longer than any answer takes stays unknown, for every worker."""
     now = [1000.0]
     table = Orders(str(tmp_path / "orders.db"), clock=lambda: now[0])
     order, ours = table.claim("k", Decimal(100))
@@ -238,8 +238,8 @@ def test_a_worker_that_died_leaves_an_unknown_outcome(tmp_path: Path) -> None:
     table.close()
 
 
-def test_where_nothing_was_done_the_shop_may_ask_again(shop: Shop) -> None:
-    """After a refusal of QPay's, or without a token, the same key makes the invoice when it can be made."""
+def test_after_a_refusal_the_shop_may_ask_again(shop: Shop) -> None:
+    """After QPay's refusal, or without a token, the same key makes the invoice when that is possible."""
 
     async def scenario(http: httpx.AsyncClient) -> None:
         headers = {"Idempotency-Key": "k"}
@@ -256,8 +256,8 @@ def test_where_nothing_was_done_the_shop_may_ask_again(shop: Shop) -> None:
     assert len(shop.invoices) == 1
 
 
-def test_wrong_credentials_of_the_merchant_are_no_secret_leak(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    """INV-9: without a token it is 503 for the shop, the reason is in the log, and the password is nowhere."""
+def test_wrong_credentials_of_the_merchant_leak_no_secret(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """INV-9: without a token the shop gets 503, the reason is in the log, and the password is in no output."""
     shop.qpay.credentials = {"TEST_MERCHANT": "another"}
 
     async def scenario(http: httpx.AsyncClient) -> None:
@@ -271,7 +271,7 @@ def test_wrong_credentials_of_the_merchant_are_no_secret_leak(shop: Shop, caplog
 
 
 def test_a_callback_pays_its_order_and_no_other(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    """A call is confirmed at QPay; ten of them at once pay one order once; the other order stays open."""
+    """QPay confirms each callback; ten at once pay one order once; the other order stays open."""
     caplog.set_level(logging.INFO, "order_service")
 
     async def scenario(http: httpx.AsyncClient) -> None:
@@ -287,8 +287,8 @@ def test_a_callback_pays_its_order_and_no_other(shop: Shop, caplog: pytest.LogCa
     serve(shop, scenario)
 
 
-def test_a_part_of_the_money_is_not_the_whole(shop: Shop) -> None:
-    """An order over 100 is not paid by 40, and is by another 60."""
+def test_a_partial_payment_does_not_pay_an_order(shop: Shop) -> None:
+    """An order over 100 is not paid by 40; another 60 pays it."""
 
     async def scenario(http: httpx.AsyncClient) -> None:
         session = await ordered(http)
@@ -300,7 +300,7 @@ def test_a_part_of_the_money_is_not_the_whole(shop: Shop) -> None:
 
 
 def test_a_callback_that_cannot_be_confirmed_changes_nothing(shop: Shop) -> None:
-    """While QPay is busy a callback gets 503 and may come again; one of somebody else's invoice is nobody's order."""
+    """While QPay is busy a callback gets 503 and may come again; a callback for a foreign invoice matches no order."""
 
     async def scenario(http: httpx.AsyncClient) -> None:
         session = await ordered(http)
@@ -315,8 +315,8 @@ def test_a_callback_that_cannot_be_confirmed_changes_nothing(shop: Shop) -> None
     serve(shop, scenario)
 
 
-def test_looking_at_an_order_asks_qpay_nothing(shop: Shop) -> None:
-    """Page and status may be asked for as often as one likes: QPay forbids polling, and hears nothing of it."""
+def test_reading_an_order_sends_qpay_no_request(shop: Shop) -> None:
+    """Page and status may be read without limit: QPay forbids polling, so they send it no request."""
 
     async def scenario(http: httpx.AsyncClient) -> None:
         order = (await ordered(http))["order"]
@@ -328,8 +328,8 @@ def test_looking_at_an_order_asks_qpay_nothing(shop: Shop) -> None:
     serve(shop, scenario)
 
 
-def test_a_lost_callback_is_made_good_by_the_customer(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`I have paid` asks QPay, but seldom and a few times in all, and finds the payment whose callback got lost."""
+def test_a_customer_can_replace_a_lost_callback(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`I have paid` asks QPay, at a limited rate and number, and finds the payment whose callback was lost."""
     now = [1000.0]
     make = Orders.__init__
     monkeypatch.setattr(Orders, "__init__", lambda self, path: make(self, path, clock=lambda: now[0]))
@@ -353,22 +353,22 @@ def test_a_lost_callback_is_made_good_by_the_customer(shop: Shop, monkeypatch: p
     serve(shop, scenario)
 
 
-def test_an_order_that_nobody_made_is_not_there(shop: Shop) -> None:
+def test_an_unknown_order_is_a_404(shop: Shop) -> None:
     """Status, check and page of an unknown id are 404."""
 
     async def scenario(http: httpx.AsyncClient) -> None:
         answers = [
-            await http.get("/api/payment-session/nobody"),
-            await http.post("/api/payment-session/nobody/check"),
-            await http.get("/pay/nobody"),
+            await http.get("/api/payment-session/unknown"),
+            await http.post("/api/payment-session/unknown/check"),
+            await http.get("/pay/unknown"),
         ]
         assert [answer.status_code for answer in answers] == [404] * 3
 
     serve(shop, scenario)
 
 
-def test_the_page_needs_nothing_from_elsewhere(shop: Shop) -> None:
-    """The page loads no foreign asset, and its policy allows none: its own style and script by their hashes."""
+def test_the_page_loads_nothing_from_elsewhere(shop: Shop) -> None:
+    """The page loads no foreign asset, and its policy allows only its own style and script, by their hashes."""
 
     async def scenario(http: httpx.AsyncClient) -> None:
         answer = await http.get(f"/pay/{(await ordered(http))['order']}")
@@ -383,8 +383,8 @@ def test_the_page_needs_nothing_from_elsewhere(shop: Shop) -> None:
     serve(shop, scenario)
 
 
-def test_links_that_run_something_are_left_out() -> None:
-    """A bank's link opens an application or a page; `javascript:` and its like are not shown."""
+def test_links_that_run_code_are_left_out() -> None:
+    """A bank's link opens an application or a page; `javascript:` and similar links are not shown."""
     links = ["khanbank://q?x=1", "https://qpay.mn/x", "JavaScript:alert(1)", "data:text/html,x", "nonsense", None]
     document = {"invoice_id": "1", "qr_text": "x", "urls": [{"name": "b", "link": link} for link in links]}
     shown = checkout._shown(read(document | {"qPay_shortUrl": "javascript:x"}, CreatedInvoice))
@@ -392,7 +392,7 @@ def test_links_that_run_something_are_left_out() -> None:
     assert shown["short_url"] is None
 
 
-def test_no_secret_leaves(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_secret_is_in_an_answer_or_a_log(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     """INV-9: neither the shop's token, nor the merchant's password, nor QPay's token is in an answer or a log line."""
     caplog.set_level(logging.DEBUG)
     said: list[str] = []
@@ -411,7 +411,7 @@ def test_no_secret_leaves(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_the_orders_of_many_workers_do_not_collide(tmp_path: Path) -> None:
-    """Eight at once open a new file, and of all who claim one key, on all of them, one gets the order."""
+    """Eight workers at once open a new file; of all claims for one key, on all of them, one gets the order."""
     path, barrier = str(tmp_path / "orders.db"), threading.Barrier(8)
     ours: list[bool] = []
 
@@ -430,8 +430,8 @@ def test_the_orders_of_many_workers_do_not_collide(tmp_path: Path) -> None:
     assert (tmp_path / "orders.db").stat().st_mode & 0o077 == 0
 
 
-def test_settings_say_what_is_missing() -> None:
-    """One message names every variable that is missing; a short token and an odd address are refused, unquoted."""
+def test_settings_name_what_is_missing() -> None:
+    """One message names every missing variable; a short token and an invalid address are refused, unquoted."""
     with pytest.raises(ConfigurationError) as error:
         Settings.from_env({"SHOP_TOKEN": " "})
     assert all(name in str(error.value) for name in REQUIRED)
@@ -441,7 +441,7 @@ def test_settings_say_what_is_missing() -> None:
         assert "short-secret" not in str(error.value)
 
 
-def test_workers_share_a_token_without_being_told() -> None:
+def test_workers_share_a_token_by_default() -> None:
     """The backend is TOKENCACHE_BACKEND, else REDIS_DATABASE_URI, else the files of this host; no URL is shown."""
     redis = {"REDIS_DATABASE_URI": "redis://:hidden@localhost/0"}
     assert Settings.from_env(ENVIRONMENT).backend == "file://"
@@ -460,14 +460,14 @@ def test_workers_share_a_token_without_being_told() -> None:
         ({"ORDERS_DATABASE": "/nowhere/orders.db"}, "nowhere"),
     ],
 )
-def test_a_wrong_setting_is_told_before_a_worker_starts(
+def test_a_wrong_setting_is_reported_before_a_worker_starts(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     given: dict[str, str],
     said: str,
 ) -> None:
-    """`python -m order_service` ends with code 2 and one line that names the trouble, and no secret."""
+    """`python -m order_service` ends with code 2 and one line that names the problem, and no secret."""
     for name, value in (ENVIRONMENT | {"ORDERS_DATABASE": str(tmp_path / "orders.db")} | given).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(__main__.uvicorn, "run", lambda *_, **__: pytest.fail("it served"))

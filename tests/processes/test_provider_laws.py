@@ -1,4 +1,4 @@
-"""The laws of providers can be broken: each defect that an author could make is caught by the law that forbids it."""
+"""The laws of providers can fail: each typical defect of a provider is caught by the law that forbids it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Sound:
 
     def read(self, response, before):
         if response is None:
-            raise ProviderUnavailable("[sound] nobody answered")
+            raise ProviderUnavailable("[sound] the server did not answer")
         self.refuse(response)
         return self.token(response, before)
 
@@ -351,7 +351,7 @@ DEFECTS: Final = {
         """
     def read(self, response, before):
         if response is None:
-            raise ConfigurationError("[sound] nobody there")
+            raise ConfigurationError("[sound] the server did not answer")
         return super().read(response, before)
 """,
     ),
@@ -422,7 +422,7 @@ def source() -> Iterator[str]:
 
 
 def run(folder: Path, *nodes: str) -> dict[str, set[str]]:
-    """Run parts of that module in a process of its own; return the names of the laws that failed, by class."""
+    """Run parts of that module in a new process; return the names of the laws that failed, by class."""
     (folder / "test_them.py").write_text("".join(source()))
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", "-p", "no:xdist", *nodes],
@@ -443,19 +443,19 @@ def run(folder: Path, *nodes: str) -> dict[str, set[str]]:
 
 @pytest.mark.slow
 def test_a_sound_provider_keeps_every_law(tmp_path: Path) -> None:
-    """The laws ask for nothing but the protocol: a provider written by hand, with no base class of ours, keeps them."""
+    """The laws need only the protocol: a provider without a base class of ours keeps them."""
     assert run(tmp_path, "test_them.py::TestSound") == {}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_each_defect_breaks_its_law(tmp_path: Path) -> None:
-    """INV-1, INV-7, INV-8, INV-9, INV-10: what the kit promises to find, it finds in a provider that has it."""
+    """INV-1, INV-7, INV-8, INV-9, INV-10: the kit finds each defect that it promises to find."""
     failed = run(tmp_path, *(f"test_them.py::Test{name}::{law}" for name, (law, _) in DEFECTS.items()))
     assert failed == {name: {law} for name, (law, _) in DEFECTS.items()}
 
 
-def test_no_law_is_idle() -> None:
-    """Each law of the kit is broken by one defect at least: a new law comes with what it forbids."""
+def test_each_law_is_broken_by_a_defect() -> None:
+    """At least one defect breaks each law of the kit: a new law comes with its defect."""
     laws = {name for name in vars(ProviderContract) if name.startswith("test_")}
     assert laws == {law for law, _ in DEFECTS.values()}

@@ -1,4 +1,4 @@
-"""`tokencache tail`: each thing that the fleet does to a key is one line, without secrets and without taking part."""
+"""`tokencache tail`: each change of a key by the fleet is one line, without secrets and without taking part."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ FULL = Slot(record(5))
     ],
 )
 def test_each_change_has_its_line(before: Slot | None, after: Slot, passed: float, told: list[tuple[str, str]]) -> None:
-    """Two looks at a key, and what is told of the difference, with neither the token nor a control character."""
+    """Two reads of a key, and the line for their difference, with neither the token nor a control character."""
     then = None if before is None else view_of(before, NOW)
     found = list(changes(then, view_of(after, NOW + passed)))
     assert [change.event for change in found] == [event for event, _ in told]
@@ -101,29 +101,29 @@ def test_each_change_has_its_line(before: Slot | None, after: Slot, passed: floa
         assert "\x1b" not in change.line()
 
 
-def test_a_backend_that_is_away_is_told_once_and_so_is_its_return() -> None:
-    """An outage is one line, its end another, with what is there then."""
+def test_an_outage_is_reported_once_and_so_is_its_end() -> None:
+    """An outage is one line, its end another, with the state at that time."""
     away = View(NOW, problem="redis at host: it did not answer in time")
     here = view_of(FULL, NOW)
     told = [[change.event for change in changes(a, b)] for a, b in ((here, away), (away, away), (away, here))]
     assert told == [["unreachable"], [], ["reachable", "present"]]
 
 
-def test_a_record_s_end_is_reckoned_where_the_store_has_no_countdown() -> None:
-    """A store that tells no countdown (memcached) still tells a dropped record from one that ended."""
+def test_a_records_end_is_computed_without_a_countdown() -> None:
+    """A store without a countdown (memcached) still lets a dropped record differ from one that ended."""
     for left, event in ((3600.0, "dropped"), (60.5, "ended"), (30.0, "ended")):
         stored = Stored(record(5, left=left).data, None)
         (change,) = changes(view_of(Slot(stored), NOW), view_of(EMPTY, NOW + 0.2))
         assert change.event == event
 
 
-def test_nothing_of_a_view_shows_the_token() -> None:
-    """INV-9: the repr of what was seen, which a traceback might show, holds no token."""
+def test_no_part_of_a_view_shows_the_token() -> None:
+    """INV-9: the repr of a view, which a traceback might show, contains no token."""
     assert SECRET not in repr(view_of(FULL, NOW))
 
 
 class Watched(MemoryBackend):
-    """A backend that tells when it is looked at, and counts whatever is no read."""
+    """A backend that reports when it is read, and counts all calls that are not reads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,25 +142,25 @@ class Watched(MemoryBackend):
         return super().inspect(key)
 
     def wait(self, key: str, seen: bytes | None, timeout: float) -> None:
-        """Count, and fail while it is away."""
+        """Count, and fail during an outage."""
         self.waits += 1
         if self.away or self.unwilling:
             raise AWAY
         super().wait(key, seen, timeout)
 
     def seen(self) -> None:
-        """Return when the key has been looked at after this call, twice."""
+        """Return when the key has been read twice after this call."""
         with self.looked:
             enough = self.looks + 2
             assert self.looked.wait_for(lambda: self.looks >= enough, PATIENCE)
 
 
 class Over(Exception):
-    """Enough was followed."""
+    """Ends the following of a key."""
 
 
 class Follower:
-    """A thread that follows a key and keeps what happens."""
+    """A thread that follows a key and keeps its events."""
 
     def __init__(self, backend: Watched) -> None:
         self.told: list[str] = []
@@ -169,13 +169,13 @@ class Follower:
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> list[str]:
-        """Start, and return when the key has been looked at."""
+        """Start, and return when the key has been read."""
         self._thread.start()
         self._backend.seen()
         return self.told
 
     def __exit__(self, *_: object) -> None:
-        """Stop after one more look."""
+        """Stop after one more read."""
         self._backend.seen()
         self._over.set()
         self._thread.join(PATIENCE)
@@ -191,8 +191,8 @@ class Follower:
             raise Over
 
 
-def test_a_token_s_life_is_told_in_order() -> None:
-    """Fetch, renewal, a 401 and its replacement, a failure: each is told as it happens, and nothing else."""
+def test_the_life_of_a_token_is_shown_in_order() -> None:
+    """Fetch, renewal, a 401 and its replacement, a failure: each has its line when it happens, and no other line."""
     backend, provider = Watched(), FakeProvider("fake")
     with TokenCache(backend) as cache, Follower(backend) as told:
         source = cache.source(provider, key=KEY)
@@ -219,8 +219,8 @@ def test_a_token_s_life_is_told_in_order() -> None:
     assert without_leases == ["stored", "dropped", "stored", "dropped", "cooldown"]
 
 
-def test_an_outage_does_not_end_it() -> None:
-    """While the backend is away, also in the middle of a wait, tail goes on looking."""
+def test_an_outage_does_not_end_tail() -> None:
+    """During an outage of the backend, also in the middle of a wait, tail goes on reading."""
     backend = Watched()
     held = backend.lease(KEY, "somebody", "i", None, 3600.0)
     assert isinstance(held, Granted)
@@ -234,8 +234,8 @@ def test_an_outage_does_not_end_it() -> None:
     assert told == ["empty", "fetching", "unreachable", "reachable", "empty", "fetching", "freed"]
 
 
-def test_it_takes_no_part() -> None:
-    """Nothing but reads reaches the backend: a lease that somebody holds, and a free one, stay as they are."""
+def test_tail_takes_no_part() -> None:
+    """Only reads reach the backend: a held lease and a free one stay as they are."""
 
     class ReadOnly(Watched):
         def lease(self, *_: object) -> object:  # type: ignore[override]
@@ -253,7 +253,7 @@ def test_it_takes_no_part() -> None:
 
 
 def test_the_command_ends_by_itself_and_prints_lines(fake: FakeQPay) -> None:
-    """`--for 0` looks once and exits 0: a line of text, or of JSON, with neither token nor credential."""
+    """`--for 0` reads once and exits 0: a line of text, or of JSON, with neither token nor credential."""
     value = run.invoke(app, ["token", "qpay"]).stdout.strip()
     words, document = (run.invoke(app, ["tail", "qpay", "--for", "0", *more]) for more in ([], ["--json"]))
     assert (words.exit_code, document.exit_code) == (Exit.OK, Exit.OK)
@@ -267,8 +267,8 @@ def test_the_command_ends_by_itself_and_prints_lines(fake: FakeQPay) -> None:
     assert fake.logins == 1
 
 
-def test_it_goes_on_for_as_long_as_it_is_told() -> None:
-    """`--for` is a time: with a clock of the test's own it looks until then, every `--every` seconds, and ends."""
+def test_tail_runs_for_the_given_time() -> None:
+    """`--for` is a duration: on the test's clock it reads until then, every `--every` seconds, and ends."""
     clock = [0.0]
     backend = Watched()
 
@@ -280,8 +280,8 @@ def test_it_goes_on_for_as_long_as_it_is_told() -> None:
     assert (backend.looks, clock[0]) == (5, 1.0)
 
 
-def test_a_wait_that_fails_does_not_end_it() -> None:
-    """While a lease is held it waits at the backend; where that fails it looks again after the usual pause."""
+def test_a_failed_wait_does_not_end_tail() -> None:
+    """While a lease is held it waits at the backend; if the wait fails it reads again after the usual pause."""
     clock = [0.0]
     backend = Watched()
     assert isinstance(backend.lease(KEY, "somebody", "i", None, 3600.0), Granted)
@@ -295,8 +295,8 @@ def test_a_wait_that_fails_does_not_end_it() -> None:
     assert (backend.waits, backend.looks) == (4, 5)
 
 
-def test_ctrl_c_ends_it_with_0(fake: FakeQPay) -> None:
-    """Ctrl-C is the way to end it: exit code 0, and nothing on stderr."""
+def test_ctrl_c_ends_tail_with_0(fake: FakeQPay) -> None:
+    """Ctrl-C is the normal end: exit code 0, and no output on stderr."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tokencache", "tail", "qpay", "--every", "0.01"],
         stdout=subprocess.PIPE,
@@ -312,6 +312,6 @@ def test_ctrl_c_ends_it_with_0(fake: FakeQPay) -> None:
 
 
 def test_an_owner_is_shown_short_and_printable() -> None:
-    """What another program wrote into a lock is cut, and holds no line break, when it is shown as the owner."""
+    """Another program's text in a lock is cut, and printed without a line break, as the owner."""
     assert view_of(Slot(None, "x" * 40 + "\n", 3.0), NOW).owner == "x" * 12
     assert view_of(Slot(None, "a\nb", 3.0), NOW).owner == "a b"

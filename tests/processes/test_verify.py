@@ -1,4 +1,4 @@
-"""`tokencache verify`: processes share the token or it says why not, and it logs in no more often than it promises."""
+"""`tokencache verify`: processes share the token or it names the reason, and it makes at most the promised logins."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_processes_that_share_pass_with_one_login(fake: FakeQPay) -> None:
     assert all(entry["seconds"] > 0 and entry["speedup"] > 0 for entry in processes)
 
 
-def test_a_stored_token_needs_no_login_unless_asked_for(fake: FakeQPay) -> None:
-    """With a token stored none is asked for, and it says so; `--login` asks for one more, once."""
+def test_a_stored_token_needs_no_login_unless_requested(fake: FakeQPay) -> None:
+    """With a stored token no login is made, and the output says so; `--login` makes one more, once."""
     run.invoke(app, ["token", "qpay"])
     ran = run.invoke(app, ["verify", "qpay", "-p", "1"])
     assert (ran.exit_code, fake.logins) == (0, 1)
@@ -74,14 +74,14 @@ def test_a_stored_token_needs_no_login_unless_asked_for(fake: FakeQPay) -> None:
     assert (code, found["logins"], fake.logins) == (0, 1, 2)
 
 
-def test_a_cold_run_logs_in_once_also_where_a_login_is_asked_for(fake: FakeQPay) -> None:
-    """Where no token is stored, the first call is the login that `--login` wants; there is no second one."""
+def test_a_cold_run_logs_in_once_also_with_login(fake: FakeQPay) -> None:
+    """Without a stored token, the first call is the login that `--login` wants; a second one is not made."""
     code, found, _ = verified("-p", "1", "--login")
     assert (code, found["logins"], fake.logins) == (0, 1, 1)
 
 
-def test_the_table_shows_times_and_how_much_quicker(fake: FakeQPay) -> None:
-    """A person gets a small table: the login, the copy in this process, the fresh processes; and the verdict."""
+def test_the_table_shows_times_and_the_speed_up(fake: FakeQPay) -> None:
+    """The text is a small table: the login, the copy in this process, the fresh processes; and the verdict."""
     ran = run.invoke(app, ["verify", "qpay", "-p", "1"])
     assert ran.exit_code == 0
     rows = [row for row in ran.stdout.splitlines() if row.startswith(("first", "again"))]
@@ -96,7 +96,7 @@ def test_the_table_shows_times_and_how_much_quicker(fake: FakeQPay) -> None:
 
 
 def test_processes_that_do_not_share_fail_with_the_reason(fake: FakeQPay) -> None:
-    """memory:// is shared by nobody: exit 1, the reason, the remedy, and still one login, none by the processes."""
+    """memory:// is not shared: exit 1, the reason, the remedy, and still one login, none by the processes."""
     code, found, complaint = verified("--backend", "memory://", "-p", "3")
     assert (code, found["shared"], found["logins"], fake.logins) == (Exit.FAILED, False, 1, 1)
     assert "memory:// is not" in str(found["reason"])
@@ -104,15 +104,15 @@ def test_processes_that_do_not_share_fail_with_the_reason(fake: FakeQPay) -> Non
     assert "`tokencache doctor qpay`" in complaint
 
 
-def test_a_backend_that_is_away_fails_with_the_reason(fake: FakeQPay) -> None:
-    """A backend that does not answer: a token is had all the same (INV-5), and the verdict is that nobody shares it."""
+def test_an_unreachable_backend_fails_with_the_reason(fake: FakeQPay) -> None:
+    """If the backend does not answer, a token is still obtained (INV-5), and the verdict is that it is not shared."""
     code, found, complaint = verified("--backend", "redis://user:planted-password-3c@127.0.0.1:1/0")
     assert (code, found["logins"], found["processes"]) == (Exit.FAILED, 1, [])
     assert "the backend failed" in str(found["reason"])
     assert "planted-password-3c" not in complaint + json.dumps(found)
 
 
-def test_no_token_at_all_ends_as_any_other_command_does(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_login_exits_as_in_any_command(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rejected credentials exit 3, as with `token`, after one login."""
     monkeypatch.setenv("QPAY_CLIENT_SECRET", "wrong-secret")
     ran = run.invoke(app, ["verify", "qpay"])
@@ -120,7 +120,7 @@ def test_no_token_at_all_ends_as_any_other_command_does(fake: FakeQPay, monkeypa
 
 
 def ordered(url: str, provider: str = "qpay") -> dict[str, object]:
-    """Run one fresh process and return what it reports."""
+    """Run one fresh process and return its report."""
     ran = subprocess.run(
         [sys.executable, "-m", "tokencache.cli._verify_worker"],
         input=json.dumps({"provider": provider, "backend": url, "timeout": None}) + "\n",
@@ -134,7 +134,7 @@ def ordered(url: str, provider: str = "qpay") -> dict[str, object]:
 
 
 def test_a_fresh_process_never_logs_in_and_leaves_nothing(fake: FakeQPay, tmp_path: Path) -> None:
-    """INV-7: with no record, a process reports so; nobody was asked, and neither lease nor cooldown is there."""
+    """INV-7: without a record a process reports that; it makes no login and leaves neither lease nor cooldown."""
     folder = tmp_path / "tokencache"
     report = ordered("file://")
     assert report == {"key": KEY, "problem": None}
@@ -154,13 +154,13 @@ def test_a_fresh_process_never_logs_in_and_leaves_nothing(fake: FakeQPay, tmp_pa
         ("file://", "qpya", "did you mean"),
     ],
 )
-def test_a_fresh_process_tells_its_problem(fake: FakeQPay, url: str, provider: str, word: str) -> None:
-    """A store that is away and settings that are wrong there come back as the process's problem."""
+def test_a_fresh_process_reports_its_problem(fake: FakeQPay, url: str, provider: str, word: str) -> None:
+    """A store that is unreachable and settings that are wrong there are reported as the process's problem."""
     assert word in str(ordered(url, provider)["problem"])
 
 
-def test_a_process_takes_part_in_nothing() -> None:
-    """What a fresh process holds of the backend refuses every write, and reads go through."""
+def test_a_fresh_process_cannot_write() -> None:
+    """The fresh process's backend refuses every write, and allows reads."""
     backend = ReadOnlyBackend(MemoryBackend())
     assert backend.load(KEY) is None
     assert backend.inspect(KEY).owner is None
@@ -190,7 +190,7 @@ def test_a_process_takes_part_in_nothing() -> None:
 def test_each_way_not_to_share_has_its_reason(
     fake: FakeQPay, monkeypatch: pytest.MonkeyPatch, report: dict[str, object], word: str
 ) -> None:
-    """What a process reports becomes the reason of the verdict, and no further process is started."""
+    """A process's report becomes the reason of the verdict, and no further process is started."""
     started: list[object] = []
 
     def reported(orders: dict[str, object]) -> dict[str, object]:
@@ -211,10 +211,10 @@ def test_each_way_not_to_share_has_its_reason(
         ("print('no JSON')", 30.0, "without a report"),
     ],
 )
-def test_a_process_that_dies_or_hangs_is_ended_and_told(
+def test_a_process_that_dies_or_hangs_is_ended_and_reported(
     monkeypatch: pytest.MonkeyPatch, script: str, patience: float, word: str
 ) -> None:
-    """INV-8: a fresh process that hangs is killed, and one that says nothing is told by its exit code."""
+    """INV-8: a fresh process that hangs is killed, and one without a report is reported by its exit code."""
     popen = subprocess.Popen
     started: list[subprocess.Popen[str]] = []
 
@@ -232,8 +232,8 @@ def test_a_process_that_dies_or_hangs_is_ended_and_told(
     ("seconds", "shown"),
     [(2.5, "2.5 s"), (0.3124, "312.4 ms"), (0.0000015, "1.5 µs"), (8.5e-8, "85 ns"), (0.0, "0 ns")],
 )
-def test_a_time_is_told_in_the_unit_that_suits_it(seconds: float, shown: str) -> None:
-    """Seconds, milliseconds, microseconds and nanoseconds, whichever reads well."""
+def test_a_time_is_shown_in_a_suitable_unit(seconds: float, shown: str) -> None:
+    """Seconds, milliseconds, microseconds and nanoseconds, whichever reads best."""
     assert verify.spell(seconds) == shown
 
 
@@ -241,12 +241,12 @@ def test_a_time_is_told_in_the_unit_that_suits_it(seconds: float, shown: str) ->
 
 
 def context() -> FetchContext:
-    """Return what a provider is told."""
+    """Return a provider's fetch context."""
     return FetchContext(None, time.monotonic() + 30, "cold", time.monotonic)
 
 
-def test_a_counted_provider_is_asked_so_often_and_no_more() -> None:
-    """The promise of "at most two logins" is kept by force: the third is refused, and the provider hears nothing."""
+def test_a_counted_provider_is_called_within_its_limit() -> None:
+    """The limit of "at most two logins" is enforced: the third is refused, and the provider gets no request."""
     inner = FakeProvider("fake")
     counted = CountedProvider(inner, most=2)
     counted.fetch(context())  # type: ignore[operator]
@@ -257,8 +257,8 @@ def test_a_counted_provider_is_asked_so_often_and_no_more() -> None:
     assert (inner.calls, counted.logins, counted.refused) == (2, 2, True)
 
 
-def test_a_counted_provider_is_otherwise_the_other_one() -> None:
-    """Name, identity, policy and key are those of the provider behind; a half that it lacks is lacking too."""
+def test_a_counted_provider_otherwise_equals_the_wrapped_one() -> None:
+    """Name, identity, policy and key are those of the wrapped provider; a half that it lacks is missing too."""
 
     class OneHalf:
         name = "one-half"
@@ -279,8 +279,8 @@ def test_a_counted_provider_is_otherwise_the_other_one() -> None:
 
 
 @pytest.mark.parametrize(("calm", "reasons"), [(True, ["cold"]), (False, ["cold", "refresh"])])
-def test_looking_at_a_token_starts_no_renewal(monkeypatch: pytest.MonkeyPatch, calm: bool, reasons: list[str]) -> None:
-    """In the last minutes of a token, when any other caller would start its renewal, the commands do not."""
+def test_reading_a_token_starts_no_renewal(monkeypatch: pytest.MonkeyPatch, calm: bool, reasons: list[str]) -> None:
+    """Near a token's end, when any other caller would start its renewal, the commands do not."""
     flown: list[str] = []
     launch = TokenSource._launch_thread
 
@@ -294,7 +294,7 @@ def test_looking_at_a_token_starts_no_renewal(monkeypatch: pytest.MonkeyPatch, c
     assert isinstance(granted, Granted)
     near = {"accessToken": "old", "expiresAt": int(time.time() + 300), "fence": granted.lease.fence, "lifetime": 3600.0}
     backend.commit(granted.lease, json.dumps(near).encode(), 240.0)
-    provider.gate.clear()  # so that a renewal changes nothing before it has been noted
+    provider.gate.clear()  # a renewal changes nothing before it has been noted
     with TokenCache(backend) as cache:
         source = cache.source(provider, key="k", policy=quiet(RefreshPolicy()) if calm else None)
         assert [source.token().value for _ in range(3)] == ["old"] * 3
@@ -305,7 +305,7 @@ def test_looking_at_a_token_starts_no_renewal(monkeypatch: pytest.MonkeyPatch, c
 def test_the_worker_reads_its_orders_from_stdin(
     fake: FakeQPay, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """INV-9: the URL, which may hold a password, comes over the pipe; nothing of it is in the answer."""
+    """INV-9: the URL, which may contain a password, comes over the pipe; no part of it is in the answer."""
     run.invoke(app, ["token", "qpay"])
     monkeypatch.setattr(worker.signal, "signal", lambda *_: None)
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of the benchmark suite, which is a folder of programs beside the packages."""
+"""Fixtures for the tests of the benchmark suite, a folder of programs beside the packages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def results() -> Results:
-    """Return a small run: a peer that is ahead, one that could not be measured, a promise met and one missed."""
+    """Return a small run: a peer ahead of us, a peer without a result, a kept promise and a missed one."""
     from suite.results import Claim, Results, Row
 
     return Results(

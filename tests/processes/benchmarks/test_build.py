@@ -1,4 +1,4 @@
-"""The report says whether threads run side by side: on which build of Python its figures were measured."""
+"""The report states the build of Python on which its figures were measured: with or without the GIL."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def test_the_build_is_in_the_reports_header(
     monkeypatch: pytest.MonkeyPatch, free: int | None, locked: Callable[[], bool] | None, said: str
 ) -> None:
-    """A build is told by how it was made and by whether its lock is on, as an extension may turn that on again."""
+    """A build is named by its kind and by its lock, since an extension may turn the lock on again."""
     from suite import report
     from suite.results import Results, machine
 
@@ -45,10 +45,10 @@ def test_the_build_is_in_the_reports_header(
         (1, None, "this run is on it"),
     ],
 )
-def test_a_free_threaded_python_is_measured_named_or_said_to_be_missing(
+def test_a_free_threaded_python_is_measured_or_reported_missing(
     monkeypatch: pytest.MonkeyPatch, free: int, found: str | None, said: str
 ) -> None:
-    """The scenario never passes over it in silence: this run is on it, it is there, or it is not available."""
+    """The scenario always reports it: this run is on it, it is installed, or it is not available."""
     from suite.footprint import free_threaded
     from suite.plan import Plan
 
@@ -59,7 +59,7 @@ def test_a_free_threaded_python_is_measured_named_or_said_to_be_missing(
 
 
 def test_the_threads_scenario_states_its_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each row of the crowd of threads says on which build it was measured."""
+    """Each row of the scenario with many threads states its build."""
     from suite import cached
     from suite.plan import Plan
 

@@ -1,4 +1,4 @@
-"""The guard between two runs: ratios and counts that became worse are told, times are not looked at."""
+"""The comparison of two runs: it reports worse ratios and counts, and ignores times."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def compared(old: Results, new: Results, folder: Path, *options: str) -> subproc
     ],
     ids=["a ratio grew", "a ratio that ought to be large shrank", "a count is no longer zero", "gone"],
 )
-def test_what_became_worse_fails_the_comparison(
+def test_a_worse_figure_fails_the_comparison(
     results: Results, tmp_path: Path, name: str, measured: float | None
 ) -> None:
-    """A ratio beyond the tolerance, in the direction that is bad for it, exits with 1 and is named."""
+    """A ratio that is worse by more than the tolerance exits with 1 and is named."""
     ended = compared(results, changed(results, name, measured), tmp_path)
     assert ended.returncode == 1
     assert name in ended.stdout
@@ -64,7 +64,7 @@ def test_what_became_worse_fails_the_comparison(
     ],
     ids=["within the tolerance", "smaller", "larger where that is good", "measured for the first time"],
 )
-def test_what_is_as_good_or_better_passes(results: Results, tmp_path: Path, name: str, measured: float) -> None:
+def test_an_equal_or_better_figure_passes(results: Results, tmp_path: Path, name: str, measured: float) -> None:
     """A ratio within the tolerance, a better one, or a new one exits with 0."""
     assert compared(results, changed(results, name, measured), tmp_path).returncode == 0
 
@@ -77,15 +77,15 @@ def test_times_alone_never_fail_the_comparison(results: Results, tmp_path: Path)
     assert compared(results, replace(results, rows=slow), tmp_path).returncode == 0
 
 
-def test_the_tolerance_is_the_callers(results: Results, tmp_path: Path) -> None:
-    """What a quarter allows, a tolerance of a tenth does not."""
+def test_the_caller_sets_the_tolerance(results: Results, tmp_path: Path) -> None:
+    """A change that a tolerance of a quarter allows fails with a tolerance of a tenth."""
     new = changed(results, "cached get from a thread", 1.4)
     assert compared(results, new, tmp_path).returncode == 0
     assert compared(results, new, tmp_path, "--tolerance", "0.1").returncode == 1
 
 
 def test_a_quick_run_may_measure_less_but_not_worse(results: Results, tmp_path: Path) -> None:
-    """What a quick run leaves out is no regression beside a whole one; what it measures as worse is."""
+    """Figures that a quick run omits are not regressions; figures that it measures as worse are."""
     gone = replace(changed(results, "cached get from a thread", None), quick=True)
     assert compared(results, gone, tmp_path).returncode == 0
     worse = replace(changed(results, "cached get from a thread", 1.6), quick=True)

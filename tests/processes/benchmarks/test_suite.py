@@ -1,4 +1,4 @@
-"""The suite itself: fair turns, honest promises, no peer dropped, a report that names losses and stands alone."""
+"""The suite: it takes fair turns, computes promises from figures, drops no peer, and reports our losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODULES = {".".join(path.relative_to(BENCHMARKS).with_suffix("").parts): path fo
 
 
 def test_every_way_has_its_turn_before_any_has_the_next() -> None:
-    """Turns are A B A B, so that a busy moment harms all ways alike."""
+    """Turns are A B A B, so that a busy moment slows all ways alike."""
     from suite.measure import in_turns
     from suite.plan import Plan
 
@@ -42,14 +42,14 @@ def test_every_way_has_its_turn_before_any_has_the_next() -> None:
 
 
 def test_a_ratio_is_the_median_within_turns() -> None:
-    """One turn in which the machine was busy with something else does not change the ratio."""
+    """One turn on a busy machine does not change the ratio."""
     from suite.measure import ratio
 
     assert ratio({"ours": [2.0, 20.0, 2.0], "limit": [1.0, 1.0, 1.0]}, "ours", "limit") == 2
 
 
 def test_a_token_is_late_from_the_instant_of_its_end() -> None:
-    """INV-1 is judged by the provider's own note of each token's end, not by what the client was told."""
+    """The provider's own note of each token's end decides INV-1, not the client's expiry."""
     import time
 
     from suite.logins import Logins
@@ -63,7 +63,7 @@ def test_a_token_is_late_from_the_instant_of_its_end() -> None:
     assert logins.late(token, after + 100.0)
 
 
-def test_a_peer_that_cannot_be_made_is_told() -> None:
+def test_a_peer_that_cannot_be_made_is_reported() -> None:
     """A peer whose import fails has a row with the reason, and the others are measured."""
     from suite.cached import made
     from suite.peers import Way
@@ -78,8 +78,8 @@ def test_a_peer_that_cannot_be_made_is_told() -> None:
     assert [(row.way, "nothing_of_that_name" in row.note) for row in rows] == [("absent", True)]
 
 
-def test_what_was_not_measured_is_neither_met_nor_missed(results: Results) -> None:
-    """A promise without a figure is never counted as kept."""
+def test_a_promise_without_a_figure_is_neither_met_nor_missed(results: Results) -> None:
+    """A promise without a figure never counts as kept."""
     from suite.claims import claims, table
 
     verdicts = {row[0]: row[-1] for row in table(results.claims)[1:]}
@@ -90,7 +90,7 @@ def test_what_was_not_measured_is_neither_met_nor_missed(results: Results) -> No
 
 
 def test_the_promises_read_the_figures_that_the_scenarios_write(results: Results) -> None:
-    """Each promise of a cached get is computed from its rows: names of scenarios, ways and figures agree."""
+    """Each promise of a cached get is computed from its rows: the names of scenarios, ways and figures agree."""
     from suite.claims import claims
 
     found = {claim.name: claim for claim in claims(results)}
@@ -99,16 +99,16 @@ def test_the_promises_read_the_figures_that_the_scenarios_write(results: Results
     assert found["holder killed, Redis: recovery"].measured == 2.5
 
 
-def test_a_run_is_kept_as_it_was(results: Results, tmp_path: Path) -> None:
-    """What was saved is what is loaded."""
+def test_a_saved_run_is_loaded_unchanged(results: Results, tmp_path: Path) -> None:
+    """Loading returns the saved run."""
     from suite.results import Results
 
     results.save(tmp_path / "run.json")
     assert Results.load(tmp_path / "run.json") == results
 
 
-def test_what_was_measured_again_takes_the_place_of_what_was(results: Results) -> None:
-    """Of two runs, the later one's scenarios count whole and are named; the others stay as they were."""
+def test_a_later_run_replaces_its_scenarios(results: Results) -> None:
+    """Of two runs, the later one's scenarios replace the earlier ones whole and are named; the others stay."""
     from suite.results import Row
 
     again = Row("holder killed", "tokencache, Redis", "ours", {"recovery s": 1.0})
@@ -119,7 +119,7 @@ def test_what_was_measured_again_takes_the_place_of_what_was(results: Results) -
 
 
 def test_cells_are_medians_of_one_call() -> None:
-    """What pytest-benchmark timed many calls of is told per call, by backend and colour."""
+    """pytest-benchmark's times of many calls are given per call, by backend and by half."""
     from suite.cells import rows_of
 
     told = {
@@ -136,7 +136,7 @@ def test_cells_are_medians_of_one_call() -> None:
 
 
 def test_nothing_names_the_machine() -> None:
-    """The report's account of the machine holds no host name, user or path."""
+    """The report describes the machine without host name, user or path."""
     from suite.results import machine
 
     told = " ".join(machine().values())
@@ -145,7 +145,7 @@ def test_nothing_names_the_machine() -> None:
 
 
 def test_the_report_holds_every_way_and_every_loss(results: Results) -> None:
-    """Each row is in the report with its note; a missed promise and a peer that is ahead are under `Where we lose`."""
+    """The report has each row with its note; a missed promise and a faster peer are under `Where we lose`."""
     from suite.report import markdown
 
     text = markdown(results, {})
@@ -160,7 +160,7 @@ def test_the_report_holds_every_way_and_every_loss(results: Results) -> None:
 
 
 def test_the_report_shows_each_picture(results: Results, tmp_path: Path) -> None:
-    """`benchmarks.md` names every picture that is drawn beside it, and nothing else is written."""
+    """`benchmarks.md` names each picture that is drawn beside it, and no other file is written."""
     pytest.importorskip("matplotlib")
     from suite.report import write
 
@@ -171,7 +171,7 @@ def test_the_report_shows_each_picture(results: Results, tmp_path: Path) -> None
 
 
 def imports(path: Path) -> set[str]:
-    """Return the modules of the benchmarks that a file imports, in functions and for types as well."""
+    """Return the benchmark modules that a file imports, also in functions and for types."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -182,7 +182,7 @@ def imports(path: Path) -> set[str]:
 
 
 def test_no_benchmark_imports_in_a_circle() -> None:
-    """Imports point one way, also between the folders: the suite uses the cells, and nothing else crosses."""
+    """Imports point one way, also between the folders: the suite uses the cells, and no other folder uses another."""
     TopologicalSorter({name: imports(path) for name, path in MODULES.items()}).prepare()  # raises for a circle
     crossing = {
         (name.partition(".")[0], other.partition(".")[0]) for name, path in MODULES.items() for other in imports(path)
@@ -194,7 +194,7 @@ def test_no_benchmark_imports_in_a_circle() -> None:
 def test_a_missed_promise_fails_only_a_strict_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str], code: int
 ) -> None:
-    """A run prints MISSED and exits with 0, with `--strict` it exits with 1."""
+    """A run prints MISSED and exits with 0; with `--strict` it exits with 1."""
     import logging
 
     from suite import run
