@@ -1,4 +1,4 @@
-"""Fixtures for tests of the order service, as in `tests/support`."""
+"""Fixtures for tests of the order service, from `tests/support`."""
 
 from order_shop import importable, shop
 

@@ -1,7 +1,7 @@
-"""The page of the example `order_service` in a real browser, driven over its own protocol: no other tool is needed.
+"""The page of the example `order_service` in a real browser, driven over its own protocol without another tool.
 
-Skipped without Chromium, unless ``PAGE_CHROMIUM`` is set: then it must be there; a path says where. With
-``PAGE_PICTURES``, a folder, what was seen is left there.
+Skipped without Chromium, unless ``PAGE_CHROMIUM`` is set: then it must exist; the value may be its path. With
+``PAGE_PICTURES``, a folder, the tests save their screenshots there.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.live
 PATIENCE = 30.0
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SIZES = ((390, 844), (1280, 800))
-PICTURES = os.environ.get("PAGE_PICTURES", "")  # a folder, for whoever wants to look
+PICTURES = os.environ.get("PAGE_PICTURES", "")  # a folder for screenshots
 PROMISED = os.environ.get("PAGE_CHROMIUM", "")
 FLAGS = [
     "--headless",
@@ -68,22 +68,22 @@ SEEN = """(() => {
 
 
 def browser_path() -> str:
-    """Return the browser; without one the test is skipped, unless PAGE_CHROMIUM says that it is there."""
+    """Return the browser; without one the test is skipped, unless PAGE_CHROMIUM requires it."""
     found = next((path for name in (PROMISED, *NAMES) if name and (path := shutil.which(name))), None)
     if found is not None:
         return found
     if PROMISED:
-        pytest.fail("there is no chromium, and PAGE_CHROMIUM promises one", pytrace=False)
+        pytest.fail("Chromium is missing, and PAGE_CHROMIUM requires it", pytrace=False)
     return pytest.skip("chromium is not installed")
 
 
 class Browser:
-    """A headless Chromium with one page, spoken to through two pipes (the DevTools protocol); a context manager."""
+    """A headless Chromium with one page, controlled through two pipes (the DevTools protocol); a context manager."""
 
     def __init__(self, folder: Path) -> None:
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
-        script = 'exec 3<&"$0" 4>&"$1"; shift; exec "$@"'  # where it expects its pipes
+        script = 'exec 3<&"$0" 4>&"$1"; shift; exec "$@"'  # Chromium expects its pipes there
         command = [browser_path(), *FLAGS, f"--user-data-dir={folder}", "about:blank"]
         self._process = subprocess.Popen(
             ["/bin/bash", "-c", script, str(theirs_in), str(theirs_out), *command],
@@ -97,8 +97,8 @@ class Browser:
         self._read = bytearray()
         self._asked = 0
         self._session = ""
-        self.addresses: list[str] = []  # what the page asked for
-        self.complaints: list[str] = []  # of its policy, or of its script
+        self.addresses: list[str] = []  # requested by the page
+        self.complaints: list[str] = []  # from the page's policy or its script
 
     def __enter__(self) -> Self:
         """Open a page."""
@@ -120,7 +120,7 @@ class Browser:
         os.close(self._out)
 
     def __call__(self, method: str, **params: object) -> dict[str, Any]:
-        """Give a command and return its result."""
+        """Send a command and return its result."""
         self._asked += 1
         message: dict[str, object] = {"id": self._asked, "method": method, "params": params}
         if self._session:
@@ -135,7 +135,7 @@ class Browser:
                 return result
 
     def value(self, expression: str) -> Any:  # noqa: ANN401  (what JavaScript has)
-        """Return what an expression is in the page, when it is."""
+        """Return an expression's value in the page, once there is one."""
         answer = self("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
@@ -145,20 +145,20 @@ class Browser:
         assert self.value(UNTIL % condition)
 
     def look(self, width: int, height: int) -> dict[str, Any]:
-        """Return what is seen in a window of that size, or on a phone."""
+        """Return the visible content in a window of that size, or on a phone."""
         phone = width < 600
         self("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         seen: dict[str, Any] = self.value(SEEN.replace("WIDTH", str(width)))  # a phone's innerWidth grows with the page
         return seen
 
     def picture(self, name: str) -> None:
-        """Write what is seen into the folder of PAGE_PICTURES, where there is one."""
+        """Save a screenshot in the folder of PAGE_PICTURES, if set."""
         if PICTURES:
             shot = self("Page.captureScreenshot", format="png", captureBeyondViewport=False)
             Path(PICTURES, f"{name}.png").write_bytes(b64decode(shot["data"]))
 
     def _next(self) -> bytes:
-        """Return the next message; they end with a zero byte."""
+        """Return the next message; each ends with a zero byte."""
         while b"\0" not in self._read:
             assert select.select([self._in], [], [], PATIENCE)[0], "the browser says nothing"
             got = os.read(self._in, 1 << 16)
@@ -179,7 +179,7 @@ class Browser:
 
 @contextmanager
 def serving(shop: Shop) -> Generator[str]:
-    """Serve on a socket of loopback, in a thread, and give the address."""
+    """Serve on a loopback socket, in a thread, and yield the address."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -195,10 +195,10 @@ def serving(shop: Shop) -> Generator[str]:
             thread.join(PATIENCE)
 
 
-def test_the_page_turns_to_paid_by_itself(shop: Shop, tmp_path: Path) -> None:
-    """On a phone and on a desktop the page shows amount, code and links, and turns to paid after the callback.
+def test_the_page_changes_to_paid_without_a_reload(shop: Shop, tmp_path: Path) -> None:
+    """On a phone and on a desktop the page shows amount, code and links, and changes to paid after the callback.
 
-    It asks nobody but the shop, and neither its policy nor its script has anything to complain of.
+    It sends requests to the shop alone, and neither its policy nor its script reports an error.
     """
     browser_path()
     with (

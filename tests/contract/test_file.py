@@ -1,4 +1,4 @@
-"""The contract of backends, kept by the file backend."""
+"""The contract of backends, tested on the file backend."""
 
 from __future__ import annotations
 

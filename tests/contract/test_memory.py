@@ -1,4 +1,4 @@
-"""The contract of backends, kept by the memory backend."""
+"""The contract of backends, tested on the memory backend."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of providers, kept by those of tokencache and by functions."""
+"""The contract of providers, tested on those of tokencache and on functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TestClientCredentials(ProviderContract):
-    """Every law, on the grant of most APIs."""
+    """Every law, on the client credentials grant."""
 
     def make_provider(self, server: TokenServer, secret: str, **changes: object) -> OAuth2Provider:
         """Return a client with its secret in the header."""
@@ -28,7 +28,7 @@ class TestClientCredentials(ProviderContract):
         return ClientCredentials(**{**options, **changes})  # type: ignore[arg-type]
 
     def make_others(self, server: TokenServer, secret: str) -> Mapping[str, OAuth2Provider]:
-        """Return what differs in one setting."""
+        """Return providers that each differ in one setting."""
         changes: dict[str, object] = {
             "client_id": "other",
             "scope": "orders",
@@ -50,7 +50,7 @@ class TestRefreshToken(ProviderContract):
         return RefreshToken(refresh_token=secret, **{**options, **changes})  # type: ignore[arg-type]
 
     def make_others(self, server: TokenServer, secret: str) -> Mapping[str, OAuth2Provider]:
-        """Return what differs in one setting."""
+        """Return providers that each differ in one setting."""
         return {
             "client_id": self.make_provider(server, secret, client_id="other"),
             "scope": self.make_provider(server, secret, scope="orders"),
@@ -58,7 +58,7 @@ class TestRefreshToken(ProviderContract):
 
 
 class TestCustomGrant(ProviderContract):
-    """Every law, on a JSON API that only looks like OAuth: the secret is a parameter, the token lies deeper."""
+    """Every law, on a JSON API that only resembles OAuth: the secret is a parameter, the token is nested."""
 
     def make_provider(self, server: TokenServer, secret: str, account: str = "1") -> OAuth2Provider:
         """Return a client that sends JSON."""
@@ -72,24 +72,24 @@ class TestCustomGrant(ProviderContract):
         )
 
     def make_others(self, server: TokenServer, secret: str) -> Mapping[str, OAuth2Provider]:
-        """Return another account's."""
+        """Return another account's provider."""
         return {"account": self.make_provider(server, secret, account="2")}
 
     def token_reply(self, value: str, lifetime: float) -> Reply:
-        """Return the token within an object."""
+        """Return the token inside an object."""
         return json_reply({"data": {"token": value, "expires_in": lifetime}})
 
 
 class TestCallable(ProviderContract):
-    """Every law, on a plain function: all of its identity is the key that the author gives."""
+    """Every law, on a plain function: its whole identity is the key that the author gives."""
 
     def make_provider(self, server: TokenServer, secret: str, scope: str = "") -> CallableProvider:
-        """Return a function that logs in as client credentials do."""
+        """Return a function that logs in by client credentials."""
         inner = ClientCredentials(token_url=f"{server.url}/token", client_id="shop", client_secret=secret, scope=scope)
         return CallableProvider(self.function(inner), key=fingerprint(inner.name, inner.identity()))
 
     def make_others(self, server: TokenServer, secret: str) -> Mapping[str, CallableProvider]:
-        """Return what differs in scope, and so in its key."""
+        """Return a function with another scope, and so another key."""
         return {"scope": self.make_provider(server, secret, scope="orders")}
 
     def function(self, inner: ClientCredentials) -> Callable[[FetchContext], Token | Awaitable[Token]]:
@@ -110,7 +110,7 @@ class TestAsyncCallable(TestCallable):
 
 
 class TestQPay(ProviderContract):
-    """Every law, on the plugin that has nothing but the public interface."""
+    """Every law, on the plugin, which uses only the public interface."""
 
     rejecting = (400, 401, 403, 422)
 
@@ -119,9 +119,9 @@ class TestQPay(ProviderContract):
         return QPayProvider(merchant, secret, base_url=server.url)
 
     def make_others(self, server: TokenServer, secret: str) -> Mapping[str, QPayProvider]:
-        """Return another merchant's."""
+        """Return another merchant's provider."""
         return {"merchant": self.make_provider(server, secret, merchant="OTHER")}
 
     def error_reply(self, status: int, said: str, headers: Mapping[str, str] | None = None) -> Reply:
-        """Return an error in QPay's words."""
+        """Return an error in QPay's format."""
         return json_reply({"error": "AUTHENTICATION_FAILED", "message": said}, status, headers)

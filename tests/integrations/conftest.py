@@ -1,7 +1,7 @@
-"""The HTTP clients that hold a token of a source, each behind one small interface, and a server that judges tokens.
+"""The HTTP clients with a source's token, each behind one small interface, and a server that judges tokens.
 
-A kind opens its client with a ``TokenAuth`` and sends what an :class:`Ask` says, so that each behaviour is written once
-and is run against all of them. The servers are real ones on loopback, and so are the sources.
+A kind opens its client with a ``TokenAuth`` and sends a list of :class:`Ask`. So one test checks a behaviour on all
+clients. The servers are real ones on loopback, and the sources are real too.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ask:
-    """A request: the body is given in one of the ways that clients have for it."""
+    """A request: the body is given in one of the forms that clients accept."""
 
     url: str
     method: str = "GET"
@@ -60,7 +60,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Got:
-    """An answer, and whatever the library itself kept of it."""
+    """An answer, and the library's own object for it."""
 
     status: int
     body: bytes
@@ -72,7 +72,7 @@ AsyncSend: TypeAlias = "Callable[[Ask], Awaitable[Got]]"
 
 
 class Kind:
-    """A client library in one of its two ways. ``files`` says whether a bare file as the body is sent again."""
+    """A client library, for threads or for loops. ``files`` tells whether a bare file as the body can be sent again."""
 
     name: str
     files = False
@@ -97,7 +97,7 @@ class ThreadKind(Kind):
         yield
 
     def run(self, source: TokenSupply, asks: Sequence[Ask], **options: object) -> list[Got]:
-        """Send each request on a thread of its own; a single one on this, where a time-out can end it."""
+        """Send each request on its own thread; a single one on this thread, where a time-out can end it."""
         with self.open(source, **options) as send:
             if len(asks) == 1:
                 return [send(asks[0])]
@@ -311,7 +311,7 @@ def every_loop_kind() -> list[LoopKind]:
 
 
 class Issuer(FakeProvider):
-    """A provider of ``fake-token-1``, ``fake-token-2``, … and the source on it."""
+    """A provider of ``fake-token-1``, ``fake-token-2``, … and its source."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -321,7 +321,7 @@ class Issuer(FakeProvider):
 
 @pytest.fixture
 def issuer() -> Iterator[Issuer]:
-    """A provider with a source of its own."""
+    """A provider with its own source."""
     issuer = Issuer()
     yield issuer
     issuer.gate.set()
@@ -329,10 +329,10 @@ def issuer() -> Iterator[Issuer]:
 
 
 class API:
-    """A server that serves whoever has a token that it ``accepts``, and keeps what was asked of it.
+    """A server that serves requests with a token that it ``accepts``, and records all requests.
 
-    ``redirects`` sends a path elsewhere. With ``crowd`` set, refusals are held back until that many are there, so that
-    all of them concern one token; ``held`` paths are not answered before the path was let go.
+    ``redirects`` maps a path to another place. With ``crowd`` set, refusals wait until that many requests have arrived,
+    so that all of them carry one token. A ``held`` path is answered after its event is set.
     """
 
     def __init__(self, *accepts: int, challenge: str = INVALID, status: int = 401) -> None:
@@ -352,7 +352,7 @@ class API:
 
     @property
     def tokens(self) -> list[str | None]:
-        """The Authorization headers that it saw, in order."""
+        """The Authorization headers that it received, in order."""
         return [asked.headers.get("authorization") for asked in self.asked]
 
     def __enter__(self) -> Self:
@@ -379,7 +379,7 @@ class API:
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., API]]:
-    """Start servers that end with the test."""
+    """Yield a function that starts servers; they end with the test."""
     with ExitStack() as stack:
         yield lambda *accepts, **options: stack.enter_context(API(*accepts, **options))
 
@@ -394,13 +394,13 @@ def until(condition: Callable[[], object]) -> None:
 
 @pytest.fixture
 def patiently() -> Callable[[Callable[[], object]], None]:
-    """The way to wait for a condition, on a thread."""
+    """The function that waits for a condition, on a thread."""
     return until
 
 
 @pytest.fixture
 def apatiently() -> Callable[[Callable[[], object]], Coroutine[Any, Any, None]]:
-    """The way to wait for a condition, on a loop."""
+    """The function that waits for a condition, on a loop."""
 
     async def auntil(condition: Callable[[], object]) -> None:
         ends_at = time.monotonic() + PATIENCE
@@ -413,5 +413,5 @@ def apatiently() -> Callable[[Callable[[], object]], Coroutine[Any, Any, None]]:
 
 @pytest.fixture
 def ask() -> type[Ask]:
-    """The form of a request."""
+    """The class of a request."""
     return Ask

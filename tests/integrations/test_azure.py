@@ -47,7 +47,7 @@ def challenge(claims: object) -> str:
 
 
 def on_thread(credential: SourceCredential, *urls: str) -> list[int]:
-    """Send requests in turn through a pipeline of their own, as an SDK client does."""
+    """Send requests in turn through a new pipeline, as an SDK client does."""
     policies = [RetryPolicy(retry_backoff_factor=0), BearerTokenCredentialPolicy(credential, SCOPE)]
     with Pipeline(RequestsTransport(), policies) as pipeline:
         return [
@@ -57,7 +57,7 @@ def on_thread(credential: SourceCredential, *urls: str) -> list[int]:
 
 
 async def on_loop(credential: AsyncSourceCredential, *urls: str) -> list[int]:
-    """Send requests in turn through an async pipeline of their own."""
+    """Send requests in turn through a new async pipeline."""
     policies = [AsyncRetryPolicy(retry_backoff_factor=0), AsyncBearerTokenCredentialPolicy(credential, SCOPE)]
     async with AsyncPipeline(AioHttpTransport(), policies) as pipeline:
         return [
@@ -94,7 +94,7 @@ def source(clock: FakeClock, provider: FakeProvider) -> Iterator[TokenSource]:
         yield cache.source(provider)
 
 
-def test_they_are_what_sdks_look_for(issuer: Issuer) -> None:
+def test_the_credentials_have_the_types_that_sdks_require(issuer: Issuer) -> None:
     """Both satisfy azure.core's protocols, also those for ``get_token_info``."""
     credential, acredential = SourceCredential(issuer.source, SCOPE), AsyncSourceCredential(issuer.source, SCOPE)
     assert isinstance(credential, TokenCredential)
@@ -108,7 +108,7 @@ def test_they_are_what_sdks_look_for(issuer: Issuer) -> None:
 
 @KINDS
 def test_an_sdk_sends_the_fleets_token(kind: str, issuer: Issuer, serve: Serve) -> None:
-    """A pipeline sends the source's token, and follows the source at once when that has another."""
+    """A pipeline sends the source's token, and a new token at once when the source has one."""
     api = serve(1, 2)
     assert send(kind, issuer.source, api.url, api.url) == [200, 200]
     issuer.source.renew()
@@ -118,10 +118,10 @@ def test_an_sdk_sends_the_fleets_token(kind: str, issuer: Issuer, serve: Serve) 
 
 
 @KINDS
-def test_a_pipeline_keeps_no_copy_of_its_own(
+def test_a_pipeline_keeps_no_copy_of_the_token(
     kind: str, clock: FakeClock, provider: FakeProvider, source: TokenSource
 ) -> None:
-    """``refresh_on`` is past, so a pipeline asks again for each request, also while its copy has long to live."""
+    """``refresh_on`` is past, so a pipeline asks the credential for each request, even with a long-lived copy."""
     clock.wall_at = 1_000.0
     if kind == "sync":
         info = SourceCredential(source, SCOPE).get_token_info(SCOPE, options={"enable_cae": True})
@@ -148,7 +148,7 @@ def test_the_older_protocol_gets_token_and_expiry(kind: str, clock: FakeClock, s
     ("scopes", "tenant", "said"),
     [(("https://vault.azure.net/.default",), None, "vault"), ((SCOPE, "b"), None, "b"), ((SCOPE,), "other", "other")],
 )
-def test_nobody_gets_a_token_for_something_else(
+def test_a_request_for_another_scope_or_tenant_is_refused(
     kind: str, issuer: Issuer, scopes: tuple[str, ...], tenant: str | None, said: str
 ) -> None:
     """Another scope or tenant than the source's is refused, with both named, before the source is asked (INV-10)."""
@@ -165,7 +165,7 @@ def test_nobody_gets_a_token_for_something_else(
 
 
 def test_the_order_of_scopes_does_not_count(issuer: Issuer) -> None:
-    """Some or all of the scopes, in any order, and the own tenant or none: all get the one token."""
+    """Some or all of the scopes, in any order, with the source's tenant or without one, get the one token."""
     credential = SourceCredential(issuer.source, "a", "b", tenant_id="home")
     values = {credential.get_token(*scopes).token for scopes in (("a", "b"), ("b", "a"), ("b",))}
     values |= {credential.get_token("a", tenant_id="home").token}
@@ -178,7 +178,7 @@ def test_the_order_of_scopes_does_not_count(issuer: Issuer) -> None:
 def test_a_revoked_token_is_replaced_once(
     kind: str, clock: FakeClock, provider: FakeProvider, source: TokenSource, serve: Serve
 ) -> None:
-    """A challenge that wants a token issued later gets one; those who report it as well get the same (INV-6)."""
+    """A challenge that demands a later token gets one; others that report the old token get the same one (INV-6)."""
     nbf = {"access_token": {"nbf": {"essential": True, "value": str(int(clock.wall_at) + 5)}}}
     api = serve(2, challenge=challenge(nbf))
     api.crowd = CROWD
@@ -200,10 +200,10 @@ def test_a_revoked_token_is_replaced_once(
 
 
 @KINDS
-def test_a_challenge_that_is_met_costs_no_login(
+def test_a_challenge_that_the_token_satisfies_costs_no_login(
     kind: str, clock: FakeClock, provider: FakeProvider, source: TokenSource, serve: Serve
 ) -> None:
-    """Where the source's token was issued late enough by now, whoever reports the old one gets it (INV-6)."""
+    """If the source's token is late enough by now, a report of the old token gets it without a login (INV-6)."""
     source.token()
     clock.advance(10)
     claims = json.dumps({"access_token": {"nbf": {"essential": True, "value": str(int(clock.wall_at) - 5)}}})
@@ -218,8 +218,8 @@ def test_a_challenge_that_is_met_costs_no_login(
 
 @KINDS
 @pytest.mark.parametrize("claims", [{"access_token": {"acrs": {"value": "c1"}}}, {"id_token": {}}, [], {"a": 1}])
-def test_claims_that_no_source_can_add_are_refused(kind: str, issuer: Issuer, serve: Serve, claims: object) -> None:
-    """A challenge for something else in the token ends with an error, and nobody logs in for it."""
+def test_unsupported_claims_are_refused(kind: str, issuer: Issuer, serve: Serve, claims: object) -> None:
+    """A challenge for another claim ends with an error and without a login."""
     api = serve(challenge=challenge(claims))
     with pytest.raises(ClientAuthenticationError, match="cannot add claims"):
         send(kind, issuer.source, api.url)
@@ -227,15 +227,15 @@ def test_claims_that_no_source_can_add_are_refused(kind: str, issuer: Issuer, se
 
 
 @KINDS
-def test_a_plain_401_is_given_back(kind: str, issuer: Issuer, serve: Serve) -> None:
-    """azure.core tells a credential of no other refusal: the 401 is the caller's, and nobody logs in for it."""
+def test_a_plain_401_reaches_the_caller(kind: str, issuer: Issuer, serve: Serve) -> None:
+    """azure.core reports no other refusal to a credential: the 401 reaches the caller, without a login."""
     assert send(kind, issuer.source, serve().url) == [401]
     assert issuer.calls == 1
 
 
 @KINDS
-def test_errors_speak_the_sdks_language(kind: str, issuer: Issuer, serve: Serve) -> None:
-    """A rejection is final for a pipeline, an outage is tried again; the source's own error is the cause (INV-9)."""
+def test_errors_are_azure_cores(kind: str, issuer: Issuer, serve: Serve) -> None:
+    """A pipeline treats a rejection as final and retries an outage; the source's own error is the cause (INV-9)."""
     api = serve()
     issuer.failure = ProviderRejected("no such client", error="invalid_client")
     with pytest.raises(ClientAuthenticationError, match="no such client") as rejected:
@@ -250,7 +250,7 @@ def test_errors_speak_the_sdks_language(kind: str, issuer: Issuer, serve: Serve)
 
 
 def test_no_repr_shows_the_token(issuer: Issuer) -> None:
-    """The credential's repr names source and scopes alone (INV-9)."""
+    """The credential's repr contains only source and scopes (INV-9)."""
     credential = SourceCredential(issuer.source, SCOPE)
     credential.get_token(SCOPE)
     assert repr(credential) == f"SourceCredential({issuer.source!r}, '{SCOPE}')"

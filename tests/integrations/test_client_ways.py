@@ -1,4 +1,4 @@
-"""What only one of the HTTP clients has: prepared requests, hooks, the first origin, answers before the body's end."""
+"""Features of single HTTP clients: prepared requests, hooks, the first origin, answers before the body's end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LIBRARIES = pytest.mark.parametrize(
 
 
 class Handful:
-    """A source whose every token is replaced by the next, however young: what a loop would feed on."""
+    """A source that replaces any token at once, however young: a retry loop would never end on it."""
 
     def __init__(self) -> None:
         self.number = 1
@@ -61,14 +61,14 @@ class Handful:
 
 @pytest.fixture
 def session() -> Iterator[requests.Session]:
-    """A session that reads no settings of this machine."""
+    """A session that ignores the settings of this machine."""
     with requests.Session() as session:
         session.trust_env = False
         yield session
 
 
 def test_one_replay_for_a_whole_chain_of_redirects(session: requests.Session, serve: Serve) -> None:
-    """After a replay that was redirected, the next refusal stands: one more login at most for one call (INV-6)."""
+    """After a redirected replay, the next refusal is final: at most one more login for one call (INV-6)."""
     api = serve()
     answer = api._answer
 
@@ -85,7 +85,7 @@ def test_one_replay_for_a_whole_chain_of_redirects(session: requests.Session, se
 
 
 def test_a_prepared_request_can_be_sent_again(session: requests.Session, issuer: Issuer, serve: Serve) -> None:
-    """Each sending of one prepared request may heal once, also the second, with the token that it has by then."""
+    """Each sending of a prepared request may renew once, also the second, with the current token."""
     api = serve(2)
     prepared = session.prepare_request(
         requests.Request("POST", api.url, data=b"body", auth=RequestsAuth(issuer.source))
@@ -97,8 +97,8 @@ def test_a_prepared_request_can_be_sent_again(session: requests.Session, issuer:
     assert api.tokens == [f"Bearer fake-token-{number}" for number in (1, 2, 2, 3)]
 
 
-def test_hooks_of_the_caller_see_the_healed_answer(session: requests.Session, issuer: Issuer, serve: Serve) -> None:
-    """A hook that raises for a status does not see the refusal; history keeps it."""
+def test_a_callers_hooks_see_the_replayed_answer(session: requests.Session, issuer: Issuer, serve: Serve) -> None:
+    """A hook that raises for a status does not get the refusal; history keeps it."""
     seen: list[int] = []
     hooks = {"response": lambda response, **_: seen.append(response.status_code)}
     response = session.get(serve(2).url, auth=RequestsAuth(issuer.source), hooks=hooks)
@@ -106,8 +106,8 @@ def test_hooks_of_the_caller_see_the_healed_answer(session: requests.Session, is
     assert [(old.status_code, old.content) for old in response.history] == [(401, b"no")]
 
 
-def test_a_file_is_sent_again_from_where_it_stood(session: requests.Session, issuer: Issuer, serve: Serve) -> None:
-    """A file that was not at its start goes back to where it was, not to its start."""
+def test_a_file_is_sent_again_from_its_position(session: requests.Session, issuer: Issuer, serve: Serve) -> None:
+    """A file that was not at its start is sent again from that position, not from its start."""
     file = io.BytesIO(b"header body")
     file.seek(7)
     api = serve(2)
@@ -115,23 +115,23 @@ def test_a_file_is_sent_again_from_where_it_stood(session: requests.Session, iss
     assert [asked.body for asked in api.asked] == [b"body"] * 2
 
 
-def test_a_file_that_cannot_go_back_is_not_sent_again(session: requests.Session, issuer: Issuer, serve: Serve) -> None:
-    """What has a position but no way back counts as a stream."""
+def test_a_file_that_cannot_seek_is_not_sent_again(session: requests.Session, issuer: Issuer, serve: Serve) -> None:
+    """A body with a position but without seek counts as a stream."""
     api = serve(2)
     assert session.post(api.url, data=Pipe(b"body"), auth=RequestsAuth(issuer.source)).status_code == 401
     assert len(api.asked) == 1
 
 
 class Pipe(io.BytesIO):
-    """A file that cannot go back."""
+    """A file that cannot seek."""
 
     def seekable(self) -> bool:
-        """Say so."""
+        """Return `False`."""
         return False
 
 
 class Bare:
-    """A file with no more than a way to be read."""
+    """A file with only a `read` method."""
 
     def __init__(self) -> None:
         self._file = io.BytesIO(b"file")
@@ -170,7 +170,7 @@ def test_streams_are_read_ahead_on_request(library: Any, auth: Any, way: str, is
 @pytest.mark.parametrize(
     ("upload", "times"), [(io.BytesIO, 2), (bytes, 2), (Pipe, 1)], ids=["file", "bytes", "no way back"]
 )
-def test_a_form_of_files_is_sent_again_if_all_go_back(
+def test_a_form_of_files_is_sent_again_if_all_can_seek(
     library: Any,  # noqa: ANN401
     auth: Any,  # noqa: ANN401
     upload: Callable[[bytes], object],
@@ -179,7 +179,7 @@ def test_a_form_of_files_is_sent_again_if_all_go_back(
     issuer: Issuer,
     serve: Serve,
 ) -> None:
-    """A form of files goes back to their starts by itself; one file that cannot makes it a stream."""
+    """Forms rewind their files by themselves; one file that cannot seek makes the form a stream."""
     api = serve(2)
     files = {"good": ("name", io.BytesIO(b"good")), "upload": ("name", upload(b"content"))}
     with library.Client(auth=auth(issuer.source)) as client:
@@ -189,15 +189,15 @@ def test_a_form_of_files_is_sent_again_if_all_go_back(
 
 @LIBRARIES
 def test_a_form_with_a_file_that_can_only_be_read(library: Any, auth: Any, issuer: Issuer, serve: Serve) -> None:  # noqa: ANN401
-    """A file that does not even say whether it goes back counts as a stream."""
+    """A file without a `seekable` method counts as a stream."""
     api = serve(2)
     with library.Client(auth=auth(issuer.source)) as client:
         assert client.post(api.url, files={"upload": ("name", Bare())}).status_code == 401
     assert len(api.asked) == 1
 
 
-def test_the_first_origin_is_the_one(issuer: Issuer, serve: Serve) -> None:
-    """In aiohttp a redirect looks like a request: without names the token goes to the origin asked first, no other."""
+def test_without_names_only_the_first_origin_gets_the_token(issuer: Issuer, serve: Serve) -> None:
+    """In aiohttp a redirect looks like a request: without names, only the first request's origin gets the token."""
     api, other = serve(1), serve(1)
 
     async def scenario() -> list[int]:
@@ -216,12 +216,12 @@ SIZE = 32 << 20
 
 
 async def hasty(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Refuse the first token before the body, and answer with the body's length otherwise."""
+    """Refuse the first token before the body, and otherwise answer with the body's length."""
     head = await reader.readuntil(b"\r\n\r\n")
     if b"fake-token-1" in head:
         writer.write(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n")
         await writer.drain()
-        await reader.read()  # whatever is still to come, until the client gives up
+        await reader.read()  # the rest, until the client closes
     else:
         got = 0
         while got < SIZE and (data := await reader.read(1 << 20)):
@@ -249,7 +249,7 @@ def upload(source: TokenSource, data: Callable[[], object]) -> tuple[int, bytes]
 
 
 def test_an_answer_before_the_end_of_the_body(tmp_path: Path, issuer: Issuer) -> None:
-    """A refusal that comes while a large file is still being written: the replay carries the whole file."""
+    """The refusal comes while a large file is still being written: the replay carries the whole file."""
     path = tmp_path / "large"
     with path.open("wb") as file:
         file.truncate(SIZE)
@@ -257,7 +257,7 @@ def test_an_answer_before_the_end_of_the_body(tmp_path: Path, issuer: Issuer) ->
 
 
 class Slow(aiohttp.Payload):
-    """A body that is written until somebody stops it, and takes its time to stop; the second time it is short."""
+    """A body that is written until it is cancelled, and stops slowly; the second time it is short."""
 
     def __init__(self) -> None:
         super().__init__(b"")
@@ -271,7 +271,7 @@ class Slow(aiohttp.Payload):
         return SIZE
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Return nothing: nobody asks."""
+        """Return an empty text, which is not used."""
         return ""
 
     async def write(self, writer: Any) -> None:  # noqa: ANN401
@@ -286,7 +286,7 @@ class Slow(aiohttp.Payload):
             await asyncio.Event().wait()
         finally:
             for _ in range(20):
-                with suppress(asyncio.CancelledError):  # it is told to stop more than once
+                with suppress(asyncio.CancelledError):  # the client cancels it more than once
                     await asyncio.sleep(0.01)
             self.stopped = True
 
@@ -296,7 +296,7 @@ class Slow(aiohttp.Payload):
 
 
 def test_a_body_is_not_written_twice_at_once(issuer: Issuer) -> None:
-    """The replay waits until the writing of the refused body has stopped, however long that takes."""
+    """The replay waits until the client has stopped writing the refused body, however long that takes."""
     slow: list[Slow] = []
 
     def make() -> Slow:

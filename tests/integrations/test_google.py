@@ -28,7 +28,7 @@ CROWD = 8
 
 
 def test_a_session_sends_the_fleets_token(issuer: Issuer, serve: Serve) -> None:
-    """Each request carries the source's token; when the source has another, that one, at once."""
+    """Each request carries the source's token, and a new token at once when the source has one."""
     api = serve(1, 2)
     with AuthorizedSession(SourceCredentials(issuer.source)) as session:
         assert [session.get(api.url).status_code for _ in range(3)] == [200] * 3
@@ -39,7 +39,7 @@ def test_a_session_sends_the_fleets_token(issuer: Issuer, serve: Serve) -> None:
 
 
 def test_refusals_of_one_token_cause_one_renewal(issuer: Issuer, serve: Serve) -> None:
-    """Threads that share the credentials and are refused with one token at once: one login serves them all (INV-6)."""
+    """Threads share the credentials and are refused with one token at once: one login serves them all (INV-6)."""
     api = serve(2)
     api.crowd = CROWD
     credentials = SourceCredentials(issuer.source)
@@ -55,7 +55,7 @@ def test_refusals_of_one_token_cause_one_renewal(issuer: Issuer, serve: Serve) -
 
 
 def test_a_late_report_does_not_drop_the_replacement(issuer: Issuer) -> None:
-    """A thread that reports the old token after another thread healed it gets the replacement: no login (INV-6)."""
+    """A thread that reports the old token after another thread replaced it gets the new one: no login (INV-6)."""
     credentials = SourceCredentials(issuer.source)
     with ThreadPoolExecutor(1) as pool:
         headers: dict[str, str] = {}
@@ -69,8 +69,8 @@ def test_a_late_report_does_not_drop_the_replacement(issuer: Issuer) -> None:
     assert issuer.calls == 2
 
 
-def test_a_thread_reports_what_it_sent_itself(issuer: Issuer) -> None:
-    """Between a thread's request and its 401 another thread may have sent a newer token: that one stays (INV-6)."""
+def test_a_thread_reports_the_token_that_it_sent(issuer: Issuer) -> None:
+    """Between a thread's request and its 401, another thread may send a newer token: that one stays (INV-6)."""
     credentials = SourceCredentials(issuer.source)
     credentials.before_request(None, "GET", "https://api.example", {})
     issuer.source.renew()
@@ -82,7 +82,7 @@ def test_a_thread_reports_what_it_sent_itself(issuer: Issuer) -> None:
 
 
 def test_a_token_is_reported_once() -> None:
-    """``refresh`` again, without a request in between, is no second refusal: nobody logs in for it."""
+    """A second ``refresh`` without a request in between is not a second refusal: no login."""
     clock = FakeClock()
     provider = FakeProvider(wall=clock.wall)
     with TokenCache("memory://", clock=clock, wall=clock.wall) as cache:
@@ -96,8 +96,8 @@ def test_a_token_is_reported_once() -> None:
     assert provider.calls == 2
 
 
-def test_a_provider_without_another_token_is_told(issuer: Issuer, serve: Serve) -> None:
-    """Where the provider gives the refused token again there is nothing to go on with: the error says so."""
+def test_a_provider_that_repeats_the_refused_token_is_an_error(issuer: Issuer, serve: Serve) -> None:
+    """If the provider gives the refused token again, the error says so."""
     issuer.value = "fake-token-1"
     api = serve()
     with AuthorizedSession(SourceCredentials(issuer.source)) as session, pytest.raises(RefreshError, match="again"):
@@ -105,8 +105,8 @@ def test_a_provider_without_another_token_is_told(issuer: Issuer, serve: Serve) 
     assert api.tokens == ["Bearer fake-token-1"]
 
 
-def test_a_request_gets_the_token_that_was_taken_for_it(issuer: Issuer) -> None:
-    """A thread that takes a newer token in the middle does not change which one the other thread sends and reports."""
+def test_a_request_keeps_its_token(issuer: Issuer) -> None:
+    """A thread that takes a newer token in the middle does not change the other thread's sent and reported token."""
     headers: dict[str, str] = {}
 
     class Interrupted(SourceCredentials):
@@ -118,8 +118,8 @@ def test_a_request_gets_the_token_that_was_taken_for_it(issuer: Issuer) -> None:
     assert headers == {"authorization": "Bearer fake-token-1"}
 
 
-def test_a_second_refusal_is_given_back(issuer: Issuer, serve: Serve) -> None:
-    """google-auth sends twice more; the source logs in once more, and the 401 comes back (INV-6)."""
+def test_a_second_refusal_reaches_the_caller(issuer: Issuer, serve: Serve) -> None:
+    """google-auth sends twice more; the source logs in once more, and the caller gets the 401 (INV-6)."""
     api = serve()
     with AuthorizedSession(SourceCredentials(issuer.source)) as session:
         assert session.get(api.url).status_code == 401
@@ -128,7 +128,7 @@ def test_a_second_refusal_is_given_back(issuer: Issuer, serve: Serve) -> None:
 
 
 def test_refreshing_without_a_refusal_does_not_log_in(issuer: Issuer) -> None:
-    """``if not credentials.valid: credentials.refresh(…)``, as many programs do it, gets the source's token."""
+    """``if not credentials.valid: credentials.refresh(…)``, a common pattern, gets the source's token."""
     credentials = SourceCredentials(issuer.source)
     assert not credentials.valid
     for _ in range(3):
@@ -140,7 +140,7 @@ def test_refreshing_without_a_refusal_does_not_log_in(issuer: Issuer) -> None:
 
 @pytest.mark.parametrize("at", [1_700_000_000.25, 9e13, -5.0])
 def test_expiry_is_naive_and_in_utc(at: float) -> None:
-    """google-auth compares ``expiry`` with a naive UTC time; an instant beyond the calendar raises nothing."""
+    """google-auth compares ``expiry`` with a naive UTC time; an instant outside the calendar raises no error."""
 
     class Fixed:
         def token(self) -> Token:
@@ -153,7 +153,7 @@ def test_expiry_is_naive_and_in_utc(at: float) -> None:
     assert credentials.expiry.replace(tzinfo=UTC).timestamp() == max(0.0, min(at, last))
 
 
-def test_a_quota_project_is_billed(issuer: Issuer, serve: Serve) -> None:
+def test_a_quota_project_is_sent(issuer: Issuer, serve: Serve) -> None:
     """A copy with a quota project names it in each request and shares the source."""
     api = serve(1)
     credentials = SourceCredentials(issuer.source).with_quota_project("billed")
@@ -167,9 +167,7 @@ def test_a_quota_project_is_billed(issuer: Issuer, serve: Serve) -> None:
     ("failure", "retryable"),
     [(ProviderRejected("no such client", error="invalid_client"), False), (ProviderUnavailable("busy"), True)],
 )
-def test_errors_speak_the_libraries_language(
-    issuer: Issuer, serve: Serve, failure: Exception, *, retryable: bool
-) -> None:
+def test_errors_are_google_auths(issuer: Issuer, serve: Serve, failure: Exception, *, retryable: bool) -> None:
     """A rejection is final, an outage may be tried again; the source's own error is the cause (INV-9)."""
     issuer.failure = failure
     api = serve()
@@ -181,7 +179,7 @@ def test_errors_speak_the_libraries_language(
 
 
 def test_no_repr_shows_the_token(issuer: Issuer) -> None:
-    """The repr names the source alone (INV-9)."""
+    """The repr contains only the source (INV-9)."""
     credentials = SourceCredentials(issuer.source)
     credentials.refresh(None)
     assert repr(credentials) == f"SourceCredentials({issuer.source!r})"

@@ -1,4 +1,4 @@
-"""The public behaviours of ``TokenAuth``, once for httpx, httpx2, requests and aiohttp, on threads and on loops."""
+"""The public behaviour of ``TokenAuth``, tested once for httpx, httpx2, requests and aiohttp, on threads and loops."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_token_is_in_the_header(kind: Kind, issuer: Issuer, serve: Serve, as
 def test_a_refused_token_is_replaced_and_the_request_sent_again(
     kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask], *, status: int, challenge: str | None
 ) -> None:
-    """A 401, or ``invalid_token`` with another 4xx, heals: the same request, the next token (INV-6)."""
+    """A 401, or ``invalid_token`` with another 4xx, is answered by the same request with the next token (INV-6)."""
     api = serve(2, status=status, **({} if challenge is None else {"challenge": challenge}))
     (answer,) = kind.run(issuer.source, [ask(f"{api.url}/path?q=1", "POST", content=b"body")])
     assert (answer.status, answer.body) == (200, b"body")
@@ -59,8 +59,8 @@ def test_a_refused_token_is_replaced_and_the_request_sent_again(
     assert issuer.calls == 2
 
 
-def test_a_second_refusal_is_given_back(kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask]) -> None:
-    """One replay at most; and what was just replaced is not replaced again by the next request (INV-6)."""
+def test_a_second_refusal_reaches_the_caller(kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask]) -> None:
+    """At most one replay; the next request does not replace the new token again (INV-6)."""
     api = serve()
     (answer,) = kind.run(issuer.source, [ask(api.url)])
     assert (answer.status, answer.body) == (401, b"no")
@@ -71,10 +71,10 @@ def test_a_second_refusal_is_given_back(kind: Kind, issuer: Issuer, serve: Serve
     assert issuer.calls == 2
 
 
-def test_without_another_token_the_refusal_is_given_back(
+def test_without_another_token_the_refusal_reaches_the_caller(
     kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask]
 ) -> None:
-    """Where the provider has none better, nothing is sent again, and the refused answer can be read."""
+    """If the provider has no newer token, no replay follows, and the refused answer can be read."""
     api = serve()
     issuer.value = "fake-token-1"
     (answer,) = kind.run(issuer.source, [ask(api.url)])
@@ -85,10 +85,10 @@ def test_without_another_token_the_refusal_is_given_back(
 @pytest.mark.parametrize(
     ("status", "challenge"), [(403, SCOPE), (401, SCOPE), (401, STEP_UP), (403, ""), (404, ""), (500, None)]
 )
-def test_other_refusals_are_no_reason_to_fetch(
+def test_other_refusals_cause_no_fetch(
     kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask], *, status: int, challenge: str | None
 ) -> None:
-    """What says that the token does not suffice, or nothing of the token, fetches nothing (INV-7)."""
+    """A refusal that names another cause, or does not concern the token, causes no fetch (INV-7)."""
     api = serve(status=status, **({} if challenge is None else {"challenge": challenge}))
     (answer,) = kind.run(issuer.source, [ask(api.url)])
     assert answer.status == status
@@ -112,7 +112,7 @@ def test_a_body_is_sent_again_as_it_was(
 def test_a_file_is_sent_again_whole_or_not_at_all(
     kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask], *, tmp_path: Path
 ) -> None:
-    """A bare file goes back to its start where the library allows; elsewhere the 401 stands. Never half a file."""
+    """A bare file is rewound if the library allows it; else the 401 stands. Half a file is never sent."""
     content = bytes(range(256)) * 1_000
     path = tmp_path / "upload"
     path.write_bytes(content)
@@ -123,7 +123,7 @@ def test_a_file_is_sent_again_whole_or_not_at_all(
 
 
 def test_a_streamed_body_is_not_sent_again(kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask]) -> None:
-    """What cannot be read twice is not replayed: the 401 is given back, and nobody logs in for it."""
+    """A body that cannot be read twice is not replayed: the caller gets the 401, without a login."""
     api = serve(2)
     (answer,) = kind.run(issuer.source, [ask(api.url, "POST", parts=(b"a", b"b"))])
     assert (answer.status, answer.body) == (401, b"no")
@@ -135,7 +135,7 @@ def test_a_streamed_body_is_not_sent_again(kind: Kind, issuer: Issuer, serve: Se
 def test_the_token_never_reaches_another_origin(
     kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask], *, status: int
 ) -> None:
-    """A redirect to another origin arrives there without the token; its 401 neither heals nor is replayed."""
+    """A redirect to another origin arrives without the token; its 401 causes neither a renewal nor a replay."""
     api, other = serve(1), serve()
     api.redirects["/go"] = (status, f"{other.url}/there")
     (answer,) = kind.run(issuer.source, [ask(f"{api.url}/go", "POST", content=b"body")])
@@ -146,7 +146,7 @@ def test_the_token_never_reaches_another_origin(
 
 
 def test_a_redirect_within_the_origin_keeps_the_token(kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask]) -> None:
-    """The next page of the same origin gets the token too, and what it refuses heals there: no POST is repeated."""
+    """The redirect's target in the same origin gets the token, and its refusal renews it: no POST is repeated."""
     api = serve(2)
     api.redirects["/pay"] = (303, "/receipt")
     (answer,) = kind.run(issuer.source, [ask(f"{api.url}/pay", "POST", content=b"body")])
@@ -159,8 +159,8 @@ def test_a_redirect_within_the_origin_keeps_the_token(kind: Kind, issuer: Issuer
     assert api.tokens == ["Bearer fake-token-1", "Bearer fake-token-1", "Bearer fake-token-2"]
 
 
-def test_a_replay_that_is_redirected_is_as_careful(kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask]) -> None:
-    """A redirect of the replay: within the origin the new token goes along, to another origin no token does."""
+def test_a_redirected_replay_follows_the_same_rules(kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask]) -> None:
+    """The replay may be redirected: within the origin it carries the new token, to another origin no token."""
     api, other = serve(2), serve()
     api.redirects |= {"/onward": (307, "/away"), "/away": (307, other.url)}
     answer_plainly = api._answer
@@ -178,7 +178,7 @@ def test_a_replay_that_is_redirected_is_as_careful(kind: Kind, issuer: Issuer, s
 
 
 def test_only_named_origins_get_the_token(kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask]) -> None:
-    """With ``origins`` a request to another origin goes without the token, and its 401 is not ours."""
+    """With ``origins`` a request to another origin carries no token, and its 401 causes no renewal."""
     api, other = serve(1), serve()
     answers = kind.run(issuer.source, [ask(f"{api.url}/a"), ask(f"{other.url}/b")], origins=[f"{api.url}/v2"])
     assert [answer.status for answer in answers] == [200, 401]
@@ -188,15 +188,15 @@ def test_only_named_origins_get_the_token(kind: Kind, issuer: Issuer, serve: Ser
 
 
 @pytest.mark.parametrize("named", ["api.example", "ftp://api.example", "https://", "https://api.example:port", ""])
-def test_what_names_no_origin_is_refused(kind: Kind, issuer: Issuer, named: str) -> None:
-    """A wrong ``origins`` is said at once, with what to give instead; alone or in a list."""
+def test_an_invalid_origin_is_refused(kind: Kind, issuer: Issuer, named: str) -> None:
+    """A wrong ``origins``, alone or in a list, is an error at once, with the remedy."""
     for given in (named, [named]):
         with pytest.raises(ConfigurationError, match=r"give scheme and host, such as 'https://api\.example'"):
             kind.auth(issuer.source, origins=given)
 
 
 def test_refusals_of_one_token_cause_one_renewal(kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask]) -> None:
-    """N callers whose requests were refused with the same token at once: one login, and all are served (INV-6)."""
+    """N callers are refused with the same token at once: one login, and all are served (INV-6)."""
     api = serve(2)
     api.crowd = CROWD
     answers = kind.run(issuer.source, [ask(f"{api.url}/{number}") for number in range(CROWD)])
@@ -208,7 +208,7 @@ def test_refusals_of_one_token_cause_one_renewal(kind: Kind, issuer: Issuer, ser
 def test_a_late_report_does_not_drop_the_replacement(
     kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask], *, patiently: Patiently
 ) -> None:
-    """Whoever hears of the old token's refusal late gets the replacement that is there: no login (INV-6)."""
+    """A caller that gets the old token's refusal late gets the current replacement: no login (INV-6)."""
     api = serve(2)
     api.held["/late"] = threading.Event()
     with ThreadPoolExecutor() as pool:
@@ -224,7 +224,7 @@ def test_a_late_report_does_not_drop_the_replacement(
 
 @pytest.mark.parametrize("size", [2, 4 << 20], ids=["short answer", "long answer"])
 def test_one_connection_is_enough(kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask], size: int) -> None:
-    """The refused answer gives its connection back before the replay needs one, read to its end or not."""
+    """The refused answer frees its connection before the replay needs one, whether it was read to its end or not."""
     api = serve(2)
     api.refusal = replace(api.refusal, body=b"x" * size)
     (answer,) = kind.run(issuer.source, [ask(api.url)], connections=1)
@@ -232,8 +232,8 @@ def test_one_connection_is_enough(kind: Kind, issuer: Issuer, serve: Serve, ask:
     assert issuer.calls == 2
 
 
-def test_an_error_of_the_source_is_the_callers(kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask]) -> None:
-    """Where there is no token at all, nothing is sent, and the source's own error arrives with its fields."""
+def test_an_error_of_the_source_reaches_the_caller(kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask]) -> None:
+    """Without a token no request is sent, and the caller gets the source's own error with its fields."""
     api = serve()
     issuer.failure = ProviderRejected("no such client", error="invalid_client", status=401)
     with pytest.raises(ProviderRejected) as caught:
@@ -242,10 +242,10 @@ def test_an_error_of_the_source_is_the_callers(kind: Kind, issuer: Issuer, serve
     assert api.asked == []
 
 
-def test_the_token_is_seen_nowhere(
+def test_the_token_is_in_no_log_or_repr(
     kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask], *, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No log line of any level, and no repr of the auth or the answer, holds the token (INV-9)."""
+    """No log line of any level, and no repr of the auth or the answer, contains the token (INV-9)."""
     api, other = serve(2), serve()
     api.redirects["/go"] = (307, other.url)
     with caplog.at_level(logging.DEBUG):
@@ -259,7 +259,7 @@ def test_the_token_is_seen_nowhere(
 def test_a_cancelled_caller_leaves_the_others_alone(
     loop_kind: LoopKind, issuer: Issuer, serve: Serve, ask: type[Ask], apatiently: APatiently
 ) -> None:
-    """Of those who wait for one renewal, one is cancelled: the others get its token, from one login (INV-8)."""
+    """One of several callers that wait for a renewal is cancelled: the others get its token, from one login (INV-8)."""
     api = serve(2)
     api.crowd = 3
 
@@ -280,10 +280,10 @@ def test_a_cancelled_caller_leaves_the_others_alone(
     assert issuer.calls == 2
 
 
-def test_a_cancelled_caller_gives_its_connection_back(
+def test_a_cancelled_caller_frees_its_connection(
     loop_kind: LoopKind, issuer: Issuer, serve: Serve, ask: type[Ask], apatiently: APatiently
 ) -> None:
-    """Who is cancelled while its refused answer waits for another token keeps no connection from the next (INV-8)."""
+    """A caller is cancelled while its refused answer waits for a new token: its connection is free again (INV-8)."""
     api = serve(2)
     api.refusal = replace(api.refusal, body=b"x" * (4 << 20))
 
@@ -302,10 +302,10 @@ def test_a_cancelled_caller_gives_its_connection_back(
     assert asyncio.run(scenario()) == 200
 
 
-def test_the_same_source_in_all_clients_at_once_is_one_login(
+def test_one_source_in_all_clients_at_once_makes_one_login(
     every_thread_kind: list[ThreadKind], every_loop_kind: LoopKind, issuer: Issuer, serve: Serve, ask: type[Ask]
 ) -> None:
-    """The same source used by httpx, httpx2, requests and aiohttp at once: one login, and after a 401 one more."""
+    """The same source used by httpx, httpx2, requests and aiohttp at once: one login, and one more after a 401."""
     api = serve(2)
     api.crowd = len(every_thread_kind) + len(every_loop_kind)
     issuer.gate.clear()

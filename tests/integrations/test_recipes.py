@@ -1,4 +1,4 @@
-"""docs/integrations.md, run: each of its examples, as it stands but for the API's address."""
+"""docs/integrations.md, run: each of its examples, unchanged except for the API's address."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ EXAMPLES = re.findall(r"^<!-- run: (\w+) -->\n```python\n(.*?)^```$", PAGE, re.M
 
 
 class Anybody(frozenset[str]):
-    """Every token."""
+    """The set of all tokens."""
 
     def __contains__(self, item: object) -> bool:
-        """Return whether it looks like one."""
+        """Return whether it looks like a token."""
         return str(item).startswith("Bearer ")
 
 
@@ -46,7 +46,7 @@ def qpay(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeQPay]:
 
 @pytest.fixture
 def api(serve: Callable[..., API], qpay: FakeQPay) -> API:
-    """The API of the page, which serves whoever has a token."""
+    """The API of the page, which serves any token."""
     api = serve()
     api.accepts = Anybody()  # type: ignore[assignment]
     return api
@@ -54,7 +54,7 @@ def api(serve: Callable[..., API], qpay: FakeQPay) -> API:
 
 @pytest.fixture
 def run(api: API) -> Run:
-    """Run the examples of a name, after the one that makes the source, and return what they defined."""
+    """Run the examples of a name, after the one that makes the source, and return their definitions."""
 
     def run(name: str) -> dict[str, Any]:
         names: dict[str, Any] = {"__name__": "recipe"}
@@ -68,11 +68,11 @@ def run(api: API) -> Run:
 
 
 def served(api: API) -> bool:
-    """Return whether the API was asked for the balance, with a token."""
+    """Return whether the API got a request for the balance, with a token."""
     return [asked.path for asked in api.asked] == ["/balance"] and str(api.tokens[0]).startswith("Bearer ")
 
 
-def test_no_example_is_left_out() -> None:
+def test_each_example_is_run() -> None:
     """Each Python block of the page is run by a test below."""
     assert PAGE.count("```python") == len(EXAMPLES)
     tests = Path(__file__).read_text()
@@ -81,14 +81,14 @@ def test_no_example_is_left_out() -> None:
 
 @pytest.mark.parametrize("name", ["httpx", "requests", "google"])
 def test_the_examples_for_threads(name: str, run: Run, api: API) -> None:
-    """They get their answer, with a token."""
+    """The examples get their answer, with a token."""
     assert run(name)["response"].status_code == 200
     assert served(api)
 
 
 @pytest.mark.parametrize("name", ["httpx2", "aiohttp"])
 def test_the_examples_for_loops(name: str, run: Run, api: API) -> None:
-    """They get their answer, with a token."""
+    """The examples get their answer, with a token."""
     answer = asyncio.run(run(name)["balance"]())
     assert getattr(answer, "status_code", answer) == 200
     assert served(api)
@@ -101,13 +101,13 @@ def test_the_example_for_azure(run: Run) -> None:
 
 
 def test_the_example_for_msal(run: Run) -> None:
-    """MSAL finds nothing in a cache that is new, and raises nothing."""
+    """MSAL finds no entry in a new cache, and raises no error."""
     token_cache = run("msal")["token_cache"]
     assert list(token_cache.search("AccessToken")) == []
 
 
 def test_the_recipe_for_django(run: Run, api: API, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Views of a real Django, sync and async, answer through its test clients; the second asks the store alone."""
+    """Views of a real Django, sync and async, answer through its test clients; the second asks only the store."""
     import django
     from django.conf import settings
     from django.test import AsyncClient, Client, override_settings
@@ -117,7 +117,7 @@ def test_the_recipe_for_django(run: Run, api: API, monkeypatch: pytest.MonkeyPat
     urls = types.ModuleType("recipe_urls")
     urls.urlpatterns = [path("balance", names["balance"]), path("ready", names["ready"])]  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "recipe_urls", urls)
-    if not settings.configured:  # another test of this process may have been first
+    if not settings.configured:  # another test of this process may have configured it
         settings.configure(SECRET_KEY="x")
     with override_settings(ROOT_URLCONF="recipe_urls", ALLOWED_HOSTS=["*"], MIDDLEWARE=[]):
         django.setup()
@@ -148,5 +148,5 @@ def test_the_recipe_for_fastapi(run: Run, api: API) -> None:
 
 
 def test_the_recipe_for_celery(run: Run) -> None:
-    """The task of a real Celery, called in place, has a token; test_prefork runs such a task in a worker."""
+    """The task of a real Celery, called directly, has a token; test_prefork runs such a task in a worker."""
     assert isinstance(run("celery")["settle"]("order-1"), str)

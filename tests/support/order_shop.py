@@ -1,4 +1,4 @@
-"""Fixtures: the order service on a fake QPay, in this process and as the workers that a shop would run."""
+"""Fixtures: the order service on a fake QPay, in this process and as the workers of a shop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHOP_TOKEN = "the shop's own token, not to be seen"
 
 
 class Shop:
-    """What a test needs of the service: its settings, the QPay that it asks, and how to open it."""
+    """The service in a test: its settings, its QPay, and how to open it."""
 
     def __init__(self, qpay: FakeQPay, settings: Settings) -> None:
         self.qpay = qpay
@@ -34,12 +34,12 @@ class Shop:
 
     @property
     def invoices(self) -> dict[str, dict[str, object]]:
-        """What QPay was asked for, by the id of the invoice."""
+        """QPay's invoices, by their id."""
         return {invoice_id: invoice.asked for invoice_id, invoice in self.qpay._shop._invoices.items()}
 
     @asynccontextmanager
     async def open(self) -> AsyncGenerator[httpx.AsyncClient]:
-        """Start the service in this process and give the shop's client of it."""
+        """Start the service in this process and yield the shop's client of it."""
         app = create_app(self.settings)
         async with (
             app.router.lifespan_context(app),
@@ -54,14 +54,14 @@ class Shop:
 
 @pytest.fixture
 def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let processes that are started find the example, too."""
+    """Let started processes find the example, too."""
     before = os.environ.get("PYTHONPATH")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(EXAMPLE / "src"), *([before] if before else [])]))
 
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    """A service that is set up, with nothing ordered yet."""
+    """A configured service without orders."""
     with FakeQPay() as qpay:
         for name, value in qpay.environ.items():
             monkeypatch.setenv(name, value)

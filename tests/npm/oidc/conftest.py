@@ -1,6 +1,6 @@
-"""An authorization server that is none of ours, oidc-provider in a process of node, and a user who signs in to it.
+"""A third-party authorization server, oidc-provider in a node process, and a user who signs in to it.
 
-`make oidc` installs it and sets OIDC_PROVIDER to its folder; elsewhere what needs it is skipped.
+`make oidc` installs it and sets OIDC_PROVIDER to its folder; elsewhere the tests that need it are skipped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SHORT = 6
 class AuthorizationServer(ServerProcess):
     """oidc-provider on a free port of loopback, with the given clients.
 
-    ``tls`` names the files of its certificate, ``metadata`` the well-known place where it tells about itself.
+    ``tls`` names the files of its certificate, ``metadata`` the well-known path of its metadata.
     """
 
     program: ClassVar[str] = "node"
@@ -51,11 +51,11 @@ class AuthorizationServer(ServerProcess):
 
     @property
     def issuer(self) -> str:
-        """The name that the server goes by, which is its address."""
+        """The server's issuer name, which is its address."""
         return f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
 
     def command_line(self) -> list[str]:
-        """Return the script, and the file that tells it what to be."""
+        """Return the script, and its settings file."""
         settings = {"library": str(Path(str(LIBRARY)).resolve()), "port": self.port, "clients": self._clients}
         settings["metadata"] = self._metadata
         path = self.folder / "settings.json"
@@ -63,7 +63,7 @@ class AuthorizationServer(ServerProcess):
         return [str(Path(__file__).with_name("server.mjs")), str(path)]
 
     def answering(self) -> int | None:
-        """Return the process that answers."""
+        """Return the id of the answering process."""
         try:
             with self.browser() as browser:
                 return int(browser.get("/test/pid").text)
@@ -78,7 +78,7 @@ class AuthorizationServer(ServerProcess):
         return httpx.Client(base_url=self.issuer, verify=trust, timeout=30.0)
 
     def asked(self) -> list[dict[str, Any]]:
-        """Return what the token endpoint was asked so far: client, grant, error, and the place in its chain."""
+        """Return the token endpoint's requests so far: client, grant, error, and the position in the chain."""
         with self.browser() as browser:
             asked: list[dict[str, Any]] = browser.get("/test/log").json()
         return asked
@@ -113,7 +113,7 @@ class AuthorizationServer(ServerProcess):
             return str(answer.json()["refresh_token"])
 
     def judge(self, endpoint: str, token: str, client_id: str = "post") -> dict[str, Any]:
-        """Ask for a token's state (``introspection``, RFC 7662) or end one's own (``revocation``, RFC 7009)."""
+        """Ask for a token's state (``introspection``, RFC 7662) or revoke a token (``revocation``, RFC 7009)."""
         form = {"token": token, "client_id": client_id, "client_secret": SECRET}
         with self.browser() as browser:
             answer = browser.post(f"/token/{endpoint}", data=form)
@@ -126,7 +126,7 @@ SHOWN: pytest.StashKey[AuthorizationServer] = pytest.StashKey()
 
 
 def required_library() -> None:
-    """Skip the test where oidc-provider is not there."""
+    """Skip the test if oidc-provider is not installed."""
     if LIBRARY is None:
         pytest.skip("oidc-provider is not there; `make oidc` gets it")
     require(AuthorizationServer.program)
@@ -134,14 +134,14 @@ def required_library() -> None:
 
 @pytest.fixture(scope="session")
 def private_key() -> tuple[str, dict[str, str]]:
-    """A client's key: in PEM for the client, as a public JWK for the server."""
+    """A client's key: as PEM for the client, as a public JWK for the server."""
     key = ec.generate_private_key(ec.SECP256R1())
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
     return pem, {**ECAlgorithm.to_jwk(key.public_key(), as_dict=True), "use": "sig", "kid": "of-the-test"}
 
 
 def registered(client_id: str, method: str, **more: object) -> dict[str, Any]:
-    """Return the registration of a client (RFC 7591) that asks for tokens of its own."""
+    """Return the registration of a client (RFC 7591) that requests tokens for itself."""
     secret = {"client_secret": SECRET} if method.startswith("client_secret") else {}
     mine: dict[str, Any] = {"client_id": client_id, "token_endpoint_auth_method": method, "lifetime": LONG, **secret}
     return mine | {"grant_types": ["client_credentials"], "redirect_uris": [], "response_types": []} | more
@@ -172,7 +172,7 @@ def authorization_server(private_key: tuple[str, dict[str, str]]) -> Iterator[Au
 
 @pytest.fixture
 def lone_server() -> Iterator[AuthorizationServer]:
-    """A server that publishes its metadata at the place of RFC 8414 only."""
+    """A server that publishes its metadata only at the path of RFC 8414."""
     required_library()
     clients = [registered("basic", "client_secret_basic"), registered("post", "client_secret_post")]
     with AuthorizationServer(clients, metadata="oauth-authorization-server") as server:
@@ -181,7 +181,7 @@ def lone_server() -> Iterator[AuthorizationServer]:
 
 @pytest.fixture
 def secure_server(request: pytest.FixtureRequest) -> Iterator[Callable[..., AuthorizationServer]]:
-    """Starts a server over TLS, of files of its own, whose clients prove themselves by certificates."""
+    """Yield a function that starts a server over TLS, with given files, whose clients authenticate by certificates."""
     required_library()
     with ExitStack() as stack:
 
@@ -196,14 +196,14 @@ def secure_server(request: pytest.FixtureRequest) -> Iterator[Callable[..., Auth
 
 @pytest.fixture
 def server(authorization_server: AuthorizationServer, request: pytest.FixtureRequest) -> AuthorizationServer:
-    """The server, whose output is shown with a test that fails."""
+    """The server; its output is shown with a failed test."""
     request.node.stash[SHOWN] = authorization_server
     return authorization_server
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add what the server wrote to the report of a test that failed."""
+    """Add the server's output to the report of a failed test."""
     report = yield
     if report.failed and (shown := item.stash.get(SHOWN, None)) is not None:
         report.sections.append(("authorization server", shown.log[-4000:]))

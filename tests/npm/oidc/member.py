@@ -1,7 +1,7 @@
-"""One process of a fleet: a script that is told what to be on its first line, and what to do on each further one.
+"""One process of a fleet: a script with its settings on the first input line, and one command on each further line.
 
-After each line it prints what its callers got, as JSON: the tokens by their fingerprints, how many of them came late,
-what was raised, and when the last one ends. First it says that it is ready; it ends with its input.
+After each command it prints its callers' results, as JSON: the tokens by their fingerprints, the number of late ones,
+the errors, and when the last token ends. At the start it reports that it is ready; it ends with its input.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PAUSE = 0.02
 
 
 class Caller:
-    """Who asks until it has seen as many different tokens as it is told to, or something is raised."""
+    """A caller that asks until it has seen a given number of different tokens, or an error is raised."""
 
     def __init__(self, times: int) -> None:
         self._times = times
@@ -32,11 +32,11 @@ class Caller:
 
     @property
     def content(self) -> bool:
-        """Whether it has seen enough."""
+        """Whether it has seen enough tokens."""
         return len(self.tokens) >= self._times or self.error is not None
 
     def take(self, token: Token | None, asked_at: float) -> None:
-        """Look at what came; it must not have been at its end when it was asked for (INV-1)."""
+        """Note a token; it must not have ended before the call (INV-1)."""
         if token is None:
             self.error = "there was no other token"
             return
@@ -55,10 +55,10 @@ class Member:
         self._source = self._cache.source(RefreshToken(**told["provider"]), policy=policy)
         self._last: Token | None = None
         self._old: Token | None = None
-        assert self._source.key  # it takes a while, which is not to be a part of the first round
+        assert self._source.key  # computing it takes a while, which must not count for the first round
 
     def obey(self, order: str, times: int) -> dict[str, object]:
-        """Do what is ordered, all callers at once, and say what came of it."""
+        """Run a command with all callers at once, and return the results."""
         callers = [Caller(times) for _ in range(self._number)]
         while order == "after the end" and self._last is not None and time.time() < self._last.expires_at:
             time.sleep(PAUSE)
@@ -80,7 +80,7 @@ class Member:
         }
 
     def _refused(self, order: str) -> Token | None:
-        """Return the token to report: the last one, or the one before that, which somebody has replaced."""
+        """Return the token to report: the last one, or an earlier one that another caller has replaced."""
         return {"refused": self._last, "refused late": self._old}.get(order)
 
     def _threads(self, callers: list[Caller], order: str) -> None:

@@ -1,4 +1,4 @@
-"""Clients that prove themselves by a certificate (RFC 8705) to an authorization server that binds tokens to it."""
+"""Clients that authenticate by a certificate (RFC 8705) to an authorization server that binds tokens to it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ METHODS = ["tls_client_auth", "self_signed_tls_client_auth"]
 
 @dataclass(frozen=True)
 class Shown:
-    """What a client shows in the handshake: paths, and the thumbprint of RFC 8705 section 3.1."""
+    """A client's part of the handshake: paths, and the thumbprint of RFC 8705 section 3.1."""
 
     certificate: str
     key: str
@@ -61,7 +61,7 @@ class Setting:
     other: Shown
 
     def provider(self, method: str, certificate: Shown) -> ClientCredentials:
-        """Return the provider of a client that shows a certificate."""
+        """Return the provider of a client with this certificate."""
         return ClientCredentials(
             issuer=self.server.issuer,
             client_id=method,
@@ -94,8 +94,8 @@ def setting(secure_server: Callable[..., AuthorizationServer], tmp_path: Path) -
 
 @pytest.mark.parametrize("colour", ["threads", "event loop"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_certificate_gets_a_token_that_is_bound_to_it(setting: Setting, method: str, colour: str) -> None:
-    """The certificate is shown in the handshake, and the token that comes names it."""
+def test_a_certificate_gets_a_bound_token(setting: Setting, method: str, colour: str) -> None:
+    """The client sends the certificate in the handshake, and the token names it."""
     with TokenCache("memory://") as cache:
         source = cache.source(setting.provider(method, setting.one))
         token = source.token() if colour == "threads" else asyncio.run(source.atoken())
@@ -105,7 +105,7 @@ def test_a_certificate_gets_a_token_that_is_bound_to_it(setting: Setting, method
 
 @pytest.mark.parametrize("method", METHODS)
 def test_another_certificate_is_refused(setting: Setting, method: str) -> None:
-    """INV-10: one of the same authority that the client is not registered with is refused, and gets nobody's token."""
+    """INV-10: an unregistered certificate of the same authority is refused, and gets no other client's token."""
     with TokenCache("memory://") as cache:
         cache.source(setting.provider(method, setting.one)).token()
         with pytest.raises(ProviderRejected) as caught:
@@ -116,7 +116,7 @@ def test_another_certificate_is_refused(setting: Setting, method: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_without_a_certificate_there_is_no_token(setting: Setting, method: str) -> None:
-    """A client that shows none is refused by the name of the RFC."""
+    """A client without a certificate is refused with the RFC's error name."""
     provider = ClientCredentials(issuer=setting.server.issuer, client_id=method, ca_file=setting.ca_file)
     with TokenCache("memory://") as cache, pytest.raises(ProviderRejected) as caught:
         cache.source(provider).token()

@@ -1,6 +1,6 @@
-"""The grants against a certified authorization server that is none of ours: oidc-provider, on loopback.
+"""The grants against a third-party, certified authorization server: oidc-provider, on loopback.
 
-`make oidc` installs it and runs this; elsewhere it is skipped.
+`make oidc` installs it and runs these tests; elsewhere they are skipped.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CALLERS = 20
 
 
 def asked(source: TokenSource, colour: str) -> Any:  # noqa: ANN401
-    """Return a token of the source, asked for in one of the two ways."""
+    """Return a token of the source, by a thread or by an event loop."""
     return source.token() if colour == "threads" else asyncio.run(source.atoken())
 
 
@@ -47,7 +47,7 @@ def asked(source: TokenSource, colour: str) -> Any:  # noqa: ANN401
 def test_a_client_gets_a_token(
     server: AuthorizationServer, private_key: tuple[str, dict[str, str]], method: str, colour: str
 ) -> None:
-    """Each way of client authentication is taken by a server that knows no other for that client; it issues once."""
+    """The server accepts each way of client authentication, registered as the client's only one; it issues once."""
     before = len(server.asked())
     signing = {"private_key": private_key[0], "key_id": "of-the-test"}
     proof = signing if method == "private_key_jwt" else {"client_secret": SECRET}
@@ -79,8 +79,8 @@ def test_a_client_gets_a_token(
     ],
     ids=["secret", "method", "client", "scope"],
 )
-def test_a_refusal_is_told_by_its_name(server: AuthorizationServer, wrong: dict[str, str], error: str) -> None:
-    """INV-7, INV-9: what the server refuses is a ``ProviderRejected`` with the server's word, and asked for once."""
+def test_a_refusal_is_reported_by_its_name(server: AuthorizationServer, wrong: dict[str, str], error: str) -> None:
+    """INV-7, INV-9: the server's refusal is a ``ProviderRejected`` with the server's error name, after one request."""
     before = len(server.asked())
     given = {
         "issuer": server.issuer,
@@ -99,7 +99,7 @@ def test_a_refusal_is_told_by_its_name(server: AuthorizationServer, wrong: dict[
 
 
 def test_discovery_by_rfc_8414(lone_server: AuthorizationServer) -> None:
-    """A server that publishes its metadata at the place of RFC 8414 only is found as well."""
+    """A server that publishes its metadata only at the path of RFC 8414 is found as well."""
     with lone_server.browser() as browser:
         assert browser.get("/.well-known/openid-configuration").status_code == 404
     provider = ClientCredentials(issuer=lone_server.issuer, client_id="basic", client_secret=SECRET)
@@ -108,8 +108,8 @@ def test_discovery_by_rfc_8414(lone_server: AuthorizationServer) -> None:
     assert lone_server.judge("introspection", token.value)["active"] is True
 
 
-def test_metadata_of_another_issuer_are_not_believed(server: AuthorizationServer) -> None:
-    """RFC 8414 section 3.3: under another name than the metadata give, nothing is asked for."""
+def test_metadata_of_another_issuer_are_refused(server: AuthorizationServer) -> None:
+    """RFC 8414 section 3.3: if the metadata's name differs from the configured one, no token is requested."""
     before = len(server.asked())
     provider = ClientCredentials(
         issuer=server.issuer.replace("127.0.0.1", "localhost"), client_id="basic", client_secret=SECRET
@@ -120,7 +120,7 @@ def test_metadata_of_another_issuer_are_not_believed(server: AuthorizationServer
 
 
 def test_a_resource_has_its_own_token(server: AuthorizationServer) -> None:
-    """RFC 8707: the token that comes is for the resource that was named, and not shared with another's."""
+    """RFC 8707: the token is for the named resource, and is not shared with another resource."""
     given = {"issuer": server.issuer, "client_id": "basic", "client_secret": SECRET, "scope": "read"}
     with TokenCache("memory://") as cache:
         tokens = {
@@ -139,7 +139,7 @@ def test_a_resource_has_its_own_token(server: AuthorizationServer) -> None:
 
 @pytest.mark.parametrize("colour", COLOURS)
 def test_a_revoked_token_is_replaced_once(server: AuthorizationServer, colour: str) -> None:
-    """INV-6: once the cached token is revoked, a real resource refuses many callers, and one refresh heals them all."""
+    """INV-6: after the token is revoked, a real resource refuses many callers, and one renewal serves them all."""
     provider = RefreshToken(
         issuer=server.issuer,
         client_id="shop",
@@ -156,7 +156,7 @@ def test_a_revoked_token_is_replaced_once(server: AuthorizationServer, colour: s
         assert server.judge("introspection", first.value)["active"] is True
         server.judge("revocation", first.value, "shop")
         assert server.judge("introspection", first.value)["active"] is False
-        assert source.token() is first  # nobody has been refused yet
+        assert source.token() is first  # no caller has been refused yet
         assert ask(server, source) == ["grace"] * CALLERS
         second = source.token()
         assert second != first
@@ -165,14 +165,14 @@ def test_a_revoked_token_is_replaced_once(server: AuthorizationServer, colour: s
 
 
 def many(server: AuthorizationServer, source: TokenSource) -> list[str]:
-    """Return whom the server takes many threads for."""
+    """Return the client ids of many threads' tokens, by introspection."""
     with server.browser() as browser, ThreadPoolExecutor(CALLERS) as pool:
         auth = TokenAuth(source)
         return [each.json().get("sub") for each in pool.map(lambda _: browser.get("/me", auth=auth), range(CALLERS))]
 
 
 def amany(server: AuthorizationServer, source: TokenSource) -> list[str]:
-    """Return whom the server takes many tasks for."""
+    """Return the client ids of many tasks' tokens, by introspection."""
 
     async def main() -> list[str]:
         async with httpx.AsyncClient(base_url=server.issuer, auth=TokenAuth(source), timeout=30.0) as client:
@@ -182,8 +182,8 @@ def amany(server: AuthorizationServer, source: TokenSource) -> list[str]:
     return asyncio.run(main())
 
 
-def test_a_second_refusal_is_given_to_the_caller(server: AuthorizationServer) -> None:
-    """INV-6: a token of the client itself is for no user, so the resource refuses each: one renewal, then the 401."""
+def test_a_second_refusal_reaches_the_caller(server: AuthorizationServer) -> None:
+    """INV-6: the resource refuses every token without a user, as the client's are: one renewal, then the 401."""
     before = len(server.asked())
     provider = ClientCredentials(issuer=server.issuer, client_id="basic", client_secret=SECRET)
     with TokenCache("memory://") as cache, server.browser() as browser:

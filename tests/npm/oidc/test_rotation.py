@@ -1,4 +1,4 @@
-"""Refresh tokens that an authorization server rotates: a fleet of processes never spends one of them twice."""
+"""Refresh tokens that an authorization server rotates: a fleet of processes never uses one of them twice."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ pytestmark = pytest.mark.live
 SECRET = "a-secret/of more than+thirty-two:characters"
 PROCESSES = 4
 CALLERS = 25
-UNTIL_THE_END = {"window": 0.0}  # nobody renews ahead of the end
+UNTIL_THE_END = {"window": 0.0}  # no renewal before the end
 ROUNDS = ["at first", "refused", "refused late", "after the end", "after the end"]
 
 
 class Fleet:
-    """Processes that share one backend and one user's first refresh token; every other one has an event loop."""
+    """Processes that share one backend and one user's first refresh token; every second one has an event loop."""
 
     def __init__(self, members: list[subprocess.Popen[str]]) -> None:
         self._members = members
 
     def obey(self, order: str, times: int = 1) -> list[dict[str, Any]]:
-        """Have all members do something at once; return what came of it in each."""
+        """Send all members one command at once; return each one's result."""
         for member in self._members:
             self._tell(member, {"order": order, "times": times})
         return [json.loads(self._pipe(member.stdout).readline() or "{}") for member in self._members]
@@ -90,12 +90,11 @@ def settings(server: AuthorizationServer, client_id: str, user: str) -> dict[str
 
 
 @pytest.mark.slow
-def test_a_hundred_callers_spend_each_refresh_token_once(server: AuthorizationServer, backend: str) -> None:
+def test_a_hundred_callers_use_each_refresh_token_once(server: AuthorizationServer, backend: str) -> None:
     """INV-2, INV-6: 100 callers in 4 processes, cold, refused and past the end: one refresh each time, none refused.
 
-    So it is when the fleet is started anew with the refresh token that it was given first, past the end again. The
-    server counts: each refresh is the next one of one chain, and a refresh token that came again would have ended the
-    chain for good.
+    The same holds when the fleet restarts with its first refresh token after the token's end. The server counts: each
+    refresh is the next one of one chain. A repeated refresh token would have ended the chain for good.
     """
     provider, before, seen = settings(server, "hasty", "ada"), len(server.asked()), set()
     ends_at = 0.0
@@ -113,14 +112,12 @@ def test_a_hundred_callers_spend_each_refresh_token_once(server: AuthorizationSe
                 chain = [(each["grant"], each["error"], each["rotations"]) for each in server.asked()[before:]]
                 assert chain == [("refresh_token", None, place + 1) for place in range(len(seen))]
                 ends_at = max(each["ends_at"] for each in got)
-    assert len(seen) == len(ROUNDS)  # who reported late got what was there
+    assert len(seen) == len(ROUNDS)  # late reporters got the stored one
 
 
 @pytest.mark.slow
-def test_a_busy_fleet_renews_ahead_and_spends_each_refresh_token_once(
-    server: AuthorizationServer, backend: str
-) -> None:
-    """INV-1, INV-2: callers who never stop asking get a good token throughout, each of one refresh of one chain."""
+def test_a_busy_fleet_renews_early_and_uses_each_refresh_token_once(server: AuthorizationServer, backend: str) -> None:
+    """INV-1, INV-2: callers that ask without a pause always get a good token, each from one refresh of one chain."""
     provider = settings(server, "hasty", "bob")
     before = len(server.asked())
     with Fleet.of(backend, provider, {}) as fleet:
@@ -130,11 +127,11 @@ def test_a_busy_fleet_renews_ahead_and_spends_each_refresh_token_once(
     assert {each["late"] for each in got} == {0}
     tokens = {name for each in got for name in each["tokens"]}
     assert [(each["error"], each["rotations"]) for each in asked] == [(None, place + 1) for place in range(len(asked))]
-    assert len(tokens) <= len(asked) <= len(tokens) + 1  # the last one may have come when all were content
+    assert len(tokens) <= len(asked) <= len(tokens) + 1  # the last refresh may come after the last caller
 
 
-def test_the_server_would_have_seen_it(server: AuthorizationServer) -> None:
-    """The proof can fail: a refresh token that comes again is refused, and ends the one that replaced it."""
+def test_a_repeated_refresh_token_is_refused(server: AuthorizationServer) -> None:
+    """The server detects it: a repeated refresh token is refused, and ends the one that replaced it."""
     provider = settings(server, "shop", "eve")
     before = len(server.asked())
     with TokenCache("memory://") as one, TokenCache("memory://") as other:

@@ -1,6 +1,6 @@
-"""The client against a server that is none of ours: prism, made of the OpenAPI description, refuses what is not in it.
+"""The client against a third-party server: prism, made from the OpenAPI description, refuses undescribed requests.
 
-`make openapi` installs prism and runs this; elsewhere it is skipped.
+`make openapi` installs prism and runs these tests; elsewhere they are skipped.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ NAMES = [f"{number} {operation[0]}" for number, operation in enumerate(OPERATION
 
 @pytest.fixture(scope="module")
 def mock() -> Iterator[str]:
-    """The address of a prism that holds each request against the description."""
+    """The address of a prism that checks each request against the description."""
     port = free_port()
     command = [str(PRISM), "mock", "--errors", "--host", "127.0.0.1", "--port", str(port), str(DESCRIPTION)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as prism:
@@ -104,7 +104,7 @@ def mock() -> Iterator[str]:
             prism.terminate()
 
 
-def test_every_operation_is_there() -> None:
+def test_every_operation_is_in_the_table() -> None:
     """The table misses no operation that the client has."""
     known = {name for name, each in vars(_calls).items() if getattr(each, "__module__", "") == _calls.__name__}
     operations = {name for name in known if name.islower() and not name.startswith("_")}
@@ -116,7 +116,7 @@ def test_every_operation_is_there() -> None:
 def test_an_operation_is_as_described(  # noqa: PLR0917
     mock: str, colour: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], expected: dict[str, object]
 ) -> None:
-    """What is sent is in the description, and the described answer becomes its type."""
+    """The request fits the description, and the described answer becomes its type."""
     source = TokenCache("memory://").source(QPayProvider("TEST_MERCHANT", "123456", base_url=mock))
 
     async def main() -> object:
@@ -131,8 +131,8 @@ def test_an_operation_is_as_described(  # noqa: PLR0917
     assert {field: getattr(answer, field) for field in expected} == expected
 
 
-def test_the_mock_refuses_what_is_not_described(mock: str) -> None:
-    """The proof can fail: an invoice without its amount, and a date in another form, are refused."""
+def test_the_mock_refuses_undescribed_requests(mock: str) -> None:
+    """The check can fail: an invoice without its amount, and a date in another form, are refused."""
     headers = {"Authorization": "Bearer x"}
     assert httpx.post(f"{mock}/v2/invoice", json=FIELDS, headers=headers).status_code == 422
     search = {"object_type": "INVOICE", "object_id": "x", "start_date": "2026-01-01", "end_date": "2026-01-02"}
@@ -141,5 +141,5 @@ def test_the_mock_refuses_what_is_not_described(mock: str) -> None:
 
 
 def test_statuses_are_the_documented_ones() -> None:
-    """The words of the description's tables are members of their enumeration."""
+    """The values of the description's tables are members of their enumeration."""
     assert set(PaymentStatus) == {"NEW", "FAILED", "PAID", "PARTIAL", "REFUNDED"}
