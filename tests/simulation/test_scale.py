@@ -20,7 +20,7 @@ LIFETIMES = {"1 h": 3600.0, "24 h": DAY}
 
 
 def renewals(lifetime: float, lasts: float) -> tuple[int, int]:
-    """Return the least and the most tokens that a fleet of any size can need in that time, the first one included."""
+    """Return the least and the most tokens that a fleet of any size can need in that time, including the first one."""
     soonest = schedule(RefreshPolicy(), lifetime=lifetime, remaining=lifetime, spread=1.0).refresh
     latest = schedule(RefreshPolicy(), lifetime=lifetime, remaining=lifetime, spread=-1.0).refresh + PERIOD + 1
     return int((lasts - 600) / latest), 1 + int(lasts / soonest)
@@ -28,12 +28,12 @@ def renewals(lifetime: float, lasts: float) -> tuple[int, int]:
 
 @pytest.fixture(scope="module")
 def day() -> Figures:
-    """A day of fifty instances with tokens of an hour; the referee holds every step against the invariants."""
+    """A day of fifty instances with tokens of an hour; the referee checks every step against the invariants."""
     return run(Fleet(instances=50, lifetime=3600.0, lasts=DAY, starts=600.0, period=PERIOD))
 
 
 def test_a_fleet_makes_one_call_a_renewal(day: Figures) -> None:
-    """INV-2: the provider is asked once a stored record, by one at a time, and no more often than due."""
+    """INV-2: one provider call for each stored record, one at a time, and no more often than due."""
     least, most = renewals(3600.0, DAY)
     assert day.calls == day.records == len(day.fetched_at)
     assert least <= day.calls <= most
@@ -41,7 +41,7 @@ def test_a_fleet_makes_one_call_a_renewal(day: Figures) -> None:
 
 
 def test_an_instance_costs_the_store_one_command_a_renewal(day: Figures) -> None:
-    """An instance asks for the lease once a renewal; there are its start, the commits, and a few who wait."""
+    """An instance asks for the lease once a renewal; its start, the commits and a few waits are added."""
     asked = {kind: sum(row) for kind, row in day.commands.items()}
     assert asked["load"] == 50
     assert asked["commit"] == day.calls
@@ -49,18 +49,18 @@ def test_an_instance_costs_the_store_one_command_a_renewal(day: Figures) -> None
     assert day.connections <= 2 * 50
 
 
-def test_those_who_come_first_wait_and_nobody_else(day: Figures) -> None:
-    """The first call of each instance waits, for a login at most; all others find their token on the spot."""
+def test_only_the_first_callers_wait(day: Figures) -> None:
+    """The first call of each instance waits, for one login at most; all others find a cached token."""
     assert len(day.waits) == 50
     assert max(day.waits) < 1
 
 
 def test_a_cold_herd_makes_one_call() -> None:
-    """INV-2: two thousand instances that start within a second cost one call; each waits for one login at most."""
+    """INV-2: two thousand instances that start within a second make one call; each waits for one login at most."""
     herd = run(Fleet(instances=2000, lifetime=3600.0, lasts=30.0, starts=1.0))
     assert (herd.calls, herd.alone, herd.errors) == (1, 0, {})
     assert len(herd.waits) == 2000
-    assert herd.total() <= 2 * 2000  # a load each; lease and wait of those who come during the login, a quarter
+    assert herd.total() <= 2 * 2000  # a load each; a quarter come during the login and also ask for the lease and wait
     assert herd.connections <= 2 * 2000
 
 
@@ -72,8 +72,8 @@ def test_each_source_has_its_own_renewals() -> None:
     assert (fleet.calls, fleet.together) == (fleet.records, 1)
 
 
-def test_a_store_that_is_asked_too_much_is_as_good_as_gone() -> None:
-    """INV-5: where the answers come later than the time-out, processes fetch alone; with more patience one does."""
+def test_an_overloaded_store_counts_as_unavailable() -> None:
+    """INV-5: if answers come later than the time-out, processes fetch alone; with a longer time-out one does."""
     slow = {"connect": 2e-3, "load": 2e-3, "lease": 2e-3, "wait": 2e-3, "wake": 2e-3, "commit": 2e-3}
     slow |= {"release": 2e-3, "extend": 2e-3}
     hasty = run(Fleet(instances=600, lifetime=3600.0, lasts=30.0, starts=0.5, costs=slow))
@@ -83,7 +83,7 @@ def test_a_store_that_is_asked_too_much_is_as_good_as_gone() -> None:
     assert (patient.calls, patient.alone, patient.late) == (1, 0, 0)
 
 
-def test_the_document_obeys_the_law() -> None:
+def test_the_document_agrees_with_the_simulation() -> None:
     """INV-2: each steady day of docs/scale.md has the calls that its tokens need, whatever the number of instances."""
     table = DOCUMENT.read_text().partition("<!-- day -->")[2].partition("<!-- /day -->")[0]
     rows = [[cell.strip().replace(" ", "") for cell in line.split("|")[1:-1]] for line in table.splitlines()[3:]]
@@ -98,7 +98,7 @@ def test_the_document_obeys_the_law() -> None:
         assert instances <= commands <= instances * calls * 1.2 + 2 * instances + 10 * calls
 
 
-def test_a_source_behind_a_source_asks_once_a_host() -> None:
+def test_a_source_behind_a_source_makes_one_request_a_host() -> None:
     """The local agent of docs/scale.md: five hosts that ask the fleet's source cost one login a renewal."""
     clock = FakeClock()
     login = FakeProvider(wall=clock.wall)

@@ -1,4 +1,4 @@
-"""The simulation: the real flow keeps its invariants, broken ones are caught, each schedule can be replayed."""
+"""The simulation: the real flow keeps its invariants, mutants are caught, each schedule can be replayed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BOUND = 1500
 
 
 def run(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own, which nothing traces."""
+    """Run the command line in a new process, without tracing."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     return subprocess.run(
         [sys.executable, "-m", "simulator", *arguments],
@@ -41,8 +41,8 @@ def test_the_real_flow_keeps_every_invariant(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize(("seed", "stress", "mutant"), SEEDS, ids=[seed for seed, _, _ in SEEDS])
-def test_what_failed_once_does_not_fail_again(seed: str, stress: str, mutant: str) -> None:
-    """The schedules that showed a defect pass, and fail where a mutant puts that defect back."""
+def test_a_schedule_that_failed_once_does_not_fail_again(seed: str, stress: str, mutant: str) -> None:
+    """The schedules that showed a defect pass, and fail when a mutant restores that defect."""
     assert simulate(int(seed), stress).violation is None
     if mutant != "-":
         with broken(MUTANTS[mutant]):
@@ -60,7 +60,7 @@ def test_each_mutant_is_caught(mutant: Mutant) -> None:
 
 
 def test_a_mutant_leaves_no_trace() -> None:
-    """Once it is over, the real flow is whole again."""
+    """After the block, the real flow is unchanged."""
     mutant = MUTANTS["held-is-down"]
     with broken(mutant):
         assert simulate(0).violation is not None
@@ -68,7 +68,7 @@ def test_a_mutant_leaves_no_trace() -> None:
 
 
 def test_a_mutant_of_another_text_is_refused() -> None:
-    """A mutant that no longer fits the code says so, instead of breaking nothing."""
+    """A mutant that does not match the code raises an error, instead of changing nothing."""
     stale = Mutant("stale", "nothing", "tokencache._engine.flow", (("no such text", ""),))
     with pytest.raises(ValueError, match=r"0 times in tokencache\._engine\.flow"), broken(stale):
         pass
@@ -85,15 +85,15 @@ def test_a_schedule_is_replayed_byte_for_byte(stress: str, capsys: pytest.Captur
     assert trace.count("\n") > 50
 
 
-def test_a_seed_names_its_stress() -> None:
-    """Seeds that follow each other take turns; a seed without a stress runs the schedule of its own."""
+def test_each_seed_has_its_stress() -> None:
+    """Consecutive seeds take the stresses in turn; without a given stress, a seed runs its own."""
     assert [stress_of(seed) for seed in range(600, 600 + len(STRESSES))] == list(STRESSES)
     for seed in range(600, 600 + len(STRESSES)):
         assert simulate(seed, tracing=True) == simulate(seed, stress_of(seed), tracing=True)
 
 
-def test_a_violation_is_told_with_its_seed_and_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
-    """Both ways of running exit with 1; the trace ends with what was violated."""
+def test_a_violation_is_printed_with_its_seed_and_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    """Both ways of running exit with 1; the trace ends with the violation."""
     with broken(MUTANTS["steady-clock-only"]):
         assert main(["--schedules", "20"]) == 1
         first, *_, last = capsys.readouterr().out.splitlines()
@@ -104,7 +104,7 @@ def test_a_violation_is_told_with_its_seed_and_its_trace(capsys: pytest.CaptureF
 
 
 def test_the_mutants_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each with the invariant that it breaks; there are enough of them, and some for each invariant."""
+    """Each mutant is listed with its invariant; there are enough of them, and some for each invariant."""
     assert main(["--mutants"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(MUTANTS) >= 15

@@ -1,10 +1,10 @@
-"""The simulation: the real flow and the real source on a virtual world that one seed decides.
+"""The simulation: the real flow and the real source run in a virtual world that one seed decides.
 
-`simulate` runs one schedule: processes with clocks that drift, step and disagree; a store that evicts, fails over,
-goes silent or loses replies; a provider that fails in its ways; callers that come, leave and report refused tokens;
-crashes, interruptions and pauses at every moment. Most seeds steer towards a state that chance seldom reaches, such as
-a flight that was given up and comes in late; they take turns. A referee knows the truth and holds each step against the
-invariants INV-1 to INV-8 and INV-10. `python -m simulator --help` tells the rest.
+`simulate` runs one schedule. Its processes have clocks that drift, step and disagree. Its store evicts, fails over,
+goes silent or loses replies, and its provider fails in many ways. Callers come, leave and report refused tokens.
+Crashes, interruptions and pauses happen at every moment. Most seeds steer towards a state that chance seldom reaches,
+such as an abandoned flight that ends late; the seeds take turns. A referee knows the truth and checks each step against
+the invariants INV-1 to INV-8 and INV-10. `python -m simulator --help` lists the options.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ __all__ = ["Result", "simulate"]
 def simulate(seed: int, stress: str | None = None, *, tracing: bool = False) -> Result:
     """Run the schedule of ``seed``; the same seed and stress give the same schedule, step by step.
 
-    ``stress`` names what the schedule steers towards; each seed names one itself. ``chance`` steers towards nothing.
+    ``stress`` names the state that the schedule steers towards; without it, the seed decides. ``chance`` has no such
+    state.
     """
     return Surroundings(steer(draw(seed), stress or stress_of(seed)), tracing=tracing).run()

@@ -14,7 +14,7 @@ _TEXT = "Run the real flow on a virtual world. Exits with 1 when an invariant wa
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the arguments say; return 1 when an invariant was violated."""
+    """Run the command; return 1 when an invariant was violated."""
     parser = argparse.ArgumentParser("python -m simulator", description=_TEXT)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--seed", type=int, help="run this schedule and print its trace")
@@ -47,7 +47,7 @@ def _one(seed: int, stress: str | None) -> int:
 
 
 def _many(first: int, count: int, stress: str | None, *, stop: bool) -> int:
-    """Run many schedules; tell of each violation, and of all in the last line."""
+    """Run many schedules; print each violation, and the totals in the last line."""
     effects = violations = ran = 0
     for seed in range(first, first + count):
         result = simulate(seed, stress)

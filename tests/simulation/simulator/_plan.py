@@ -1,4 +1,4 @@
-"""The plan of a schedule: everything that will happen in it, drawn from one seed before it starts."""
+"""The plan of a schedule: all its events, drawn from one seed before it starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LONGEST_LATENCY: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """Something that happens at ``at`` for ``lasts``, to ``process``, or to the store or the provider if it is -1."""
+    """An event at ``at`` that lasts ``lasts``. It affects ``process``, or the store or the provider if that is -1."""
 
     at: float
     name: str
@@ -28,7 +28,7 @@ class Happening:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A caller: when, in which process, what for, for how long at most; it leaves at ``leaves_at`` if that is set."""
+    """A caller: its time, process, call and deadline; it leaves at ``leaves_at`` if that is set."""
 
     at: float
     process: int
@@ -39,7 +39,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One process: whose token it wants, how its clocks err, how far the store is (in seconds, one way)."""
+    """One process: its token's identity, the errors of its clocks, its distance to the store (in seconds, one way)."""
 
     identity: int
     rate: float
@@ -50,7 +50,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A schedule. ``fates`` tells what happens to a process at its n-th effect on the world (from 1)."""
+    """A schedule. ``fates`` names the fate of a process at its n-th effect on the world (from 1)."""
 
     seed: int
     lifetime: float
@@ -130,7 +130,7 @@ def draw(seed: int) -> Plan:
 
 
 def latency(dice: random.Random, plan: Plan) -> float:
-    """Draw how long one call to the provider takes."""
+    """Draw the duration of one call to the provider."""
     return min(plan.latency * dice.lognormvariate(0.0, plan.spread), _LONGEST_LATENCY)
 
 
@@ -146,7 +146,7 @@ def _host(dice: random.Random, number: int, *, skewed: bool, apart: bool) -> Hos
 
 
 def _anchors(dice: random.Random, policy: RefreshPolicy, lifetime: float) -> list[float]:
-    """Return the instants that callers and misfortunes gather at: the start, renewal, the usable end, the expiry."""
+    """Return the instants around which callers and misfortunes gather: start, renewal, usable end, expiry."""
     times = schedule(policy, lifetime=lifetime, remaining=lifetime, spread=0.0)
     anchors = [0.0, dice.uniform(0.0, times.refresh)]
     start = 0.0
@@ -176,7 +176,7 @@ def happening(dice: random.Random, name: str, anchor: float, count: int) -> Happ
 
 
 def _outage(dice: random.Random, anchor: float, count: int) -> list[Happening]:
-    """Draw an outage of the store during which processes go on alone, some of them interrupted."""
+    """Draw an outage of the store in which processes fetch without it, some of them interrupted."""
     at = _near(dice, anchor)
     outage = Happening(at, dice.choice(("refuse", "black hole", "lose replies")), lasts=dice.choice((3.0, 8.0, 20.0)))
     interrupts = [
@@ -188,7 +188,7 @@ def _outage(dice: random.Random, anchor: float, count: int) -> list[Happening]:
 
 
 def _straggler(dice: random.Random, anchor: float, count: int) -> tuple[Happening, list[Arrival]]:
-    """Draw a thread that stands still with its flight until that is given up, and callers who go on without it."""
+    """Draw a thread that pauses until its flight is abandoned, and callers that go on without it."""
     at, process = _near(dice, anchor), dice.randrange(count)
     stall = Happening(at, "stall", process, lasts=12.0)
     others = [Arrival(at + 11.0, process, "renew", 5.0), Arrival(at + 12.5 + dice.random(), process, "token", 5.0)]

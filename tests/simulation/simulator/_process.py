@@ -49,19 +49,19 @@ class NamedProvider:
         self._identity = {"client": number}
 
     def identity(self) -> dict[str, object]:
-        """Return whose tokens these are."""
+        """Return the identity of the tokens."""
         return dict(self._identity)
 
 
 @dataclass(frozen=True, slots=True)
 class Underway:
-    """A call that found no token on the spot: the steps that lead to one."""
+    """A call that found no cached token: the remaining steps to get one."""
 
     steps: Steps[Any]
 
 
 class SimulatedSource(TokenSource):
-    """The real source; its calls are driven, and its flights flown, by the process that it lives in."""
+    """The real source; its process drives its calls and runs its flights."""
 
     __slots__ = ("_process",)
 
@@ -74,23 +74,23 @@ class SimulatedSource(TokenSource):
         return cast("T", Underway(steps))
 
     def _launch_thread(self, flight: Flight, reason: Reason) -> None:
-        """Let the process fly it."""
+        """Let the process run the flight."""
         self._process.launch(flight, reason)
 
     def _owner(self) -> str:
-        """Return an owner that a replay shares."""
+        """Return an owner that a replay repeats."""
         return self._process.next_owner()
 
     def landed(self, flight: Flight, outcome: Outcome) -> None:
-        """Take what a flight brought."""
+        """Take the outcome of a flight."""
         self._landed(flight, outcome)
 
     def took_off(self, flight: Flight) -> None:
-        """Take note that a flight is being flown."""
+        """Note that a flight has a runner."""
         self._took_off(flight)
 
     def abandon(self, flight: Flight) -> None:
-        """Give up a flight whose runner is gone."""
+        """Abandon a flight whose runner is gone."""
         self._abandon(flight)
 
     def orders(self, reason: Reason) -> Job:
@@ -114,7 +114,7 @@ class SimulatedSource(TokenSource):
 
 
 class Process:
-    """One process: it lives, is paused, crashes and lives again; its clocks go on."""
+    """One process: it runs, is paused, crashes and restarts; its clocks never stop."""
 
     def __init__(self, number: int, host: Host, plan: Plan, surroundings: Surroundings) -> None:
         self.number = number
@@ -137,7 +137,7 @@ class Process:
         self.start()
 
     def start(self) -> None:
-        """Live, with nothing known."""
+        """Start with empty caches."""
         self.life += 1
         self.alive = True
         self.runs, self.calls = [], []
@@ -164,7 +164,7 @@ class Process:
         return f"p{self.number}.{self._owners}"
 
     def post(self, instant: float, action: Callable[[], None]) -> None:
-        """Let ``action`` happen in this process: not while it is paused, and never once it has crashed."""
+        """Run ``action`` in this process: after a pause, and never after a crash."""
         life = self.life
 
         def happen() -> None:
@@ -178,11 +178,11 @@ class Process:
         self.timeline.at(instant, happen)
 
     def soon(self, action: Callable[[], None]) -> None:
-        """Let ``action`` happen in this process at this instant."""
+        """Run ``action`` in this process at this instant."""
         self.post(self.timeline.now, action)
 
     def crash(self) -> None:
-        """Die, as by SIGKILL: nothing is released, and no observer is told."""
+        """Crash, as by SIGKILL: no lease is released, and no observer is notified."""
         self.alive = False
         self.around.referee.crashed(self)
         for run in self.runs:
@@ -190,7 +190,7 @@ class Process:
         self.runs, self.calls = [], []
 
     def launch(self, flight: Flight, reason: Reason) -> None:
-        """Fly a flight on a thread of its own; without a free thread, on the caller's."""
+        """Run a flight on a new thread, or on the caller's if no thread is free."""
         if self.timeline.now < self.threads_fail_until and reason == "refresh":
             self.source.abandon(flight)
             message = "can't start new thread"
@@ -210,25 +210,25 @@ class Process:
         self.post(self.timeline.now + self.dice.random() * 0.001, fly)
 
     def call(self, arrival: Arrival) -> None:
-        """Take in a caller."""
+        """Accept a caller."""
         if arrival.kind == "renew":
             Call(self, arrival, lambda: self.source.renew(arrival.timeout), "renew")
         else:
             Call(self, arrival, lambda: self.source.token(arrival.timeout), "token")
 
     def report(self, arrival: Arrival, token: Token) -> None:
-        """Let a caller say that its token was refused."""
+        """Let a caller report its token as refused."""
         self.around.referee.reported(self, token)
         Call(self, arrival, lambda: self.source.replace(token), "replace")
         self.around.referee.refusals(self)
 
     def interrupt(self) -> None:
-        """Tear every thread out of the flights that it flies."""
+        """Interrupt the flights of every thread."""
         for run in tuple(self.runs):
             run.interrupt()
 
     def _land(self, flight: Flight, outcome: Outcome) -> None:
-        """Settle what a flight brought."""
+        """Apply the outcome of a flight."""
         self.around.referee.landing(self, outcome)
         if self.around.tracing:
             self.around.trace(self, f"landed: {_told(outcome)}")
@@ -237,7 +237,7 @@ class Process:
 
 
 class Run:
-    """A flow on its way: performs effects one after another, and owns the leases that it was granted."""
+    """A running flow: it performs effects one after another, and owns the leases that it was granted."""
 
     __slots__ = ("_done", "_flow", "_leases", "_torn", "began_at", "flight", "job", "over", "process", "unreachable")
 
@@ -264,7 +264,7 @@ class Run:
         process.runs.append(self)
 
     def send(self, reply: object) -> None:
-        """Go on with the reply to the last effect, to the next effect that takes time."""
+        """Continue with the reply to the last effect, up to the next effect that takes time."""
         process = self.process
         around, world = process.around, process.world
         while not self.over:
@@ -321,7 +321,7 @@ class Run:
         self.send(reply)
 
     def interrupt(self) -> None:
-        """End as if an exception hit the thread: the driver frees the lease, the others are sent back."""
+        """End as if an exception hit the thread: the driver frees the lease, and the flow's waiters try again."""
         if self.over:
             return
         process = self.process
@@ -349,14 +349,14 @@ class Run:
             self.interrupt()
 
     def _end(self) -> None:
-        """Take leave of the process."""
+        """Deregister from the process."""
         self.over = True
         if self in self.process.runs:
             self.process.runs.remove(self)
         self.process.around.referee.ended(self)
 
     def _fetch(self, effect: Fetch) -> None:
-        """Ask the provider, with a heartbeat that keeps the lease alive."""
+        """Call the provider, with a heartbeat that extends the lease."""
         process = self.process
         beat = Beat(0.0, _never)
         if effect.lease is not None:
@@ -370,7 +370,7 @@ class Run:
         process.around.provider.fetch(self, effect, answered)
 
     def _keep(self, lease: LeaseGrant, deadline: float, beat: Beat) -> None:
-        """Prolong the lease every third of its life, for as long as the fetch lasts."""
+        """Extend the lease every third of its length, until the fetch ends."""
         process = self.process
 
         def prolong() -> None:
@@ -413,8 +413,8 @@ class Call:
 
     @property
     def limit(self) -> float:
-        """How long it may take, in seconds."""
-        if self.what == "replace":  # first the stored token is dropped, two calls to the store
+        """The longest duration of the call, in seconds."""
+        if self.what == "replace":  # first it drops the stored token, which takes two calls to the store
             return self.process.plan.policy.timeout + 2 * self.process.around.network.timeout
         return self._arrival.timeout
 
@@ -438,7 +438,7 @@ class Call:
         self._wait(step.flight, step.deadline)
 
     def _run(self, errand: RunFlow) -> None:
-        """Run a flow on this caller's own thread: what tears the one tears the other."""
+        """Run a flow on this caller's own thread: an interruption of one interrupts the other."""
 
         def done(result: object) -> None:
             self.process.soon(lambda: self._go(result))
@@ -467,14 +467,14 @@ class Call:
         flight.when_over(lambda: process.soon(wake))
 
     def _leave(self) -> None:
-        """Be cancelled."""
+        """Cancel the call."""
         if not self.ended:
             self._end()
             if self._steps is not None:
                 self._steps.close()
 
     def _finish(self, result: object) -> None:
-        """End with a token, or with none where another one was asked for."""
+        """End with a token, or without one if the caller asked for a newer one."""
         self._end()
         process = self.process
         process.around.referee.returned(self, result)
@@ -495,7 +495,7 @@ class Call:
         self.process.around.referee.raised(self, error)
 
     def _end(self) -> None:
-        """Take leave of the process."""
+        """Deregister from the process."""
         self.ended = True
         if self in self.process.calls:
             self.process.calls.remove(self)
@@ -526,6 +526,6 @@ def _no_async_half() -> AsyncBackend:
 
 
 def fingerprint(identity: int) -> str:
-    """Return an identity as records hold it."""
+    """Return an identity in the form that records contain."""
     provider = NamedProvider(identity)
     return _keys.fingerprint(provider.name, provider.identity())

@@ -1,4 +1,4 @@
-"""The simulated provider and resource server: what was really issued, when it really ends, who is refused."""
+"""The simulated provider and resource server: the true issues and ends of tokens, and the refusals."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class Issue:
     """The truth about one token, in true time.
 
-    ``early`` is the smallest that any holder was told to apply, ``most_early`` the largest; ``offset`` and
-    ``least_offset`` are the errors of the wall clocks by which its expiry was reckoned, ``slowest`` is how long the
-    slowest of the requests that it answers was on its way.
+    ``early`` is the smallest margin that any holder applies, ``most_early`` the largest. ``offset`` and
+    ``least_offset`` are the largest and smallest error of the wall clocks that computed its expiry. ``slowest`` is the
+    duration of the slowest request that it answers.
     """
 
     value: str
@@ -47,7 +47,7 @@ class Issue:
 
     @property
     def surely_until(self) -> float:
-        """The instant until which everybody ought to take it: each who asked counts its life from before that."""
+        """The instant until which every process should accept it: each counts its life from before its own request."""
         return self.expires_at - self.slowest - self.most_early
 
 
@@ -69,7 +69,7 @@ class Provider:
         self._faults[name] = (amount, until)
 
     def heal(self) -> None:
-        """Fail no more."""
+        """End all failures."""
         self._faults.clear()
         self.storm_until = 0.0
 
@@ -83,7 +83,7 @@ class Provider:
         return value in self.revoked or now < self.storm_until or now >= self.issues[value].expires_at
 
     def fetch(self, run: Run, effect: Fetch, answered: Callable[[object], None]) -> None:
-        """Take in a request; the answer comes after two ways, or at the caller's time limit."""
+        """Accept a request; the answer comes after two ways, or at the caller's time limit."""
         around, process = self.around, run.process
         now = around.timeline.now
         around.referee.fetching(run, effect)
@@ -116,12 +116,12 @@ class Provider:
         around.timeline.at(now + there, arrive)
 
     def _fault(self, name: str) -> float | None:
-        """Return the amount of a fault that is on."""
+        """Return the amount of a current fault."""
         amount, until = self._faults.get(name, (0.0, -1.0))
         return amount if self.around.timeline.now < until else None
 
     def _answer(self, run: Run, effect: Fetch, sent_at: float, before: float, offset: float) -> Token | ProviderError:
-        """Answer a request at the instant at which it arrives."""
+        """Answer a request at the instant of its arrival."""
         pause = self._fault("too many")
         if pause is not None:
             return ProviderUnavailable("429", status=429, retry_at=before + pause)
@@ -134,7 +134,7 @@ class Provider:
         return self._issue(run, effect, sent_at, before, offset)
 
     def _issue(self, run: Run, effect: Fetch, sent_at: float, before: float, offset: float) -> Token:
-        """Issue a token, or the same once more; the receiver reckons its expiry from before it asked."""
+        """Issue a token, or the same one again; the receiver counts its life from before the request."""
         around = self.around
         now, identity, plan = around.timeline.now, run.process.host.identity, around.plan
         refresh = effect.previous.refresh_token if effect.previous is not None else None
@@ -162,7 +162,7 @@ class Provider:
             )
             self.issues[issue.value] = self.latest[identity] = issue
         assert issue is not None
-        issue.healed &= effect.reason == "rejected"  # who is given it again for another reason does not know
+        issue.healed &= effect.reason == "rejected"  # a process that gets it again for another reason cannot tell
         remaining = issue.expires_at - now
         early = early_of(plan.policy, remaining)
         issue.early, issue.most_early = min(issue.early, early), max(issue.most_early, early)
@@ -176,7 +176,7 @@ class Provider:
         )
 
     def _repeats(self, issue: Issue | None) -> bool:
-        """Return whether a provider that repeats itself gives the latest token once more."""
+        """Return whether the repeating provider gives the latest token again."""
         if issue is None or not self.around.plan.unchanged or issue.value in self.around.referee.reports:
             return False
         return self.around.timeline.now < issue.expires_at - 0.1 * self.around.plan.lifetime

@@ -57,7 +57,7 @@ class Fetching:
 
 
 class Referee:
-    """Holds one schedule against the invariants."""
+    """Checks one schedule against the invariants."""
 
     def __init__(self, around: Surroundings) -> None:
         self.around = around
@@ -78,15 +78,15 @@ class Referee:
         self._fences: dict[int, tuple[int, float]] = {}
         self._refused: dict[tuple[int, int, str], float] = {}
         self._windows: dict[str, dict[int, float]] = {}
-        self._together = len({host.identity for host in around.plan.hosts}) == 1  # else they displace each other's
+        self._together = len({host.identity for host in around.plan.hosts}) == 1  # else their records collide
         self._stalls = any(each.name == "stall" for each in around.plan.happenings)
         self._skewed = any(abs(host.offset) > 1 for host in around.plan.hosts)
         self._prints = {number: fingerprint(number) for number in {host.identity for host in around.plan.hosts}}
 
-    # --- what excuses an extra fetch ----------------------------------------------------------------------------
+    # --- excuses for an extra fetch -----------------------------------------------------------------------------
 
     def loss(self, name: str, until: float) -> None:
-        """Take note of a misfortune that may cost a lease, a record or a cooldown."""
+        """Note a misfortune that may cost a lease, a record or a cooldown."""
         now = self.around.timeline.now
         self._losses += len(self.around.plan.hosts) if name in _WINDOWS else 1
         self._lost_at = now
@@ -96,47 +96,47 @@ class Referee:
             self._skewed = True
 
     def _excused(self, since: float) -> bool:
-        """Return whether something was lost since then."""
+        """Return whether there has been a loss since then."""
         return self._lost_at >= since or self._lost_until >= since
 
     def started(self, process: Process) -> None:
-        """Take note of a process that knows nothing."""
+        """Note a process that starts without knowledge."""
         for place in [place for place in self._errors if place[0] == process.number]:
             del self._errors[place]
         self._held.pop(process.number, None)
         self._fences.pop(process.number, None)
 
     def crashed(self, process: Process) -> None:
-        """Take note of a death."""
+        """Note a crash."""
         self.loss("crash", 0.0)
         for run in process.runs:
             self.ended(run)
         self._alone.pop(process.number, None)
 
     def interrupted(self, run: Run) -> None:
-        """Take note of a flight torn down."""
+        """Note an interrupted flight."""
         del run
         self.loss("interrupt", 0.0)
 
     # --- the store ----------------------------------------------------------------------------------------------
 
     def granted(self, grant: LeaseGrant, entry: Entry | None) -> None:
-        """Take note of a lease, and of the record that was there."""
+        """Note a lease, and the record at that time."""
         self._granted[grant.fence] = (self.around.timeline.now, entry)
 
     def holds(self, run: Run, grant: LeaseGrant) -> None:
-        """Take note of who learnt of its lease."""
+        """Note a run that knows of its lease."""
         self._holding[run] = grant
 
     def performing(self, run: Run, effect: BackendEffect, sent_at: float) -> None:
-        """Take note of how much later than reckoned a record's countdown starts."""
+        """Note the delay with which a record's countdown starts."""
         del run
         if isinstance(effect, Commit):
             lag = self.around.timeline.now - sent_at
             self._lags[effect.data] = max(self._lags.get(effect.data, 0.0), lag)
 
     def reading(self, run: Run, reply: Any) -> Any:
-        """Take note of how far the evidence of a shared record may err; return the reply as it is."""
+        """Note the possible error of a shared record's evidence; return the reply unchanged."""
         stored = reply.stored if isinstance(reply, Found) else reply
         if isinstance(stored, Stored):
             value = _fields(stored.data)["accessToken"]
@@ -151,23 +151,23 @@ class Referee:
         return reply
 
     def _reach(self, process: Process) -> float:
-        """Return how long a reply may be on its way to a process."""
+        """Return the longest time of a reply on its way to a process."""
         return process.host.distance * 1.5 + (0.7 if self._lost_until >= self.around.timeline.now else 0.0)
 
     def committed(self, lease: LeaseGrant, data: bytes, before: Entry | None) -> None:
-        """Hold a change of the record against INV-3."""
+        """Check a change of the record against INV-3."""
         fence, old = _fields(data)["fence"], None if before is None else _fields(before.data)["fence"]
         if old is not None and fence < old:
             self._violated("INV-3", f"the record of fence {fence} replaces that of fence {old}")
         self._fetching.pop(lease.fence, None)
 
     def released(self, lease: LeaseGrant, cooldown: Cooldown | None) -> None:
-        """Take note of a lease given back after a failure; one without a cooldown may still have a commit to come."""
+        """Note a lease given back after a failure; one without a cooldown may still have a commit to come."""
         if cooldown is not None:
             self._fetching.pop(lease.fence, None)
 
     def discarded(self, key: str, entry: Entry) -> None:
-        """Hold a deletion against INV-6: only what was reported goes."""
+        """Check a deletion against INV-6: only a reported token may be deleted."""
         del key
         if _fields(entry.data)["accessToken"] not in self.reports:
             self._violated("INV-6", "a token that no caller reported was dropped from the store")
@@ -175,7 +175,7 @@ class Referee:
     # --- the provider -------------------------------------------------------------------------------------------
 
     def fetching(self, run: Run, effect: Fetch) -> None:
-        """Hold the start of a fetch against INV-2, INV-5, INV-6 and INV-7."""
+        """Check the start of a fetch against INV-2, INV-5, INV-6 and INV-7."""
         now, process = self.around.timeline.now, run.process
         if effect.lease is None:
             self._alone_fetch(run)
@@ -186,7 +186,7 @@ class Referee:
             if other.run.over or now >= other.ends_at:
                 del self._fetching[fence]
             elif fence != effect.lease.fence and other.run.process.host.identity == process.host.identity:
-                lost = min(mine, other, key=lambda each: each.grant.fence)  # the later grant says so
+                lost = min(mine, other, key=lambda each: each.grant.fence)  # the later grant shows it
                 self._extra += not lost.extra
                 lost.extra = True
                 if not self._excused(min(since, other.since)) or self._extra > self._losses:
@@ -196,7 +196,7 @@ class Referee:
             self._hold_against(run, entry, now)
         issue = self.around.provider.latest.get(process.host.identity)
         if effect.reason == "rejected" and issue is not None and issue.healed and not self._skewed:
-            # Others know its age by their wall clocks, which are up to a tenth of a second apart on ordinary hosts.
+            # Other processes compute its age by their wall clocks, which differ by up to 0.1 s on ordinary hosts.
             settled = issue.sent_at - 0.1 + settle_of(self.around.plan.policy, self.around.plan.lifetime) * (1 - _DRIFT)
             refused = run.job is not None and issue.value in run.job.refused
             if refused and now < settled and not self._excused(issue.sent_at):
@@ -206,7 +206,7 @@ class Referee:
             self._violated("INV-7", f"the provider is asked {until - now:.3f}s too early after {why}")
 
     def _hold_against(self, run: Run, entry: Entry, now: float) -> None:
-        """Hold a fetch against the record that lay there when its lease was granted."""
+        """Check a fetch against the record at the time of its lease."""
         job, fields, process = run.job, _fields(entry.data), run.process
         assert job is not None
         issue = self.around.provider.issues[fields["accessToken"]]
@@ -221,17 +221,17 @@ class Referee:
             + 1.1 * self._reach(process)
         )
         if job.current is not None and job.current.data == entry.data:
-            wrong += self.around.plan.policy.lease  # a copy that came with a wake-up counts from before the wait
+            wrong += self.around.plan.policy.lease  # a copy from a wake-up counts from before the wait
         if now + wrong + 0.05 >= issue.surely_until or self._excused(run.began_at):
             return
         current = job.current
         if current is None or process.clocks.steady() >= current.usable_at:
-            self._violated("INV-2", "a fetch although a usable record was there")
+            self._violated("INV-2", "a fetch although a usable record was stored")
         if current.fence is not None and fields["fence"] > current.fence:
-            self._violated("INV-2", "a fetch although a newer record was there")
+            self._violated("INV-2", "a fetch although a newer record was stored")
 
     def _alone_fetch(self, run: Run) -> None:
-        """Hold a fetch without a lease against INV-2 and INV-5."""
+        """Check a fetch without a lease against INV-2 and INV-5."""
         process, steady, policy = run.process, run.process.clocks.steady(), self.around.plan.policy
         if not run.unreachable:
             self._violated("INV-2", "a fetch without a lease although the store answered")
@@ -246,7 +246,7 @@ class Referee:
         self._alone[process.number] = (process.life, now, steady, run)
 
     def refreshing(self, effect: Fetch, *, spent: bool) -> None:
-        """Hold the use of a refresh token against INV-3: none is used twice while the store has its successor."""
+        """Check the use of a refresh token against INV-3: none is used twice while the store has its successor."""
         if spent and effect.lease is not None and self._together:
             since, entry = self._granted[effect.lease.fence]
             latest = next(reversed(self.around.provider.issues))
@@ -254,7 +254,7 @@ class Referee:
                 self._violated("INV-3", "a refresh token is used a second time though the store has the next one")
 
     def fetched(self, run: Run, reply: Token | ProviderError) -> None:
-        """Take note of an answer: what pause it asks for, whether it was the same token again."""
+        """Note an answer: the pause that it demands, and whether it was the same token again."""
         now, process, policy = self.around.timeline.now, run.process, self.around.plan.policy
         grant = self._holding.get(run)
         if run.over:
@@ -266,7 +266,7 @@ class Referee:
                 since = now if grant is None else self._granted[grant.fence][0]
                 again = since - 29 < last < since and not self._excused(granted)
                 if again and run.job.reason == "refresh" and previous.fence is not None and self._comparable(grant):
-                    self._violated("INV-2", "asked again soon after the provider had nothing better")
+                    self._violated("INV-2", "asked again soon after the provider had no newer token")
                 if run.job.reason == "refresh" and grant is not None:
                     self._repeated[reply.value] = now, since
             return
@@ -283,7 +283,7 @@ class Referee:
         self._quiet[process.host.identity] = (now + pause * (1 - _DRIFT) - _TINY, self._granted[grant.fence][0], why)
 
     def _comparable(self, grant: LeaseGrant | None) -> bool:
-        """Return whether the holder of this lease could know from the store what the others know."""
+        """Return whether this lease's holder could learn from the store the same as the other processes."""
         if grant is None or not self._together or self._skewed:
             return False
         since, entry = self._granted[grant.fence]
@@ -293,7 +293,7 @@ class Referee:
         return since + self.around.plan.policy.lease < issue.surely_until
 
     def ended(self, run: Run) -> None:
-        """Take note of a flow's end."""
+        """Note a flow's end."""
         grant = self._holding.pop(run, None)
         if grant is not None:
             self._fetching.pop(grant.fence, None)
@@ -301,7 +301,7 @@ class Referee:
     # --- processes and callers ----------------------------------------------------------------------------------
 
     def landing(self, process: Process, outcome: Outcome) -> None:
-        """Take note of a token that a process now has."""
+        """Note a process's new token."""
         if not isinstance(outcome, Obtained | Kept):
             return
         copy = outcome.copy
@@ -310,7 +310,7 @@ class Referee:
         value, usable_at, fence = self._held.get(process.number, ("", 0.0, 0))
         gone = value in process.source.refused or process.clocks.steady() >= usable_at
         newer = isinstance(outcome, Obtained) and (copy.fence is None or copy.fence >= fence)
-        if gone or newer:  # what a late flight kept from before is not taken over what is here
+        if gone or newer:  # a late flight's earlier copy does not replace the current one
             self._held[process.number] = (copy.token.value, copy.usable_at, copy.fence or 0)
         if isinstance(outcome, Obtained) and not self._skewed and not self._excused(self.around.timeline.now):
             self._hold_to_pause(process, copy)
@@ -322,18 +322,18 @@ class Referee:
                 self._violated("INV-2", "three processes renew at the same instant, as a herd")
 
     def _hold_to_pause(self, process: Process, copy: Copy) -> None:
-        """Hold a process to the time at which its record lets it ask the provider again."""
+        """Check that a process waits until its record allows the next call to the provider."""
         again_at = _fields(copy.data).get("againAt", 0.0) if copy.data is not None else 0.0
         issue, steady = self.around.provider.issues[copy.token.value], process.clocks.steady()
         left = copy.usable_at - steady
         least = left - (issue.most_early - issue.early)  # by the record, whose writer may have another `early`
         pause = min(again_at - process.clocks.wall(), unchanged_pause(least), left)
-        late = self.around.plan.policy.lease + 0.2  # a copy that came with a wake-up counts from before the wait
+        late = self.around.plan.policy.lease + 0.2  # a copy from a wake-up counts from before the wait
         if pause > max(0.0, copy.refresh_at - steady) + late:
-            self._violated("INV-2", "a process will ask again before the provider can have anything better")
+            self._violated("INV-2", "a process will ask again before the provider can have a newer token")
 
     def settled(self, process: Process) -> None:
-        """Hold a process's own copy against INV-3."""
+        """Check a process's own copy against INV-3."""
         self.refusals(process)
         copy = process.source.copy
         if copy is None or copy.fence is None:
@@ -345,16 +345,16 @@ class Referee:
         self._fences[process.number] = copy.fence, copy.usable_at
 
     def _losses_of_records(self) -> bool:
-        """Return whether the store itself went back, so that fences may."""
+        """Return whether the store itself lost records, which allows lower fences."""
         return any(each.name in {"fail over", "flush"} for each in self.around.plan.happenings)
 
     def reported(self, process: Process, token: Token) -> None:
-        """Take note of a refusal. The process may keep the token all the same: what it refuses is on its own list."""
+        """Note a refusal. The process may keep the token: its own list of refused tokens excludes it."""
         self.reports.add(token.value)
         self._fences.pop(process.number, None)
 
     def returned(self, call: Call, result: object) -> None:
-        """Hold what a caller got against INV-1, INV-6 and INV-10."""
+        """Check a caller's token against INV-1, INV-6 and INV-10."""
         process, now = call.process, self.around.timeline.now
         self._in_time(call)
         if not isinstance(result, Token):
@@ -377,7 +377,7 @@ class Referee:
             self._violated("INV-6", "a refused token was given again")
 
     def raised(self, call: Call, error: Exception) -> None:
-        """Hold what a caller was told against INV-4 and INV-8."""
+        """Check a caller's error against INV-4 and INV-8."""
         process = call.process
         if self.around.tracing:
             self.around.trace(process, f"{call.what}() raises {type(error).__name__}")
@@ -395,10 +395,10 @@ class Referee:
             if steady < usable_at - _TINY and value not in process.source.refused:
                 self._violated("INV-4", f"{type(error).__name__} although {value} was usable")
         if self.around.healed and self.around.timeline.now > self.around.plan.horizon + 400:
-            self._violated("INV-8", f"{type(error).__name__} although all is well")
+            self._violated("INV-8", f"{type(error).__name__} although no fault was active")
 
     def _in_time(self, call: Call) -> None:
-        """Hold the time that a call took against INV-8; a process that was paused could not do better."""
+        """Check the duration of a call against INV-8; a pause of the process excuses it."""
         process = call.process
         if call.what == "replace" and self._stalls:
             return
@@ -407,7 +407,7 @@ class Referee:
             self._violated("INV-8", f"{call.what}() took {took:.3f}s of {call.limit:g}s")
 
     def finish(self) -> None:
-        """Hold the end against INV-5 and INV-8: no caller waits, and all have a token that the fleet shares."""
+        """Check the end against INV-5 and INV-8: no caller waits, and all have a token that the fleet shares."""
         for process in self.around.processes:
             if process.calls:
                 self._violated("INV-8", f"{len(process.calls)} calls of p{process.number} never end")
@@ -416,12 +416,12 @@ class Referee:
                 self._violated("INV-5", f"the token of p{process.number} is not shared though the store is back")
 
     def refusals(self, process: Process) -> None:
-        """Remember which tokens a process was told are refused, and since when by its own clock; it may forget."""
+        """Remember which tokens a process knows as refused, and since when by its own clock; it may forget them."""
         for value in process.source.refused:
             self._refused.setdefault((process.number, process.life, value), process.clocks.steady())
 
     def _violated(self, invariant: str, text: str) -> NoReturn:
-        """End the schedule."""
+        """End the schedule with a violation."""
         message = f"{invariant}: {text}"
         raise Violation(message)
 

@@ -1,4 +1,4 @@
-"""What the messages between the Redis backend and its server weigh, with a record of usual size."""
+"""The sizes of the messages between the Redis backend and its server, with a record of usual size."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def weights() -> dict[str, int]:
 
 
 def _weigh(message: object) -> int:
-    """Return how many bytes RESP takes for a value; a number among a command's words goes as text."""
+    """Return the size of a value in RESP; a number among a command's words is sent as text."""
     match message:
         case None:
             return len(b"$-1\r\n")

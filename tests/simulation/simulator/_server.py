@@ -1,4 +1,4 @@
-"""A Redis that takes its time: what `scale` has for a store, behind as many connections as the processes open."""
+"""A Redis whose commands take time: the store of `scale`, with as many connections as the processes open."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ COSTS: Final[Mapping[str, float]] = {
 }
 """How long the store is busy with each thing, in seconds."""
 
-_WAITERS: Final = 32  # as the Redis backend's
+_WAITERS: Final = 32  # the same as the Redis backend's
 _POLL: Final = (0.025, 0.05)
 
 
 class Pool:
-    """The connections of one process: how many are idle, of either kind, and how many wait."""
+    """The connections of one process: the number of idle ones, of either kind, and of waiting calls."""
 
     __slots__ = ("idle", "idle_waiting", "waiting")
 
@@ -53,9 +53,9 @@ class Client(Process):
 
 
 class Server(Network):
-    """One Redis: it serves one command after another, in the order in which they come in.
+    """One Redis: it serves one command after another, in the order of arrival.
 
-    ``costs`` is how long it is busy with each thing, ``timeout`` how long a process waits for its answer, in seconds.
+    ``costs`` is the time for each kind of work, ``timeout`` how long a process waits for its answer, in seconds.
     """
 
     def __init__(self, around: Surroundings, figures: Figures, costs: Mapping[str, float], timeout: float) -> None:
@@ -85,18 +85,18 @@ class Server(Network):
         timeline.at(timeline.now + self._way(process) * (3 if idle == 0 else 1), command.arrive)
 
     def extend(self, lease: LeaseGrant, ttl: float) -> bool:
-        """Prolong a lease, at once."""
+        """Extend a lease, at once."""
         self.take("extend")
         return self.around.store.extend(lease, ttl)
 
     def take(self, kind: str) -> float:
-        """Take in a command and return when it will have been served."""
+        """Accept a command and return the time when it will have been served."""
         self._figures.count(kind, int(self.around.timeline.now))
         self.weigh(kind)
         return self.serve(kind)
 
     def serve(self, kind: str) -> float:
-        """Be busy with something, once everything before it is done; return when that is over."""
+        """Work on one thing after everything before it; return the time when it is done."""
         cost = self._costs[kind]
         self._figures.busy += cost
         self._free_at = max(self.around.timeline.now, self._free_at) + cost
@@ -112,12 +112,12 @@ class Server(Network):
         self.serve("connect")
 
     def missed(self) -> None:
-        """Take note of a reply without a waiter, and of the connection that it costs."""
+        """Note a reply without a waiter, and the connection that it costs."""
         self._figures.late += 1
         self._figures.connections -= 1
 
     def back(self, process: Process) -> float:
-        """Draw how long a reply is on its way."""
+        """Draw the duration of a reply on its way."""
         return self._way(process)
 
 
@@ -144,7 +144,7 @@ class _Command:
         self._server.around.timeline.at(done, self._wait if isinstance(self._effect, Wait) else self._perform)
 
     def _perform(self) -> None:
-        """Have the effect, and answer."""
+        """Perform the effect, and answer."""
         around = self._server.around
         around.referee.performing(self._run, self._effect, self._sent_at)
         reply = self._effect.on(cast("Backend", around.store))
@@ -169,7 +169,7 @@ class _Command:
         around.timeline.at(around.timeline.now + min(effect.timeout, LONGEST_BLOCK), time_out)
 
     def _answer(self, at: float, reply: object) -> None:
-        """Send the reply; who has waited for too long has left with the connection."""
+        """Send the reply; a caller that has timed out has closed its connection."""
         run, effect, server = self._run, self._effect, self._server
         process = cast("Client", run.process)
         at += server.back(process)

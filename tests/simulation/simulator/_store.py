@@ -1,4 +1,4 @@
-"""The simulated store: the semantics of the lease protocol in true time; it tells the referee of each change."""
+"""The simulated store: the semantics of the lease protocol in true time; it reports each change to the referee."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Lock:
 
 
 class Watch:
-    """One that waits for another record than ``seen``, or for the lease to be free."""
+    """A waiter for a record other than ``seen``, or for the lease to be free."""
 
     __slots__ = ("over", "seen", "wake")
 
@@ -49,9 +49,9 @@ class Watch:
 
 
 class Store:
-    """Performs backend effects at the instant at which they arrive: its calls are those of a backend, without ``wait``.
+    """Performs backend effects at the instant of their arrival: its calls are those of a backend, without ``wait``.
 
-    ``shares`` tells whether a wake-up brings the record along.
+    ``shares`` is true if a wake-up brings the record.
     """
 
     name = "simulated"
@@ -116,7 +116,7 @@ class Store:
         self._wake(lease.key)
 
     def extend(self, lease: LeaseGrant, ttl: float) -> bool:
-        """Prolong the lease."""
+        """Extend the lease."""
         lock = self.lock(lease.key)
         if lock is None or lock.grant is None or (lock.grant.owner, lock.grant.fence) != (lease.owner, lease.fence):
             return False
@@ -141,7 +141,7 @@ class Store:
         return Slot(self.load(key), owner, remaining, None if lock is None else lock.cooldown)
 
     def watch(self, key: str, seen: bytes | None, wake: Callable[[Stored | None], None]) -> Watch:
-        """Call ``wake`` once the record is another than ``seen``, or the lease is free."""
+        """Call ``wake`` once the record differs from ``seen``, or the lease is free."""
         entry, lock = self.entry(key), self.lock(key)
         watch = Watch(seen, wake)
         if lock is None or (entry is not None and is_another(entry.data, seen)):
@@ -150,23 +150,23 @@ class Store:
             self._watches.setdefault(key, []).append(watch)
         return watch
 
-    # --- what happens to it ----------------------------------------------------------------------------------------
+    # --- losses ----------------------------------------------------------------------------------------------------
 
     def evict_record(self, key: str) -> None:
-        """Forget the record."""
+        """Evict the record."""
         self._set(key, None, self.lock(key))
 
     def evict_lock(self, key: str) -> None:
-        """Forget the lease or cooldown."""
+        """Evict the lease or cooldown."""
         self._set(key, self.entry(key), None)
 
     def flush(self, key: str) -> None:
-        """Forget everything, the highest fence too, as a restart does."""
+        """Lose everything, including the highest fence, as a restart does."""
         self._set(key, None, None)
         self._fence = 0
 
     def fail_over(self, key: str, lag: float) -> None:
-        """Become what a replica knew ``lag`` seconds ago."""
+        """Take the state that a replica had ``lag`` seconds ago."""
         then = self._timeline.now - lag
         entry, lock = None, None
         for instant, changed, was_entry, was_lock in self._history:
@@ -175,17 +175,17 @@ class Store:
         self._set(key, entry, lock)
 
     def entry(self, key: str) -> Entry | None:
-        """Return the record that is there now."""
+        """Return the current record."""
         entry = self._records.get(key)
         return entry if entry is not None and entry.ends_at > self._timeline.now else None
 
     def lock(self, key: str) -> Lock | None:
-        """Return the lease or cooldown that is there now."""
+        """Return the current lease or cooldown."""
         lock = self._locks.get(key)
         return lock if lock is not None and lock.ends_at > self._timeline.now else None
 
     def _set(self, key: str, entry: Entry | None, lock: Lock | None) -> None:
-        """Change a key as a whole, and remember it for replicas."""
+        """Change a key as a whole, and record it for replicas."""
         if entry is None:
             self._records.pop(key, None)
         else:

@@ -1,8 +1,8 @@
 """Stresses: states that chance seldom reaches, and plans that lead there on purpose.
 
-A stress bends the plan of a seed: it decides when callers come and what goes wrong meanwhile. Its dice are its own, so
-that ``chance``, the stress that bends nothing, runs the plan exactly as its seed draws it. In some of the bent plans
-more goes wrong, by chance.
+A stress changes the plan of a seed: it decides when callers come and which faults happen meanwhile. It has its own
+random numbers, so ``chance``, the stress without changes, runs the plan exactly as its seed draws it. Some of the
+changed plans have more faults, by chance.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class _Script:
-    """The course of a bent plan. At ``at`` a token is due: nothing is stored yet, or every process has one to renew.
+    """The course of a changed plan. At ``at`` a token is due: none is stored, or every process must renew its own.
 
-    ``cold`` is the chance of the former.
+    ``cold`` is the probability of an empty store.
     """
 
     def __init__(self, dice: random.Random, plan: Plan, *, cold: float) -> None:
@@ -36,7 +36,7 @@ class _Script:
         if dice.random() >= cold:
             for process in range(len(plan.hosts)):
                 self.call(0.02 * dice.random(), process)
-            self.at = times.refresh + (times.usable - times.refresh) * dice.random() ** 2  # early, more often
+            self.at = times.refresh + (times.usable - times.refresh) * dice.random() ** 2  # early instants more often
 
     def anyone(self) -> int:
         """Draw a process."""
@@ -47,7 +47,7 @@ class _Script:
         self.arrivals.append(Arrival(at, process, kind, self.dice.choice((5.0, 30.0))))
 
     def calls(self, start: float, lasts: float, count: int, kinds: Sequence[CallKind]) -> None:
-        """Add callers, each in a process and at an instant that the dice decide."""
+        """Add callers, each in a random process and at a random instant."""
         for _ in range(count):
             self.call(start + lasts * self.dice.random(), self.anyone(), self.dice.choice(kinds))
 
@@ -56,7 +56,7 @@ class _Script:
         self.happenings.append(Happening(at, name, process, amount, lasts))
 
     def end(self) -> Plan:
-        """Return the bent plan."""
+        """Return the changed plan."""
         dice, fates = self.dice, self.plan.fates
         if dice.random() < 0.6:
             fates = {}
@@ -73,7 +73,7 @@ class _Script:
 
 
 def _outage(dice: random.Random, plan: Plan) -> Plan:
-    """Take the store away when a token is due: processes fetch alone, and what they do afterwards is interrupted."""
+    """Start an outage of the store when a token is due: processes fetch alone, and later steps are interrupted."""
     plan = replace(plan, lifetime=dice.choice((30.0, 300.0, 3600.0, 3600.0, 86400.0)), rotates=False)
     script = _Script(dice, replace(plan, unchanged=dice.random() < 0.6), cold=0.6)
     at, lasts = script.at, dice.choice((3.0, 8.0, 20.0))
@@ -83,9 +83,9 @@ def _outage(dice: random.Random, plan: Plan) -> Plan:
     script.calls(at, lasts, dice.choice((4, 8, 16)), ("token", "token", "use"))
     for process in range(len(plan.hosts)):
         asked = at + lasts * dice.random()
-        for _ in range(dice.choice((0, 2, 4))):  # more often than a process may ask the provider alone
+        for _ in range(dice.choice((0, 2, 4))):  # more often than a process may call the provider alone
             script.call(asked + dice.random(), process, "renew")
-        if dice.random() < 0.4:  # the store is back: the attempt to share is torn, or its token is refused meanwhile
+        if dice.random() < 0.4:  # the store is back: the attempt to share is interrupted, or its token is refused
             tried = at + lasts + dice.uniform(1.1, 3.0)
             script.schedule(tried - 0.01, "stall", process, lasts=3.0)
             script.call(tried, process, "use")
@@ -98,7 +98,7 @@ def _outage(dice: random.Random, plan: Plan) -> Plan:
 
 
 def _straggler(dice: random.Random, plan: Plan) -> Plan:
-    """Stop a thread in its flight until that is given up; its process goes on with other flights meanwhile."""
+    """Pause a thread until its flight is abandoned; its process goes on with other flights meanwhile."""
     lifetime, slow = dice.choice((300.0, 3600.0)), dice.choice((0.25, 0.25, 1.0))
     plan = replace(plan, policy=RefreshPolicy(timeout=5.0), lifetime=lifetime, latency=slow, spread=0.1, rotates=False)
     script = _Script(dice, replace(plan, unchanged=dice.random() < 0.6), cold=0.2)
@@ -106,7 +106,7 @@ def _straggler(dice: random.Random, plan: Plan) -> Plan:
     script.call(at, process)
     script.schedule(at + slow * dice.random(), "stall", process, lasts=lasts)
     script.calls(at, 10.0, dice.choice((0, 0, 3)), ("token", "renew", "use"))
-    for kind in ("renew", "renew", dice.choice(("token", "use"))):  # the first finds what the straggler stored
+    for kind in ("renew", "renew", dice.choice(("token", "use"))):  # the first finds the straggler's record
         script.call(at + dice.uniform(10.1, lasts), process, kind)
     script.calls(at + 10.0, lasts, dice.choice((2, 6)), ("token", "use", "renew"))
     if dice.random() < 0.3:
@@ -138,7 +138,7 @@ def _repeats(dice: random.Random, plan: Plan) -> Plan:
 
 
 def _refusals(dice: random.Random, plan: Plan) -> Plan:
-    """Let the resource server refuse tokens, while the store may not take in that they are dropped."""
+    """Let the resource server refuse tokens, while the store may fail to delete them."""
     script = _Script(dice, replace(plan, lifetime=dice.choice((30.0, 300.0, 3600.0))), cold=0.0)
     at, lasts = script.at * dice.choice((0.3, 1.0)), dice.choice((1.0, 3.0, 10.0))
     script.schedule(at, dice.choice(("storm", "revoke")), lasts=lasts)
@@ -161,7 +161,7 @@ def _failures(dice: random.Random, plan: Plan) -> Plan:
 
 
 def _lost_lease(dice: random.Random, plan: Plan) -> Plan:
-    """Stop a process while it fetches until its lease is lost; what it spends may be a refresh token."""
+    """Pause a process in its fetch until its lease is lost; it may use a refresh token."""
     plan = replace(plan, lifetime=dice.choice((30.0, 300.0, 3600.0)), latency=dice.choice((0.25, 1.0)))
     script = _Script(dice, replace(plan, unchanged=False, rotates=dice.random() < 0.7), cold=0.3)
     at, process, lasts = script.at, script.anyone(), dice.choice((5.0, 12.0, 40.0))
@@ -173,7 +173,7 @@ def _lost_lease(dice: random.Random, plan: Plan) -> Plan:
 
 
 def _slow_answer(dice: random.Random, plan: Plan) -> Plan:
-    """Delay the answer with a shared token, and ask for it at its end; the clocks are up to two minutes apart."""
+    """Delay the answer with a shared token, and call at its end; the clocks differ by up to two minutes."""
     hosts = tuple(replace(host, offset=dice.uniform(-60.0, 60.0)) for host in plan.hosts)
     lifetime, late = dice.choice((30.0, 300.0)), dice.choice((3.0, 12.0))
     plan = replace(plan, hosts=hosts, lifetime=lifetime, unchanged=False, rotates=dice.random() < 0.5)
@@ -204,10 +204,10 @@ STRESSES: Final[Mapping[str, Callable[[random.Random, Plan], Plan]]] = {
 
 
 def stress_of(seed: int) -> str:
-    """Return the name of a seed's stress: seeds that follow each other have one after another."""
+    """Return the name of a seed's stress: consecutive seeds take the stresses in turn."""
     return tuple(STRESSES)[seed % len(STRESSES)]
 
 
 def steer(plan: Plan, stress: str) -> Plan:
-    """Bend a plan by a stress; the same plan is always bent in the same way."""
+    """Change a plan by a stress; the same plan always gets the same changes."""
     return STRESSES[stress](random.Random(f"{plan.seed} {stress}"), plan)

@@ -1,4 +1,4 @@
-"""Virtual time: one queue of what happens next, and the clocks of each process, none of which is right."""
+"""Virtual time: one queue of coming events, and the clocks of each process, all of them wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Livelock(Exception):
 
 
 class Timeline:
-    """True time, in seconds from a schedule's start; what is due at one instant happens in the order of asking."""
+    """True time, in seconds from a schedule's start; events of one instant happen in the order of their requests."""
 
     __slots__ = ("_order", "_queue", "now")
 
@@ -34,7 +34,7 @@ class Timeline:
         heapq.heappush(self._queue, (max(instant, self.now), self._order, action))
 
     def run(self, end: float, *, steps: int = _STEPS) -> None:
-        """Let everything happen that is due before ``end``."""
+        """Run all events that are due before ``end``."""
         queue = self._queue
         for _ in range(steps):
             if not queue or queue[0][0] > end:
@@ -67,7 +67,7 @@ class Clocks:
         return EPOCH + self._timeline.now + self.offset
 
     def slew(self, rate: float) -> None:
-        """Let the steady clock go at another rate from now on."""
+        """Let the steady clock run at another rate from now on."""
         self._base = self.steady()
         self._since = self._timeline.now
         self.rate = rate

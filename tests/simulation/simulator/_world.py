@@ -1,4 +1,4 @@
-"""A schedule as it happens: the surroundings of all processes, the network to the store, what happens to them."""
+"""A running schedule: the surroundings of all processes, the network to the store, the events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LULL: Final = 420.0
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a schedule: how many effects were performed, what was violated, the trace if one was wanted."""
+    """The result of a schedule: the number of effects, the violation, and the trace if requested."""
 
     seed: int
     effects: int
@@ -52,7 +52,7 @@ class Network:
         self._modes[mode] = until
 
     def heal(self) -> None:
-        """Fail no more."""
+        """End all failures."""
         self._modes.clear()
 
     def on(self, mode: str) -> bool:
@@ -101,7 +101,7 @@ class Network:
             around.timeline.at(now + there, perform)
 
     def extend(self, lease: LeaseGrant, ttl: float) -> bool:
-        """Prolong a lease, at once; raises ``BackendUnavailable`` while the store is out of reach."""
+        """Extend a lease, at once; raises ``BackendUnavailable`` while the store is unreachable."""
         if self.on("refuse") or self.on("black hole") or self.on("read-only"):
             message = "[simulated] no answer"
             raise BackendUnavailable(message)
@@ -115,7 +115,7 @@ class Network:
             )
 
     def _way(self, process: Process) -> float:
-        """Draw how long one way takes."""
+        """Draw the duration of one way."""
         dice = self.around.dice
         way = process.host.distance * (0.5 + dice.random())
         return way + (dice.choice((0.05, 0.2, 0.7)) * dice.random() if self.on("slow") else 0.0)
@@ -140,7 +140,7 @@ class Network:
 
 
 class Surroundings:
-    """Everything that the processes of one schedule share, and the schedule's course."""
+    """All that the processes of one schedule share, and the schedule's course."""
 
     def __init__(self, plan: Plan, *, tracing: bool) -> None:
         self.plan = plan
@@ -157,13 +157,13 @@ class Surroundings:
         self.processes = [Process(number, host, plan, self) for number, host in enumerate(plan.hosts)]
 
     def trace(self, process: Process | None, text: str) -> None:
-        """Note a line of the trace."""
+        """Add a line to the trace."""
         if self.tracing:
             who = "" if process is None else f"p{process.number}"
             self.lines.append(f"{self.timeline.now:14.6f}  {who:<4}{text}")
 
     def run(self) -> Result:
-        """Let the schedule happen, then a lull, then see that all is well."""
+        """Run the schedule, then a quiet time, then check that every call is served."""
         plan, violation = self.plan, None
         for happening in plan.happenings:
             self.timeline.at(happening.at, functools.partial(self._befall, happening))
@@ -174,7 +174,7 @@ class Surroundings:
             self.timeline.run(plan.horizon + 1.0)
             self._heal()
             self.timeline.run(self.timeline.now + _LULL)
-            for pause in (0.0, 40.0):  # the second time, what was fetched alone has been shared
+            for pause in (0.0, 40.0):  # before the second one, tokens fetched alone have been shared
                 self._everybody(self.timeline.now + pause)
                 self.timeline.run(self.timeline.now + pause + 35.0)
             self.referee.finish()
@@ -187,7 +187,7 @@ class Surroundings:
         return Result(plan.seed, self.effects, violation, tuple(self.lines))
 
     def revive(self, process: Process, after: float) -> None:
-        """Start a crashed process anew."""
+        """Restart a crashed process."""
 
         def start() -> None:
             if not process.alive:
@@ -197,7 +197,7 @@ class Surroundings:
         self.timeline.at(self.timeline.now + after, start)
 
     def _arrive(self, process: Process, arrival: Arrival) -> None:
-        """Let a caller come in, unless its process is dead."""
+        """Let a caller arrive, unless its process has crashed."""
         process.post(self.timeline.now, lambda: process.call(arrival))
 
     def _everybody(self, at: float) -> None:
@@ -208,7 +208,7 @@ class Surroundings:
 
     def _heal(self) -> None:
         """End all misfortunes."""
-        self.trace(None, "all is well again")
+        self.trace(None, "all faults end")
         self.healed = True
         self.network.heal()
         self.provider.heal()
@@ -269,5 +269,5 @@ class Surroundings:
 
 
 def _shown(reply: object) -> str:
-    """Return a reply in a few words, without what it carries."""
+    """Return a reply in a few words, without its content."""
     return str(reply) if isinstance(reply, bool) else type(reply).__name__

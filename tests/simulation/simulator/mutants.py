@@ -1,7 +1,7 @@
-"""Mutants: the real code with one rule broken each, to see that the simulation notices.
+"""Mutants: the real code with one broken rule each, to prove that the simulation detects it.
 
-A mutant is an edit of a module's text. Its functions' code takes the place of the real functions' for a while; no
-class or state is exchanged, so the rest of the program does not notice.
+A mutant is an edit of a module's text. The code of its functions temporarily replaces that of the real functions.
+Classes and state stay, so the rest of the program is not affected.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MUTANTS: Mapping[str, Mutant] = {
     for mutant in (
         _mutant(
             "no-second-look",
-            "INV-2: the record that comes with the answer to a lease is not looked at",
+            "INV-2: the record that comes with the answer to a lease is ignored",
             "_engine.flow",
             (
                 (
@@ -52,13 +52,13 @@ MUTANTS: Mapping[str, Mutant] = {
         ),
         _mutant(
             "held-is-down",
-            "INV-2: a lease that another holds is taken for a store that does not answer",
+            "INV-2: a lease that another process holds is treated as an outage of the store",
             "_engine.flow",
             ("woken = yield from wait(job.key, seen, pause)", "return (yield from _without_backend(job))"),
         ),
         _mutant(
             "wait-too-short",
-            "INV-2: who waited once in vain fetches without the lease",
+            "INV-2: a process that waited once in vain fetches without the lease",
             "_engine.flow",
             (
                 "if isinstance(woken, Stored):",
@@ -79,7 +79,7 @@ MUTANTS: Mapping[str, Mutant] = {
         ),
         _mutant(
             "no-heartbeat",
-            "INV-2: the lease of a slow fetch ends under its holder",
+            "INV-2: the lease of a slow fetch ends before the fetch",
             "_engine.heartbeat",
             ("kept = world.backend.extend(lease, lease.ttl)", "kept = True"),
         ),
@@ -91,7 +91,7 @@ MUTANTS: Mapping[str, Mutant] = {
         ),
         _mutant(
             "unchanged-untold",
-            "INV-2: the fleet is not told that the provider has nothing better",
+            "INV-2: the record does not state that the provider had no newer token",
             "_engine.flow",
             (
                 "    outcome = yield from _commit(job, grant, current, at, took=None, again_at=again_at)\n    copy =",
@@ -100,25 +100,25 @@ MUTANTS: Mapping[str, Mutant] = {
         ),
         _mutant(
             "unchanged-unpaused",
-            "INV-2: a provider that has nothing better is asked again at once",
+            "INV-2: a provider that has no newer token is asked again at once",
             "policy",
             ("return max(30.0, remaining / 4)", "return 0.0"),
         ),
         _mutant(
             "unchanged-forgotten",
-            "INV-2: processes that start after the provider had nothing better are not told, and ask it at once",
+            "INV-2: processes that start after the provider had no newer token do not know that, and ask it at once",
             "_engine.flow",
             ("        again_at=again_at,\n    )\n    reply", "    )\n    reply"),
         ),
         _mutant(
             "unchanged-unheard",
-            "INV-2: a process that finds its own token shared is not told either",
+            "INV-2: a process that finds its own token in the store ignores the time of the next request",
             "_engine.flow",
             (", refresh_at=max(current.refresh_at, min(copy.again_at, current.usable_at))", ""),
         ),
         _mutant(
             "unchanged-herd",
-            "INV-2: processes that start after the provider had nothing better ask again at the same instant",
+            "INV-2: processes that start after the provider had no newer token ask again at the same instant",
             "_engine.flow",
             ("pause * (1 + job.policy.jitter * (1 + job.spread) / 2)", "pause"),
         ),
@@ -133,25 +133,25 @@ MUTANTS: Mapping[str, Mutant] = {
         ),
         _mutant(
             "refused-comes-back",
-            "INV-6: a token that was refused while it was on its way is kept all the same",
+            "INV-6: a token that was refused while its flight was under way is kept",
             "_engine.local",
             ("if copy.token.value not in self._refused and not self._outranked", "if not self._outranked"),
         ),
         _mutant(
             "late-result-kept",
-            "INV-3: a flight that comes in late replaces a newer token of its process",
+            "INV-3: a late flight replaces a newer token of its process",
             "_engine.local",
             (" and not self._outranked(copy, now):", ":"),
         ),
         _mutant(
             "late-failure-kept",
-            "INV-3: a flight that comes in late with nothing brings an older token back",
+            "INV-3: a late flight without a token restores an older token",
             "_engine.local",
             (" and not overtaken:", ":"),
         ),
         _mutant(
             "old-refresh-token",
-            "INV-3: the record keeps the refresh token that was just used up",
+            "INV-3: the record keeps the refresh token that was just used",
             "_engine.flow",
             (
                 "        copy.token,\n        fence=",
@@ -179,25 +179,25 @@ MUTANTS: Mapping[str, Mutant] = {
         ),
         _mutant(
             "alone-at-will",
-            "INV-5: without the store the provider is asked as often as anybody likes",
+            "INV-5: without the store the number of provider calls has no limit",
             "_engine.flow",
             ("    if at.clock < job.unleased_fetch_at:", "    if at.clock < -job.deadline:"),
         ),
         _mutant(
             "alone-for-good",
-            "INV-5: what was fetched without the store is not shared when it is back",
+            "INV-5: a token fetched without the store is not shared when the store is back",
             "_engine.local",
             ("min(copy.refresh_at, now + self._policy.probe)", "copy.refresh_at"),
         ),
         _mutant(
             "breaker-stuck",
-            "INV-5: a store that answers again is not trusted again",
+            "INV-5: the breaker stays open for a store that answers again",
             "_engine.breaker",
             ("error, self._error = self._error, None", "error = self._error"),
         ),
         _mutant(
             "blind-invalidate",
-            "INV-6: whatever is stored is dropped, not the refused token",
+            "INV-6: the stored token is dropped, even if it is not the refused one",
             "_engine.flow",
             ("if record.token.value != value:", "if not value:"),
         ),
@@ -224,13 +224,13 @@ MUTANTS: Mapping[str, Mutant] = {
         ),
         _mutant(
             "retry-rejected",
-            "INV-7: wrong credentials are tried again as if the provider were only busy",
+            "INV-7: wrong credentials are tried again, like an outage",
             "_engine.flow",
             ("permanent = isinstance(error, ProviderRejected)\n    retry_at", "permanent = False\n    retry_at"),
         ),
         _mutant(
             "deaf-to-retry-after",
-            "INV-7: Retry-After is not heard",
+            "INV-7: Retry-After is ignored",
             "_engine.flow",
             (
                 "retry_at = error.retry_at if isinstance(error, ProviderRejected | ProviderUnavailable) else None",
@@ -239,7 +239,7 @@ MUTANTS: Mapping[str, Mutant] = {
         ),
         _mutant(
             "joiners-cancelled",
-            "INV-8: a caller that joined a flight dies with its leader",
+            "INV-8: a caller that joined a flight fails with its leader",
             "_engine.flights",
             (
                 "        if not self._future.done():\n            self._future.set_result(None)",
@@ -263,7 +263,7 @@ MUTANTS: Mapping[str, Mutant] = {
         ),
         _mutant(
             "life-from-answer",
-            "INV-1: a token's life counts from the answer, not from before the request",
+            "INV-1: a token's life counts from the answer, not from the request",
             "_engine.flow",
             (
                 (
@@ -287,20 +287,20 @@ MUTANTS: Mapping[str, Mutant] = {
         ),
         _mutant(
             "steady-clock-only",
-            "INV-1: a shared token is taken for as young as when it was fetched",
+            "INV-1: a shared token gets the lifetime that it had at its fetch",
             "_engine.flow",
             ("    remaining = token.expires_at - at.wall\n", "    remaining = record.lifetime or 0.0\n"),
             ("    if stored.remaining is not None:\n        last", "    if stored.remaining is False:\n        last"),
         ),
         _mutant(
             "no-countdown",
-            "INV-1: the store's countdown is not heard",
+            "INV-1: the store's countdown is ignored",
             "_engine.flow",
             ("    if stored.remaining is not None:\n        last", "    if stored.remaining is False:\n        last"),
         ),
         _mutant(
             "kept-unpaced",
-            "INV-5: without the store a provider that has nothing better is asked again at once",
+            "INV-5: without the store a provider that has no newer token is asked again at once",
             "_engine.local",
             ("        if outcome.unleased:\n            self._unleased_fetch_at = now + self._policy.probe\n", ""),
         ),
@@ -321,7 +321,7 @@ MUTANTS: Mapping[str, Mutant] = {
         ),
         _mutant(
             "stale-refresh-token",
-            "INV-3: the refresh token of an older copy is used, not that of the record which was found",
+            "INV-3: the refresh token of an older copy is used, not that of the found record",
             "_engine.flow",
             ("previous = job.latest or (job.current.token if", "previous = (job.current.token if"),
         ),

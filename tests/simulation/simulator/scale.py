@@ -1,13 +1,13 @@
-"""A healthy fleet of any size on virtual time: what it costs the provider, the store, and those who wait.
+"""A healthy fleet of any size on virtual time: its load on the provider and the store, and its waits.
 
-Each instance is a process that runs the real source and the real flow; each of its sources is asked for a token at a
-steady pace. Nothing breaks here. But the store is one Redis that serves one command after another, each of which takes
-its time (`COSTS`), and that answers callers that have stopped waiting: so a fleet can be too large for it. What is
-simulated of a call is what can happen: while a source has a fresh token, its callers take it on the spot.
+Each instance is a process that runs the real source and the real flow. Each of its sources is asked for a token at a
+steady pace. No fault happens. But the store is one Redis that serves one command after another, and each takes its time
+(`COSTS`). It also answers callers that have stopped waiting, so a fleet can be too large for it. Only calls that matter
+are simulated: while a source has a fresh token, its callers get it at once.
 
-Up to `JUDGED` sources in all, the referee of the simulation holds every step against the invariants. It looks at all
-that it remembers, so beyond that only the cheap rules are kept: no token past its usable end (INV-1), and a count of
-the fetches that one key had under a lease at once (INV-2).
+Up to `JUDGED` sources in all, the referee of the simulation checks every step against the invariants. It searches its
+whole memory at each step, so beyond that only the cheap rules are checked: no token past its usable end (INV-1), and a
+count of the fetches that one key had under a lease at once (INV-2).
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Fleet:
     """A fleet and the time for which it is watched. Durations are seconds.
 
     ``instances`` processes with ``sources`` sources each start evenly within ``starts`` and live to the end. Each
-    source is asked for a token every ``period``, one after another. The provider takes some ``latency``; ``costs`` is
-    how long the store is busy with each thing, and ``timeout`` how long a process waits for its answer, as in the
-    backend's URL.
+    source is asked for a token every ``period``, one after another. The provider takes some ``latency``. ``costs`` is
+    the store's time for each kind of work, and ``timeout`` how long a process waits for its answer, as in the backend's
+    URL.
     """
 
     instances: int
@@ -72,14 +72,14 @@ class Fleet:
 
 @dataclass(slots=True)
 class Figures:
-    """What a fleet did.
+    """The figures of a fleet.
 
-    ``calls`` counts the calls to the provider, ``alone`` those of them without a lease, ``together`` the most under a
-    lease at once for one key, ``records`` the records that were stored. ``commands`` counts the commands to the store
-    by kind, second by second; a load is one, though it is two reads in one round trip. ``traffic`` is bytes in both
-    directions, second by second. ``waits`` is how long each call took that found no token on the spot, ``served_at``
-    when the last of them had it, ``errors`` what was raised instead. ``late`` counts the replies without a waiter
-    any more, ``connections`` those that are open in the end, ``busy`` the seconds that the store was at work.
+    ``calls`` counts the calls to the provider, and ``alone`` those without a lease. ``together`` is the highest number
+    under a lease at once for one key. ``records`` counts stored records. ``commands`` counts the commands to the store
+    by kind and second; a load is one, though it is two reads in one round trip. ``traffic`` is bytes in both
+    directions, by second. ``waits`` are the durations of calls that found no cached token, ``served_at`` the end of the
+    last of them, ``errors`` the errors raised instead. ``late`` counts replies whose waiter has left, ``connections``
+    those open at the end, ``busy`` the seconds of the store's work.
     """
 
     seconds: int
@@ -98,11 +98,11 @@ class Figures:
     traffic: list[int] = field(default_factory=list[int])
 
     def by_second(self) -> list[int]:
-        """Return how many commands came in each second."""
+        """Return the number of commands in each second."""
         return [sum(each) for each in zip(*self.commands.values(), strict=True)]
 
     def total(self) -> int:
-        """Return how many commands came in all."""
+        """Return the number of all commands."""
         return sum(map(sum, self.commands.values()))
 
     def count(self, kind: str, second: int) -> None:
@@ -114,9 +114,9 @@ class Figures:
 
 
 def run(fleet: Fleet) -> Figures:
-    """Let a fleet live; raises ``Violation`` where an invariant does not hold."""
+    """Run a fleet; raises ``Violation`` where an invariant does not hold."""
     enabled = gc.isenabled()
-    gc.disable()  # what lives here lives long, and to look through all of it again and again takes longer than the rest
+    gc.disable()  # objects live long here, so collecting again and again would take longer than the rest
     try:
         return _World(fleet).live()
     finally:
@@ -155,7 +155,7 @@ class _World(Surroundings):
         self.network = Server(self, self.figures, fleet.costs, fleet.timeout)
 
     def live(self) -> Figures:
-        """Let everything happen, and return what came of it."""
+        """Run all events, and return the figures."""
         fleet = self.fleet
         for place in range(fleet.instances):
             starts = fleet.starts * (place + self.dice.random()) / fleet.instances
@@ -167,7 +167,7 @@ class _World(Surroundings):
         return self.figures
 
     def _start(self, place: int, pool: Pool) -> None:
-        """Start a process: one of its kind for each of its sources, which share the connections."""
+        """Start a process: one host of its kind for each of its sources, which share the connections."""
         now, fleet = self.timeline.now, self.fleet
         for nth in range(fleet.sources):
             number = place * fleet.sources + nth
@@ -193,11 +193,11 @@ class _Instance(Client):
         self._ask(self._turn)
 
     def post(self, instant: float, action: Callable[[], None]) -> None:
-        """Let ``action`` happen: here no process pauses or crashes."""
+        """Let ``action`` happen: no process pauses or crashes here."""
         self.timeline.at(instant, action)
 
     def _ask(self, turn: int) -> None:
-        """Take in a caller, unless something has happened since that makes another one the next to matter."""
+        """Accept a caller, unless an event since then makes another caller the next that matters."""
         if turn != self._turn:
             return
         self.call(Arrival(self.timeline.now, self.number, "token", _ASKED))
@@ -205,7 +205,7 @@ class _Instance(Client):
             self._expect()
 
     def _expect(self) -> None:
-        """Await the next caller for whom the local copy may not do."""
+        """Schedule the next caller for which the local copy may not suffice."""
         self._turn += 1
         due = self.timeline.now
         if self.source.copy is not None:
@@ -214,13 +214,13 @@ class _Instance(Client):
         self.timeline.at(self._phase + turns * self._period, functools.partial(self._ask, self._turn))
 
     def _land(self, flight: Flight, outcome: Outcome) -> None:
-        """Settle what a flight brought, and await the next caller."""
+        """Apply the outcome of a flight, and schedule the next caller."""
         super()._land(flight, outcome)
         self._expect()
 
 
 class _Ledger(Referee):
-    """Counts. Where it does not judge, it keeps the cheap rules alone."""
+    """Counts. Above `JUDGED` sources, it checks only the cheap rules."""
 
     def __init__(self, around: _World, *, judges: bool) -> None:
         super().__init__(around)
@@ -233,7 +233,7 @@ class _Ledger(Referee):
                 setattr(self, rule, _pass_over)
 
     def reading(self, run: Run, reply: Any) -> Any:
-        """Return a reply as it is."""
+        """Return a reply unchanged."""
         return super().reading(run, reply) if self.judges else reply
 
     def committed(self, lease: LeaseGrant, data: bytes, before: Entry | None) -> None:
@@ -256,7 +256,7 @@ class _Ledger(Referee):
             super().fetching(run, effect)
 
     def fetched(self, run: Run, reply: Token | ProviderError) -> None:
-        """Take note that a call to the provider is over."""
+        """Note the end of a call to the provider."""
         key = self._asking.pop(run)
         if key is not None:
             self._at_once[key] -= 1
@@ -264,7 +264,7 @@ class _Ledger(Referee):
             super().fetched(run, reply)
 
     def returned(self, call: Call, result: object) -> None:
-        """Measure how long a call took, and hold what it brought against INV-1."""
+        """Measure the duration of a call, and check its token against INV-1."""
         now = self.around.timeline.now
         took = call.process.clocks.steady() - call.began_at
         if took > 0:
@@ -286,11 +286,11 @@ class _Ledger(Referee):
 
 
 def _pass_over(*_: object) -> None:
-    """Look at nothing."""
+    """Check nothing."""
 
 
 def _host(dice: random.Random, identity: int) -> Host:
-    """Draw a host: clocks that are kept right, the store in the same data centre."""
+    """Draw a host: synchronised clocks, the store in the same data centre."""
     return Host(
         identity=identity,
         rate=1.0 + dice.uniform(-5e-5, 5e-5),
