@@ -1,8 +1,8 @@
-"""Fixtures for all tests: servers of our own on free loopback ports, and a fake QPay that the environment names.
+"""Fixtures for all tests: our own servers on free loopback ports, and a fake QPay that the environment names.
 
-A folder says what its tests need: `unit`, `contract`, `integrations`, `security` and `meta` need this process alone,
+A folder says what its tests need. `unit`, `contract`, `integrations`, `security` and `meta` need only this process.
 `processes` and `simulation` start others, `servers` needs Redis and memcached, `browsers` a Chromium, `npm` packages of
-Node. ``tests/meta`` holds them to it.
+Node. ``tests/meta`` checks this.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 
     Interrupt: TypeAlias = Callable[[Sequence[str], Callable[[], object]], None]
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job, whose children would ignore it too
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a shell's background job; its children would ignore the signal too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A Redis of the system comes first; without one, `make test` has put Valkey beside this Python, under Redis' name.
+# The system's Redis comes first on the path. Without one, `make test` has linked Valkey beside this Python as Redis.
 os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)))
 
 
@@ -59,7 +61,7 @@ def _skipped_without_server() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in one line for each reason how many tests were skipped for it."""
+    """Print one line for each reason of skipped tests, with their number."""
     reports = terminalreporter.getreports("skipped")
     reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
     for reason, count in sorted(reasons.items()):
@@ -68,13 +70,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--reliability`: the fault matrix writes docs/reliability.md instead of being held against it."""
+    """Add `--reliability`: the fault matrix writes docs/reliability.md instead of comparing it."""
     parser.addoption("--reliability", action="store_true", help="write docs/reliability.md from the fault matrix")
 
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    """The URL of a Redis of our own; skipped where there is none, unless CI promises one."""
+    """The URL of our own Redis; without redis-server the test is skipped, unless CI promises it."""
     with RedisServer() as server:
         yield server.url
 
@@ -93,7 +95,7 @@ def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 @pytest.fixture
 def unused_port() -> Iterator[int]:
-    """A port of loopback that is taken, and that no server listens on."""
+    """A bound port of loopback on which no server listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
@@ -101,12 +103,12 @@ def unused_port() -> Iterator[int]:
 
 @pytest.fixture
 def count_sockets() -> Callable[[], int]:
-    """Give what tells how many sockets this process has, as far as the system tells."""
+    """Return a function that counts this process's sockets, as far as the system lists them."""
 
     def count() -> int:
         found = 0
         for descriptor in Path("/proc/self/fd").glob("*"):
-            with suppress(OSError):  # the one that lists them
+            with suppress(OSError):  # the descriptor of the listing itself
                 found += str(descriptor.readlink()).startswith("socket:")
         return found
 
@@ -115,12 +117,12 @@ def count_sockets() -> Callable[[], int]:
 
 @pytest.fixture
 def interrupt() -> Interrupt:
-    """Give what runs the command line, interrupts it and its processes when it is time, and sees all of them end."""
+    """Return a function that runs the command line, and interrupts it and its processes at a given moment."""
     return _interrupt
 
 
 def _interrupt(arguments: Sequence[str], when: Callable[[], object]) -> None:
-    """Run it in a group of its own, interrupt the group, and wait until all of it has ended with 130."""
+    """Run the command in a new process group, interrupt the group, and wait until it has ended with 130."""
     patience = 60.0
     process = subprocess.Popen(
         [sys.executable, "-m", "tokencache", *arguments],

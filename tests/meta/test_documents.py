@@ -1,4 +1,4 @@
-"""The documents: README's promise and examples, the changelog, the invariants, what no file may hold."""
+"""The documents: README's promise and examples, the changelog, the invariants, and texts that no file may contain."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def texts() -> list[Path]:
     return found
 
 
-def test_the_first_thirty_lines_say_it_all() -> None:
+def test_the_first_thirty_lines_have_promise_example_and_limits() -> None:
     """README opens with a promise, an example of at most twelve lines, the guarantees, and what it does not do."""
     head = "\n".join(README.splitlines()[:30])
     assert re.search(r"^One valid access token .*\.$", head, re.MULTILINE)
@@ -66,7 +66,7 @@ def test_each_example_runs_as_it_stands(code: str, tmp_path: Path) -> None:
 
 
 def test_the_changelog_has_a_place_for_the_next_change() -> None:
-    """CHANGELOG keeps to the form: `[Unreleased]` first, then releases, newest first, with known headings."""
+    """CHANGELOG keeps its form: `[Unreleased]` first, then releases, newest first, with known headings."""
     text = (ROOT / "CHANGELOG.md").read_text()
     releases = re.findall(r"^## \[(.+?)\]", text, re.MULTILINE)
     assert releases[0] == "Unreleased"
@@ -97,13 +97,13 @@ STEPS = re.findall(r"^\| \d+ \| `([\w/.]+)` \| `(\w+)` \|", (ROOT / "ARCHITECTUR
 
 
 def test_one_call_is_followed_in_at_most_fifteen_steps() -> None:
-    """ARCHITECTURE follows a call from the HTTP client to its header, without a long detour."""
+    """ARCHITECTURE follows a call from the HTTP client to its header in few steps."""
     assert 10 <= len(STEPS) <= 15
     assert STEPS[0][0].startswith("integrations/")
 
 
 @pytest.mark.parametrize(("file", "function"), sorted(set(STEPS)))
-def test_each_step_of_the_call_is_where_it_is_said_to_be(file: str, function: str) -> None:
+def test_each_step_of_the_call_is_in_its_file(file: str, function: str) -> None:
     """Each function of "Follow one call" is defined in the file of its line."""
     tree = ast.parse((ROOT / "src/tokencache" / file).read_text())
     assert function in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
@@ -113,7 +113,7 @@ VOCABULARY = (ROOT / "ARCHITECTURE.md").read_text().partition("\n## Vocabulary\n
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`([A-Z][a-z]\w+)`", VOCABULARY))))
-def test_each_class_of_the_vocabulary_is_there(name: str) -> None:
+def test_each_class_of_the_vocabulary_exists(name: str) -> None:
     """Each class that the vocabulary names is defined in the source, by that name."""
     assert any(re.search(rf"^class {name}\b", path.read_text(), re.MULTILINE) for path in (ROOT / "src").rglob("*.py"))
 
@@ -127,7 +127,7 @@ YOURS = {"tokencache.toml", "src/tokencache/backends/NAME.py", "NAME/"}
 
 
 @pytest.mark.parametrize(("document", "name"), NAMED)
-def test_each_file_that_a_document_names_is_there(document: str, name: str) -> None:
+def test_each_file_that_a_document_names_exists(document: str, name: str) -> None:
     """Each file or folder between backticks is one of the project's, by the end of its path."""
     found = [path for path in places() if path.endswith(f"/{name}")]
     assert found or name in YOURS, f"{document} names {name}, which is not there"
@@ -158,7 +158,7 @@ def python_files() -> list[Path]:
 
 @pytest.mark.parametrize("path", python_files(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_module_and_test_has_a_docstring(path: Path) -> None:
-    """Every module says what it is, and every test states its claim."""
+    """Every module and every test has a docstring."""
     assert ast.get_docstring(ast.parse(path.read_text())), f"{path.name} has no docstring"
     assert not [test.name for test in functions(path) if not ast.get_docstring(test)]
 
@@ -186,7 +186,7 @@ def test_the_vocabulary_has_no_synonyms(path: Path) -> None:
     ],
 )
 def test_no_file_holds(what: str, pattern: str) -> None:
-    """No file of the project holds a machine's path, a download address, a private key or a real token."""
+    """No file of the project contains a machine's path, a download address, a private key or a real token."""
     found = [
         str(path.relative_to(ROOT))
         for path in texts()

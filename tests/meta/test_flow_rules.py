@@ -1,4 +1,4 @@
-"""Rules for flows: a generator that is closed must not go on yielding effects."""
+"""Rules for flows: a generator that is closed must not yield further effects."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BROAD = {"BaseException", "GeneratorExit", "KeyboardInterrupt", "CancelledError"
 
 
 def late_yields(tree: ast.AST) -> list[int]:
-    """Return the lines of each `yield` inside a `finally`, or inside a handler that catches what ends a flow."""
+    """Return the lines of each `yield` inside a `finally`, or inside a handler of what ends a flow."""
     late: list[int] = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.Try | ast.TryStar):
@@ -53,5 +53,5 @@ def test_the_checker_sees_each_forbidden_form(code: str) -> None:
 
 
 def test_the_checker_allows_a_narrow_handler() -> None:
-    """A `yield` where an ordinary error is handled is fine."""
+    """A `yield` in a handler of an ordinary error is allowed."""
     assert not late_yields(ast.parse("def f():\n try:\n  yield 1\n except ValueError:\n  yield 2"))

@@ -1,4 +1,4 @@
-"""The folders of tests: each says what its tests need, and `make check` runs those that need nothing installed."""
+"""The folders of tests: each states what its tests need; `make check` runs those that need no installed program."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAY_NEED = {
     "browsers": {"processes", "browsers"},
     "npm": {"processes", "servers", "npm"},
     "support": {"processes"},
-    "meta": NEEDS.keys(),  # it reads what all others do
+    "meta": NEEDS.keys(),  # it reads all other tests
 }
 
 
@@ -32,8 +32,8 @@ def folders() -> list[str]:
 
 
 @pytest.mark.parametrize("folder", folders())
-def test_a_folder_needs_only_what_it_says(folder: str) -> None:
-    """No test needs a server, a browser, npm or other processes unless its folder says so; each folder has a rule."""
+def test_a_folder_needs_only_what_it_states(folder: str) -> None:
+    """No test needs a server, a browser, npm or other processes unless its folder states it; each folder has a rule."""
     wrong = {
         f"{path.relative_to(ROOT)}: {need}"
         for path in (ROOT / "tests" / folder).rglob("*.py")
@@ -49,7 +49,7 @@ def test_each_need_is_recognised(need: str) -> None:
     assert any(NEEDS[need].search(path.read_text()) for path in (ROOT / "tests" / need).rglob("test_*.py"))
 
 
-def test_make_check_runs_what_needs_nothing() -> None:
+def test_make_check_runs_the_folders_without_a_need() -> None:
     """The Makefile's PURE folders are those without a need, and `meta`."""
     found = re.search(r"^PURE := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert found is not None

@@ -1,7 +1,7 @@
-"""The layers of ARCHITECTURE.md: who may import whom, and what `import tokencache` loads.
+"""The layers of ARCHITECTURE.md: which module may import which, and what `import tokencache` loads.
 
 An import in a function, in a `TYPE_CHECKING` block, or by a name in a string counts like any other: a module that
-needs another for its types knows it, too.
+needs another for its types depends on it, too.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import pytest
 SRC = Path(__file__).parents[2] / "src"
 ROOT = "tokencache"
 
-# Each layer, from the ground up: its modules, and the layers that they may import beside their own. A package stands
-# for all its modules but those that have a line of their own.
+# Each layer, from the bottom up: its modules, and the layers that they may import beside their own. A package stands
+# for all its modules except those with their own line.
 LAYERS: dict[str, tuple[str, str]] = {
     "values": ("errors events health policy ports steps token", ""),
     "decisions": ("_keys _record expiry records", "values"),
@@ -144,7 +144,7 @@ def test_each_line_of_the_table_is_in_order_and_in_use(layer: str) -> None:
 
 
 @pytest.mark.parametrize("module", PLUGIN)
-def test_the_plugin_uses_only_what_any_plugin_may(module: str) -> None:
+def test_the_plugin_uses_only_the_public_interface(module: str) -> None:
     """The QPay plugin imports nothing private of tokencache, so another distribution could be written like it."""
     assert not [name for name in imports(PLUGIN[module]) if is_private(name)]
 
@@ -156,7 +156,7 @@ def is_private(name: str) -> bool:
 
 
 def test_only_the_demo_knows_qpay() -> None:
-    """The framework finds the QPay plugin through entry points alone; the demo is its one visitor."""
+    """The framework finds the QPay plugin only through entry points; the demo is the one module that imports it."""
     knowing = {
         name for name, tree in MODULES.items() if any(used.startswith("tokencache_qpay") for used in imports(tree))
     }
@@ -164,8 +164,8 @@ def test_only_the_demo_knows_qpay() -> None:
 
 
 @pytest.mark.parametrize("module", [*(name for name in MODULES if layer_of(name) in PURE), *PURE_TOO])
-def test_pure_modules_touch_no_world(module: str) -> None:
-    """What decides imports no clock, random source, thread, event loop or socket: those are effects."""
+def test_pure_modules_import_no_effects(module: str) -> None:
+    """Modules that decide import no clock, random source, thread, event loop or socket: those are effects."""
     allowed = {
         "tokencache._keys": {"os"},  # one salt per process, drawn at import
         "tokencache.backends.redis._protocol": {"threading"},  # a lock of its cache
@@ -175,7 +175,7 @@ def test_pure_modules_touch_no_world(module: str) -> None:
 
 
 def test_import_tokencache_loads_nothing_heavy() -> None:
-    """`import tokencache` loads no client library, no asyncio and no metadata reader, so that it stays quick."""
+    """`import tokencache` loads no client library, no asyncio and no metadata reader, so it stays quick."""
     code = (
         "import sys; before = set(sys.modules); import tokencache; print(*sorted(set(sys.modules) - before), sep='\\n')"
     )
@@ -198,7 +198,7 @@ def test_import_tokencache_loads_nothing_heavy() -> None:
     ],
 )
 def test_the_checker_sees_each_form_of_import(code: str, module: str) -> None:
-    """The layer test looks into functions, type-checking blocks and strings, so none is a way round it."""
+    """The layer test also finds imports in functions, type-checking blocks and strings."""
     assert modules_of(imports(ast.parse(code))) == {module}
     assert layer_of(module) not in {None, *LAYERS["flow"][1].split(), "flow"}
 
@@ -242,7 +242,7 @@ def diagram() -> str:
 
 
 def with_diagram(text: str) -> str:
-    """Return ARCHITECTURE.md with the diagram of today."""
+    """Return ARCHITECTURE.md with the current diagram."""
     assert DIAGRAM.search(text)
     return DIAGRAM.sub(lambda found: found[0].splitlines()[0] + "\n" + diagram() + "\n", text)
 

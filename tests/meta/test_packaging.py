@@ -1,4 +1,4 @@
-"""The packaging: entry points lead somewhere, extras bring what is used, and the pins suit what is asked for."""
+"""The packaging: entry points exist, extras bring the libraries in use, and the pins fit the requirements."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_each_entry_point_leads_to_something_callable(target: str) -> None:
     assert callable(getattr(importlib.import_module(module), name))
 
 
-def test_the_extra_all_holds_what_a_service_may_use() -> None:
+def test_the_extra_all_contains_a_services_extras() -> None:
     """`tokencache[all]` brings every extra but `testing` (pytest) and `bench` (our peers)."""
     (everything,) = EXTRAS["all"]
     assert Requirement(everything).extras == set(EXTRAS) - {"all", "testing", "bench"}
@@ -59,8 +59,8 @@ def loaded_by(tree: ast.AST) -> set[str]:
     return {str(name).partition(".")[0] for name in names}
 
 
-def test_each_library_that_an_installation_brings_is_loaded() -> None:
-    """Each dependency and each library of an extra but `bench` is one that a module of `src` loads."""
+def test_each_installed_library_is_loaded() -> None:
+    """A module of `src` loads each dependency and each library of an extra, except `bench`."""
     asked = [text for extra in set(EXTRAS) - {"bench"} for text in EXTRAS[extra]] + PROJECT["project"]["dependencies"]
     libraries = {canonicalize_name(Requirement(text).name) for text in asked} - {"tokencache"}
     modules = {name for path in (ROOT / "src").rglob("*.py") for name in loaded_by(ast.parse(path.read_text()))}
@@ -76,7 +76,7 @@ def test_no_library_is_pinned_to_two_versions() -> None:
 
 
 def test_every_library_in_the_report_is_installed_by_the_extra() -> None:
-    """What the report says the version of, or that it is not installed, is what `tokencache[bench]` asks for."""
+    """The libraries whose versions the report states are those of `tokencache[bench]`."""
     spec = importlib.util.spec_from_file_location("suite_results", ROOT / "benchmarks" / "suite" / "results.py")
     assert spec is not None
     assert spec.loader is not None
@@ -89,7 +89,7 @@ def test_every_library_in_the_report_is_installed_by_the_extra() -> None:
 
 
 def test_every_requirement_is_pinned_within_its_bounds() -> None:
-    """Each library that we name is pinned for CI, to a version that the bounds allow."""
+    """Each required library is pinned for CI, to a version within the bounds."""
     named = [Requirement(text) for texts in EXTRAS.values() for text in texts]
     named += [Requirement(text) for text in PROJECT["project"]["dependencies"]]
     named += [
@@ -102,7 +102,7 @@ def test_every_requirement_is_pinned_within_its_bounds() -> None:
             assert requirement.specifier.contains(Version(PINS[name])), f"{requirement} does not allow {PINS[name]}"
 
 
-def test_the_wheel_holds_no_simulator() -> None:
+def test_the_wheel_contains_no_simulator() -> None:
     """The wheel is made of the two packages of `src`, and neither holds a module of the simulator."""
     packages = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
     assert packages == ["src/tokencache", "src/tokencache_qpay"]

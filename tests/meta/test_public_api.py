@@ -1,6 +1,6 @@
 """The public surface, compared with a committed snapshot.
 
-After a change that is meant, and a line in CHANGELOG.md:
+After an intended change, and a line in CHANGELOG.md:
 `python tests/meta/test_public_api.py > tests/meta/public_api.txt`
 """
 
@@ -111,7 +111,7 @@ def surface() -> str:
         for name in sorted(names):
             thing = getattr(module, name)
             if inspect.isclass(thing):
-                plain = issubclass(thing, BaseException | Enum)  # how one is made differs from Python to Python
+                plain = issubclass(thing, BaseException | Enum)  # their constructors differ between Pythons
                 lines.append(f"{module_name}.{name}{'' if plain else signature(thing)}")
                 lines += [f"    {line}" for line in members(thing)]
             elif inspect.isfunction(thing):
@@ -126,8 +126,8 @@ def test_the_public_surface_is_the_committed_one() -> None:
     assert surface() == SNAPSHOT.read_text()
 
 
-def test_each_module_that_others_are_told_to_import_is_listed() -> None:
-    """What the documents, the templates, the examples and the plugin import of us is in the snapshot."""
+def test_each_module_that_others_import_is_listed() -> None:
+    """All that the documents, the templates, the examples and the plugin import of us is in the snapshot."""
     folders = ("docs", "examples", "src/tokencache/cli/templates")
     texts = [*ROOT.glob("*.md"), *(path for folder in folders for path in (ROOT / folder).rglob("*.*"))]
     texts = [path for path in texts if path.suffix in {".md", ".py", ".tmpl"}]
@@ -140,7 +140,7 @@ def test_each_module_that_others_are_told_to_import_is_listed() -> None:
 
 
 def test_public_names_are_sorted_and_exist() -> None:
-    """`__all__` of each package is sorted, without duplicates, and every name in it is there."""
+    """`__all__` of each package is sorted, without duplicates, and every name in it exists."""
     for name in ("tokencache", "tokencache_qpay"):
         package = importlib.import_module(name)
         assert list(package.__all__) == sorted(set(package.__all__))

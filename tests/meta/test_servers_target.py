@@ -1,4 +1,4 @@
-"""`make servers`: what it installs for the live tests and how, played with stand-ins for the system's programs."""
+"""`make servers`: what it installs for the live tests and how, tested with fake system programs."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ for name in "$@"; do :; done
 
 @dataclass(frozen=True)
 class System:
-    """A system of stand-ins: a folder of programs, and the file of the policy for services."""
+    """A fake system: a folder of programs, and the file of the policy for services."""
 
     bin: Path
     policy: Path
 
     def put(self, name: str, script: str) -> None:
-        """Put a program there."""
+        """Add a program."""
         (self.bin / name).write_text(script)
         (self.bin / name).chmod(0o755)
 
     def asked(self) -> list[str]:
-        """Return what apt-get was asked for, and what the policy said then."""
+        """Return apt-get's requests, and the policy at that time."""
         asked = self.bin / "asked"
         return asked.read_text().splitlines() if asked.exists() else []
 
     def make(self) -> subprocess.CompletedProcess[str]:
-        """Run `make servers` there."""
+        """Run `make servers` on this system."""
         make = shutil.which("make")
         assert make is not None
         return subprocess.run(
@@ -54,7 +54,7 @@ class System:
 
 @pytest.fixture
 def system(tmp_path: Path) -> System:
-    """Give a system with apt-get for root, with redis-server and without memcached."""
+    """Yield a system with apt-get for root, with redis-server and without memcached."""
     system = System(tmp_path / "bin", tmp_path / "policy-rc.d")
     system.bin.mkdir()
     for name in REAL:
@@ -67,16 +67,16 @@ def system(tmp_path: Path) -> System:
     return system
 
 
-def test_nothing_is_asked_where_all_is_there(system: System) -> None:
-    """With both programs there, nothing is said or asked."""
+def test_with_both_programs_no_request_is_made(system: System) -> None:
+    """With both programs installed, the target prints nothing and runs no installer."""
     system.put("memcached", "#!/bin/sh\n")
     ran = system.make()
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
     assert not system.asked()
 
 
-def test_only_what_is_missing_is_installed_and_no_service_starts(system: System) -> None:
-    """The missing program alone is installed, with lists renewed once, under a policy that goes again afterwards."""
+def test_only_the_missing_program_is_installed_and_no_service_starts(system: System) -> None:
+    """The lists are renewed once, and a policy against starting services exists only during the installation."""
     ran = system.make()
     assert (ran.returncode, ran.stderr) == (0, "")
     first, update, second = system.asked()
@@ -88,8 +88,8 @@ def test_only_what_is_missing_is_installed_and_no_service_starts(system: System)
 
 
 @pytest.mark.parametrize(("answer", "installed"), [(101, True), (0, False), (104, False)])
-def test_a_policy_that_is_there_is_left_alone(system: System, answer: int, installed: bool) -> None:
-    """Somebody else's policy stays as it is; where it lets services start, nothing is installed."""
+def test_an_existing_policy_is_kept(system: System, answer: int, installed: bool) -> None:
+    """Another policy stays unchanged; if it lets services start, no program is installed."""
     script = f"#!/bin/sh\nexit {answer}\n"
     system.policy.write_text(script)
     system.policy.chmod(0o755)
@@ -101,7 +101,7 @@ def test_a_policy_that_is_there_is_left_alone(system: System, answer: int, insta
 
 
 def test_a_plain_user_installs_through_sudo(system: System) -> None:
-    """Without root, sudo that asks for no password is used."""
+    """Without root, sudo is used if it needs no password."""
     system.put("id", "#!/bin/sh\necho 1000\n")
     system.put("sudo", f'#!/bin/sh\nprintf "%s\\n" "$*" >> "{system.bin}/sudo-asked"\nshift\nexec "$@"\n')
     ran = system.make()
@@ -114,7 +114,7 @@ def test_a_plain_user_installs_through_sudo(system: System) -> None:
 
 
 @pytest.mark.parametrize("lacking", ["root", "apt-get", "package"])
-def test_where_it_cannot_be_installed_it_says_what_to_do(system: System, lacking: str) -> None:
+def test_a_failed_installation_prints_the_remedy(system: System, lacking: str) -> None:
     """Without the right, the program or the package, one paragraph says what to install, and the tests go on."""
     if lacking == "root":
         system.put("id", "#!/bin/sh\necho 1000\n")
