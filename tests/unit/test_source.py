@@ -1,4 +1,4 @@
-"""The engine through its public surface: one fetch, early renewal, failures, refusals, on a clock that tests set."""
+"""The engine through its public methods: one fetch, early renewal, failures, refusals, on a clock that tests set."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ HOUR = 3600.0
 
 
 class World:
-    """A cache on a memory backend, with clocks, provider and observer at hand."""
+    """A cache on a memory backend, with its clocks, provider and observer."""
 
     def __init__(self, **policy: float) -> None:
         self.clock = FakeClock()
@@ -59,7 +59,7 @@ class World:
         self.source = self.cache.source(self.provider)
 
     def another(self) -> TokenCache:
-        """Return a cache as another process would have: its own sources, the same backend."""
+        """Return a cache as in another process: its own sources, the same backend."""
         return TokenCache(
             self.backend,
             policy=self.policy,
@@ -85,7 +85,7 @@ def world() -> Iterator[World]:
 
 
 def test_a_token_is_fetched_once_and_then_served_from_the_local_copy(world: World) -> None:
-    """INV-2: the second call asks neither backend nor provider."""
+    """INV-2: the second call reads neither the backend nor the provider."""
     first = world.source.token()
     world.backend.calls.clear()
     assert world.source.token() is first
@@ -93,14 +93,14 @@ def test_a_token_is_fetched_once_and_then_served_from_the_local_copy(world: Worl
     assert world.provider.calls == 1
 
 
-def test_a_miss_takes_three_calls_to_the_backend(world: World) -> None:
-    """A cold call loads, leases and commits, and nothing more."""
+def test_a_miss_takes_three_backend_calls(world: World) -> None:
+    """A cold call loads, leases and commits."""
     world.source.token()
     assert world.backend.calls == ["load", "lease", "commit"]
 
 
-def test_a_token_held_by_another_process_takes_one_call(world: World) -> None:
-    """A shared read is one load."""
+def test_a_token_of_another_process_takes_one_backend_call(world: World) -> None:
+    """To read a shared token, the process loads once."""
     token = world.source.token()
     world.backend.calls.clear()
     other = world.another().source(world.provider)
@@ -111,7 +111,7 @@ def test_a_token_held_by_another_process_takes_one_call(world: World) -> None:
 
 
 def test_threads_and_loops_share_one_flight(world: World) -> None:
-    """INV-2: sync and async callers of one source share flight and local copy."""
+    """INV-2: sync and async callers of one source share the flight and the local copy."""
     world.provider.gate.clear()
     got: list[Token] = []
 
@@ -143,8 +143,8 @@ def test_threads_and_loops_share_one_flight(world: World) -> None:
         (2_592_000.0, 60, 3600),
     ],
 )
-def test_renewal_begins_before_the_usable_end_and_nobody_waits(lifetime: float, early: float, window: float) -> None:
-    """INV-1, INV-4: exactly at refresh_at a renewal starts behind the callers' backs; at the usable end it is over."""
+def test_renewal_begins_before_the_usable_end_without_a_wait(lifetime: float, early: float, window: float) -> None:
+    """INV-1, INV-4: exactly at refresh_at a renewal starts in the background, and callers keep the token meanwhile."""
     world = World()
     world.provider.lifetime = lifetime
     first = world.source.token()
@@ -155,7 +155,7 @@ def test_renewal_begins_before_the_usable_end_and_nobody_waits(lifetime: float, 
     world.clock.advance(2 * tick)
     world.provider.started.clear()
     world.provider.gate.clear()
-    assert world.source.token() is first  # while the renewal is held up
+    assert world.source.token() is first  # while the renewal runs
     assert world.provider.started.wait(10)
     world.provider.gate.set()
     world.settle()
@@ -163,8 +163,8 @@ def test_renewal_begins_before_the_usable_end_and_nobody_waits(lifetime: float, 
     assert world.source.token() is not first
 
 
-def test_a_renewal_under_way_leaves_callers_the_hot_path(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-4: one caller starts the renewal; the others neither look at the flight nor take a lock until it lands."""
+def test_callers_keep_the_hot_path_during_a_renewal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-4: one caller starts the renewal; until it ends the others neither look at the flight nor take a lock."""
     first = world.source.token()
     world.clock.advance(HOUR - 60 - 700)
     world.provider.started.clear()
@@ -181,8 +181,8 @@ def test_a_renewal_under_way_leaves_callers_the_hot_path(world: World, monkeypat
 
 
 @pytest.mark.parametrize("lifetime", [1.0, 2.0, 60.0, 3600.0])
-def test_no_token_is_handed_out_at_its_usable_end(lifetime: float) -> None:
-    """INV-1: one tick before the usable end it is served, at it it is not."""
+def test_a_token_is_not_served_at_its_usable_end(lifetime: float) -> None:
+    """INV-1: one tick before its usable end the token is served, and at the end it is not."""
     world = World()
     world.provider.lifetime = lifetime
     world.source.token()
@@ -197,8 +197,8 @@ def test_no_token_is_handed_out_at_its_usable_end(lifetime: float) -> None:
 
 
 @pytest.mark.parametrize("step", [-7200.0, 7200.0])
-def test_a_step_of_the_wall_clock_changes_nothing(world: World, step: float) -> None:
-    """INV-1: the local copy lives by the steady clock."""
+def test_a_wall_clock_step_changes_nothing(world: World, step: float) -> None:
+    """INV-1: the steady clock counts for the local copy."""
     first = world.source.token()
     world.clock.step(step)
     assert world.source.token() is first
@@ -207,7 +207,7 @@ def test_a_step_of_the_wall_clock_changes_nothing(world: World, step: float) -> 
 
 
 def test_a_failing_renewal_is_hidden_until_the_usable_end(world: World) -> None:
-    """INV-4, INV-7: nobody notices while the token is usable; attempts back off; a clear error; then recovery."""
+    """INV-4, INV-7: callers get the usable token while attempts back off; then a clear error; then recovery."""
     first = world.source.token()
     world.provider.failure = ProviderUnavailable("HTTP 500")
     world.clock.advance(HOUR - 60 - 719)
@@ -230,7 +230,7 @@ def test_a_failing_renewal_is_hidden_until_the_usable_end(world: World) -> None:
     assert world.source.token() is not first
 
 
-def test_wrong_credentials_are_not_retried_in_a_loop_by_anybody(world: World) -> None:
+def test_wrong_credentials_are_not_retried_in_a_loop(world: World) -> None:
     """INV-7: a rejection holds for the whole fleet, and keeps its fields."""
     world.provider.failure = ProviderRejected("no", error="invalid_client", status=401)
     with pytest.raises(ProviderRejected):
@@ -246,7 +246,7 @@ def test_wrong_credentials_are_not_retried_in_a_loop_by_anybody(world: World) ->
 
 
 def test_a_cooldown_binds_only_the_identity_that_caused_it(world: World) -> None:
-    """INV-7: a misconfigured process stops nobody else, even under one key."""
+    """INV-7: a wrongly configured process does not stop others, even under one key."""
     wrong = FakeProvider(secret="wrong", wall=world.clock.wall)
     wrong.failure = ProviderRejected("no", error="invalid_client")
     with pytest.raises(ProviderRejected):
@@ -255,7 +255,7 @@ def test_a_cooldown_binds_only_the_identity_that_caused_it(world: World) -> None
 
 
 def test_retry_after_is_kept_by_the_fleet(world: World) -> None:
-    """INV-7: nobody asks before retry_at, which is clamped to 300 s."""
+    """INV-7: no process asks before retry_at, which is at most 300 s ahead."""
     world.provider.failure = ProviderUnavailable("429", retry_at=world.clock.wall() + 10_000)
     with pytest.raises(ProviderUnavailable):
         world.source.token()
@@ -269,7 +269,7 @@ def test_retry_after_is_kept_by_the_fleet(world: World) -> None:
 
 
 def test_another_identitys_record_is_never_used(world: World) -> None:
-    """INV-10: two sources with one key by hand, and the rotated secret wins at once, with a warning event."""
+    """INV-10: if two sources share a manual key, a rotated secret counts at once, and an event warns."""
     old = world.cache.source(world.provider, key="shared").token()
     rotated = FakeProvider("rotated", secret="new", wall=world.clock.wall)
     new = world.cache.source(rotated, key="shared").token()
@@ -278,8 +278,8 @@ def test_another_identitys_record_is_never_used(world: World) -> None:
     assert len(world.seen.of(RecordIgnored)) >= 1
 
 
-def test_a_foreign_record_of_two_fields_is_accepted(world: World) -> None:
-    """A record that another program wrote is a token for whoever holds the key."""
+def test_another_programs_record_of_two_fields_is_accepted(world: World) -> None:
+    """A record of another program is a valid token for every process with the key."""
     end = int(world.clock.wall()) + 3600
     record = f'{{"accessToken":"foreign","expiresAt":{end}}}'.encode()
     grant = world.backend.lease("shared", "them", "", None, 3)
@@ -291,15 +291,15 @@ def test_a_foreign_record_of_two_fields_is_accepted(world: World) -> None:
 
 @pytest.mark.parametrize("junk", [b"", b"{", b"[]", b'{"v":99,"accessToken":"x","expiresAt":2e9}', b"\xff" * 100])
 def test_an_unreadable_record_is_a_miss(world: World, junk: bytes) -> None:
-    """What cannot be read is replaced, with a warning event."""
+    """An unreadable record is replaced, and an event warns."""
     grant = world.backend.lease("shared", "them", "", None, 3)
     world.backend.commit(grant.lease, junk, 3540)  # type: ignore[union-attr]
     assert world.cache.source(world.provider, key="shared").token().value == "fake-token-1"
     assert len(world.seen.of(RecordIgnored)) >= 1
 
 
-def test_many_callers_with_one_refused_token_cause_one_renewal(world: World) -> None:
-    """INV-6: 50 reports of one 401, one fetch, one good token for all."""
+def test_many_reports_of_one_refused_token_cause_one_renewal(world: World) -> None:
+    """INV-6: after 50 reports of one 401 there is one fetch, and all get its token."""
     bad = world.source.token()
     got: list[Token | None] = []
     threads = [threading.Thread(target=lambda: got.append(world.source.replace(bad))) for _ in range(50)]
@@ -312,8 +312,8 @@ def test_many_callers_with_one_refused_token_cause_one_renewal(world: World) -> 
     assert world.provider.calls == 2
 
 
-def test_a_replacement_that_is_refused_too_is_not_replaced_again(world: World) -> None:
-    """INV-6: the 401 surfaces, here and in another process; after it has settled the token may be replaced again."""
+def test_a_refused_replacement_is_not_replaced_at_once(world: World) -> None:
+    """INV-6: the 401 reaches the caller, here and in another process; after a pause the token may be replaced again."""
     second = world.source.replace(world.source.token())
     assert second is not None
     assert world.source.replace(second) is None
@@ -326,8 +326,8 @@ def test_a_replacement_that_is_refused_too_is_not_replaced_again(world: World) -
     assert (third.value, world.provider.calls) == ("fake-token-3", 3)
 
 
-def test_a_process_that_never_held_the_refused_token_replaces_it(world: World) -> None:
-    """INV-6: it was given to it by another process, say; one fetch, though the new token ends no later."""
+def test_a_process_without_the_refused_token_replaces_it(world: World) -> None:
+    """INV-6: another process may have handed the token over; one fetch follows, even if the new token ends no later."""
     bad = world.source.token()
     stranger = world.another().source(world.provider)
     good = stranger.replace(bad)
@@ -341,8 +341,8 @@ def test_a_process_that_never_held_the_refused_token_replaces_it(world: World) -
     assert world.provider.calls == 2
 
 
-def test_a_process_that_can_reach_nothing_leaves_the_401(world: World) -> None:
-    """INV-6: neither a token that the store still has nor an error takes the place of the 401."""
+def test_a_process_without_backend_and_provider_leaves_the_401(world: World) -> None:
+    """INV-6: neither the stored token nor another error replaces the 401."""
     bad = world.source.token()
     world.provider.failure = ProviderUnavailable("gone")
     assert world.another().source(world.provider).replace(bad) is None
@@ -350,16 +350,16 @@ def test_a_process_that_can_reach_nothing_leaves_the_401(world: World) -> None:
     assert world.another().source(world.provider).replace(bad) is None
 
 
-def test_a_replacement_that_a_bystander_fetched_is_not_replaced_in_turn(world: World) -> None:
-    """INV-6: when another caller asks first after a report, what it brings counts as the replacement all the same."""
+def test_a_replacement_fetched_by_another_caller_counts(world: World) -> None:
+    """INV-6: if another caller asks first after a report, its fetched token counts as the replacement."""
     world.source.invalidate(world.source.token())
     young = world.source.token()
     assert world.source.replace(young) is None
     assert world.provider.calls == 2
 
 
-def test_the_refused_token_given_again_is_an_error_not_a_loop(world: World) -> None:
-    """INV-6: a provider that repeats the refused token leaves the 401 to the caller."""
+def test_a_repeated_refused_token_is_not_asked_for_again(world: World) -> None:
+    """INV-6: if the provider repeats the refused token, the caller keeps the 401."""
     world.provider.value = "same"
     bad = world.source.token()
     assert world.source.replace(bad) is None
@@ -368,8 +368,8 @@ def test_the_refused_token_given_again_is_an_error_not_a_loop(world: World) -> N
     assert world.provider.calls == 2
 
 
-def test_invalidate_touches_no_other_token(world: World) -> None:
-    """INV-6: compare-and-discard."""
+def test_invalidate_drops_only_the_named_token(world: World) -> None:
+    """INV-6: the backend compares and discards."""
     first = world.source.token()
     second = world.source.renew()
     assert not world.source.invalidate(first)
@@ -381,7 +381,7 @@ def test_invalidate_touches_no_other_token(world: World) -> None:
 
 
 def test_renew_is_one_fetch_for_the_fleet(world: World) -> None:
-    """INV-2: whoever renews what another process has renewed already gets that one's token."""
+    """INV-2: a process that renews a token which another process has renewed gets that process's token."""
     other = world.another().source(world.provider)
     assert other.token() == world.source.token()
     second = world.source.renew()
@@ -389,7 +389,7 @@ def test_renew_is_one_fetch_for_the_fleet(world: World) -> None:
     assert world.provider.calls == 2
 
 
-def test_the_same_token_again_is_kept_and_asked_for_later(world: World) -> None:
+def test_an_unchanged_token_is_kept_and_asked_for_later(world: World) -> None:
     """A provider that repeats its token is not asked again before max(30 s, a quarter of what remains)."""
     world.provider.value = "same"
     first = world.source.token()
@@ -409,8 +409,8 @@ def test_the_same_token_again_is_kept_and_asked_for_later(world: World) -> None:
     assert world.provider.calls == 3
 
 
-def test_an_unchanged_token_is_news_for_the_fleet(world: World) -> None:
-    """INV-2: of two processes in the window only one asks a provider that has nothing new."""
+def test_an_unchanged_token_is_reported_to_the_fleet(world: World) -> None:
+    """INV-2: of two processes in the window, only one asks a provider that has no newer token."""
     world.provider.value = "same"
     other = world.another().source(world.provider)
     world.source.token()
@@ -422,8 +422,8 @@ def test_an_unchanged_token_is_news_for_the_fleet(world: World) -> None:
     assert world.provider.calls == 2
 
 
-def test_without_its_backend_a_process_goes_on(world: World) -> None:
-    """INV-5: cold and alone it fetches for itself, says so once, and shares again when the backend is back."""
+def test_a_process_goes_on_without_its_backend(world: World) -> None:
+    """INV-5: without its backend a cold process fetches, reports the outage once, and shares again afterwards."""
     world.backend.down = FlakyBackend.EVERYTHING
     first = world.source.token()
     assert world.provider.calls == 1
@@ -440,7 +440,7 @@ def test_without_its_backend_a_process_goes_on(world: World) -> None:
 
 
 def test_an_outage_costs_one_probe_a_second(world: World) -> None:
-    """INV-5: a hundred calls in a second touch a failed backend once, and it is touched every second."""
+    """INV-5: a hundred calls in a second call a failed backend once, and it is called each second."""
     world.backend.down = FlakyBackend.EVERYTHING
     world.source.token()
     world.backend.calls.clear()
@@ -453,8 +453,8 @@ def test_an_outage_costs_one_probe_a_second(world: World) -> None:
     assert world.provider.calls == 1
 
 
-def test_an_outage_does_not_bring_the_renewal_forward(world: World) -> None:
-    """INV-5: the current token is served for the first half of the window, then renewed without the backend."""
+def test_an_outage_does_not_start_the_renewal_earlier(world: World) -> None:
+    """INV-5: for half the window the current token is served; then it is renewed without the backend."""
     first = world.source.token()
     world.backend.down = FlakyBackend.EVERYTHING
     world.clock.advance(HOUR - 60 - 719)
@@ -468,8 +468,8 @@ def test_an_outage_does_not_bring_the_renewal_forward(world: World) -> None:
     assert world.source.token() is not first
 
 
-def test_a_store_that_cannot_write_still_lets_a_token_be_served(world: World) -> None:
-    """INV-4: a full store loses nobody a token."""
+def test_a_store_that_cannot_write_does_not_lose_the_token(world: World) -> None:
+    """INV-4: callers still get the token if the store is full."""
     world.backend.down = frozenset({"lease", "commit", "release"})
     assert world.source.token().value == "fake-token-1"
     events = world.seen.of(TokenFetched)
@@ -477,7 +477,7 @@ def test_a_store_that_cannot_write_still_lets_a_token_be_served(world: World) ->
 
 
 def test_a_late_commit_never_replaces_a_newer_record(world: World) -> None:
-    """INV-3: a holder that lost its lease takes the newer token over."""
+    """INV-3: a holder that lost its lease takes the newer token."""
     world.provider.gate.clear()
     got: list[Token] = []
     late = threading.Thread(target=lambda: got.append(world.source.token()))
@@ -495,7 +495,7 @@ def test_a_late_commit_never_replaces_a_newer_record(world: World) -> None:
 
 
 def test_a_timeout_ends_the_wait_but_not_the_flight(world: World) -> None:
-    """INV-8: a caller leaves at its own deadline; the fetch goes on for the next one."""
+    """INV-8: a caller leaves at its own deadline; the fetch goes on for the next caller."""
     world.provider.gate.clear()
     with pytest.raises(DeadlineExceeded):
         world.source.token(0.0)
@@ -507,8 +507,8 @@ def test_a_timeout_ends_the_wait_but_not_the_flight(world: World) -> None:
 
 
 @pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_a_leader_torn_out_of_its_fetch_harms_nobody(world: World, exception: type[BaseException]) -> None:
-    """INV-8: nobody is hit, somebody leads in turn, and the lease is free at once."""
+def test_an_interrupted_leader_harms_no_other_caller(world: World, exception: type[BaseException]) -> None:
+    """INV-8: another caller leads next, and the lease is free at once."""
     world.provider.gate.clear()
     world.provider.failure = exception()
     hit: list[BaseException] = []
@@ -545,8 +545,8 @@ def test_a_leader_torn_out_of_its_fetch_harms_nobody(world: World, exception: ty
     assert world.provider.calls == 2
 
 
-def test_a_cancelled_leader_on_a_loop_leaves_the_fetch_to_the_others(world: World) -> None:
-    """INV-8, INV-2: the caller is cancelled, the flight is not: still one fetch, and nobody else is cancelled."""
+def test_a_cancelled_leader_on_a_loop_leaves_the_fetch_to_others(world: World) -> None:
+    """INV-8, INV-2: only the caller is cancelled, not the flight: there is still one fetch."""
 
     async def main() -> list[Token]:
         world.provider.gate.clear()
@@ -565,8 +565,8 @@ def test_a_cancelled_leader_on_a_loop_leaves_the_fetch_to_the_others(world: Worl
     assert world.provider.calls == 1
 
 
-def test_a_closed_loop_vacates_its_flight(world: World) -> None:
-    """INV-8: a loop that ends in mid-fetch leaves nobody hanging, and frees the lease."""
+def test_a_closed_loop_abandons_its_flight(world: World) -> None:
+    """INV-8: if a loop ends during a fetch, no caller hangs, and the lease is free."""
     world.provider.gate.clear()
 
     async def start() -> None:
@@ -583,13 +583,13 @@ def test_a_closed_loop_vacates_its_flight(world: World) -> None:
 
 
 async def _cancelled(start: Callable[[], object]) -> None:
-    """Run ``start`` and end as a loop does that is torn down."""
+    """Run ``start`` and end as a closing loop does."""
     await start()  # type: ignore[misc]
     raise asyncio.CancelledError
 
 
-def test_everybody_gets_an_error_of_their_own(world: World) -> None:
-    """INV-8: joiners of a failed flight raise equal errors, not one shared traceback."""
+def test_each_caller_gets_its_own_error(world: World) -> None:
+    """INV-8: the waiters of a failed flight raise equal errors, without a shared traceback."""
     world.provider.failure = ProviderUnavailable("down", status=503)
     world.provider.gate.clear()
     errors: list[ProviderUnavailable] = []
@@ -612,10 +612,10 @@ def test_everybody_gets_an_error_of_their_own(world: World) -> None:
 
 
 def test_a_caller_leaves_a_hung_provider_at_its_deadline(world: World) -> None:
-    """INV-8: also one who names no time of its own, and whatever the provider does on its thread."""
+    """INV-8: this also holds for a caller without its own timeout, and for any provider."""
 
     class Hung(FakeProvider):
-        """A provider that minds no time-out."""
+        """A provider that ignores time-outs."""
 
         def fetch(self, context: FetchContext) -> Token:
             """Hang until the gate is open."""
@@ -641,8 +641,8 @@ def test_a_caller_leaves_a_hung_provider_at_its_deadline(world: World) -> None:
     assert left
 
 
-def test_a_flight_whose_loop_has_stopped_is_taken_over(world: World) -> None:
-    """INV-8: a renewal left behind on a loop that no longer runs holds up nobody else."""
+def test_a_flight_of_a_stopped_loop_is_taken_over(world: World) -> None:
+    """INV-8: a renewal on a stopped loop does not block other callers."""
     loop = asyncio.new_event_loop()
     world.provider.gate.clear()
 
@@ -654,7 +654,7 @@ def test_a_flight_whose_loop_has_stopped_is_taken_over(world: World) -> None:
 
     loop.run_until_complete(leave())
     world.provider.gate.set()
-    world.clock.advance(4)  # beyond the lease of the flight that was left behind
+    world.clock.advance(4)  # beyond the lease of the abandoned flight
     assert world.source.token()
     assert asyncio.run(world.source.atoken())
     left = asyncio.all_tasks(loop)
@@ -664,8 +664,8 @@ def test_a_flight_whose_loop_has_stopped_is_taken_over(world: World) -> None:
     loop.close()
 
 
-def test_no_thread_to_be_had_takes_no_usable_token_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-4: at a limit of threads the renewal is put off, not the caller."""
+def test_a_failed_thread_start_leaves_the_usable_token(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-4: at a limit of threads the renewal is delayed, and the caller gets its token."""
     first = world.source.token()
     world.clock.advance(HOUR - 60 - 700)
 
@@ -683,8 +683,8 @@ def test_no_thread_to_be_had_takes_no_usable_token_away(world: World, monkeypatc
     assert world.source.token() is not first
 
 
-def test_no_thread_to_be_had_takes_no_token_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-8: at a limit of threads, or while the interpreter ends, a caller who needs a token lends its own thread."""
+def test_a_caller_fetches_on_its_own_thread_if_none_can_start(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-8: at a limit of threads, or at the interpreter's exit, the caller's own thread runs the fetch."""
 
     def refuse(thread: threading.Thread) -> None:
         message = "can't start new thread"
@@ -702,10 +702,8 @@ def test_no_thread_to_be_had_takes_no_token_away(world: World, monkeypatch: pyte
     assert world.backend.inspect(world.source.key).owner is None
 
 
-def test_a_thread_that_starts_and_says_that_it_did_not_flies_alone(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """INV-2: an interrupt in ``Thread.start()`` may surface as a RuntimeError; the flight is flown once."""
+def test_a_thread_that_starts_in_spite_of_an_error_fetches_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-2: an interrupt may make ``Thread.start()`` raise although the thread runs; one fetch is made."""
     start, fly, flown = threading.Thread.start, TokenSource._fly, []
 
     def interrupted(thread: threading.Thread) -> None:
@@ -730,8 +728,8 @@ def test_a_thread_that_starts_and_says_that_it_did_not_flies_alone(
     assert world.provider.calls == 1
 
 
-def test_a_process_keeps_its_own_cooldown_when_the_store_has_lost_it(world: World) -> None:
-    """INV-7: two wrong credentials under one key displace each other's cooldown, and still ask once each."""
+def test_a_process_keeps_its_own_cooldown_after_the_store_lost_it(world: World) -> None:
+    """INV-7: two wrong credentials under one key overwrite each other's cooldown, and are still sent once each."""
     wrong = [FakeProvider(f"wrong{number}", secret=f"wrong{number}", wall=world.clock.wall) for number in range(2)]
     sources = [world.another().source(provider, key="shared") for provider in wrong]
     for provider in wrong:
@@ -744,29 +742,29 @@ def test_a_process_keeps_its_own_cooldown_when_the_store_has_lost_it(world: Worl
     assert [provider.calls for provider in wrong] == [1, 1]
 
 
-def test_a_commit_that_fails_frees_the_lease(world: World) -> None:
-    """INV-2: nobody waits out the lease of a holder that could not store its token."""
+def test_a_failed_commit_frees_the_lease(world: World) -> None:
+    """INV-2: other processes do not wait for the lease of a holder that could not store its token."""
     world.backend.down = frozenset({"commit"})
     world.source.token()
     assert world.backend.inspect(world.source.key).owner is None
 
 
 @pytest.mark.parametrize("timeout", [float("nan"), -1.0])
-def test_an_odd_timeout_is_refused(world: World, timeout: float) -> None:
-    """A timeout that is none is a mistake, said at once."""
+def test_an_invalid_timeout_is_refused(world: World, timeout: float) -> None:
+    """An invalid timeout is an error at once."""
     with pytest.raises(ConfigurationError, match="timeout"):
         world.source.token(timeout)
 
 
 @pytest.mark.parametrize("timeout", [float("inf"), 1e300])
-def test_a_timeout_without_end_is_a_long_one(world: World, timeout: float) -> None:
-    """What no clock can count is clamped."""
+def test_an_infinite_timeout_is_clamped(world: World, timeout: float) -> None:
+    """A clock cannot count an infinite timeout, so it becomes a long one."""
     assert world.source.token(timeout)
     assert asyncio.run(world.another().source(world.provider).atoken(timeout))
 
 
-def test_a_token_that_ended_on_the_way_is_not_handed_out(world: World) -> None:
-    """INV-1: a fetch that takes longer than the token lives brings no token."""
+def test_a_token_that_ended_during_its_fetch_is_not_returned(world: World) -> None:
+    """INV-1: if a fetch takes longer than its token lives, the caller gets no token."""
     world.provider.lifetime = 5
     answer = world.provider._answer
 
@@ -780,8 +778,8 @@ def test_a_token_that_ended_on_the_way_is_not_handed_out(world: World) -> None:
         world.source.token()
 
 
-def test_an_equal_provider_gives_the_same_source(world: World) -> None:
-    """Sources are found by identity, secret included, and the table is bounded."""
+def test_equal_providers_get_the_same_source(world: World) -> None:
+    """Sources are found by identity, with the secret; their table is bounded."""
     twin = FakeProvider(wall=world.clock.wall)
     assert world.cache.source(twin) is world.source
     assert world.cache.source(FakeProvider(secret="other")) is not world.source
@@ -806,14 +804,14 @@ def test_an_equal_provider_gives_the_same_source(world: World) -> None:
         (lambda cache: RefreshPolicy(window=float("nan")), "window"),
     ],
 )
-def test_bad_settings_are_said_at_once(make: Callable[[TokenCache], object], text: str) -> None:
-    """A mistake of configuration is a ConfigurationError that names what to mend."""
+def test_wrong_settings_are_refused_at_once(make: Callable[[TokenCache], object], text: str) -> None:
+    """A wrong setting is a ConfigurationError that names it."""
     with pytest.raises(ConfigurationError, match=text):
         make(TokenCache("memory://"))
 
 
-def test_a_closed_cache_serves_what_it_holds_and_says_so_beyond_that() -> None:
-    """After close() the local copy is still good; a new source is refused."""
+def test_a_closed_cache_serves_only_its_local_copies() -> None:
+    """After close() the local copy is still served; a new source is refused."""
     with TokenCache("memory://") as cache:
         source = cache.source(lambda: {"access_token": "x", "expires_in": 60}, key="k")
         token = source.token()
@@ -826,7 +824,7 @@ def test_a_closed_cache_serves_what_it_holds_and_says_so_beyond_that() -> None:
 
 
 def test_a_backend_that_was_passed_in_stays_open() -> None:
-    """What a caller brings, a caller closes."""
+    """Only its caller closes a backend that was passed in."""
     backend = MemoryBackend()
     with TokenCache(backend) as cache:
         cache.source(lambda: {"access_token": "x", "expires_in": 60}, key="k").token()
@@ -834,14 +832,14 @@ def test_a_backend_that_was_passed_in_stays_open() -> None:
 
 
 def stored_at(world: World) -> bytes:
-    """Return the record that lies at the key of the world's source."""
+    """Return the record at the key of the world's source."""
     stored = world.backend.load(world.source.key)
     assert stored is not None
     return stored.data
 
 
-def test_status_tells_all_but_the_secret(world: World) -> None:
-    """INV-9: key, instants, lease, cooldown and health; no token."""
+def test_status_shows_all_but_the_secret(world: World) -> None:
+    """INV-9: status shows key, instants, lease, cooldown and health, and no token."""
     token = world.source.token()
     status = world.source.status()
     assert (status.local, status.stored, status.healthy) == (True, "ours", True)
@@ -853,8 +851,8 @@ def test_status_tells_all_but_the_secret(world: World) -> None:
     assert token.value not in str(status.as_dict())
     assert status.round_trip is not None
     assert replace(asyncio.run(world.source.astatus()), round_trip=None) == replace(status, round_trip=None)
-    grant = world.backend.lease(world.source.key, "somebody", status.identity, stored_at(world), 3.0)
-    assert (world.source.status().lease_owner, world.source.status().lease_remaining) == ("somebody", 3.0)
+    grant = world.backend.lease(world.source.key, "another", status.identity, stored_at(world), 3.0)
+    assert (world.source.status().lease_owner, world.source.status().lease_remaining) == ("another", 3.0)
     cooldown = Cooldown(status.identity, 5.0, permanent=False, attempt=2, message="busy")
     world.backend.release(grant.lease, cooldown)  # type: ignore[union-attr]
     assert (world.source.status().lease_owner, world.source.status().cooldown) == (None, cooldown)
@@ -863,8 +861,8 @@ def test_status_tells_all_but_the_secret(world: World) -> None:
     assert world.source.status().stored == "unknown"
 
 
-def test_the_async_half_does_what_the_sync_half_does(world: World) -> None:
-    """arenew, ainvalidate, areplace and aclose mirror their namesakes."""
+def test_the_async_half_behaves_as_the_sync_half(world: World) -> None:
+    """The methods are arenew, ainvalidate, areplace and aclose."""
 
     async def main() -> None:
         async with world.another() as cache:
@@ -885,8 +883,8 @@ def test_the_async_half_does_what_the_sync_half_does(world: World) -> None:
     assert world.provider.calls == 4
 
 
-def test_a_renewal_on_a_loop_holds_up_nobody(world: World) -> None:
-    """INV-4: on an event loop too, the renewal runs behind the callers' backs."""
+def test_a_renewal_on_a_loop_does_not_block_callers(world: World) -> None:
+    """INV-4: on an event loop, too, the renewal runs in the background."""
 
     async def main() -> None:
         first = await world.source.atoken()
@@ -906,8 +904,8 @@ def test_a_renewal_on_a_loop_holds_up_nobody(world: World) -> None:
 
 
 @pytest.mark.parametrize("half", ["fetch", "afetch"])
-def test_either_half_of_a_provider_is_lifted(half: str) -> None:
-    """A provider with one half serves threads, loops, and threads inside a running loop."""
+def test_a_provider_with_one_half_serves_all_callers(half: str) -> None:
+    """It serves threads, loops, and threads inside a running loop."""
 
     def fetch() -> dict[str, object]:
         return {"access_token": "x", "expires_in": 60}
@@ -926,8 +924,8 @@ def test_either_half_of_a_provider_is_lifted(half: str) -> None:
     assert asyncio.run(inside()).value == "x"
 
 
-def test_whatever_a_provider_raises_is_an_answer(world: World) -> None:
-    """INV-4, INV-9: a foreign exception becomes ProviderUnavailable, without its text."""
+def test_any_error_of_a_provider_is_translated(world: World) -> None:
+    """INV-4, INV-9: an unknown exception becomes ProviderUnavailable, without its text."""
     world.provider.failure = RuntimeError("secret-in-the-text")
     with pytest.raises(ProviderUnavailable) as caught:
         world.source.token()
@@ -935,8 +933,8 @@ def test_whatever_a_provider_raises_is_an_answer(world: World) -> None:
     assert "secret-in-the-text" not in str(caught.value)
 
 
-def test_an_observer_that_raises_harms_nobody(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """What an observer raises is logged and goes no further."""
+def test_an_observer_that_raises_harms_no_caller(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """An observer's exception is logged and not raised."""
 
     def bad(event: object) -> None:
         message = "observer"
@@ -947,8 +945,8 @@ def test_an_observer_that_raises_harms_nobody(world: World, caplog: pytest.LogCa
     assert "an observer raised" in caplog.text
 
 
-def test_the_log_line_of_a_fetch(caplog: pytest.LogCaptureFixture) -> None:
-    """The line that operators of the old service know."""
+def test_a_fetch_writes_its_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    """The line is the one that operators of the old service know."""
     clock = FakeClock()
     provider = FakeProvider("qpay", lifetime=HOUR, wall=clock.wall)
     with caplog.at_level("INFO", logger="tokencache"):
@@ -956,8 +954,8 @@ def test_the_log_line_of_a_fetch(caplog: pytest.LogCaptureFixture) -> None:
     assert "[qpay] token fetched and cached (expires in 3540s)" in caplog.text
 
 
-def test_an_unchanged_token_is_not_handed_out_past_its_end(world: World) -> None:
-    """INV-1: the pause after a renewal that brought nothing new ends with the token."""
+def test_an_unchanged_token_is_not_served_past_its_end(world: World) -> None:
+    """INV-1: the pause after an unchanged token ends with that token."""
     world.provider.value = "same"
     world.provider.lifetime = 10
     first = world.source.token()
@@ -969,8 +967,8 @@ def test_an_unchanged_token_is_not_handed_out_past_its_end(world: World) -> None
     assert world.source.token() is not first
 
 
-def test_alone_a_failure_is_not_repeated_before_its_cooldown_ends(world: World) -> None:
-    """INV-5, INV-7: with neither backend nor provider, the provider is left alone until the backoff is over."""
+def test_a_failure_without_the_backend_leaves_a_cooldown(world: World) -> None:
+    """INV-5, INV-7: without backend and provider, the process does not ask again until the backoff is over."""
     world.backend.down = FlakyBackend.EVERYTHING
     world.provider.failure = ProviderRejected("no")
     for _ in range(20):
@@ -981,7 +979,7 @@ def test_alone_a_failure_is_not_repeated_before_its_cooldown_ends(world: World) 
 
 
 def test_a_late_result_does_not_replace_a_newer_token(world: World) -> None:
-    """INV-3: what a lost flight brings in the end is dropped when something newer is here."""
+    """INV-3: the late result of a lost flight is dropped if the process has a newer token."""
     world.source.token()
     older = world.source._copy
     second = world.source.renew()
@@ -991,7 +989,7 @@ def test_a_late_result_does_not_replace_a_newer_token(world: World) -> None:
 
 
 def test_the_backend_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """TOKENCACHE_BACKEND, else REDIS_DATABASE_URI, else this process alone."""
+    """The order is TOKENCACHE_BACKEND, REDIS_DATABASE_URI, then a backend in this process."""
     monkeypatch.delenv("TOKENCACHE_BACKEND", raising=False)
     monkeypatch.delenv("REDIS_DATABASE_URI", raising=False)
     assert TokenCache()._backend.name == "memory"
@@ -1001,8 +999,8 @@ def test_the_backend_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch,
     assert TokenCache()._backend.name == "file"
 
 
-def test_a_caller_interrupted_before_its_flight_takes_off_strands_nobody(world: World) -> None:
-    """INV-8: between boarding and launching an interrupt leaves a flight that nobody runs; it is soon given up."""
+def test_a_caller_interrupted_before_its_flight_runs_strands_no_waiter(world: World) -> None:
+    """INV-8: an interrupt between lead and start leaves a flight without a runner; waiters soon abandon it."""
     stranded, leads = world.source._lead_or_join(lambda: True) or (None, False)
     assert stranded is not None
     assert leads
@@ -1014,3 +1012,16 @@ def test_a_caller_interrupted_before_its_flight_takes_off_strands_nobody(world: 
         caller.join(0.01)
     assert stranded.over
     assert world.provider.calls == 1
+
+
+def test_closing_on_a_loop_closes_the_backend() -> None:
+    """``aclose`` is ``close``: a source without a local copy says that the cache is closed."""
+
+    async def main() -> None:
+        cache = TokenCache("memory://")
+        source = cache.source(FakeProvider())
+        await cache.aclose()
+        with pytest.raises(BackendClosed):
+            await source.atoken()
+
+    asyncio.run(main())

@@ -1,7 +1,8 @@
-"""Bugs that reviews found in other token caches, one after another: none of them is here.
+"""Bugs that reviews found in other token caches: tokencache does not have them.
 
-Each test is named after its bug and runs the real engine, on threads and on event loops where that makes a difference.
-What needs real servers is in tests/servers/live/test_field_bugs.py.
+Each test is named after its bug and runs the real engine, on threads and on event loops where they differ.
+
+Bugs that need real servers are in tests/servers/live/test_field_bugs.py.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ if TYPE_CHECKING:
 
 HOUR = 3600.0
 PATIENCE = 30.0
-CROWD = 20
+CALLERS = 20
 both_colours = pytest.mark.parametrize("colour", ["threads", "event loop"])
 
 
 class Backend(FlakyBackend):
-    """A flaky backend that tells when a commit begins and ends."""
+    """A flaky backend with hooks before and after a commit."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__(clock)
@@ -50,7 +51,7 @@ class Backend(FlakyBackend):
 
 
 class Provider(FakeProvider):
-    """A fake that fails once where it is told to, instead of for ever."""
+    """A fake provider that can fail once instead of always."""
 
     once: BaseException | None = None
 
@@ -62,7 +63,7 @@ class Provider(FakeProvider):
 
 
 class World:
-    """A provider and a backend on a clock that is moved by hand; caches on it are the processes of a fleet."""
+    """A provider and a backend on a clock that the test moves; each cache on it stands for one process of a fleet."""
 
     def __init__(self, clock: FakeClock | None = None, **policy: float) -> None:
         self.clock = clock or FakeClock()
@@ -72,7 +73,7 @@ class World:
         self.source = self.process()
 
     def another_provider(self, lifetime: float = HOUR) -> Provider:
-        """Return a provider of the same identity, with answers of its own."""
+        """Return a provider of the same identity that counts its own calls."""
         return Provider(lifetime=lifetime, wall=self.clock.wall)
 
     def process(self, provider: Any = None) -> TokenSource:  # noqa: ANN401
@@ -93,8 +94,8 @@ class RealTime(FakeClock):
         return time.time()
 
 
-class Crowd:
-    """Threads that make the same call at once; what they got and what they raised."""
+class Callers:
+    """Threads that make the same call at once; ``got`` and ``raised`` hold their results and errors."""
 
     def __init__(self, number: int, call: Callable[[], Any]) -> None:
         self.got: list[Any] = []
@@ -111,7 +112,7 @@ class Crowd:
             self.raised.append(error)
 
     def leave(self) -> list[Any]:
-        """Wait until all have ended; return what they got."""
+        """Wait until all have ended; return their results."""
         for thread in self._threads:
             thread.join(PATIENCE)
             assert not thread.is_alive()
@@ -119,13 +120,13 @@ class Crowd:
 
     @property
     def ended(self) -> bool:
-        """Whether all have ended."""
+        """Return whether all have ended."""
         return not any(thread.is_alive() for thread in self._threads)
 
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    """A fresh world, whose renewals have ended when the test has."""
+    """A fresh world; its renewals have ended when the test ends."""
     world = World()
     yield world
     world.provider.gate.set()
@@ -133,24 +134,24 @@ def world() -> Iterator[World]:
 
 
 def land() -> None:
-    """Wait until no flight is in the air."""
+    """Wait until no fetch is running."""
     for thread in threading.enumerate():
         if thread.name.startswith("tokencache-fake"):
             thread.join(PATIENCE)
 
 
 def ask(source: TokenSource, colour: str) -> Token:
-    """Return a token of the source, asked for from a thread or from an event loop of its own."""
+    """Return a token of the source, by a thread or by a new event loop."""
     return source.token() if colour == "threads" else asyncio.run(source.atoken())
 
 
 def replace(source: TokenSource, token: Token, colour: str) -> Token | None:
-    """Report a token that was refused."""
+    """Report a refused token."""
     return source.replace(token) if colour == "threads" else asyncio.run(source.areplace(token))
 
 
 def until(reached: Callable[[], bool]) -> None:
-    """Wait until it is so, with patience."""
+    """Wait until the condition holds, for at most PATIENCE seconds."""
     give_up = time.monotonic() + PATIENCE
     while not reached():
         assert time.monotonic() < give_up
@@ -158,7 +159,7 @@ def until(reached: Callable[[], bool]) -> None:
 
 
 def queued(source: TokenSource) -> int:
-    """Return how many wait for the source's flight."""
+    """Return the number of waiters of the source's flight."""
     flight = source._flights and source._flights._open
     future = flight and flight._future
     return len(future._condition._waiters) + len(future._done_callbacks) if future else 0
@@ -169,30 +170,30 @@ def queued(source: TokenSource) -> int:
 
 @both_colours
 def test_a_lock_removed_while_callers_queue_on_it_makes_two_leaders(world: World, colour: str) -> None:
-    """INV-2, INV-8: a crowd that queues on a flight whose leader dies, and a crowd that comes then, have one leader.
+    """INV-2, INV-8: when a leader dies, the callers that wait and the callers that come then have one new leader.
 
-    Without a backend, so that no lease hides a second one.
+    The source runs without a backend, so that a lease does not hide a second leader.
     """
     world.backend.down = FlakyBackend.EVERYTHING
     world.provider.once = asyncio.CancelledError()
     world.provider.gate.clear()
-    queue = Crowd(CROWD, lambda: ask(world.source, colour))
-    until(lambda: queued(world.source) >= CROWD // 2)
+    queue = Callers(CALLERS, lambda: ask(world.source, colour))
+    until(lambda: queued(world.source) >= CALLERS // 2)
     world.provider.gate.set()
-    late = Crowd(CROWD, lambda: ask(world.source, colour))
-    assert len(queue.leave() + late.leave()) == 2 * CROWD
+    late = Callers(CALLERS, lambda: ask(world.source, colour))
+    assert len(queue.leave() + late.leave()) == 2 * CALLERS
     assert set(queue.got + late.got) == {world.source.token()}
     assert (world.provider.calls, world.provider.together) == (2, 1)
 
 
 @pytest.mark.parametrize("colour", ["threads", "event loop", "thread pool"])
 def test_one_global_lock_lets_a_slow_provider_stall_everyone(world: World, colour: str) -> None:
-    """INV-8: while one provider hangs, the sources of another, and what they hold, are there for everybody."""
+    """INV-8: while one provider hangs, the sources of another provider still serve and fetch."""
     quick = world.process(FakeProvider("quick", wall=world.clock.wall))
     world.provider.gate.clear()
 
     class ThreadsOnly:
-        """The hanging provider without its half for event loops."""
+        """The hanging provider without its async half."""
 
         name = "fake"
         identity = world.provider.identity
@@ -211,9 +212,9 @@ def test_one_global_lock_lets_a_slow_provider_stall_everyone(world: World, colou
         return token
 
     if colour == "threads":
-        hanging = Crowd(1, slow.token)
+        hanging = Callers(1, slow.token)
         assert world.provider.started.wait(PATIENCE)
-        assert Crowd(1, quick.token).leave()[0].value == "quick-token-1"
+        assert Callers(1, quick.token).leave()[0].value == "quick-token-1"
         assert not hanging.ended
         world.provider.gate.set()
         hanging.leave()
@@ -223,28 +224,28 @@ def test_one_global_lock_lets_a_slow_provider_stall_everyone(world: World, colou
 
 @both_colours
 def test_a_lock_reused_across_event_loops(world: World, colour: str) -> None:
-    """INV-2: event loops in threads of their own, at once and one after another, share one source and one fetch."""
+    """INV-2: event loops in several threads, at once and one after another, share one source and one fetch."""
     world.provider.gate.clear()
-    crowd = Crowd(CROWD, lambda: asyncio.run(world.source.atoken()))
-    until(lambda: queued(world.source) >= CROWD // 2)
+    callers = Callers(CALLERS, lambda: asyncio.run(world.source.atoken()))
+    until(lambda: queued(world.source) >= CALLERS // 2)
     world.provider.gate.set()
-    assert len(crowd.leave()) == CROWD
-    world.source.invalidate(crowd.got[0])
+    assert len(callers.leave()) == CALLERS
+    world.source.invalidate(callers.got[0])
     assert [ask(world.source, colour).value for _ in range(3)] == ["fake-token-2"] * 3
     assert (world.provider.calls, world.provider.together) == (2, 1)
 
 
 def test_cancelling_the_leader_cancels_the_waiters(world: World) -> None:
-    """INV-8: on a loop, who leads is cancelled; who joined, there and on threads, gets the token of the same fetch."""
+    """INV-8: if the leader on a loop is cancelled, the waiters on loops and threads get the token of the same fetch."""
 
     async def main() -> list[Token]:
         world.provider.gate.clear()
         leader = asyncio.create_task(world.source.atoken())
         while not world.provider.started.is_set():
             await asyncio.sleep(0)
-        joined = [asyncio.create_task(world.source.atoken()) for _ in range(CROWD)]
-        threads = Crowd(2, world.source.token)
-        for _ in range(3):  # each of them has come to wait
+        joined = [asyncio.create_task(world.source.atoken()) for _ in range(CALLERS)]
+        threads = Callers(2, world.source.token)
+        for _ in range(3):  # each of them now waits
             await asyncio.sleep(0)
         joined[0].cancel()
         leader.cancel()
@@ -254,19 +255,19 @@ def test_cancelling_the_leader_cancels_the_waiters(world: World) -> None:
         tokens = await asyncio.gather(*joined[1:])
         return tokens + await asyncio.to_thread(threads.leave)
 
-    assert len(asyncio.run(main())) == CROWD + 1
+    assert len(asyncio.run(main())) == CALLERS + 1
     assert world.provider.calls == 1
 
 
 @both_colours
 def test_cancelling_the_leader_hangs_the_waiters(world: World, colour: str) -> None:
-    """INV-8: who queues on a flight that is torn out of its fetch leads in turn, and nobody waits for ever."""
+    """INV-8: if a leader is interrupted in its fetch, a waiter leads next; no waiter hangs."""
     world.provider.once = asyncio.CancelledError()
     world.provider.gate.clear()
-    crowd = Crowd(CROWD, lambda: ask(world.source, colour))
-    until(lambda: queued(world.source) >= CROWD // 2)
+    callers = Callers(CALLERS, lambda: ask(world.source, colour))
+    until(lambda: queued(world.source) >= CALLERS // 2)
     world.provider.gate.set()
-    assert len(crowd.leave()) == CROWD
+    assert len(callers.leave()) == CALLERS
     assert world.provider.calls == 2
 
 
@@ -275,32 +276,32 @@ def test_cancelling_the_leader_hangs_the_waiters(world: World, colour: str) -> N
 
 @both_colours
 def test_a_lease_shorter_than_the_slowest_fetch(colour: str) -> None:
-    """INV-2: the lease of a fetch that takes several times as long is kept alive, and nobody else fetches."""
+    """INV-2: a fetch that takes several leases keeps its lease, and no other process fetches."""
     world = World(RealTime(), lease=1.0)
     world.provider.gate.clear()
-    crowd = Crowd(1, lambda: ask(world.source, colour))
+    callers = Callers(1, lambda: ask(world.source, colour))
     assert world.provider.started.wait(PATIENCE)
     other = world.process()
-    others = Crowd(1, lambda: ask(other, colour))
+    others = Callers(1, lambda: ask(other, colour))
     until(lambda: world.backend.calls.count("extend") >= 4 or world.provider.together > 1)
     world.provider.gate.set()
-    assert crowd.leave() == others.leave()
+    assert callers.leave() == others.leave()
     assert world.provider.calls == 1
 
 
 @both_colours
 def test_a_wait_shorter_than_the_winners_timeout_loses_the_token(colour: str) -> None:
-    """INV-8: who waits for another process's fetch waits on and on, until that one ends, and has its token."""
+    """INV-8: a process waits until another process's fetch ends, and gets its token."""
     world = World(RealTime(), lease=1.0)
     world.provider.gate.clear()
-    crowd = Crowd(1, lambda: ask(world.source, colour))
+    callers = Callers(1, lambda: ask(world.source, colour))
     assert world.provider.started.wait(PATIENCE)
     loser = world.another_provider()
     source = world.process(loser)
-    others = Crowd(1, lambda: ask(source, colour))
+    others = Callers(1, lambda: ask(source, colour))
     until(lambda: world.backend.calls.count("wait") >= 3 or others.ended)
     world.provider.gate.set()
-    assert crowd.leave() == others.leave() == [world.source.token()]
+    assert callers.leave() == others.leave() == [world.source.token()]
     assert loser.calls == 0
     default = RefreshPolicy()
     assert default.timeout >= default.fetch_timeout + default.lease
@@ -308,16 +309,16 @@ def test_a_wait_shorter_than_the_winners_timeout_loses_the_token(colour: str) ->
 
 @both_colours
 def test_a_release_without_owner_check_frees_anothers_lease(world: World, colour: str) -> None:
-    """INV-2: who lost its lease and then fails takes neither lease nor word from the holder that came after it."""
+    """INV-2: a holder that lost its lease and then fails leaves lease and cooldown to the next holder."""
     world.provider.gate.clear()
     world.provider.once = ProviderUnavailable("too late")
-    loser = Crowd(1, lambda: ask(world.source, colour))
+    loser = Callers(1, lambda: ask(world.source, colour))
     assert world.provider.started.wait(PATIENCE)
     world.clock.advance(4)  # beyond the lease, with no heartbeat in between
     holder = world.another_provider()
     holder.gate.clear()
     source = world.process(holder)
-    winner = Crowd(1, source.token)
+    winner = Callers(1, source.token)
     assert holder.started.wait(PATIENCE)
     owner = world.backend.inspect(source.key).owner
     world.provider.gate.set()
@@ -333,7 +334,7 @@ def test_a_release_without_owner_check_frees_anothers_lease(world: World, colour
 @both_colours
 @pytest.mark.parametrize("down", [{"lease"}, {"load"}, FlakyBackend.EVERYTHING], ids=["lease", "load", "everything"])
 def test_a_store_error_taken_for_busy(world: World, colour: str, down: set[str]) -> None:
-    """INV-5: a store that does not answer is not waited for as if somebody held the lease: the token is there now."""
+    """INV-5: a store that does not answer is not taken for a held lease: the token is fetched without a wait."""
     world.backend.down = frozenset(down)
     assert ask(world.source, colour).value == "fake-token-1"
     assert "wait" not in world.backend.calls
@@ -344,7 +345,7 @@ def test_a_store_error_taken_for_busy(world: World, colour: str, down: set[str])
 def test_a_release_that_raises_although_the_token_was_got(
     world: World, colour: str, error: Callable[[str], Exception]
 ) -> None:
-    """INV-4: a lease that can neither be kept by a commit nor given back costs nobody the token."""
+    """INV-4: if neither commit nor release works, the caller still gets its token."""
     world.backend.down, world.backend.error = frozenset({"commit", "release"}), error
     assert ask(world.source, colour).value == "fake-token-1"
     assert "release" in world.backend.calls
@@ -355,9 +356,9 @@ def test_a_release_that_raises_although_the_token_was_got(
 
 @both_colours
 def test_an_older_token_overwrites_a_newer_one(world: World, colour: str) -> None:
-    """INV-3: who comes late with its token finds a newer one stored, leaves it there, and takes it."""
+    """INV-3: a holder that is late with its token finds a newer one stored, leaves it there, and takes it."""
     world.provider.gate.clear()
-    late = Crowd(1, lambda: ask(world.source, colour))
+    late = Callers(1, lambda: ask(world.source, colour))
     assert world.provider.started.wait(PATIENCE)
     world.clock.advance(4)  # beyond the lease, with no heartbeat in between
     quick = world.another_provider()
@@ -369,7 +370,7 @@ def test_an_older_token_overwrites_a_newer_one(world: World, colour: str) -> Non
 
 
 def test_a_late_background_result_replaces_a_newer_token(world: World) -> None:
-    """INV-3: a renewal that nobody counts on any more lands after a newer one: its token is dropped."""
+    """INV-3: if a lost renewal ends after a newer one, its token is dropped."""
     world.source.token()
     held, committed = threading.Event(), threading.Event()
 
@@ -380,9 +381,9 @@ def test_a_late_background_result_replaces_a_newer_token(world: World) -> None:
 
     world.backend.after_commit = hold
     world.clock.advance(3000)  # into the window
-    assert world.source.token().value == "fake-token-1"  # and a renewal starts behind the caller's back
+    assert world.source.token().value == "fake-token-1"  # a renewal starts in the background
     assert committed.wait(PATIENCE)
-    world.clock.advance(40)  # beyond any flight's time
+    world.clock.advance(40)  # longer than any flight may take
     assert world.source.renew().value == "fake-token-2"
     assert world.source.renew().value == "fake-token-3"
     held.set()
@@ -395,8 +396,8 @@ def test_a_late_background_result_replaces_a_newer_token(world: World) -> None:
 
 
 @both_colours
-def test_blind_invalidation_drops_what_somebody_just_fetched(world: World, colour: str) -> None:
-    """INV-6: a process that reports an old token gets the one that replaced it; nothing is dropped, nobody fetches."""
+def test_blind_invalidation_drops_a_token_just_fetched(world: World, colour: str) -> None:
+    """INV-6: a process that reports an old token gets its replacement, without a discard or a fetch."""
     other = world.process()
     old = world.source.token()
     assert other.token() == old
@@ -409,9 +410,9 @@ def test_blind_invalidation_drops_what_somebody_just_fetched(world: World, colou
 
 
 @both_colours
-@pytest.mark.parametrize("good", ["fake-token-2", "none"], ids=["healed", "refused again"])
+@pytest.mark.parametrize("good", ["fake-token-2", "none"], ids=["renewed", "refused again"])
 def test_a_401_on_the_last_attempt_refreshes_but_never_resends(world: World, colour: str, good: str) -> None:
-    """INV-6: every token that was fetched for a request is sent with it; a second 401 fetches nothing."""
+    """INV-6: each token that is fetched for a request is sent with it; a second 401 does not fetch."""
     sent: list[str] = []
 
     def resource(request: httpx.Request) -> httpx.Response:
@@ -437,7 +438,7 @@ def test_a_401_on_the_last_attempt_refreshes_but_never_resends(world: World, col
 
 
 class Rotating:
-    """A provider of a server that rotates refresh tokens and refuses one that was spent."""
+    """A provider of a server that rotates refresh tokens and refuses a spent one."""
 
     name = "fake"
     refreshing = True
@@ -464,7 +465,7 @@ class Rotating:
 
 @both_colours
 def test_a_rotated_refresh_token_stored_after_the_lease_is_freed(world: World, colour: str) -> None:
-    """INV-2: when the record with the new refresh token is stored, the lease is still held: there is no gap."""
+    """INV-2: the lease is still held when the record with the new refresh token is stored, without a gap."""
     held: list[str | None] = []
     source = world.process(Rotating(world.clock.wall))
     world.backend.before_commit = lambda key: held.append(MemoryBackend.inspect(world.backend, key).owner)
@@ -477,7 +478,7 @@ def test_a_rotated_refresh_token_stored_after_the_lease_is_freed(world: World, c
 
 @both_colours
 def test_a_rotated_refresh_token_not_stored_at_all(world: World, colour: str) -> None:
-    """INV-3: whichever process renews, and however long after, spends the newest refresh token."""
+    """INV-3: each process, however late it renews, spends the newest refresh token."""
     provider = Rotating(world.clock.wall)
     for number in (1, 3, 5):
         source = world.process(provider)
@@ -493,7 +494,7 @@ def test_a_rotated_refresh_token_not_stored_at_all(world: World, colour: str) ->
 
 @both_colours
 def test_the_same_token_until_it_expires_makes_a_loop(world: World, colour: str) -> None:
-    """INV-2: a provider that has nothing new is asked a few times in the window, not once per call."""
+    """INV-2: a provider that repeats its token is asked a few times in the window, not once per call."""
     world.provider.value = "same"
     source, other = world.source, world.process()
     assert ask(source, colour) == ask(other, colour)
@@ -511,7 +512,7 @@ def test_the_same_token_until_it_expires_makes_a_loop(world: World, colour: str)
 
 @both_colours
 def test_the_same_token_is_asked_for_by_each_process_that_starts(world: World, colour: str) -> None:
-    """INV-2: in a rolling restart nobody asks again what the fleet has just been told; later, one does."""
+    """INV-2: in a rolling restart, new processes do not ask the provider again at once; later, one of them does."""
     world.provider.value = "same"
     ask(world.source, colour)
     world.clock.advance(2900)  # into the window
@@ -531,7 +532,7 @@ def test_the_same_token_is_asked_for_by_each_process_that_starts(world: World, c
 @both_colours
 @pytest.mark.parametrize("lifetime", [1.0, 2.0, 10.0, 59.0, 240.0, 300.0])
 def test_a_lifetime_shorter_than_the_window_makes_a_fetch_per_call(world: World, colour: str, lifetime: float) -> None:
-    """INV-2: a token that lives no longer than others' windows is kept for the first half of its life at least."""
+    """INV-2: a token that lives shorter than the usual window is kept for at least half of its life."""
     provider = world.another_provider(lifetime)
     source = world.process(provider)
     for _ in range(50):
@@ -543,7 +544,7 @@ def test_a_lifetime_shorter_than_the_window_makes_a_fetch_per_call(world: World,
 
 @both_colours
 def test_a_start_discards_the_shared_token(world: World, colour: str) -> None:
-    """INV-2: a process that starts, and one that ends, leave the token of the fleet where it is, and use it."""
+    """INV-2: a process that starts or ends leaves the shared token in the store, and uses it."""
     token = world.source.token()
     stored = world.backend.load(world.source.key)
     for _ in range(3):
@@ -561,7 +562,7 @@ def test_a_retry_after_that_is_a_date_is_ignored(colour: str) -> None:
     """INV-7: "not before that date" holds for every process, by the server's own clock."""
     world = World(FakeClock(wall=time.time()))
     asked: list[httpx.Request] = []
-    there = time.time() - 10_000  # the server's clock is none of ours
+    there = time.time() - 10_000  # the server's clock differs from ours
 
     def busy(request: httpx.Request) -> httpx.Response:
         asked.append(request)
@@ -588,7 +589,7 @@ def test_a_retry_after_that_is_a_date_is_ignored(colour: str) -> None:
     "failure", [RuntimeError("x"), TimeoutError(), httpx.ReadTimeout("x"), ProviderUnavailable("x")], ids=repr
 )
 def test_exceptions_and_timeouts_are_not_throttled(world: World, colour: str, failure: Exception) -> None:
-    """INV-7: whatever a provider raises, it is not asked again by anybody until a pause is over, and then once."""
+    """INV-7: after any error of a provider no process asks again until a pause is over, and then one asks once."""
     world.provider.failure = failure
     sources = [world.source, world.process()]
     for calls in (1, 2):
@@ -613,7 +614,7 @@ def test_exceptions_and_timeouts_are_not_throttled(world: World, colour: str, fa
     ids=["error", "null", "blank", "empty object", "empty body", "401"],
 )
 def test_a_failed_login_cached_as_if_it_were_a_token(colour: str, answer: httpx.Response) -> None:
-    """INV-7: no answer without a token, whatever its status, is stored; the next good one is."""
+    """INV-7: an answer without a token is not stored, whatever its status; the next good one is."""
     world = World(FakeClock(wall=time.time()))
     good = httpx.Response(200, json={"access_token": "good", "expires_in": 3600})
     answers = [answer, good]
@@ -626,7 +627,7 @@ def test_a_failed_login_cached_as_if_it_were_a_token(colour: str, answer: httpx.
 
 
 def of_server(answer: Callable[[httpx.Request], httpx.Response]) -> ClientCredentials:
-    """Return a provider whose server answers so."""
+    """Return a provider whose server gives this answer."""
     transport = httpx.MockTransport(answer)
     return ClientCredentials(
         token_url="https://id.example/token",

@@ -1,4 +1,4 @@
-"""Flights: who waits for one, for how long, and what wakes it, on threads and on event loops."""
+"""Flights: which callers wait for one, for how long, and what wakes them, on threads and on event loops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tokencache._engine.flights import Flight
+from tokencache._engine.flights import Flight, Flights
 from tokencache.errors import ProviderUnavailable
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ async def waiting(flight: Flight, count: int) -> list[asyncio.Task[Any]]:
     return tasks
 
 
-def test_one_call_wakes_all_who_wait_on_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_call_wakes_all_waiters_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand waiters cost one call into their loop, not a thousand."""
 
-    async def crowd() -> None:
+    async def many() -> None:
         loop = asyncio.get_running_loop()
         flight = Flight(PATIENCE)
         flight.loop = loop
@@ -48,11 +48,11 @@ def test_one_call_wakes_all_who_wait_on_a_loop(monkeypatch: pytest.MonkeyPatch) 
         assert [outcome is LANDED for outcome in await asyncio.gather(*tasks)] == [True] * 1_000
         assert len(calls) == 1
 
-    asyncio.run(crowd())
+    asyncio.run(many())
 
 
-def test_every_loop_is_woken(caplog: pytest.LogCaptureFixture) -> None:
-    """Two loops and a thread wait for one flight; a third loop was closed meanwhile, and hinders nobody."""
+def test_the_waiters_of_every_loop_are_woken(caplog: pytest.LogCaptureFixture) -> None:
+    """Two loops and a thread wait for one flight; a third loop is already closed, and does not block them."""
     flight = Flight(PATIENCE)
     flight.started = True
     gone = asyncio.new_event_loop()
@@ -95,8 +95,8 @@ async def _cancelled(task: asyncio.Task[Any]) -> None:
         await task
 
 
-def test_a_waiter_that_is_cancelled_leaves_the_others() -> None:
-    """INV-8: one who no longer waits neither ends the flight nor keeps the others from their outcome."""
+def test_cancelling_a_waiter_leaves_the_other_waiters() -> None:
+    """INV-8: a cancelled waiter does not end the flight; the others get its outcome."""
 
     async def three() -> None:
         flight = Flight(PATIENCE)
@@ -114,8 +114,8 @@ def test_a_waiter_that_is_cancelled_leaves_the_others() -> None:
     asyncio.run(three())
 
 
-def test_waiters_of_one_loop_leave_at_ends_of_their_own() -> None:
-    """INV-8: one timer minds them all, the later as well as the earlier, and those who come after it was set."""
+def test_each_waiter_of_a_loop_leaves_at_its_own_deadline() -> None:
+    """INV-8: one timer serves all waiters of a loop, whatever the order of their deadlines."""
 
     async def leave() -> None:
         flight = Flight(PATIENCE)
@@ -140,10 +140,10 @@ def test_waiters_of_one_loop_leave_at_ends_of_their_own() -> None:
     asyncio.run(leave())
 
 
-def test_a_crowd_sets_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousand waiters with one end cost one timer, which goes with the flight."""
+def test_waiters_with_one_deadline_share_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand waiters with one deadline cost one timer, which ends with the flight."""
 
-    async def crowd() -> None:
+    async def many() -> None:
         loop = asyncio.get_running_loop()
         flight = Flight(PATIENCE)
         flight.loop = loop
@@ -160,12 +160,12 @@ def test_a_crowd_sets_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
         await asyncio.gather(*tasks)
         assert [timer.cancelled() for timer in timers] == [True]
 
-    asyncio.run(crowd())
+    asyncio.run(many())
 
 
 @pytest.mark.parametrize("end", ["abandon", "fail", "time"])
-def test_how_a_wait_ends_without_an_outcome(end: str) -> None:
-    """A vacated flight and a wait that is over give nothing; a failed one each waiter an error of its own."""
+def test_a_wait_may_end_without_an_outcome(end: str) -> None:
+    """An abandoned flight or a time-out gives None; a failed flight raises a separate error for each waiter."""
 
     async def wait() -> None:
         flight = Flight(PATIENCE)
@@ -188,13 +188,13 @@ def test_how_a_wait_ends_without_an_outcome(end: str) -> None:
     asyncio.run(wait())
 
 
-def test_who_is_trusted_to_land() -> None:
-    """INV-8: one's own loop runs its tasks, a thread that began goes on; anything else is looked at again soon."""
+def test_a_waiter_looks_again_soon_unless_the_flight_surely_runs() -> None:
+    """INV-8: a flight surely runs on the waiter's own loop or on a started thread; otherwise it may lack a runner."""
 
     async def look() -> None:
         mine = asyncio.get_running_loop()
         flight = Flight(PATIENCE)
-        assert flight.patience(PATIENCE, mine) < PATIENCE  # a thread that has not begun
+        assert flight.patience(PATIENCE, mine) < PATIENCE  # a thread that has not started
         flight.started = True
         assert flight.patience(PATIENCE, mine) == PATIENCE
         flight.loop = mine
@@ -207,3 +207,38 @@ def test_who_is_trusted_to_land() -> None:
         other.close()
 
     asyncio.run(look())
+
+
+def test_an_abandoned_flight_makes_room_after_its_time() -> None:
+    """INV-8: past its time a flight gives way to another, and its waiters are sent back to look again."""
+    flights = Flights()
+    lost, leads = flights.lead_or_join(0.0, 10.0)
+    assert leads
+    assert flights.lead_or_join(9.9, 20.0) == (lost, False)
+    fresh, leads = flights.lead_or_join(10.0, 20.0)
+    assert leads
+    assert fresh is not lost
+    assert lost.join(PATIENCE) is None
+    flights.leave(lost)
+    assert flights.flying
+    lost.abandon()
+    lost.fail(ValueError())
+    assert lost.join(0) is None
+
+
+def test_cancelling_a_waiter_does_not_cancel_the_flight() -> None:
+    """INV-8: if a waiter on a loop is cancelled, the flight goes on for the others."""
+
+    async def main() -> None:
+        flight, _ = Flights().lead_or_join(0.0, 10.0)
+        waiter = asyncio.create_task(flight.ajoin(PATIENCE))
+        await asyncio.sleep(0)
+        waiter.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiter
+        assert not flight.over
+        assert await flight.ajoin(0) is None
+        flight.abandon()
+        assert await flight.ajoin(PATIENCE) is None
+
+    asyncio.run(main())

@@ -1,4 +1,4 @@
-"""The flow by hand: effects out, replies in, no clock, no thread, no store."""
+"""The flow by hand: effects come out, replies go in, without a clock, a thread or a store."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ GRANT = LeaseGrant("k", "me", 100, 3.0)
 
 
 def job(**changes: object) -> Job:
-    """Return orders for a cold start, with changes."""
+    """Return the job of a cold start, with changes."""
     settings: dict[str, object] = {
         "provider": "p",
         "key": "k",
@@ -63,7 +63,7 @@ def token(value: str = "t", lifetime: float = 3600.0) -> Token:
 def stored(
     value: str = "t", *, fence: int = 50, identity: str = "me", lifetime: float = 3600.0, again: float | None = None
 ) -> Stored:
-    """Return a record of ours, whose provider is to be asked again in ``again`` seconds."""
+    """Return a record of ours; after ``again`` seconds the provider is asked again."""
     again_at = None if again is None else WALL + again
     data = _record.encode(token(value, lifetime), fence=fence, identity=identity, key="k", again_at=again_at)
     return Stored(data, 100_000.0)
@@ -75,7 +75,7 @@ def copy(value: str = "mine", *, refresh_at: float = -1.0, usable_at: float = 70
 
 
 def play(orders: Job, replies: Mapping[type[Effect], list[object]]) -> tuple[Outcome, list[Effect]]:
-    """Run the flow on scripted replies; the clock stands at what ``Sleep`` and ``Wait`` have made of it."""
+    """Run the flow on scripted replies; ``Sleep`` and ``Wait`` move the clock."""
     queues = {kind: list(answers) for kind, answers in replies.items()}
     flow, done, clock, reply = obtain(orders), [], 0.0, None
     while True:
@@ -108,7 +108,7 @@ def kinds(effects: list[Effect]) -> list[str]:
 
 
 def test_a_stored_record_at_its_usable_end_is_not_taken() -> None:
-    """INV-1: the record's own instants count, whatever the store's countdown says."""
+    """INV-1: the record's own instants count, even if the store's countdown is longer."""
     old = stored("old", lifetime=59.0 / 10)
     ended = Stored(old.data.replace(b"1800000005", b"1800000000"), 100_000.0)
     outcome, effects = play(job(), {Load: [ended], Lease: [Granted(GRANT)], Fetch: [token()], Commit: [True]})
@@ -116,8 +116,8 @@ def test_a_stored_record_at_its_usable_end_is_not_taken() -> None:
     assert kinds(effects) == ["Load", "Lease", "Fetch", "Commit"]
 
 
-def test_a_refused_token_is_taken_from_nowhere() -> None:
-    """INV-6: neither from a load nor from a lease."""
+def test_a_refused_token_is_not_taken_from_the_store() -> None:
+    """INV-6: the flow takes it neither from a load nor from a lease."""
     bad = stored("bad")
     outcome, effects = play(
         job(reason="rejected", refused=frozenset({"bad"})),
@@ -130,23 +130,23 @@ def test_a_refused_token_is_taken_from_nowhere() -> None:
     assert asked == [bad.data, bad.data]
 
 
-def test_the_lease_goes_to_whoever_has_seen_the_record() -> None:
-    """INV-2: what was loaded and not used is named when asking for the lease."""
-    foreign = stored("x", identity="somebody else")
-    _, effects = play(job(), {Load: [foreign], Lease: [Granted(GRANT)], Fetch: [token()], Commit: [True]})
-    assert [effect.seen for effect in effects if isinstance(effect, Lease)] == [foreign.data]
+def test_the_lease_request_names_the_record_that_was_read() -> None:
+    """INV-2: a record that was loaded and not used is named in the request for the lease."""
+    others = stored("x", identity="another")
+    _, effects = play(job(), {Load: [others], Lease: [Granted(GRANT)], Fetch: [token()], Commit: [True]})
+    assert [effect.seen for effect in effects if isinstance(effect, Lease)] == [others.data]
 
 
 def test_a_waiter_waits_for_the_holder_and_looks_again() -> None:
-    """INV-2: held is not unavailable: nobody fetches beside a holder."""
+    """INV-2: "held" is not "unavailable": a process does not fetch beside a holder."""
     outcome, effects = play(job(), {Load: [None], Lease: [Held(2.5), Held(0.0), Found(stored("theirs"))]})
     assert isinstance(outcome, Obtained)
     assert outcome.copy.token.value == "theirs"
     assert [effect.timeout for effect in effects if isinstance(effect, Wait)] == [2.5, 0.02]
 
 
-def test_whoever_may_not_wait_looks_again_at_a_pace() -> None:
-    """INV-5: leases are answered and waiting is refused: no storm of questions, and no fetch beside the holder."""
+def test_a_process_whose_waits_are_refused_polls_at_a_limited_rate() -> None:
+    """INV-5: if leases are answered and waits are refused, the process polls slowly, and does not fetch."""
     outcome, effects = play(
         job(), {Load: [None], Lease: [*[Held(2.0)] * 4, Found(stored("theirs"))], Wait: [DOWN, DOWN, None, DOWN]}
     )
@@ -162,13 +162,13 @@ def test_whoever_may_not_wait_looks_again_at_a_pace() -> None:
 
 
 def test_a_waiter_gives_up_at_the_deadline() -> None:
-    """INV-8: a lease that is always held by somebody ends in DeadlineExceeded, without a fetch."""
+    """INV-8: if another process always holds the lease, the wait ends in DeadlineExceeded, without a fetch."""
     outcome, _ = play(job(deadline=5.0), {Load: [None], Lease: [Held(3.0), Held(3.0)]})
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, DeadlineExceeded)
 
 
-def test_alone_one_asks_no_more_often_than_the_probe() -> None:
+def test_fetches_without_the_backend_are_a_probe_apart() -> None:
     """INV-5: without the backend the provider is asked at a bounded rate."""
     outcome, effects = play(job(unleased_fetch_at=0.75), {Load: [DOWN], Fetch: [token()]})
     assert isinstance(outcome, Obtained)
@@ -176,15 +176,15 @@ def test_alone_one_asks_no_more_often_than_the_probe() -> None:
     assert [effect.duration for effect in effects if isinstance(effect, Sleep)] == [0.75]
 
 
-def test_alone_and_out_of_time_is_said() -> None:
+def test_the_rate_limit_ends_at_the_deadline() -> None:
     """INV-8: the rate limit never outlasts the deadline."""
     outcome, _ = play(job(unleased_fetch_at=60.0, deadline=5.0), {Load: [DOWN]})
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, DeadlineExceeded)
 
 
-def test_alone_the_current_token_is_kept_for_half_the_window() -> None:
-    """INV-4, INV-5: then it is renewed without the backend, and an unchanged one is kept."""
+def test_without_the_backend_the_token_is_kept_for_half_the_window() -> None:
+    """INV-4, INV-5: after that it is renewed without the backend, and an unchanged token is kept."""
     early, _ = play(job(reason="refresh", current=copy()), {Lease: [DOWN]})
     assert isinstance(early, Kept)
     assert early.next_at == 1.0
@@ -198,7 +198,7 @@ def test_alone_the_current_token_is_kept_for_half_the_window() -> None:
     assert failed.unleased
 
 
-def test_a_commit_that_no_backend_hears_loses_nobody_a_token() -> None:
+def test_a_commit_without_an_answer_still_returns_the_token() -> None:
     """INV-4: the fetched token is returned, not shared."""
     outcome, _ = play(job(), {Load: [None], Lease: [Granted(GRANT)], Fetch: [token()], Commit: [DOWN]})
     assert isinstance(outcome, Obtained)
@@ -211,14 +211,14 @@ def test_a_commit_that_no_backend_hears_loses_nobody_a_token() -> None:
     ids=["newer", "gone", "down", "junk"],
 )
 def test_a_refused_commit_gives_way_to_the_newer_record(reply: object, value: str) -> None:
-    """INV-3: the newer token is taken if it can be; ours is still good if not."""
+    """INV-3: the newer token is taken if it is usable; otherwise the fetched one is used."""
     outcome, _ = play(job(), {Load: [None, reply], Lease: [Granted(GRANT)], Fetch: [token()], Commit: [False]})
     assert isinstance(outcome, Obtained)
     assert outcome.copy.token.value == value
 
 
-def test_a_lost_backend_after_the_load_is_an_outage() -> None:
-    """INV-5: an unreachable lease is not a held one: nothing is waited for, and nothing is shared."""
+def test_a_backend_that_fails_after_the_load_is_an_outage() -> None:
+    """INV-5: an unreachable lease is not a held one: the flow neither waits nor shares."""
     outcome, effects = play(job(), {Load: [None], Lease: [DOWN], Fetch: [token()]})
     assert isinstance(outcome, Obtained)
     assert outcome.copy.data is None
@@ -247,8 +247,8 @@ def test_an_older_stored_token_does_not_displace_a_newer_one() -> None:
     ],
     ids=["rejected", "retry", "retry-clamped", "retry-past", "backoff"],
 )
-def test_a_failure_leaves_its_cooldown(error: ProviderUnavailable, low: float, high: float, permanent: bool) -> None:
-    """INV-7: how long, for whom and why, without a secret; none where it is over already."""
+def test_a_failure_leaves_a_cooldown(error: ProviderUnavailable, low: float, high: float, permanent: bool) -> None:
+    """INV-7: the cooldown holds duration, identity and reason, but no secret; one that is over is not left."""
     outcome, effects = play(job(), {Load: [None], Lease: [Granted(GRANT)], Fetch: [error]})
     assert isinstance(outcome, Failed)
     assert low <= outcome.next_at <= high
@@ -261,16 +261,16 @@ def test_a_failure_leaves_its_cooldown(error: ProviderUnavailable, low: float, h
         assert released.cooldown.remaining == outcome.next_at
 
 
-def test_backoff_goes_on_from_what_the_fleet_has_seen() -> None:
-    """INV-7: the count of failures travels with the cooldown."""
+def test_backoff_continues_from_the_fleets_count() -> None:
+    """INV-7: the cooldown holds the count of failures."""
     cooldown = Cooldown("me", 5.0, permanent=False, attempt=4, message="500")
     outcome, _ = play(job(), {Load: [None], Lease: [Held(5.0, cooldown)]})
     assert isinstance(outcome, Failed)
     assert (outcome.attempt, outcome.next_at) == (4, 5.0)
 
 
-def test_a_token_got_alone_is_shared_without_a_fetch() -> None:
-    """INV-5: when the backend is back the token goes to the fleet; nobody asks the provider for that."""
+def test_a_token_fetched_without_the_backend_is_shared_later() -> None:
+    """INV-5: when the backend is back, the token is stored there, without another fetch."""
     mine = copy(refresh_at=100.0, data=None)
     outcome, effects = play(job(reason="refresh", current=mine), {Lease: [Granted(GRANT)], Commit: [True]})
     assert isinstance(outcome, Obtained)
@@ -278,8 +278,8 @@ def test_a_token_got_alone_is_shared_without_a_fetch() -> None:
     assert kinds(effects) == ["Lease", "Commit"]
 
 
-def test_a_commit_whose_reply_was_lost_puts_no_renewal_off() -> None:
-    """INV-2: the own token, found stored, is shared and no sign that the provider has nothing newer."""
+def test_a_commit_whose_reply_was_lost_does_not_delay_the_renewal() -> None:
+    """INV-2: if the store holds the process's own token, the provider may still have a newer one."""
     orders = job(reason="refresh", current=replace(copy("mine", refresh_at=500.0, data=None), fence=None))
     outcome, _ = play(orders, {Lease: [Found(stored("mine", fence=7))]})
     assert isinstance(outcome, Obtained)
@@ -287,16 +287,16 @@ def test_a_commit_whose_reply_was_lost_puts_no_renewal_off() -> None:
 
 
 @pytest.mark.parametrize(("again", "expected"), [(300.0, 500.0), (600.0, 630.0), (690.0, 700.0), (900.0, 700.0)])
-def test_a_token_got_alone_and_repeated_to_another_is_not_asked_for_too_soon(again: float, expected: float) -> None:
-    """INV-2: a process that fetched alone heeds when to ask again, if that is later than its own renewal."""
+def test_a_token_fetched_alone_heeds_the_stored_time_to_ask_again(again: float, expected: float) -> None:
+    """INV-2: if the record says to ask again later than the process's own renewal, the later time counts."""
     orders = job(reason="refresh", current=replace(copy("mine", refresh_at=500.0, data=None), fence=None))
     outcome, _ = play(orders, {Lease: [Found(stored("mine", fence=7, again=again))]})
     assert isinstance(outcome, Obtained)
     assert outcome.copy.refresh_at == pytest.approx(expected)
 
 
-def test_the_foreign_record_of_nobody_knows_when_is_early_in_full() -> None:
-    """INV-1: without a lifetime the whole of `early` is kept, and the window is a share of what remains."""
+def test_a_record_without_a_lifetime_keeps_the_whole_of_early() -> None:
+    """INV-1: the window is a share of the remaining time."""
     record = Stored(b'{"accessToken":"x","expiresAt":%d}' % (WALL + 1000), None)
     outcome, _ = play(job(), {Load: [record]})
     assert isinstance(outcome, Obtained)
@@ -304,7 +304,7 @@ def test_the_foreign_record_of_nobody_knows_when_is_early_in_full() -> None:
     assert outcome.copy.refresh_at == pytest.approx(740.0)
 
 
-def test_the_stores_countdown_ends_a_record_too() -> None:
+def test_the_stores_countdown_also_ends_a_record() -> None:
     """INV-1: the earliest of countdown, lifetime and wall clock counts."""
     outcome, _ = play(job(), {Load: [Stored(stored().data, 12.0)]})
     assert isinstance(outcome, Obtained)
@@ -312,7 +312,7 @@ def test_the_stores_countdown_ends_a_record_too() -> None:
 
 
 def test_a_record_lives_no_longer_than_its_lifetime() -> None:
-    """INV-1: an issuer whose clock is two hours ahead makes no token live longer here."""
+    """INV-1: a token does not live longer here if its issuer's clock is two hours ahead."""
     ahead = Token("t", expires_at=WALL + 7200 + 3600, issued_at=WALL + 7200)
     record = Stored(_record.encode(ahead, fence=50, identity="me", key="k"), None)
     outcome, _ = play(job(), {Load: [record]})

@@ -1,4 +1,4 @@
-"""The handle of a backend: it outlives its cache, and tells the backend of a fork."""
+"""The handle of a backend: it outlives its cache, and calls the backend's fork hook."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tokencache.backends.memory import MemoryBackend
 from tokencache.testing.fakes import FakeClock, FakeProvider
 
 
-class Told(MemoryBackend):
-    """A backend that counts the forks that it is told of."""
+class CountsForks(MemoryBackend):
+    """A backend that counts the calls of its fork hook."""
 
     forks = 0
 
@@ -23,12 +23,12 @@ class Told(MemoryBackend):
         self.forks += 1
 
 
-class Foreign:
-    """A third party's backend, which can be neither hashed nor referred to weakly."""
+class ThirdParty:
+    """A third party's backend that supports neither hashing nor weak references."""
 
     __slots__ = ("forks",)
     __hash__ = None  # type: ignore[assignment]
-    name = "foreign"
+    name = "third party"
 
     def __init__(self) -> None:
         self.forks = 0
@@ -40,9 +40,9 @@ class Foreign:
 
 @pytest.mark.parametrize("kept", [True, False], ids=["cache kept", "cache dropped"])
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # other tests' threads may live on
-def test_a_source_alone_is_good_after_a_fork(*, kept: bool) -> None:
-    """``TokenCache(url).source(…)`` keeps no cache: its backend still lets go of the parent's connections, once."""
-    backend = Told()
+def test_a_source_without_its_cache_survives_a_fork(*, kept: bool) -> None:
+    """``TokenCache(url).source(…)`` does not keep the cache; still the child drops the parent's connections, once."""
+    backend = CountsForks()
     cache = TokenCache(backend)
     source = cache.source(FakeProvider())
     if not kept:
@@ -57,12 +57,12 @@ def test_a_source_alone_is_good_after_a_fork(*, kept: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_the_hook_of_a_third_party_is_called() -> None:
-    """A backend that has not enrolled itself is told of a fork by its handle, whatever its class allows."""
-    backend = Foreign()
+def test_a_third_partys_fork_hook_is_called() -> None:
+    """The handle calls the hook of a backend that has not enrolled itself, whatever its class allows."""
+    backend = ThirdParty()
     handle = BackendHandle(backend, FakeClock(), 1.0)  # type: ignore[arg-type]
     child = os.fork()
     if child == 0:
         os._exit(backend.forks)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
-    assert handle.name == "foreign"
+    assert handle.name == "third party"

@@ -1,4 +1,4 @@
-"""The identity of a source: what names its record, says whose it is and seals it, as one value."""
+"""The identity of a source: one value holds its key, fingerprint and sealing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tokencache.testing.fakes import FakeProvider
 
 
 @pytest.mark.parametrize("key", [None, "by hand"])
-def test_the_orders_of_a_flow_hold_the_whole_identity(key: str | None) -> None:
-    """INV-10: the first orders of a source name key, fingerprint and sealing, though its key was never read."""
+def test_a_flows_job_holds_the_whole_identity(key: str | None) -> None:
+    """INV-10: the first job of a source has key, fingerprint and sealing, although ``key`` was never read."""
     provider = FakeProvider()
     source = TokenCache("memory://", namespace="n:", encrypt="00" * 32).source(provider, key=key)
     job = source._job("cold")
@@ -21,7 +21,7 @@ def test_the_orders_of_a_flow_hold_the_whole_identity(key: str | None) -> None:
     assert (source.key, source._identify().sealing) == (job.key, job.sealing)
 
 
-def test_the_identity_is_worked_out_once() -> None:
-    """The slow fingerprint is paid for once per source."""
+def test_the_identity_is_computed_once() -> None:
+    """The slow fingerprint is computed once per source."""
     source = TokenCache("memory://").source(FakeProvider())
     assert source._identify() is source._identify()

@@ -1,4 +1,4 @@
-"""Tokens that only a rotating refresh token leads to: it is spent once, and kept with the record, 401 or not."""
+"""Tokens of a rotating refresh token: it is spent once, and stays in the record, also after a 401."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POLICY = RefreshPolicy(rejected_cooldown=0.0)
 
 
 class Rotating:
-    """A provider of a server that rotates refresh tokens and refuses one that was spent."""
+    """A provider of a server that rotates refresh tokens and refuses a spent one."""
 
     name = "rotating"
     refreshing = True
@@ -63,7 +63,7 @@ class Rotating:
 
 
 class Fleet:
-    """Caches on one backend, as processes of a fleet would have them, on a clock that is moved by hand."""
+    """Caches on one backend, one for each process of a fleet, on a clock that the test moves."""
 
     def __init__(self, backend: MemoryBackend | None = None, refresh_life: float | None = None) -> None:
         self.clock = FakeClock()
@@ -79,7 +79,7 @@ class Fleet:
 
 @pytest.mark.parametrize("pause", [3601.0, 30 * 86_400.0], ids=["just ended", "a month"])
 def test_the_record_outlives_its_token(pause: float) -> None:
-    """INV-2, INV-1: who comes after the token's end spends the refresh token of the record, not the first one again."""
+    """INV-2, INV-1: after the token's end a process spends the refresh token of the record, not the first one."""
     fleet = Fleet()
     assert fleet.source().token().value == "t1"
     assert fleet.source().token().value == "t1"
@@ -89,15 +89,15 @@ def test_the_record_outlives_its_token(pause: float) -> None:
 
 
 @pytest.mark.parametrize("behind", [0.0, 1000.0], ids=["right", "behind"])
-def test_a_kept_record_is_not_late(behind: float) -> None:
-    """INV-1: the countdown of a record that outlives its token still tells when the token ends, whatever the clock."""
+def test_the_countdown_of_a_kept_record_gives_the_tokens_end(behind: float) -> None:
+    """INV-1: the record outlives its token, but its countdown still gives the token's end, whatever the clock."""
     fleet = Fleet()
     fleet.source().token()
     fleet.clock.advance(3600 - 59)  # within `early`
     assert fleet.source(behind).token().value == "t2"
 
 
-def test_the_store_forgets_with_the_refresh_token() -> None:
+def test_a_record_ends_with_its_refresh_token() -> None:
     """A record is kept no longer than its refresh token lives."""
     fleet = Fleet(refresh_life=7200.0)
     source = fleet.source()
@@ -108,8 +108,8 @@ def test_the_store_forgets_with_the_refresh_token() -> None:
     assert fleet.backend.load(source.key) is None
 
 
-def test_a_refused_token_costs_no_refresh_token() -> None:
-    """INV-6: after a 401 the refresh token of the refused token is spent, here and in every other process."""
+def test_a_refused_tokens_refresh_token_is_still_spent() -> None:
+    """INV-6: after a 401 one process spends the refused token's refresh token, and the others take the result."""
     fleet = Fleet()
     one, two = fleet.source(), fleet.source()
     first = one.token()
@@ -124,7 +124,7 @@ def test_a_refused_token_costs_no_refresh_token() -> None:
 
 
 def test_an_invalidated_token_keeps_its_refresh_token_without_a_record() -> None:
-    """What the process held serves where the store has lost the record."""
+    """If the store has lost the record, the process uses the refresh token that it held."""
     fleet = Fleet()
     source = fleet.source()
     first = source.token()
@@ -136,8 +136,8 @@ def test_an_invalidated_token_keeps_its_refresh_token_without_a_record() -> None
     assert fleet.provider.spent == ["r0", "r1"]
 
 
-def test_nobody_refreshes_without_the_backend() -> None:
-    """INV-2 before INV-5: two processes alone would spend one refresh token; a usable token is still served (INV-4)."""
+def test_a_process_does_not_refresh_without_the_backend() -> None:
+    """INV-2 before INV-5: two processes would spend one refresh token. INV-4: a usable token is still served."""
     clock = FakeClock()
     backend = FlakyBackend(clock)
     fleet = Fleet(backend)
@@ -157,7 +157,7 @@ def test_nobody_refreshes_without_the_backend() -> None:
 
 
 def test_a_holder_that_lost_its_lease_takes_the_newer_record() -> None:
-    """`invalid_grant` re-reads the store first: another holder was quicker, and nobody has to sign in again."""
+    """On `invalid_grant` the process reads the store first: another holder may have stored a newer token."""
     fleet = Fleet()
     slow, quick = fleet.source(), fleet.source()
     seen = threading.Event()
@@ -165,7 +165,7 @@ def test_a_holder_that_lost_its_lease_takes_the_newer_record() -> None:
     def overtaken() -> None:
         fleet.provider.before = None
         seen.set()
-        fleet.backend.after_fork()  # the lease is lost, as a store that was restarted loses it
+        fleet.backend.after_fork()  # the lease is lost, as in a store that restarts
         slot = fleet.backend.inspect(slow.key)
         if slot.owner is not None:
             fleet.clock.advance(POLICY.lease + 1)

@@ -1,4 +1,4 @@
-"""``keep_warm``: a token is renewed though nobody asks for it, and nothing goes on after the cache is closed."""
+"""``keep_warm``: a token is renewed without callers, and the renewals end when the cache is closed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ QUICK = RefreshPolicy(backoff=0.05, backoff_limit=0.1)
 
 
 class Counted(FakeProvider):
-    """A provider that tells when it was asked often enough."""
+    """A provider that sets ``asked`` after enough fetches."""
 
     def __init__(self, name: str = "counted", *, enough: int = 3, lifetime: float = 1.0) -> None:
         super().__init__(name, lifetime=lifetime)
@@ -45,7 +45,7 @@ def warmers() -> list[threading.Thread]:
 
 
 def test_a_token_is_renewed_without_callers() -> None:
-    """The first fetch and the renewals come by themselves; a caller finds a usable token."""
+    """The first fetch and the renewals run without a caller; a later caller finds a usable token."""
     provider = Counted()
     with TokenCache("memory://") as cache:
         source = cache.source(provider, policy=QUICK, keep_warm=True)
@@ -56,17 +56,17 @@ def test_a_token_is_renewed_without_callers() -> None:
     assert not warmers()
 
 
-def test_a_configuration_may_say_so() -> None:
+def test_a_configuration_can_set_keep_warm() -> None:
     """``keep_warm = true`` in a provider's table does the same."""
-    nobody = {"type": "client_credentials", "token_url": "http://127.0.0.1:9/", "client_id": "a", "keep_warm": True}
-    with TokenCache.from_config({"backend": "memory://", "providers": {"acme": nobody}}, observers=[]) as cache:
+    table = {"type": "client_credentials", "token_url": "http://127.0.0.1:9/", "client_id": "a", "keep_warm": True}
+    with TokenCache.from_config({"backend": "memory://", "providers": {"acme": table}}, observers=[]) as cache:
         cache.source("acme")
         assert len(warmers()) == 1
     assert not warmers()
 
 
-def test_nothing_is_kept_warm_unasked() -> None:
-    """Without the word there is no thread and no fetch."""
+def test_a_source_is_not_kept_warm_by_default() -> None:
+    """Without ``keep_warm`` the cache starts neither a thread nor a fetch."""
     provider = Counted(enough=1)
     with TokenCache("memory://") as cache:
         cache.source(provider)
@@ -74,8 +74,8 @@ def test_nothing_is_kept_warm_unasked() -> None:
     assert provider.calls == 0
 
 
-def test_a_slow_provider_stalls_no_other() -> None:
-    """One that hangs keeps neither the others cold nor the cache from closing."""
+def test_a_slow_provider_does_not_stall_another() -> None:
+    """A hung provider blocks neither other renewals nor the closing of the cache."""
     slow, quick = Counted("slow"), Counted("quick")
     slow.gate.clear()
     cache = TokenCache("memory://")
@@ -88,8 +88,8 @@ def test_a_slow_provider_stalls_no_other() -> None:
     slow.gate.set()
 
 
-def test_failures_are_tried_again() -> None:
-    """A provider that fails is asked again after its cooldown, with nobody waiting."""
+def test_a_failed_renewal_is_tried_again() -> None:
+    """A provider that fails is asked again after its cooldown, without a caller."""
     provider = Counted(enough=4)
     provider.failure = ProviderUnavailable("not now")
     with TokenCache("memory://") as cache:
@@ -99,7 +99,7 @@ def test_failures_are_tried_again() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_the_child_of_a_fork_keeps_warm_too() -> None:
-    """A worker that was forked after the source was made renews by itself."""
+    """A worker that was forked after the source was made renews its token."""
     provider = Counted(enough=10**9)
     cache = TokenCache("memory://")
     cache.source(provider, policy=QUICK, keep_warm=True)
@@ -117,8 +117,8 @@ def test_the_child_of_a_fork_keeps_warm_too() -> None:
     assert process.exitcode == 0
 
 
-def test_the_interpreter_ends_in_the_midst(tmp_path: Path) -> None:
-    """Exit waits for no renewal, and prints nothing."""
+def test_the_interpreter_exits_during_renewals(tmp_path: Path) -> None:
+    """The interpreter does not wait for a renewal at exit, and prints nothing."""
     script = tmp_path / "script.py"
     script.write_text(
         "from tokencache import TokenCache\n"

@@ -1,11 +1,8 @@
-"""Rules of the engine that a single line holds: each test here fails when its line is gone."""
+"""The local copy: when a renewal, a record or a refusal replaces the token that a process holds."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,30 +16,29 @@ from tokencache.testing.fakes import FakeClock, FakeProvider, FlakyBackend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tokencache._engine.flights import Flight
     from tokencache.ports import LeaseGrant
 
 PATIENCE = 30.0
 USABLE = 3540.0
-"""When a token of an hour ends for callers, in seconds from its fetch."""
+"""Usable end of a one-hour token, in seconds from its fetch."""
 DUE = 2900.0
 """A moment in the first half of its window, whatever the jitter."""
 
 
 class Backend(FlakyBackend):
-    """A flaky backend that calls ``at_commit`` before it stores, and takes records of another process."""
+    """A flaky backend that calls ``at_commit`` before it stores. ``put`` stores another process's record."""
 
     at_commit: Callable[[], object] = bool
 
     def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
-        """Store."""
+        """Call ``at_commit``, then store."""
         self.at_commit()
         return super().commit(lease, data, ttl)
 
     def put(self, key: str, data: bytes, life: float) -> None:
-        """Store bytes as another process would that has the lease."""
+        """Store bytes as another process does that has the lease."""
         stored = self.load(key)
         reply = self.lease(key, "another", "another", None if stored is None else stored.data, 3.0)
         assert isinstance(reply, Granted)
@@ -58,7 +54,7 @@ class AtOnce(Launcher):
 
 
 class World:
-    """A store, a provider and a clock that stands still; each source of it is a process of its own."""
+    """A store, a provider and a clock that the test moves; each source stands for one process."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
@@ -66,24 +62,24 @@ class World:
         self.provider = FakeProvider(wall=self.clock.wall)
 
     def source(self) -> TokenSource:
-        """Return a source as another process has it."""
+        """Return the source of one more process."""
         source = TokenCache(self.backend, clock=self.clock, wall=self.clock.wall).source(self.provider, key="k")
         source._world = replace(source._world, launcher=AtOnce())
         return source
 
     def theirs(self, lifetime: float) -> bytes:
-        """Return a record as another program writes it, that tells neither its lifetime nor a fence."""
+        """Return a record of another program: it holds neither a lifetime nor a fence."""
         return json.dumps({"accessToken": "theirs", "expiresAt": int(self.clock.wall() + lifetime)}).encode()
 
 
 @pytest.fixture
 def world() -> World:
-    """A world in which a flight has landed when its launch returns, on the thread that launched it."""
+    """A world whose flights run on the thread that starts them, and end before it goes on."""
     return World()
 
 
-def test_a_renewal_that_crashes_at_the_usable_end_makes_nobody_late(world: World) -> None:
-    """INV-1: the pause after an error that is no outcome ends with the token, not a probe later."""
+def test_the_pause_after_a_crashed_renewal_ends_with_the_token(world: World) -> None:
+    """INV-1: after an unexpected error the pause ends at the token's usable end, not one probe later."""
     source = world.source()
     first = source.token()
     world.backend.close()
@@ -94,10 +90,10 @@ def test_a_renewal_that_crashes_at_the_usable_end_makes_nobody_late(world: World
         source.token()
 
 
-def test_a_flight_that_lands_before_the_next_is_boarded_is_enough(
+def test_a_caller_that_takes_the_lead_looks_at_the_local_copy_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """INV-2: whoever gets the lead looks at the copy again, as another flight may have landed since the first look."""
+    """INV-2: another flight may have ended since the caller's first look, so the leader looks again."""
     source = world.source()
     board = TokenSource._lead_or_join
 
@@ -112,7 +108,7 @@ def test_a_flight_that_lands_before_the_next_is_boarded_is_enough(
 
 
 def test_a_token_refused_while_it_is_shared_does_not_come_back(world: World) -> None:
-    """INV-6: the flight that was about to share a token lands with it after the 401, and it is not kept."""
+    """INV-6: if a 401 comes while a flight stores the token, the flight's result is not kept."""
     source = world.source()
     world.backend.down = FlakyBackend.EVERYTHING
     first = source.token()
@@ -127,8 +123,8 @@ def test_a_token_refused_while_it_is_shared_does_not_come_back(world: World) -> 
     assert source.token().value == "fake-token-2"
 
 
-def test_a_token_refused_before_the_last_one_does_not_come_back(world: World) -> None:
-    """INV-6: a stale replica, or a slow writer, brings back the token before; it is remembered as refused."""
+def test_the_token_refused_before_the_last_one_does_not_come_back(world: World) -> None:
+    """INV-6: a stale replica may serve an older refused token; the process remembers it, and fetches."""
     source = world.source()
     first = source.token()
     old = world.backend.load("k")
@@ -140,8 +136,8 @@ def test_a_token_refused_before_the_last_one_does_not_come_back(world: World) ->
     assert source.token().value == "fake-token-3"
 
 
-def test_a_replacement_is_young_by_its_fetch_and_not_by_its_finding(world: World) -> None:
-    """INV-6: found at once, a replacement that is refused stands; found a minute old, it is replaced, by one fetch."""
+def test_the_age_of_a_replacement_counts_from_its_fetch(world: World) -> None:
+    """INV-6: if a replacement is refused at once, the 401 stands; a minute after its fetch, it is replaced once."""
     reporter = world.source()
     second = reporter.replace(reporter.token())
     assert second is not None
@@ -157,13 +153,13 @@ def test_a_replacement_is_young_by_its_fetch_and_not_by_its_finding(world: World
     assert world.provider.calls == 3
 
 
-def test_a_process_that_cools_down_looks_now_and_then_for_a_token(world: World) -> None:
-    """INV-5, INV-7: a long cooldown is asked about again after a probe, and what was stored meanwhile is served."""
+def test_a_process_in_cooldown_reads_the_store_once_per_probe(world: World) -> None:
+    """INV-5, INV-7: in a long cooldown the process reads the store once per probe, and serves a token found there."""
     source = world.source()
     world.provider.failure = ProviderUnavailable("busy", retry_at=world.clock.wall() + 300)
     with pytest.raises(ProviderUnavailable):
         source.token()
-    world.backend.put("k", world.theirs(3600), 3600.0)  # somebody with other credentials was served
+    world.backend.put("k", world.theirs(3600), 3600.0)  # another process, with other credentials, got a token
     world.clock.advance(0.9)
     with pytest.raises(ProviderUnavailable):
         source.token()
@@ -173,8 +169,8 @@ def test_a_process_that_cools_down_looks_now_and_then_for_a_token(world: World) 
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_a_renewal_that_brings_less_leaves_the_current_token(world: World, alone: bool) -> None:
-    """INV-4: a token that ends sooner is not better, with the lease and without; a pause follows."""
+def test_a_token_that_ends_sooner_does_not_replace_the_current_one(world: World, alone: bool) -> None:
+    """INV-4: with and without a lease, the current token stays, and a pause follows."""
     source = world.source()
     first = source.token()
     world.clock.advance(USABLE - 200.0)
@@ -188,8 +184,8 @@ def test_a_renewal_that_brings_less_leaves_the_current_token(world: World, alone
     assert world.provider.calls == 2
 
 
-def test_another_programs_record_ends_early_in_full(world: World) -> None:
-    """INV-1: nobody knows how long it lived, so it ends a minute before its expiry, not a tenth of what remains."""
+def test_a_record_without_a_lifetime_ends_a_minute_before_its_expiry(world: World) -> None:
+    """INV-1: the lifetime of another program's token is unknown, so the whole of ``early`` is kept."""
     source = world.source()
     world.backend.put("k", world.theirs(300), 300.0)
     assert source.token().value == "theirs"
@@ -200,8 +196,8 @@ def test_another_programs_record_ends_early_in_full(world: World) -> None:
     assert source.token().value == "fake-token-1"
 
 
-def test_another_programs_record_that_ends_sooner_is_no_renewal(world: World) -> None:
-    """INV-4: in a token's window a record without a fence that ends before it is passed over, and a new one fetched."""
+def test_another_programs_record_that_ends_sooner_does_not_renew(world: World) -> None:
+    """INV-4: a record without a fence that ends before the current token is ignored, and a new token is fetched."""
     source = world.source()
     first = source.token()
     world.clock.advance(DUE)
@@ -210,8 +206,8 @@ def test_another_programs_record_that_ends_sooner_is_no_renewal(world: World) ->
     assert source.token().value == "fake-token-2"
 
 
-def test_what_cannot_be_written_to_is_still_read(world: World) -> None:
-    """INV-5: a process whose write has just failed reads what the same store holds; each has a breaker of its own."""
+def test_a_store_that_refuses_writes_is_still_read(world: World) -> None:
+    """INV-5: reads and writes have separate breakers, so a failed write does not stop the reads."""
     stored, missing = FakeProvider("stored", wall=world.clock.wall), FakeProvider("missing", wall=world.clock.wall)
     first = TokenCache(world.backend, clock=world.clock, wall=world.clock.wall).source(stored).token()
     world.backend.down = FlakyBackend.WRITES
@@ -219,30 +215,3 @@ def test_what_cannot_be_written_to_is_still_read(world: World) -> None:
     mine.source(missing).token()
     assert mine.source(stored).token() == first
     assert stored.calls == 1
-
-
-FORKED = """
-import os, threading
-from tokencache._engine.timer import beat
-
-def beats():
-    ran = threading.Event()
-    beat(0.001, lambda _beat: ran.set())
-    return ran.wait({patience})
-
-assert beats()
-child = os.fork()
-if not child:
-    os._exit(0 if beats() else 3)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="systems that cannot fork have no such children")
-def test_the_child_of_a_fork_has_a_heartbeat(tmp_path: Path) -> None:
-    """INV-2: a slow fetch in a child keeps its lease, though the parent's heartbeat ran when it was forked."""
-    script = tmp_path / "forked.py"
-    script.write_text(FORKED.format(patience=PATIENCE))
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", str(script)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=3 * PATIENCE, check=False)
-    assert ran.stdout.split() == ["0"], ran.stderr
