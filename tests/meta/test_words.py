@@ -49,7 +49,14 @@ HELD = (
     "tests/servers",
     "tests/simulation",
     "tests/support",
+    "tests/unit/backends",
+    "tests/unit/cli",
+    "tests/unit/engine",
     "tests/unit/integrations",
+    "tests/unit/providers",
+    "tests/unit/qpay",
+    "tests/unit/test_[!p]*.py",
+    "tests/unit/testing",
 )
 
 

@@ -1,4 +1,4 @@
-"""Encryption: what a store holds tells nothing, opens nowhere else, and outlives a change of the key."""
+"""Encryption: a stored record shows nothing, opens only with its own key, and survives a change of the key."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ID = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Acme:
-    """A provider whose tokens hold planted texts, one more with each fetch; ``client_secret`` may be missing."""
+    """A provider of numbered tokens that hold planted texts; ``client_secret`` may be missing."""
 
     name = "acme"
 
@@ -61,7 +61,7 @@ def issued(value: str) -> Token:
 
 
 def stored(backend: MemoryBackend, key: str) -> bytes:
-    """Return the bytes that lie at a key."""
+    """Return the bytes that are stored at a key."""
     found = backend.load(key)
     assert found is not None
     return found.data
@@ -74,8 +74,8 @@ def refusal(act: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-def test_nothing_of_the_token_is_readable_in_the_store(tmp_path: Path) -> None:
-    """INV-9: neither token, refresh token, scope nor identity stands in what the store holds, nor in what is sealed."""
+def test_the_stored_bytes_show_nothing_of_the_token(tmp_path: Path) -> None:
+    """INV-9: the stored bytes hold neither token, refresh token, scope nor identity, also within the sealed text."""
     with TokenCache(FileBackend(tmp_path / "tokens"), encrypt=KEY) as cache:
         source = cache.source(Acme(), key="orders")
         assert source.token().value.startswith(TOKEN)
@@ -90,7 +90,7 @@ def test_nothing_of_the_token_is_readable_in_the_store(tmp_path: Path) -> None:
 
 
 def test_the_fence_stays_readable() -> None:
-    """INV-3: a store reads the fence of a sealed record, and one that was changed there makes the record unreadable."""
+    """INV-3: a store reads the fence of a sealed record; if the fence is changed, the record is unreadable."""
     sealing = RecordSealing([KEY])
     data = encode(issued(TOKEN), fence=17, identity=ID, key="k", sealing=sealing)
     assert fence_of(data) == 17
@@ -98,8 +98,8 @@ def test_the_fence_stays_readable() -> None:
     assert refusal(lambda: decode(forged, key="k", sealing=sealing)) == "its fence is not the one that was sealed"
 
 
-def test_a_record_opens_at_its_own_key_only() -> None:
-    """INV-10: a sealed record that was moved to another key is refused, though the encryption key is the same."""
+def test_a_record_opens_only_at_its_own_key() -> None:
+    """INV-10: a sealed record that was moved to another record key is refused, even with the right encryption key."""
     sealing = RecordSealing([KEY])
     data = encode(issued(TOKEN), fence=1, identity=ID, key="orders", sealing=sealing)
     assert decode(data, key="orders", sealing=sealing).token.value == TOKEN
@@ -113,7 +113,7 @@ def test_a_record_opens_at_its_own_key_only() -> None:
     [(0, ValueError), (7, ValueError), *((place, InvalidTag) for place in (8, 19, 20, -17, -16, -1))],
 )
 def test_a_changed_bit_is_refused(place: int, error: type[Exception]) -> None:
-    """A bit that is changed in the key's name, the nonce, the ciphertext or the tag makes the record unreadable."""
+    """A changed bit in the key's name, the nonce, the ciphertext or the tag makes the record unreadable."""
     sealing = RecordSealing([KEY])
     sealed = bytearray(sealing.seal("k", b"plain text"))
     assert sealing.open("k", bytes(sealed)) == b"plain text"
@@ -123,15 +123,15 @@ def test_a_changed_bit_is_refused(place: int, error: type[Exception]) -> None:
 
 
 @pytest.mark.parametrize("length", [0, 8, 19, 20, 35])
-def test_what_is_too_short_is_refused(length: int) -> None:
+def test_a_truncated_sealed_record_is_refused(length: int) -> None:
     """A sealed form that was cut off raises, whatever its length."""
     sealing = RecordSealing([KEY])
     with pytest.raises(ValueError, match="sealed with another key"):
         sealing.open("k", sealing.seal("k", b"")[:length])
 
 
-def test_each_sealing_is_another() -> None:
-    """The same record sealed twice has two nonces, so that equal tokens do not look equal."""
+def test_each_sealing_has_another_nonce() -> None:
+    """If a record is sealed twice, the nonces differ, so that equal tokens do not look equal."""
     sealing = RecordSealing([KEY])
     first, second = sealing.seal("k", b"same"), sealing.seal("k", b"same")
     assert first[:8] == second[:8]
@@ -139,14 +139,14 @@ def test_each_sealing_is_another() -> None:
     assert first[20:] != second[20:]
 
 
-def test_the_sealed_form_stays_readable() -> None:
-    """The committed record, sealed by the first release that could, opens with its key and holds its token."""
+def test_the_released_sealed_form_stays_readable() -> None:
+    """The committed record, sealed by the first release with encryption, opens with its key and holds its token."""
     record = decode(GOLDEN.read_bytes(), key="orders-api", sealing=RecordSealing([KEY]))
     assert (record.token, record.fence, record.identity) == (issued("golden-token"), 1704063600500000, ID)
 
 
-def test_keys_rotate_across_two_caches() -> None:
-    """Old, then old and new, then new: no step loses a token, and only the first key of a cache encrypts."""
+def test_keys_can_be_rotated_across_two_caches() -> None:
+    """Keys change from old to old and new to new: no step loses a token, and a cache encrypts with its first key."""
     backend = MemoryBackend()
     old = TokenCache(backend, encrypt=KEY).source(Acme(), key="orders")
     first = old.token()
@@ -172,7 +172,7 @@ def test_keys_rotate_across_two_caches() -> None:
     ids=["plain for one with a key", "sealed for one without", "sealed with another key"],
 )
 def test_a_record_that_does_not_open_is_a_miss(writer: bytes | None, reader: bytes | None, why: str) -> None:
-    """A cache that cannot open what another wrote, or finds it open, tells so and fetches; nobody crashes."""
+    """If a cache cannot open a record, or finds it unencrypted, it reports that and fetches; no call fails."""
     backend, events = MemoryBackend(), Recorder()
     TokenCache(backend, encrypt=writer).source(Acme(), key="orders").token()
     cache = TokenCache(backend, encrypt=reader, observers=[events])
@@ -187,7 +187,7 @@ def test_a_record_that_does_not_open_is_a_miss(writer: bytes | None, reader: byt
 
 
 def test_a_sealed_token_can_be_dropped() -> None:
-    """INV-6: compare-and-discard works on sealed records, from another process's cache too."""
+    """INV-6: compare-and-discard works on sealed records, also from another process's cache."""
     backend = MemoryBackend()
     one, two = (TokenCache(backend, encrypt=KEY).source(Acme(), key="orders") for _ in range(2))
     token = one.token()
@@ -195,8 +195,8 @@ def test_a_sealed_token_can_be_dropped() -> None:
     assert backend.load("orders") is None
 
 
-def test_the_key_of_a_provider_comes_from_its_credential() -> None:
-    """`encrypt="provider"`: the same client secret opens, another one cannot, even for the same record key."""
+def test_encrypt_provider_derives_the_key_from_the_credential() -> None:
+    """`encrypt="provider"`: only the same client secret opens the record, also at the same record key."""
     backend, events = MemoryBackend(), Recorder()
     token = TokenCache(backend, encrypt="provider").source(Acme(), key="orders").token()
     same = TokenCache(backend, encrypt="provider").source(again := Acme(), key="orders")
@@ -211,7 +211,7 @@ def test_the_key_of_a_provider_comes_from_its_credential() -> None:
 
 
 def test_a_derived_key_is_bound_to_the_identity() -> None:
-    """Two identities with one client secret have two keys: the fingerprint is bound in."""
+    """Two identities with one client secret have two keys, because the fingerprint is part of the derivation."""
     sealer, provider = Sealer("provider"), Acme()
     sealed = sealer.sealing(provider, "a" * 40).seal("k", b"plain")
     assert sealer.sealing(provider, "a" * 40).open("k", sealed) == b"plain"
@@ -219,8 +219,8 @@ def test_a_derived_key_is_bound_to_the_identity() -> None:
         sealer.sealing(provider, "b" * 40).open("k", sealed)
 
 
-def test_a_derived_key_takes_the_credential_itself() -> None:
-    """Who knows the fingerprint, which status and cooldowns show, cannot make the key without the credential."""
+def test_a_derived_key_needs_the_credential_itself() -> None:
+    """Status and cooldowns show the fingerprint; without the credential, it does not give the key."""
     sealer = Sealer("provider")
     sealed = sealer.sealing(Acme("one"), "a" * 40).seal("k", b"plain")
     with pytest.raises(ValueError, match="another key"):
@@ -228,8 +228,8 @@ def test_a_derived_key_takes_the_credential_itself() -> None:
 
 
 @pytest.mark.parametrize("client_secret", [None, ""])
-def test_a_provider_without_a_credential_has_no_key(client_secret: str | None) -> None:
-    """`encrypt="provider"` refuses a provider that anybody could imitate, as soon as its source is asked for."""
+def test_a_provider_without_a_credential_cannot_derive_a_key(client_secret: str | None) -> None:
+    """`encrypt="provider"` refuses a provider without a credential at once: anyone could derive the key."""
     cache = TokenCache(MemoryBackend(), encrypt="provider")
     with pytest.raises(ConfigurationError, match=r"\[acme\] encrypt='provider' derives .* holds no Secret"):
         cache.source(Acme(client_secret))
@@ -249,12 +249,12 @@ def test_a_provider_without_a_credential_has_no_key(client_secret: str | None) -
     ids=["bytes", "hex", "HEX", "base64", "base64url", "bytes of base64url"],
 )
 def test_a_key_has_several_spellings(key: bytes, spelled: Callable[[bytes], str | bytes]) -> None:
-    """A key is taken as hexadecimal, base64 or base64url text, padded or not, with a line break at its end."""
+    """A key may be hexadecimal, base64 or base64url text, padded or not, with a line break at its end."""
     assert read_key(spelled(key), "here") == key
 
 
-def test_the_command_of_the_message_makes_a_good_key() -> None:
-    """What the message tells the user to run prints a key that is taken."""
+def test_the_command_in_the_message_makes_a_valid_key() -> None:
+    """The command that the message recommends prints a key that is accepted."""
     assert len(read_key(secrets.token_urlsafe(32), "here")) == 32
 
 
@@ -272,8 +272,8 @@ def test_the_command_of_the_message_makes_a_good_key() -> None:
         ("Provider!", "this text is neither"),
     ],
 )
-def test_a_key_that_is_none_is_refused_without_showing_it(encrypt: object, seen: str) -> None:
-    """A wrong length or form is told at once, with the command that makes a key, and without the key (INV-9)."""
+def test_an_invalid_key_is_refused_without_showing_it(encrypt: object, seen: str) -> None:
+    """A wrong length or form is an error at once, with the command that makes a key, and without the key (INV-9)."""
     with pytest.raises(ConfigurationError, match=seen) as caught:
         TokenCache(MemoryBackend(), encrypt=encrypt)  # type: ignore[arg-type]
     assert "secrets.token_urlsafe(32)" in str(caught.value)
@@ -282,7 +282,7 @@ def test_a_key_that_is_none_is_refused_without_showing_it(encrypt: object, seen:
 
 
 def test_no_key_is_shown() -> None:
-    """INV-9: neither repr nor status of what uses a key shows it."""
+    """INV-9: neither repr nor status of the objects with a key shows it."""
     cache = TokenCache(MemoryBackend(), encrypt=KEY.hex())
     source = cache.source(Acme(), key="orders")
     source.token()
@@ -293,7 +293,7 @@ def test_no_key_is_shown() -> None:
 
 
 def test_the_missing_library_is_named() -> None:
-    """Without the extra, `encrypt=` says which line installs it, and everything else works."""
+    """Without the extra, `encrypt=` names the install command, and everything else works."""
     code = (
         "import sys; sys.modules['cryptography.hazmat.primitives.ciphers.aead'] = None\n"
         "from tokencache import ConfigurationError, TokenCache\n"
@@ -305,7 +305,7 @@ def test_the_missing_library_is_named() -> None:
     assert ran.stdout.strip().endswith("pip install 'tokencache[crypto]'")
 
 
-if __name__ == "__main__":  # the golden record, once
+if __name__ == "__main__":  # the golden record, written once
     sealed = encode(
         issued("golden-token"), fence=1704063600500000, identity=ID, key="orders-api", sealing=RecordSealing([KEY])
     )

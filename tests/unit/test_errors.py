@@ -1,4 +1,4 @@
-"""The errors: one tree, whose members can be copied, pickled and raised by many waiters at once."""
+"""The errors: one tree; each can be copied, pickled and raised by many waiters at once."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ EVERY: list[TokenCacheError] = [
 
 
 class Picky(ProviderUnavailable):
-    """A provider's own error, made from other arguments than a message."""
+    """A provider's own error, whose constructor takes other arguments than a message."""
 
     def __init__(self, host: str, *, port: int) -> None:
         super().__init__(f"{host}:{port} is away", retry_at=5.0)
         self.port = port
 
 
-def test_the_tree_is_the_one_that_is_drawn() -> None:
-    """The tree in the module's docstring is the tree of the classes."""
+def test_the_tree_matches_its_drawing() -> None:
+    """The tree in the module's docstring equals the tree of the classes."""
     drawn = re.findall(r"^ {4}([│├└─ ]*)(\w+)", errors.__doc__ or "", flags=re.MULTILINE)
     kinds = {
         name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)
@@ -66,13 +66,13 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
 
 
 def test_a_deadline_is_a_timeout() -> None:
-    """Who catches ``TimeoutError`` catches a deadline."""
+    """An ``except TimeoutError`` also catches a deadline."""
     assert issubclass(DeadlineExceeded, TimeoutError)
     assert str(DeadlineExceeded("too late")) == "too late"
 
 
-def test_fields_and_their_defaults() -> None:
-    """A rejection carries the fields of RFC 6749, unavailability its instant; all of them may be missing."""
+def test_an_error_has_its_fields_and_their_defaults() -> None:
+    """A rejection has the fields of RFC 6749, unavailability an instant; all of them may be missing."""
     assert vars(EVERY[0]) == REJECTED
     assert vars(ProviderRejected("m")) == dict.fromkeys(REJECTED)
     assert vars(EVERY[1]) == {"error": "temporarily_unavailable", "status": 503, "retry_at": 1704067200.0}
@@ -83,7 +83,9 @@ def test_fields_and_their_defaults() -> None:
     "twin_of", [TokenCacheError.replica, copy.copy, lambda error: pickle.loads(pickle.dumps(error))]
 )
 @pytest.mark.parametrize("error", EVERY, ids=lambda error: type(error).__name__)
-def test_twins_are_equal(error: TokenCacheError, twin_of: Callable[[TokenCacheError], TokenCacheError]) -> None:
+def test_copies_of_an_error_are_equal(
+    error: TokenCacheError, twin_of: Callable[[TokenCacheError], TokenCacheError]
+) -> None:
     """A replica, a copy and a pickle have the same type, message and fields."""
     twin = twin_of(error)
     assert type(twin) is type(error)
@@ -91,8 +93,8 @@ def test_twins_are_equal(error: TokenCacheError, twin_of: Callable[[TokenCacheEr
     assert (str(twin), twin.args, vars(twin)) == (str(error), error.args, vars(error))
 
 
-def test_a_replica_has_a_traceback_of_its_own() -> None:
-    """Each waiter raises its own: tracebacks, contexts and notes do not gather on one object."""
+def test_a_replica_has_its_own_traceback() -> None:
+    """Each waiter raises its own replica, so tracebacks, contexts and notes do not pile up on one object."""
     cause = OSError("refused")
     original = BackendUnavailable("away")
     with pytest.raises(BackendUnavailable):
@@ -112,15 +114,15 @@ def test_a_replica_has_a_traceback_of_its_own() -> None:
     assert "refused" in "".join(traceback.format_exception(twin))
 
 
-def test_a_replica_of_an_error_with_other_arguments() -> None:
-    """A provider's own error is replicated whatever its constructor asks for."""
+def test_an_error_with_other_arguments_can_be_replicated() -> None:
+    """A provider's own error is replicated, whatever arguments its constructor takes."""
     twin = Picky("id.example", port=443).replica()
     assert type(twin) is Picky
     assert (str(twin), twin.port, twin.retry_at) == ("id.example:443 is away", 443, 5.0)
 
 
-def test_a_replica_of_a_replica() -> None:
-    """Replicas can be replicated; fields of one do not follow another's."""
+def test_a_replica_can_be_replicated() -> None:
+    """The replicas do not share their fields."""
     first = ProviderUnavailable("m", retry_at=1.0)
     second = first.replica().replica()
     second.retry_at = 2.0

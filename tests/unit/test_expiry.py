@@ -1,4 +1,4 @@
-"""How long a token lives: the table of the documents, its boundaries, and values of every kind."""
+"""The lifetime of a token: the documented table, its boundaries, and values of every kind."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def label(value: object) -> str:
 
 
 def raw_jwt(payload: bytes) -> str:
-    """Return what looks like a JWT."""
+    """Return a text that looks like a JWT."""
     return f"eyJhbGciOiJub25lIn0.{base64.urlsafe_b64encode(payload).decode().rstrip('=')}.c2ln"
 
 
@@ -50,7 +50,7 @@ def jwt(payload: object) -> str:
 
 
 def jwt_with(exp: object) -> str:
-    """Return a JWT whose ``exp`` is the value, or a text that is none where JSON cannot hold it."""
+    """Return a JWT whose ``exp`` is the value; if JSON cannot hold the value, a text that is not a JWT."""
     try:
         return jwt({"exp": exp})
     except (TypeError, ValueError):
@@ -58,7 +58,7 @@ def jwt_with(exp: object) -> str:
 
 
 def rows(*header: str) -> list[tuple[str, ...]]:
-    """Return the rows of the table in the documents that has this header, code quotes taken off."""
+    """Return the rows of the documented table with this header, without code quotes."""
     lines = PAGE.read_text(encoding="utf-8").splitlines()
     start = lines.index(f"| {' | '.join(header)} |") + 2
     found = []
@@ -72,8 +72,8 @@ def rows(*header: str) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize(("value", "taken_as", "lifetime"), rows("`expires_in`", "taken as", "lifetime"))
-def test_values_of_the_documents(value: str, taken_as: str, lifetime: str) -> None:
-    """Each value on the page is taken as the page says, and gives the lifetime that it says."""
+def test_documented_values_give_the_documented_lifetimes(value: str, taken_as: str, lifetime: str) -> None:
+    """Each value on the page is read as the page says, and gives the page's lifetime."""
     expiry = read({"expires_in": json.loads(value)})
     if taken_as in {"unusable", "missing"}:
         assert (expiry.kind, expiry.field) == ("default", None)
@@ -87,8 +87,8 @@ def test_values_of_the_documents(value: str, taken_as: str, lifetime: str) -> No
 
 @pytest.mark.parametrize(("first", "last", "kind"), rows("from", "to", "taken as"))
 @pytest.mark.parametrize("spelled", [int, float, str])
-def test_bands_of_the_documents(first: str, last: str, kind: str, spelled: type) -> None:
-    """The bands begin and end exactly where the page says, for numbers and for numeric texts."""
+def test_documented_bands_begin_and_end_as_documented(first: str, last: str, kind: str, spelled: type) -> None:
+    """The bands' boundaries are exact, for numbers and for numeric texts."""
     inside = [classify(spelled(int(edge))) for edge in (first, last)]
     assert [found and found.kind for found in inside] == [kind, kind]
     assert classify(spelled(int(first) - 1)) is None
@@ -96,8 +96,8 @@ def test_bands_of_the_documents(first: str, last: str, kind: str, spelled: type)
 
 
 @pytest.mark.parametrize(("response", "decided_by", "lifetime"), rows("response", "decided by", "lifetime"))
-def test_several_fields_of_the_documents(response: str, decided_by: str, lifetime: str) -> None:
-    """Where several fields are there, the one decides that the page names."""
+def test_documented_fields_have_the_documented_order(response: str, decided_by: str, lifetime: str) -> None:
+    """If several fields are there, the one that the page names decides."""
     expiry = read(json.loads(response))
     assert expiry.field == (None if decided_by == "the default" else decided_by)
     assert expiry.lifetime == float(lifetime)
@@ -106,8 +106,10 @@ def test_several_fields_of_the_documents(response: str, decided_by: str, lifetim
 @pytest.mark.parametrize(
     ("value", "has_date", "clock", "lifetime"), rows("`expires_in`", "`Date`", "local clock is", "lifetime")
 )
-def test_clocks_of_the_documents(value: str, has_date: str, clock: str, lifetime: str) -> None:
-    """A skewed local clock does what the page says, with a Date and without."""
+def test_documented_clock_skews_have_the_documented_effect(
+    value: str, has_date: str, clock: str, lifetime: str
+) -> None:
+    """The effect of a skewed local clock is as documented, with a Date and without."""
     expiry = read({"expires_in": json.loads(value)}, date=DATE if has_date == "yes" else None, off=CLOCKS[clock])
     assert expiry.lifetime == float(lifetime)
 
@@ -124,8 +126,8 @@ def test_clocks_of_the_documents(value: str, has_date: str, clock: str, lifetime
     ],
     ids=label,
 )
-def test_unusable_values(value: object) -> None:
-    """What is outside the table is unusable, whatever its type and size, and raises nothing."""
+def test_other_values_are_unusable(value: object) -> None:
+    """A value outside the table is unusable, whatever its type and size, and raises nothing."""
     assert classify(value) is None
     for date in (DATE, None):
         assert read({"expires_in": value}, date=date).lifetime == 300
@@ -146,14 +148,14 @@ def test_unusable_values(value: object) -> None:
         ("0001-01-01T00:00:00+14:00", Classified("iso", -62135647200.0)),
     ],
 )
-def test_usable_values(value: object, expected: Classified) -> None:
-    """Spellings beside those on the page are read as they are meant."""
+def test_other_spellings_of_usable_values_are_read(value: object, expected: Classified) -> None:
+    """Spellings that the page does not list are read with the same meaning."""
     assert classify(value) == expected
 
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="the system cannot change the time zone of a process")
 def test_the_time_zone_of_the_machine_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An instant without an offset is in UTC wherever the process runs."""
+    """An instant without an offset is in UTC, wherever the process runs."""
     try:
         with monkeypatch.context() as patch:
             patch.setenv("TZ", "XXX-8")
@@ -164,8 +166,8 @@ def test_the_time_zone_of_the_machine_does_not_matter(monkeypatch: pytest.Monkey
         time.tzset()
 
 
-def test_classified_measures_from_a_reference() -> None:
-    """A duration ends its amount after the reference; an instant is where it is."""
+def test_a_classified_value_is_measured_from_a_reference() -> None:
+    """A duration counts from the reference; an instant does not depend on it."""
     assert Classified("duration", 60).lifetime(DATE) == 60
     assert Classified("duration", 60).ends_at(DATE) == DATE + 60
     assert Classified("epoch", DATE + 60).lifetime(DATE) == 60
@@ -173,16 +175,16 @@ def test_classified_measures_from_a_reference() -> None:
 
 
 @pytest.mark.parametrize("off", [0.0, 0.25, 1.0])
-def test_the_local_clock_gives_the_fraction(off: float) -> None:
-    """Within the second that Date leaves open, the local clock is believed: no skew, no lost second."""
+def test_the_local_clock_gives_the_fraction_of_a_second(off: float) -> None:
+    """Within the second that Date leaves open, the local clock is used: no skew, no lost second."""
     expiry = read({"expires_in": DATE + 60}, off=off)
     assert expiry.lifetime == 60 - off
     assert (expiry.issued_at, expiry.expires_at) == (DATE + off, DATE + 60)
 
 
 @pytest.mark.parametrize(("off", "reference"), [(-0.25, DATE), (-7200, DATE), (1.25, DATE + 1), (7200, DATE + 1)])
-def test_date_wins_over_a_skewed_clock(off: float, reference: float) -> None:
-    """A local clock outside the second of Date is moved to its nearer end, for instants and for durations."""
+def test_date_overrides_a_skewed_clock(off: float, reference: float) -> None:
+    """A local clock outside the second of Date moves to its nearer end, for instants and for durations."""
     expiry = read({"expires_in": DATE + 60}, off=off)
     assert (expiry.issued_at, expiry.expires_at, expiry.lifetime) == (reference, DATE + 60, DATE + 60 - reference)
     expiry = read({"expires_in": 60}, off=off)
@@ -190,20 +192,20 @@ def test_date_wins_over_a_skewed_clock(off: float, reference: float) -> None:
 
 
 @pytest.mark.parametrize("date", [math.nan, math.inf, -math.inf])
-def test_a_useless_date_is_none(date: float) -> None:
-    """A Date that is no instant counts as missing."""
+def test_an_unreadable_date_counts_as_missing(date: float) -> None:
+    """A Date that is not an instant has no effect."""
     assert read({"expires_in": DATE + 60}, date=date) == read({"expires_in": DATE + 60}, date=None)
 
 
 @pytest.mark.parametrize(("ahead", "kind"), [(-1, "default"), (0, "default"), (1, "epoch")])
-def test_an_instant_must_be_ahead(ahead: int, kind: str) -> None:
-    """An instant at or before the reference is unusable; one second after it is a lifetime of a second."""
+def test_an_instant_must_be_later_than_the_reference(ahead: int, kind: str) -> None:
+    """An instant at or before the reference is unusable; one second later it is a lifetime of a second."""
     expiry = read({"expires_in": DATE + ahead})
     assert (expiry.kind, expiry.lifetime) == (kind, 300 if kind == "default" else 1)
 
 
-def test_cap_and_default() -> None:
-    """The cap bounds every lifetime, the default too, and ``expires_at`` with it."""
+def test_the_cap_bounds_lifetime_and_default() -> None:
+    """The cap bounds every lifetime, also the default, and ``expires_at`` with it."""
     expiry = read_expiry({"expires_in": 86400 * 30}, date=None, before_wall=DATE, cap=90000)
     assert (expiry.lifetime, expiry.expires_at) == (90000, DATE + 90000)
     assert read_expiry({}, date=None, before_wall=DATE, default_lifetime=3600).lifetime == 3600
@@ -211,8 +213,8 @@ def test_cap_and_default() -> None:
     assert read({"expires_in": 99_999_999_999}).lifetime == TEN_YEARS
 
 
-def test_declared_names_come_after_the_usual_ones() -> None:
-    """Only declared names are read beside the usual three; on a tie the earlier field decides."""
+def test_declared_fields_come_after_the_usual_ones() -> None:
+    """Only declared fields are read beside the usual three; on a tie the earlier field decides."""
     fields = {"expiresIn": 60, "expires_at": 600}
     assert read(fields).lifetime == 600
     expiry = read_expiry(fields, date=None, before_wall=DATE, names=("expiresIn",))
@@ -221,8 +223,8 @@ def test_declared_names_come_after_the_usual_ones() -> None:
     assert tied.field == "expires_in"
 
 
-def test_jwt_exp_only_where_it_is_trusted() -> None:
-    """``exp`` is read from the token only where the provider says so, and the smallest lifetime wins."""
+def test_jwt_exp_counts_only_if_trusted() -> None:
+    """``exp`` is read only if the provider trusts it, and the smallest lifetime wins."""
     token = jwt({"exp": DATE + 60})
     assert read({"expires_in": 3600, "access_token": token}).lifetime == 3600
     trusted = read_expiry({"expires_in": 3600}, date=DATE, before_wall=DATE, trust_jwt=token)
@@ -232,8 +234,8 @@ def test_jwt_exp_only_where_it_is_trusted() -> None:
 
 
 @pytest.mark.parametrize("exp", [60, DATE - 1, (DATE + 60) * 1000, "x", True, [1], 10**400, -1], ids=label)
-def test_jwt_exp_must_be_epoch_seconds_ahead(exp: object) -> None:
-    """An ``exp`` that is no epoch in seconds, or not ahead, is unusable and said to be so."""
+def test_jwt_exp_must_be_future_epoch_seconds(exp: object) -> None:
+    """An ``exp`` that is not an epoch in seconds, or not in the future, is reported as unusable."""
     expiry = read_expiry({}, date=DATE, before_wall=DATE, trust_jwt=jwt({"exp": exp}))
     assert (expiry.kind, expiry.unusable) == ("default", ("exp",))
 
@@ -248,14 +250,14 @@ def test_jwt_exp_must_be_epoch_seconds_ahead(exp: object) -> None:
     ],
     ids=label,
 )
-def test_a_token_that_is_no_jwt_tells_nothing(token: str) -> None:
-    """A token that cannot be read as a JWT raises nothing and leaves the fields to decide."""
+def test_a_token_that_is_not_a_jwt_is_ignored(token: str) -> None:
+    """A token that is not a readable JWT raises nothing, and the fields decide."""
     expiry = read_expiry({"expires_in": 60}, date=DATE, before_wall=DATE, trust_jwt=token)
     assert (expiry.lifetime, expiry.unusable) == (60, ())
 
 
-def test_warnings_name_fields_and_no_values() -> None:
-    """A warning says which field was unusable and what counted instead, and never repeats a value (INV-9)."""
+def test_warnings_name_fields_but_not_values() -> None:
+    """A warning names the unusable field and the value's replacement, and never repeats the value (INV-9)."""
     nothing = read({}).warning
     assert (
         nothing == "the response names no expiry; the token counts as valid for 300 s (the provider's default lifetime)"
@@ -286,8 +288,8 @@ def test_warnings_name_fields_and_no_values() -> None:
         ("Thursday, 01-Jan-70 00:00:00 GMT", 0),
     ],
 )
-def test_http_dates(text: str, instant: int) -> None:
-    """The three forms of RFC 9110 are read, and the spellings that servers make of them."""
+def test_http_dates_are_read(text: str, instant: int) -> None:
+    """The three forms of RFC 9110 are read, and common misspellings of them."""
     assert parse_http_date(text) == instant
 
 
@@ -300,8 +302,8 @@ def test_http_dates(text: str, instant: int) -> None:
     ],
     ids=label,
 )
-def test_other_texts_are_no_http_dates(text: str) -> None:
-    """Anything else is no date, and raises nothing."""
+def test_other_texts_are_not_http_dates(text: str) -> None:
+    """Any other text gives None, and raises nothing."""
     assert parse_http_date(text) is None
 
 
@@ -315,8 +317,8 @@ def test_other_texts_are_no_http_dates(text: str) -> None:
     ],
     ids=label,
 )
-def test_retry_after(text: str, delay: float | None) -> None:
-    """Retry-After is seconds or a date, which counts from the server's; a past one means now, other texts nothing."""
+def test_retry_after_is_read(text: str, delay: float | None) -> None:
+    """Retry-After is seconds or a date by the server's clock; a past date means now; other texts give None."""
     assert parse_retry_after(text, date_or_now=DATE) == delay
 
 
@@ -346,10 +348,10 @@ ANYTHING = st.recursive(
     cap=st.floats(1, TEN_YEARS),
     token=st.none() | st.text(max_size=20) | ANYTHING.map(jwt_with) | st.binary().map(raw_jwt),
 )
-def test_no_value_raises_or_lasts(
+def test_any_response_gives_a_bounded_lifetime(
     fields: dict[str, object], date: float | None, off: float, cap: float, token: str | None
 ) -> None:
-    """Whatever a response holds, the lifetime is above 0, at most the cap, and consistent with the instants."""
+    """For any response, the lifetime is above 0, at most the cap, and consistent with the instants."""
     expiry = read_expiry(fields, date=date, before_wall=DATE + off, names=("ttl",), cap=cap, trust_jwt=token)
     assert 0 < expiry.lifetime <= cap
     assert math.isfinite(expiry.issued_at)
@@ -361,7 +363,7 @@ def test_no_value_raises_or_lasts(
 
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(st.characters(codec=None)) | st.from_regex(re.compile(r"[0-9 ,.:A-Za-z-]{0,40}")))
-def test_no_retry_after_raises(text: str) -> None:
-    """Whatever Retry-After holds, the delay is finite and not negative, or there is none."""
+def test_any_retry_after_is_read_or_ignored(text: str) -> None:
+    """For any Retry-After, the delay is None, or finite and not negative."""
     delay = parse_retry_after(text, date_or_now=DATE)
     assert delay is None or (delay >= 0 and math.isfinite(delay))

@@ -1,4 +1,4 @@
-"""The child of a fork: every enrolled object is reset once, stage by stage, and one that fails stops no other."""
+"""The child of a fork: each enrolled object is reset once, stage by stage; a failing one does not stop the others."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
-    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),  # other tests' threads may live on
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),  # threads of other tests may still run
 ]
 ORDER = ["LOCKS", "CONNECTIONS", "SOURCES", "TIMERS", "WARMERS"]
 
 
 class Member:
-    """An object that notes its name when it is reset."""
+    """An object that records its name when it is reset."""
 
     def __init__(self, name: str, seen: list[str]) -> None:
         self.name = name
         self.seen = seen
 
     def reset(self) -> None:
-        """Note it."""
+        """Record it."""
         self.seen.append(self.name)
 
 
 class Failing(Member):
-    """An object that cannot be reset."""
+    """An object whose reset fails."""
 
     def reset(self) -> None:
         """Fail."""
@@ -54,7 +54,7 @@ class Failing(Member):
 
 
 def in_child(answer: Callable[[], object], fork: Callable[[], int] = os.fork) -> str:
-    """Return what a function answers in the child of a fork, as text."""
+    """Return the result of a function in the child of a fork, as text."""
     reads, writes = os.pipe()
     child = fork()
     if child == 0:  # pragma: no cover  (another process)
@@ -71,7 +71,7 @@ def in_child(answer: Callable[[], object], fork: Callable[[], int] = os.fork) ->
 
 @contextmanager
 def held(*locks: threading.Lock | threading.Condition) -> Generator[None]:
-    """Hold locks on another thread, which the child of a fork does not have."""
+    """Hold locks on another thread; the child of a fork does not have that thread."""
     taken, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -92,12 +92,12 @@ def held(*locks: threading.Lock | threading.Condition) -> Generator[None]:
 
 
 def fork_in_c() -> int:
-    """Fork as a C library does, so that Python's own hooks do not run."""
+    """Fork as a C library does, without Python's own hooks."""
     return int(ctypes.PyDLL(None).fork())
 
 
-def test_the_stages_run_in_order_whatever_enrolled_first() -> None:
-    """Locks, connections, sources, timers, warmers: each stage finds those before it reset."""
+def test_the_stages_run_in_order_of_stage_not_of_enrolment() -> None:
+    """The order is locks, connections, sources, timers, warmers; each stage runs after the reset of those before."""
     seen: list[str] = []
     members = [Member(name, seen) for name in reversed(ORDER)]
     for member in members:
@@ -106,8 +106,8 @@ def test_the_stages_run_in_order_whatever_enrolled_first() -> None:
     assert seen == []
 
 
-def test_a_warmer_finds_all_else_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-8: when a warmer starts in the child, no lock, flight or timer of the parent is left."""
+def test_a_warmer_is_reset_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-8: when a warmer starts in the child, the parent's locks, flights and timers are already gone."""
     clock = FakeClock()
     cache = TokenCache(MemoryBackend(clock=clock), clock=clock, wall=clock.wall)
     source = cache.source(FakeProvider(wall=clock.wall))
@@ -136,8 +136,8 @@ def test_a_warmer_finds_all_else_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     assert source._flights.lead_or_join(clock(), clock() + 3600)[0] is flight
 
 
-def test_a_fork_done_in_c_is_made_good_by_one_call() -> None:
-    """``after_fork()`` does all that Python's hook does, once for each process id, and nothing in the parent."""
+def test_one_call_resets_after_a_fork_done_in_c() -> None:
+    """``after_fork()`` does the same as Python's hook, once for each process id, and nothing in the parent."""
     seen: list[str] = []
     member = Member("reset", seen)
     enrol(Stage.LOCKS, member.reset)
@@ -155,7 +155,7 @@ def test_a_fork_done_in_c_is_made_good_by_one_call() -> None:
 
 
 def test_a_child_may_fork_again() -> None:
-    """The child of a child is reset too."""
+    """The child of a child is also reset."""
     seen: list[str] = []
     member = Member("reset", seen)
     enrol(Stage.LOCKS, member.reset)
@@ -163,8 +163,8 @@ def test_a_child_may_fork_again() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_object_that_fails_stops_no_other() -> None:
-    """A backend of a third party may raise in its hook: sources and warmers are reset all the same."""
+def test_an_object_that_fails_does_not_stop_the_others() -> None:
+    """If a third party's backend raises in its hook, sources and warmers are still reset."""
     seen: list[str] = []
     members = [Failing(name, seen) for name in ORDER]
     for member in members:
@@ -181,8 +181,8 @@ def test_an_object_that_fails_stops_no_other() -> None:
     assert in_child(child, fork_in_c) == "WARMERS: 5"
 
 
-def test_enrolling_keeps_nothing_alive() -> None:
-    """An enrolled object goes when its owner lets go of it."""
+def test_enrolling_does_not_keep_an_object_alive() -> None:
+    """An enrolled object is collected when its owner drops it."""
     member = Member("gone", [])
     enrol(Stage.LOCKS, member.reset)
     gone = weakref.ref(member)
@@ -192,7 +192,7 @@ def test_enrolling_keeps_nothing_alive() -> None:
 
 
 class Wrapper:
-    """A backend around another one, without a hook for forks."""
+    """A backend that wraps another one and has no fork hook."""
 
     name = "wrapper"
 
@@ -200,12 +200,12 @@ class Wrapper:
         self._inner = inner
 
     def load(self, key: str) -> Stored | None:
-        """Pass it on."""
+        """Pass the call on."""
         return self._inner.load(key)
 
 
 def test_a_wrapped_backend_is_reset() -> None:
-    """A built-in backend enrols itself, so it is reset though what wraps it knows nothing of forks."""
+    """A built-in backend enrols itself, so it is reset although its wrapper has no hook."""
     inner = MemoryBackend()
     wrapper = Wrapper(inner)
     with held(inner._changed):
@@ -213,7 +213,7 @@ def test_a_wrapped_backend_is_reset() -> None:
 
 
 def test_one_module_registers_with_the_interpreter() -> None:
-    """``os.register_at_fork`` is called once in all of src, or the order would depend on the order of imports."""
+    """``os.register_at_fork`` is called once in all of src; otherwise the order would depend on imports."""
     src = Path(__file__).parents[2] / "src"
     found = [path for path in src.rglob("*.py") for _ in range(path.read_text().count("register_at_fork("))]
     assert found == [src / "tokencache" / "_fork.py"]

@@ -47,7 +47,7 @@ IDENTITIES = st.dictionaries(st.text(max_size=3), VALUES, max_size=3)
 
 
 def shape(value: object) -> object:
-    """Return a value of plain strings, tuples and frozensets that tells apart exactly what keys are to tell apart."""
+    """Return plain strings, tuples and frozensets that are equal exactly when two keys must be equal."""
     match value:
         case float():
             return ("float", value.hex())
@@ -65,10 +65,10 @@ def shape(value: object) -> object:
 
 @settings(max_examples=400, deadline=None)
 @given(one=IDENTITIES, other=IDENTITIES, names=st.tuples(st.sampled_from("ab"), st.sampled_from("ab")))
-def test_quick_fingerprints_tell_exactly_different_identities_apart(
+def test_quick_fingerprints_differ_exactly_for_different_identities(
     one: dict[str, object], other: dict[str, object], names: tuple[str, str]
 ) -> None:
-    """Two identities share a fingerprint exactly when they are equal in type and content."""
+    """Two identities share a fingerprint exactly if they are equal in type and content."""
     same = shape(one) == shape(other) and names[0] == names[1]
     assert (quick_fingerprint(names[0], one) == quick_fingerprint(names[1], other)) is same
 
@@ -80,22 +80,22 @@ def test_quick_fingerprints_tell_exactly_different_identities_apart(
 @example(one={"a": 1, "b": 2}, other={"a": 2, "b": 1})
 @example(one="1:s1", other="1:s2")
 def test_encoding_is_injective(one: object, other: object) -> None:
-    """Two values have one encoding exactly when they are equal in type and content."""
+    """Two values have one encoding exactly if they are equal in type and content."""
     encoder = _keys._Encoder("p", Secret.reveal)
     assert (encoder.encode(one) == encoder.encode(other)) is (shape(one) == shape(other))
 
 
 DISTINCT: tuple[object, ...] = (
     *(None, True, False, 0, 1, -1, 1.0, -1.0, 0.0, -0.0, "1", "", "0", "None", "True", b"1", b"", 10**5000),
-    *("\u00e9", "e\u0301", "\u212b", "\u00c5"),  # NFC, NFD, and what only normalisation makes equal
-    *("\ud83d\ude00", "\U0001f600", "\ud800", "\udc00"),  # two halves are not the whole
+    *("\u00e9", "e\u0301", "\u212b", "\u00c5"),  # NFC, NFD, and characters that only normalisation makes equal
+    *("\ud83d\ude00", "\U0001f600", "\ud800", "\udc00"),  # two halves differ from the whole
     *(Secret("1"), Secret(""), [], ["1"], [["1"]], ["1", "1"], [""], set(), {"1"}, {}, {"1": "1"}, {"1": None}),
     *({1: "1"}, [None], [[]], [{}], "s1:1", ["s", "1"], frozenset({"s", "1"}), {"a": {"b": 1}}, {"a": ["b", 1]}),
 )
 
 
-def test_lookalikes_are_different() -> None:
-    """Values that look alike in one notation or another all have fingerprints of their own."""
+def test_lookalikes_have_different_fingerprints() -> None:
+    """Values that look alike in some notation all have different fingerprints."""
     assert len({quick_fingerprint("p", {"field": value}) for value in DISTINCT}) == len(DISTINCT)
     assert len({fingerprint("p", {"field": value}) for value in DISTINCT[:-9]}) == len(DISTINCT) - 9
 
@@ -113,20 +113,20 @@ def test_lookalikes_are_different() -> None:
     ids=["sets", "sequences", "order", "mappings", "enums", "secrets"],
 )
 @pytest.mark.parametrize("make", [fingerprint, quick_fingerprint])
-def test_equal_content_is_equal(
+def test_equal_content_has_the_same_fingerprint(
     make: Callable[[str, Mapping[str, object]], object], one: object, other: object
 ) -> None:
-    """Neither the order of sets and mappings nor the type of a container makes another identity."""
+    """Neither the order of sets and mappings nor a container's type makes another identity."""
     assert make("p", {"field": one}) == make("p", {"field": other})
 
 
-def test_order_of_a_list_counts() -> None:
-    """A list is not a set: its order tells identities apart."""
+def test_the_order_of_a_list_counts() -> None:
+    """A list is not a set: another order is another identity."""
     assert fingerprint("p", {"scope": ["a", "b"]}) != fingerprint("p", {"scope": ["b", "a"]})
 
 
-def test_fingerprints_are_the_same_everywhere() -> None:
-    """The fleet agrees: these exact fingerprints come out of every process of every release."""
+def test_fingerprints_are_the_same_in_every_process() -> None:
+    """These exact fingerprints hold in every process and every release."""
     identity = {
         "issuer": "https://id.example",
         "scope": {"b", "a"},
@@ -145,8 +145,8 @@ def test_fingerprints_are_the_same_everywhere() -> None:
     assert run.stdout.strip() == "4f4626cdc7fc3ea11346a8ad6a6e01ccf0938591"
 
 
-def test_each_secret_counts_where_it_stands() -> None:
-    """Another secret, or two that changed places, make another key; so do the name and the rest."""
+def test_each_secret_counts_at_its_place() -> None:
+    """Another secret, or two swapped ones, make another key; so do the name and the rest."""
     identities: list[tuple[str, dict[str, object]]] = [
         ("p", {"id": "me", "a": Secret("one"), "b": Secret("two")}),
         ("p", {"id": "me", "a": Secret("two"), "b": Secret("one")}),
@@ -159,7 +159,7 @@ def test_each_secret_counts_where_it_stands() -> None:
 
 
 def test_no_secret_can_be_found_in_a_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is hashed into the key holds a scrypt of the secret, salted by the rest, and never the secret (INV-9)."""
+    """The hash input holds a scrypt of the secret, salted by the rest, and never the secret (INV-9)."""
     monkeypatch.setattr(_keys, "_known", {})
     hashed: list[bytes] = []
     blake2b = hashlib.blake2b
@@ -191,8 +191,8 @@ def test_no_secret_can_be_found_in_a_fingerprint(monkeypatch: pytest.MonkeyPatch
     assert all(len(name) == 40 and set(name) <= set("0123456789abcdef") for name in names)
 
 
-def test_slow_fingerprints_are_made_once_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process makes a slow fingerprint once, remembers a bounded number, and holds no secret to do so."""
+def test_slow_fingerprints_are_computed_once_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process computes a slow fingerprint once, remembers a bounded number, and keeps no secret for that."""
     monkeypatch.setattr(_keys, "_known", {})
     made: list[bytes] = []
 
@@ -211,8 +211,8 @@ def test_slow_fingerprints_are_made_once_and_bounded(monkeypatch: pytest.MonkeyP
     assert "s3cret" not in repr(_keys._known)
 
 
-def test_key_material_is_of_one_purpose_and_no_part_of_a_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-9: the fingerprint is public, so a derived key shares no slow hash with it, nor with another purpose."""
+def test_key_material_has_one_purpose_and_is_not_in_a_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-9: the fingerprint is public, so a derived key shares no slow hash with it or with another purpose."""
     monkeypatch.setattr(_keys, "_known", {})
     identity = {"id": "me", "secret": Secret("correct horse")}
     fingerprint("p", identity)
@@ -235,14 +235,14 @@ def test_key_material_is_of_one_purpose_and_no_part_of_a_fingerprint(monkeypatch
         ({"several": [Secret(""), {"deep": (Secret("x"),)}]}, True),
     ],
 )
-def test_an_empty_secret_is_no_credential(identity: dict[str, object], *, found: bool) -> None:
-    """A secret counts wherever it stands, unless it is empty: a key derived from nothing protects nothing."""
+def test_an_empty_secret_is_not_a_credential(identity: dict[str, object], *, found: bool) -> None:
+    """A secret counts at any place, unless it is empty: a key derived from nothing does not protect."""
     assert has_secret(identity) is found
 
 
 @pytest.mark.parametrize("problem", [ValueError("unsupported"), AttributeError("scrypt")])
-def test_without_scrypt_the_message_says_so(monkeypatch: pytest.MonkeyPatch, problem: Exception) -> None:
-    """A Python whose OpenSSL has no scrypt gives a plain message, not a weaker fingerprint."""
+def test_without_scrypt_there_is_a_plain_error(monkeypatch: pytest.MonkeyPatch, problem: Exception) -> None:
+    """If OpenSSL lacks scrypt, the error says so; a weaker fingerprint is not made."""
     monkeypatch.setattr(_keys, "_known", {})
 
     def missing(*_: object, **__: object) -> bytes:
@@ -254,14 +254,14 @@ def test_without_scrypt_the_message_says_so(monkeypatch: pytest.MonkeyPatch, pro
 
 
 def test_quick_fingerprints_belong_to_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under another process's key the same identity has another quick fingerprint: it is worth nothing outside."""
+    """With another process's key the same identity has another quick fingerprint, so it is useless outside."""
     one = quick_fingerprint("p", {"secret": Secret("x")})
     monkeypatch.setattr(_keys, "_PROCESS_KEY", bytes(32))
     assert quick_fingerprint("p", {"secret": Secret("x")}) != one
 
 
-def test_quick_fingerprints_are_not_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The quick fingerprint makes no slow one."""
+def test_quick_fingerprints_do_not_use_scrypt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quick fingerprint does not compute the slow one."""
     monkeypatch.delattr(hashlib, "scrypt")
     assert quick_fingerprint("p", {"secret": Secret("never met before")})
 
@@ -278,7 +278,7 @@ def test_quick_fingerprints_are_not_slow(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_other_types_are_refused_by_name(
     make: Callable[[str, Mapping[str, object]], object], value: object, named: str
 ) -> None:
-    """What has no encoding is refused with the names of provider, field and type, and without any value."""
+    """A value without an encoding is refused; the error names provider, field and type, and not the value."""
     with pytest.raises(ConfigurationError) as caught:
         make("orders", {"scope": "a", "audience": value})
     message = str(caught.value)
@@ -290,14 +290,14 @@ def test_other_types_are_refused_by_name(
 @pytest.mark.parametrize(
     "identity", [None, "client", [("a", 1)], Secret("s3cret")], ids=["none", "str", "list", "secret"]
 )
-def test_an_identity_is_a_mapping(identity: object) -> None:
-    """Anything but a mapping is refused."""
+def test_an_identity_must_be_a_mapping(identity: object) -> None:
+    """An identity of another type is refused."""
     with pytest.raises(ConfigurationError, match="provider 'p': its identity holds a"):
         quick_fingerprint("p", identity)  # type: ignore[arg-type]
 
 
-def test_a_bottomless_identity_is_refused() -> None:
-    """A value that contains itself, or is nested beyond reason, is refused by the name of its field."""
+def test_an_identity_nested_too_deeply_is_refused() -> None:
+    """A value that contains itself, or is nested too deeply, is refused with its field's name."""
     loop: list[object] = []
     loop.append(loop)
     deep: object = 1
@@ -309,7 +309,7 @@ def test_a_bottomless_identity_is_refused() -> None:
     assert quick_fingerprint("p", {"extra": [[[[[[[[1]]]]]]]]})
 
 
-def test_record_key() -> None:
-    """A key is namespace, provider and identity, as they are."""
+def test_a_record_key_joins_its_parts_unchanged() -> None:
+    """The parts are namespace, provider and identity."""
     assert record_key("prod:", "qpay", "ab12") == "prod:qpay:ab12"
     assert record_key("", "é\ud800", "ab12") == "é\ud800:ab12"

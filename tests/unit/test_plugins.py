@@ -1,4 +1,4 @@
-"""Plugins: one entry is found and loaded at its first use, and each way in which that fails has its own message."""
+"""Plugins: an entry is found and loaded at its first use, and each kind of failure has its own message."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Return what writes a distribution into a folder on ``sys.path``, as an installer would; no other is seen."""
+    """Return a function that installs a distribution into a folder on ``sys.path``; no other one is visible."""
     before = set(sys.modules)
 
     def write(
@@ -69,7 +69,7 @@ WORKING = {"plug_one": "def from_url(url): return ('one', str(url))\ndef from_en
 
 
 def test_a_backend_is_found_by_its_scheme(install: Install) -> None:
-    """The factory of a scheme comes from its entry point and gets the URL."""
+    """The factory of a scheme comes from its entry point, and gets the URL."""
     install("dist-one", backends={"one": "plug_one:from_url", "one.x": "plug_one:from_url"}, modules=WORKING)
     for text in ("one://h", "one+x://h"):
         assert load_backend_factory(url(text))(url(text)) == ("one", text)
@@ -81,8 +81,8 @@ def test_a_provider_is_found_by_its_name(install: Install) -> None:
     assert load_provider_factory("mine")() == "provider one"
 
 
-def test_one_entry_is_loaded(install: Install) -> None:
-    """A list loads nothing, and a use loads the module that it needs and no other."""
+def test_only_the_used_entry_is_loaded(install: Install) -> None:
+    """A list loads nothing; a use loads the module it needs and no other."""
     names = ["one", "two", "three"]
     install(
         "dist-one",
@@ -103,8 +103,8 @@ def test_one_entry_is_loaded(install: Install) -> None:
     assert loaded() == {"two"}
 
 
-def test_importing_finds_nothing() -> None:
-    """Importing the module looks for no entry points."""
+def test_importing_looks_for_no_entry_points() -> None:
+    """The search starts at the first use."""
     code = "import sys; import tokencache.plugins; print('importlib.metadata' in sys.modules)"
     environment = {"PYTHONPATH": ":".join(filter(None, sys.path))}
     run = subprocess.run(
@@ -113,8 +113,8 @@ def test_importing_finds_nothing() -> None:
     assert run.stdout.strip() == "False"
 
 
-def test_known_lists_what_is_declared(install: Install) -> None:
-    """The list has every entry of a group with its distribution and version, by name."""
+def test_known_lists_the_declared_entries(install: Install) -> None:
+    """The list has every entry of a group, by name, with its distribution and version."""
     install("dist-b", backends={"b": "plug_b:x", "a": "plug_a:x [extra]"}, version="2.1")
     install("dist-a", backends={"b": "other:x"}, providers={"p": "plug_p:x"})
     assert known(BACKENDS) == [
@@ -125,8 +125,8 @@ def test_known_lists_what_is_declared(install: Install) -> None:
     assert known(PROVIDERS) == [Plugin("p", PROVIDERS, "dist-a", "1.0", "plug_p:x")]
 
 
-def test_two_distributions_that_claim_a_scheme(install: Install) -> None:
-    """A scheme that two distributions claim is nobody's: both are named, and neither is loaded."""
+def test_a_scheme_of_two_distributions_is_refused(install: Install) -> None:
+    """The error names both distributions, and neither is loaded."""
     install("dist-one", backends={"one": "plug_one:from_url", "free": "plug_one:from_url"}, modules=WORKING)
     install("Dist.Two", backends={"one": "plug_one:from_url"}, version="3")
     with pytest.raises(BackendConflict) as caught:
@@ -140,8 +140,8 @@ def test_two_distributions_that_claim_a_scheme(install: Install) -> None:
     assert load_backend_factory(url("free://"))
 
 
-def test_two_distributions_that_claim_a_provider(install: Install) -> None:
-    """For providers the conflict is a mistake in the set-up."""
+def test_a_provider_of_two_distributions_is_refused(install: Install) -> None:
+    """For providers the conflict is a ConfigurationError."""
     install("dist-one", providers={"p": "plug_one:from_env"}, modules=WORKING)
     install("dist-two", providers={"p": "plug_one:from_env"})
     with pytest.raises(ConfigurationError, match=r"the provider 'p' is claimed by dist-\w+ 1\.0 and dist-\w+ 1\.0"):
@@ -150,8 +150,8 @@ def test_two_distributions_that_claim_a_provider(install: Install) -> None:
 
 @pytest.mark.parametrize("same", ["dist-one", "Dist_One", "dist.one"])
 @pytest.mark.parametrize("folder", ["site", "elsewhere"])
-def test_one_distribution_listed_twice_is_no_conflict(install: Install, same: str, folder: str) -> None:
-    """Old metadata beside new, in one folder or two and however the name is spelled, is no conflict."""
+def test_one_distribution_listed_twice_is_not_a_conflict(install: Install, same: str, folder: str) -> None:
+    """Old metadata beside new, in one folder or two and with any spelling of the name, is not a conflict."""
     install("dist-one", backends={"one": "plug_one:from_url"}, modules=WORKING)
     install(same, backends={"one": "plug_one:from_url"}, version="0.9", folder=folder)
     assert load_backend_factory(url("one://h"))(url("one://h")) == ("one", "one://h")
@@ -166,8 +166,8 @@ def test_one_distribution_listed_twice_is_no_conflict(install: Install, same: st
         ("plug_needy:from_url", "pip install 'dist-one'"),
     ],
 )
-def test_a_missing_extra(install: Install, value: str, line: str) -> None:
-    """A client library that is missing gives its name and the exact line that installs it."""
+def test_a_missing_extra_is_named(install: Install, value: str, line: str) -> None:
+    """The error names the missing client library and the exact install command."""
     code = "import no_such_client"
     install("dist-one", backends={"needy": value}, providers={"needy": value}, modules={"plug_needy": code})
     with pytest.raises(BackendNotInstalled) as caught:
@@ -180,8 +180,8 @@ def test_a_missing_extra(install: Install, value: str, line: str) -> None:
     assert str(refused.value) == message.replace("backend", "provider")
 
 
-def test_a_client_imported_late(install: Install) -> None:
-    """A factory that imports its client library only when it is called is told about in the same way."""
+def test_a_client_library_missing_at_the_call_is_named(install: Install) -> None:
+    """If a factory imports its library only when it is called, the error is the same."""
     code = "def from_url(url):\n    import no_such_client\ndef from_env():\n    raise ImportError\n"
     entries = {"late": "plug_late:from_url [late]"}
     install("dist-one", backends=entries, providers={"late": "plug_late:from_env"}, modules={"plug_late": code})
@@ -202,8 +202,8 @@ def test_a_client_imported_late(install: Install) -> None:
         ("not a value!", "", "raised"),
     ],
 )
-def test_a_broken_entry(install: Install, value: str, code: str, what: str) -> None:
-    """An entry that leads nowhere is told about by distribution and value, whatever it raised."""
+def test_a_broken_entry_is_reported(install: Install, value: str, code: str, what: str) -> None:
+    """An entry that cannot be loaded is reported with distribution and value, whatever it raised."""
     install("dist-one", backends={"broken": value}, providers={"broken": value}, modules={"plug_broken": code})
     for load in (lambda: load_backend_factory(url("broken://")), lambda: load_provider_factory("broken")):
         with pytest.raises(ConfigurationError) as caught:
@@ -211,16 +211,16 @@ def test_a_broken_entry(install: Install, value: str, code: str, what: str) -> N
         assert f"'broken' of dist-one 1.0 is broken: {value!r} {what}" in str(caught.value)
 
 
-def test_errors_of_a_factory_pass(install: Install) -> None:
-    """What a factory itself raises, a wrong option for example, is not taken for a missing library."""
+def test_errors_of_a_factory_pass_unchanged(install: Install) -> None:
+    """An error of the factory itself, such as a wrong option, is not taken for a missing library."""
     code = "def from_url(url): raise LookupError('mine')"
     install("dist-one", backends={"one": "plug_raises:from_url"}, modules={"plug_raises": code})
     with pytest.raises(LookupError, match="mine"):
         load_backend_factory(url("one://"))(url("one://"))
 
 
-def test_unknown_names(install: Install) -> None:
-    """An unknown name is refused with the known ones, as users write them, and the closest."""
+def test_an_unknown_name_is_refused_with_the_known_ones(install: Install) -> None:
+    """The error lists the known names, as users write them, and the closest."""
     install("dist-one", backends={"redis": "x:y", "redis.sentinel": "x:y", "file": "x:y"}, providers={"qpay.v2": "x:y"})
     with pytest.raises(ConfigurationError) as caught:
         load_backend_factory(url("redis+sentinal://:hunter2@h"))
@@ -231,14 +231,14 @@ def test_unknown_names(install: Install) -> None:
         load_provider_factory("zzz")
 
 
-def test_without_any_entry_points(install: Install) -> None:
-    """Where no metadata is found at all, the message says what to do."""
+def test_without_any_entry_points_the_error_names_the_remedy(install: Install) -> None:
+    """If no metadata is found, the message says what to do."""
     with pytest.raises(ConfigurationError, match="no backend plugins are installed; reinstall tokencache"):
         load_backend_factory(url("memory://"))
 
 
-def test_a_name_twice_in_one_distribution(install: Install) -> None:
-    """A distribution that declares one name twice is in no conflict with itself: its first entry counts."""
+def test_a_name_twice_in_one_distribution_is_not_a_conflict(install: Install) -> None:
+    """If a distribution declares one name twice, its first entry counts."""
     site = install("dist-one", modules=WORKING)
     lines = f"[{BACKENDS}]\none = plug_one:from_url\none = plug_absent:from_url\n"
     (site / "dist_one-1.0.dist-info" / "entry_points.txt").write_text(lines)
@@ -246,8 +246,8 @@ def test_a_name_twice_in_one_distribution(install: Install) -> None:
     assert [plugin.value for plugin in known(BACKENDS)] == ["plug_one:from_url"]
 
 
-def test_metadata_without_a_name(install: Install) -> None:
-    """A damaged distribution hides nobody else's plugins."""
+def test_metadata_without_a_name_is_ignored(install: Install) -> None:
+    """A damaged distribution does not hide the plugins of others."""
     site = install("dist-one", backends={"one": "plug_one:from_url"}, modules=WORKING)
     info = site / "damaged-1.dist-info"
     info.mkdir()

@@ -1,4 +1,4 @@
-"""Records: what is written can be read for ever, and what cannot be read is a miss and never a crash."""
+"""Records: a written one can be read for ever, and an unreadable one is a miss and never a crash."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SECRET = "s3cret-value"
 
 
 class Mirror:
-    """A sealing for tests: it turns the bytes around and binds the key in."""
+    """A sealing for tests: it reverses the bytes and binds the key."""
 
     def seal(self, key: str, plain: bytes) -> bytes:
-        """Return key and bytes, turned around."""
+        """Return key and bytes, reversed."""
         return (key.encode() + b"|" + plain)[::-1]
 
     def open(self, key: str, sealed: bytes) -> bytes:
@@ -82,13 +82,13 @@ def golden(name: str) -> bytes:
 
 
 def dump(**fields: object) -> bytes:
-    """Return a record of our own form with these fields changed; ``...`` takes one away."""
+    """Return a record of our own form with these fields changed; ``...`` removes one."""
     table = {"v": 1, "fence": 7, "accessToken": SECRET, "expiresAt": 1704067200, "identity": ID} | fields
     return json.dumps({name: value for name, value in table.items() if value is not ...}).encode()
 
 
 def refusal(data: bytes, **options: object) -> str:
-    """Return the text with which a record is refused; it holds nothing of the record, nor does what led to it."""
+    """Return the text with which a record is refused; neither it nor the error's causes hold the record."""
     with pytest.raises(UnreadableRecord) as caught:
         decode(data, **options)  # type: ignore[arg-type]
     assert caught.value.__cause__ is None
@@ -100,19 +100,19 @@ def refusal(data: bytes, **options: object) -> str:
 
 @pytest.mark.parametrize("name", sorted(RECORDS))
 def test_golden_records_stay_readable(name: str) -> None:
-    """Every form that was ever released is read, and means what it meant."""
+    """Every released form is read, with its original meaning."""
     sealing = Mirror() if "sealed" in name else None
     assert decode(golden(name), key="k", sealing=sealing) == RECORDS[name]
     assert fence_of(golden(name)) == RECORDS[name].fence
 
 
-def test_no_golden_record_is_forgotten() -> None:
-    """Each golden file has its expectation here."""
+def test_each_golden_record_has_an_expectation() -> None:
+    """Each golden file is listed here."""
     assert {path.name for path in GOLDEN.iterdir()} == set(RECORDS)
 
 
-def test_the_form_is_the_released_one() -> None:
-    """What is written today is byte for byte what the golden files hold."""
+def test_a_new_record_has_the_released_form() -> None:
+    """A record that is written today equals the golden file, byte for byte."""
     assert encode(FULL, fence=FENCE, identity=ID, reason="renew") == golden("v1-full.json")
     assert encode(PLAIN, fence=FENCE, identity=ID) == golden("v1-plain.json")
     sealed = encode(FULL, fence=FENCE, identity=ID, reason="renew", key="k", sealing=Mirror())
@@ -120,7 +120,7 @@ def test_the_form_is_the_released_one() -> None:
 
 
 def test_other_programs_can_read_ours() -> None:
-    """The two fields that everybody reads are there: the token, and its true expiry in whole epoch seconds."""
+    """The two common fields are there: the token, and its true expiry in whole epoch seconds."""
     table = json.loads(encode(FULL, fence=FENCE, identity=ID))
     assert table["accessToken"] == FULL.value
     assert table["expiresAt"] == 1704067200
@@ -129,15 +129,15 @@ def test_other_programs_can_read_ours() -> None:
     assert list(table)[:2] == ["v", "fence"]
 
 
-def test_a_foreign_record_has_no_lifetime() -> None:
-    """Nobody knows how long a foreign token lived: its record says so, and the token's own lifetime is 0."""
+def test_another_programs_record_has_no_lifetime() -> None:
+    """The lifetime of another program's token is unknown: the record says so, and the token's lifetime is 0."""
     record = decode(golden("foreign-two-fields.json"))
     assert record.lifetime is None
     assert record.token.lifetime == 0
 
 
-def test_short_lives_keep_their_fractions() -> None:
-    """A token of less than a second comes back with its lifetime and its expiry as they were."""
+def test_short_lifetimes_keep_their_fractions() -> None:
+    """A token that lives less than a second keeps its exact lifetime and expiry."""
     token = Token("t", expires_at=1704067200.9, issued_at=1704067200.1)
     record = decode(encode(token, fence=1, identity=ID))
     assert record.lifetime == pytest.approx(0.8)
@@ -159,8 +159,10 @@ def test_short_lives_keep_their_fractions() -> None:
     ],
     ids=str,
 )
-def test_parts_that_disagree(changed: dict[str, object], expires_at: float, lifetime: float | None) -> None:
-    """Where another program changed one part of a record, ``expiresAt`` is right and the lifetime is unknown."""
+def test_expires_at_counts_if_the_parts_disagree(
+    changed: dict[str, object], expires_at: float, lifetime: float | None
+) -> None:
+    """If another program changed one part of a record, ``expiresAt`` counts and the lifetime is unknown."""
     record = decode(dump(**({"issuedAt": 1704063600.5, "lifetime": 3600} | changed)))
     assert (record.token.expires_at, record.lifetime) == (expires_at, lifetime)
 
@@ -198,10 +200,10 @@ TOKENS = st.builds(
 @example(  # rounds up
     token=Token("t", expires_at=8589934593.999998, issued_at=1.2054014205932617), fence=0, reason=None, sealed=False
 )
-def test_round_trip(token: Token, fence: int, reason: str | None, sealed: bool) -> None:
-    """Whatever is written is read back, sealed or not: all fields equal, instants to the microsecond.
+def test_a_written_record_is_read_back(token: Token, fence: int, reason: str | None, sealed: bool) -> None:
+    """A record is read back, sealed or not, with equal fields and instants to the microsecond.
 
-    A token that had ended when it was issued keeps whole seconds only.
+    A token that had ended when it was issued keeps only whole seconds.
     """
     sealing = Mirror() if sealed else None
     data = encode(token, fence=fence, identity=ID, reason=reason, key="k", sealing=sealing)
@@ -236,8 +238,8 @@ UNSTORABLE = {
 }
 
 
-def test_what_json_cannot_hold_is_left_out() -> None:
-    """No extra field loses a good token: what cannot be stored and read back is left out, the rest stays."""
+def test_an_extra_field_that_json_cannot_hold_is_left_out() -> None:
+    """No extra field loses a good token: a field that cannot be stored and read back is left out."""
     deep: object = 1
     for _ in range(100_000):
         deep = [deep]
@@ -252,8 +254,8 @@ def test_what_json_cannot_hold_is_left_out() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(RECORDS))
-def test_every_cut_is_unreadable(name: str) -> None:
-    """A record that was cut off anywhere is refused, and has no fence."""
+def test_every_truncated_record_is_unreadable(name: str) -> None:
+    """A record that was cut off at any byte is refused, and has no fence."""
     data = golden(name).rstrip()
     sealing = Mirror() if "sealed" in name else None
     for end in range(len(data)):
@@ -294,14 +296,14 @@ def test_every_cut_is_unreadable(name: str) -> None:
     ],
     ids=lambda data: f"{data[-24:]!r} of {len(data)}",
 )
-def test_what_is_no_json_object_is_unreadable(data: bytes) -> None:
-    """Bytes that are no strict JSON object are refused, whatever they are."""
+def test_bytes_that_are_not_a_json_object_are_unreadable(data: bytes) -> None:
+    """Only a strict JSON object is read."""
     assert refusal(data) == "it is damaged or not a JSON object"
     assert fence_of(data) is None
 
 
-def test_too_large_is_unreadable() -> None:
-    """Ten megabytes are refused unread, and so is one byte above the limit; at the limit a record is read."""
+def test_a_record_over_the_size_limit_is_unreadable() -> None:
+    """Ten megabytes, or one byte above the limit, are refused unread; at the limit a record is read."""
     assert refusal(dump(extra={"a": "x" * 10_000_000})) == f"it is larger than {LARGEST} bytes"
     assert fence_of(dump(extra={"a": "x" * 10_000_000})) is None
     room = LARGEST - len(dump(extra={"a": ""}))
@@ -309,8 +311,8 @@ def test_too_large_is_unreadable() -> None:
     assert "larger" in refusal(dump(extra={"a": "x" * (room + 1)}))
 
 
-def test_what_a_record_tells_beside_its_token() -> None:
-    """For how long it outlives its token, and when the provider is to be asked again; neither is there by default."""
+def test_optional_fields_of_a_record_are_read() -> None:
+    """A record may say how long it outlives its token, and when to ask the provider again; the default is neither."""
     data = encode(FULL, fence=FENCE, identity=ID, kept=5.5, again_at=1704067100.25)
     assert (decode(data).kept, decode(data).again_at) == (5.5, 1704067100.25)
     assert (json.loads(data)["kept"], json.loads(data)["againAt"]) == (5.5, 1704067100.25)
@@ -351,8 +353,8 @@ def test_what_a_record_tells_beside_its_token() -> None:
     ],
     ids=lambda value: ascii(value)[:40],
 )
-def test_wrong_fields_are_unreadable(changed: dict[str, object], part: str) -> None:
-    """A field of the wrong type or beyond reason makes the record unreadable; the text names the field."""
+def test_a_wrong_field_makes_a_record_unreadable(changed: dict[str, object], part: str) -> None:
+    """A field of a wrong type or size makes the record unreadable; the error names the field."""
     assert part in refusal(dump(**changed).replace(b"Infinity", b"1e400"))
 
 
@@ -360,14 +362,14 @@ def test_wrong_fields_are_unreadable(changed: dict[str, object], part: str) -> N
     "fence", [True, False, 1.0, "7", -1, 2**53, 10**400, None, [], {}, ...], ids=lambda f: ascii(f)[:20]
 )
 def test_a_fence_is_a_plain_integer(fence: object) -> None:
-    """Anything but an integer that every script holds exactly is no fence, and does not make the record unreadable."""
+    """A value that is not an integer which every script holds exactly is not a fence; the record stays readable."""
     assert fence_of(dump(fence=fence)) is None
     assert decode(dump(fence=fence)).fence is None
 
 
 @pytest.mark.parametrize("fence", [0, 1, 2**53 - 1])
-def test_the_ends_of_a_fence(fence: int) -> None:
-    """The smallest and the largest fence are read."""
+def test_the_smallest_and_largest_fence_are_read(fence: int) -> None:
+    """Both ends of the range are fences."""
     assert fence_of(dump(fence=fence)) == decode(dump(fence=fence)).fence == fence
 
 
@@ -389,40 +391,40 @@ OTHER_BYTES = dump(fence=7, reason="renew")
     ],
     ids=range(9),
 )
-def test_a_record_is_another_by_a_higher_fence(data: bytes, seen: bytes | None, *, another: bool) -> None:
-    """INV-3: a higher fence makes another record; where one of the two has none, other bytes do."""
+def test_a_higher_fence_makes_another_record(data: bytes, seen: bytes | None, *, another: bool) -> None:
+    """INV-3: a higher fence makes another record; if one of the two has no fence, other bytes do."""
     assert is_another(data, seen) is another
 
 
 @pytest.mark.parametrize("held", [True, False])
 @pytest.mark.parametrize(("stored", "late"), [(None, False), (6, False), (7, False), (8, True)])
-def test_a_commit_is_late_for_a_higher_fence(stored: int | None, *, held: bool, late: bool) -> None:
-    """INV-3: a record under a higher fence stands, one under the same fence does not; the lease does not matter."""
+def test_a_commit_is_late_if_a_higher_fence_is_stored(stored: int | None, *, held: bool, late: bool) -> None:
+    """INV-3: a record with a higher fence stays, one with the same fence does not; the lease does not matter."""
     assert is_late(7, None if stored is None else dump(fence=stored), held=held) is late
 
 
 @pytest.mark.parametrize("held", [True, False])
-def test_a_record_without_a_fence_gives_way_to_the_holder_only(*, held: bool) -> None:
-    """INV-3: another program's record was stored by whoever took the lock since, so a lost lease comes too late."""
+def test_a_record_without_a_fence_gives_way_only_to_the_holder(*, held: bool) -> None:
+    """INV-3: another program's record means that it took the lock since, so a lost lease is too late."""
     assert is_late(7, dump(fence=...), held=held) is not held
 
 
-def test_a_fence_inside_is_none() -> None:
-    """Only the top level has the fence: one inside ``extra``, or inside a text, is none."""
+def test_a_nested_fence_is_ignored() -> None:
+    """Only the top level has the fence: ``extra`` and texts do not."""
     assert fence_of(dump(fence=..., extra={"fence": 9})) is None
     assert fence_of(dump(fence=..., scope='{"v":1,"fence":9}')) is None
 
 
-def test_a_sealed_record_shows_its_fence_only() -> None:
-    """Sealed, the token cannot be seen, and the fence still can."""
+def test_a_sealed_record_shows_only_its_fence() -> None:
+    """A sealed record hides the token, and its fence can still be read."""
     data = encode(FULL, fence=FENCE, identity=ID, key="k", sealing=Mirror())
     assert set(json.loads(data)) == {"v", "fence", "sealed"}
     assert FULL.value.encode() not in data
     assert fence_of(data) == FENCE
 
 
-def test_sealed_records_that_cannot_be_opened() -> None:
-    """Without the sealing, with another key, changed or plain, a record is refused with its own reason."""
+def test_sealed_records_that_cannot_be_opened_are_refused() -> None:
+    """A record is refused with its own reason: without sealing, with another key, changed, or plain."""
     token = Token(SECRET, expires_at=1704067200, issued_at=1704063600)
     data = encode(token, fence=7, identity=ID, key="k", sealing=Mirror())
     table = json.loads(data)
@@ -451,8 +453,8 @@ FIELDS = st.dictionaries(st.sampled_from(NAMES), JSON_VALUES | st.integers(10**9
 
 @settings(max_examples=400, deadline=None)
 @given(data=st.binary(max_size=60) | FIELDS.map(lambda table: dump(**table)), sealed=st.booleans())
-def test_decoding_raises_nothing_else(data: bytes, sealed: bool) -> None:
-    """Whatever lies in the store, it is a record or it is unreadable, and its fence is an integer or none."""
+def test_any_bytes_are_a_record_or_unreadable(data: bytes, sealed: bool) -> None:
+    """For any stored bytes, the result is a record or unreadable, and the fence is an integer or None."""
     fence = fence_of(data)
     assert fence is None or (type(fence) is int and 0 <= fence < 2**53)
     try:
@@ -465,7 +467,7 @@ def test_decoding_raises_nothing_else(data: bytes, sealed: bool) -> None:
 
 
 def test_no_repr_shows_a_secret() -> None:
-    """A decoded record can be printed (INV-9)."""
+    """A decoded record can be printed safely (INV-9)."""
     record = decode(dump(refreshToken="r3fresh", extra={"id": "3xtra"}))
     for text in (repr(record), str(record)):
         assert not any(secret in text for secret in (SECRET, "r3fresh", "3xtra"))

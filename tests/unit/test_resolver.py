@@ -1,4 +1,4 @@
-"""The resolver: which provider, key, policy, backend, encryption and namespace a source gets."""
+"""The resolver: it decides the provider, key, policy, backend, encryption and namespace of a source."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FIRST, SECOND = "11" * 32, "22" * 32
 
-# What is given at each level, from the one that wins over all others down to the default.
+# The values that each level gives, from the highest priority down to the default.
 ORDER: Mapping[str, Mapping[str, Any]] = {
     "policy": {
         "argument": RefreshPolicy(early=1),
@@ -64,7 +64,7 @@ class Own(FakeProvider):
 
 
 def resolved(what: str, levels: list[str], monkeypatch: pytest.MonkeyPatch) -> tuple[Resolver, Resolved]:
-    """Return what comes out where ``what`` is given at these levels."""
+    """Return the resolved value if ``what`` is given at these levels."""
     given = {level: {what: ORDER[what][level]} for level in levels}
 
     def own(site: str = "entry point") -> Own:
@@ -89,8 +89,8 @@ def resolved(what: str, levels: list[str], monkeypatch: pytest.MonkeyPatch) -> t
 
 
 @pytest.mark.parametrize(("what", "levels"), CASES)
-def test_the_first_level_that_is_given_wins(what: str, levels: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """For each thing that is decided, each level wins over all that come after it."""
+def test_the_highest_given_level_wins(what: str, levels: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each level overrides all levels after it."""
     resolver, found = resolved(what, levels, monkeypatch)
     expected = ORDER[what][levels[0]]
     match what:
@@ -112,16 +112,16 @@ def test_the_first_level_that_is_given_wins(what: str, levels: list[str], monkey
             assert getattr(found, what) == expected
 
 
-def test_a_table_sets_single_fields_of_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A field that the provider's table leaves out comes from the next level that gives a policy."""
+def test_a_table_sets_single_policy_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A field that the provider's table leaves out comes from the next level with a policy."""
     monkeypatch.setattr("tokencache.plugins.load_provider_factory", lambda _name: Own)
     document = {"policy": {"early": 5, "window": 7}, "providers": {"own": {"type": "own", "policy": {"early": 2}}}}
     found = Resolver(Configuration.load(document, environ={})).resolve("own")
     assert (found.policy.early, found.policy.window) == (2, 7)
 
 
-def test_the_backend_of_the_cache_is_opened_once() -> None:
-    """A table that names the backend of the cache shares its handle; two tables that name another share one, too."""
+def test_each_backend_is_opened_once() -> None:
+    """A table that names the cache's backend shares its handle; two tables that name another one share one too."""
     table = {"type": "client_credentials", "token_url": "https://id.example/t", "client_id": "i", "client_secret": "s"}
     tables = {
         "a": table,
@@ -139,7 +139,7 @@ def test_the_backend_of_the_cache_is_opened_once() -> None:
 
 
 def test_a_backend_that_is_passed_in_is_not_owned() -> None:
-    """The resolver owns what it opens, and leaves a backend object to its maker."""
+    """The resolver owns the backends that it opens; its caller keeps a backend object that was passed in."""
     given = MemoryBackend()
     found = Resolver(backend=given).resolve(FakeProvider())
     assert found.handle.backend is given
@@ -148,15 +148,15 @@ def test_a_backend_that_is_passed_in_is_not_owned() -> None:
 
 
 def test_a_function_needs_a_key() -> None:
-    """A function has no identity of its own; a key of the caller names its record."""
+    """A function has no identity; the caller's key names its record."""
     resolver = Resolver(backend=MemoryBackend())
     with pytest.raises(ConfigurationError, match="give key="):
         resolver.resolve(dict)
     assert resolver.resolve(dict, key="k").key == "k"
 
 
-def test_what_is_resolved_does_not_change() -> None:
-    """One frozen value holds all that was decided."""
+def test_the_resolved_value_is_immutable() -> None:
+    """One frozen value holds all decisions."""
     found = Resolver(backend=MemoryBackend()).resolve(FakeProvider())
     with pytest.raises(FrozenInstanceError):
         found.key = "other"  # type: ignore[misc]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Asked:
-    """A generator that asks for two numbers, and notes its end; an error at the first counts as 10."""
+    """A generator that asks for two numbers and records its end; an error at the first counts as 10."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -32,7 +32,7 @@ class Asked:
 
 
 def run(half: str, steps: Generator[str, int, int], perform: Callable[[str], int]) -> int:
-    """Drive by one half or the other."""
+    """Run the sync or the async driver."""
     if half == "sync":
         return drive(steps, perform)
 
@@ -45,13 +45,13 @@ def run(half: str, steps: Generator[str, int, int], perform: Callable[[str], int
 
 @pytest.mark.parametrize("half", ["sync", "async"])
 def test_each_reply_reaches_its_yield(half: str) -> None:
-    """The result is what the generator returns, after every step in its order."""
+    """The result is the generator's return value, after all steps in order."""
     assert run(half, Asked().steps(), {"first": 1, "second": 2}.__getitem__) == 3
 
 
 @pytest.mark.parametrize("half", ["sync", "async"])
 def test_an_error_of_a_step_is_raised_at_its_yield(half: str) -> None:
-    """The generator decides: it goes on after the error, or ends with it."""
+    """The generator decides: it handles the error, or ends with it."""
 
     def perform(step: str) -> int:
         return int(step) if step == "first" else 2
@@ -65,9 +65,9 @@ def test_an_error_of_a_step_is_raised_at_its_yield(half: str) -> None:
 
 @pytest.mark.parametrize("half", ["sync", "async"])
 def test_an_interrupt_closes_the_generator(half: str) -> None:
-    """INV-8: what is not an ordinary error ends the generator at once, and passes on."""
+    """INV-8: a BaseException that is not an Exception ends the generator at once, and is raised."""
     asked = Asked()
-    steps = asked.steps()  # referred to here, so that no collector closes it
+    steps = asked.steps()  # keeps a reference, so that the collector does not close it
 
     def perform(step: str) -> int:
         raise SystemExit(step)
@@ -77,8 +77,8 @@ def test_an_interrupt_closes_the_generator(half: str) -> None:
     assert asked.closed
 
 
-def test_a_step_that_raises_stop_iteration_does_not_end_the_generator_as_if_it_had_returned() -> None:
-    """PEP 479: a stray StopIteration of a step is an error, not a result of None."""
+def test_a_stop_iteration_of_a_step_is_an_error() -> None:
+    """PEP 479: a stray StopIteration of a step does not count as the generator's result None."""
 
     def perform(step: str) -> int:
         raise StopIteration

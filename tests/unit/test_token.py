@@ -1,4 +1,4 @@
-"""The token: an immutable value that is checked when it is made and never shows what it holds."""
+"""The token: an immutable value that is checked when it is made and never shows its secrets."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def full(**changed: object) -> Token:
     return Token(fields.pop("value"), **fields)
 
 
-def test_fields() -> None:
-    """Each field is what was given; what was not given has its default."""
+def test_fields_have_their_values_or_defaults() -> None:
+    """A given field keeps its value; a field that was left out has its default."""
     token = full()
     assert {name: getattr(token, name) for name in FULL} == FULL
     bare = Token("t", expires_at=60, issued_at=0)
@@ -41,8 +41,8 @@ def test_fields() -> None:
     assert type(bare.expires_at) is type(bare.issued_at) is float
 
 
-def test_derived() -> None:
-    """The header and the lifetime follow from the fields."""
+def test_header_and_lifetime_follow_from_the_fields() -> None:
+    """The two properties are derived."""
     assert full().authorization == "DPoP v4lue"
     assert full().lifetime == 3600.25
 
@@ -55,7 +55,7 @@ def test_bearer_is_one_scheme(spelled: str) -> None:
 
 @pytest.mark.parametrize("name", [*FULL, "other"])
 def test_no_field_can_be_changed(name: str) -> None:
-    """Nothing can be set, replaced or deleted after the token is made, and the message does not show a value."""
+    """No field can be set, replaced or deleted, and the error does not show a value."""
     token = full()
     for change in (lambda: setattr(token, name, "n3w"), lambda: delattr(token, name)):
         with pytest.raises(AttributeError, match="immutable") as caught:
@@ -65,8 +65,8 @@ def test_no_field_can_be_changed(name: str) -> None:
     assert token == full()
 
 
-def test_extra_is_apart_from_what_was_given() -> None:
-    """The mapping that was given can change without the token, and the token's own cannot be changed."""
+def test_extra_is_a_separate_copy() -> None:
+    """A change of the given mapping does not change the token, and the token's mapping cannot be changed."""
     given = {"a": 1}
     token = full(extra=given)
     given["a"] = 2
@@ -77,8 +77,8 @@ def test_extra_is_apart_from_what_was_given() -> None:
         Token("t", expires_at=1, issued_at=0).extra["a"] = 2  # type: ignore[index]
 
 
-def test_nothing_secret_in_its_texts() -> None:
-    """``repr``, ``str`` and formatting tell type, expiry and scope, and hide the rest (INV-9)."""
+def test_its_texts_show_nothing_secret() -> None:
+    """``repr``, ``str`` and formatting show type, expiry and scope, and hide the rest (INV-9)."""
     token = full()
     for text in (repr(token), str(token), f"{token}", repr([token])):
         assert not any(secret in text for secret in ("v4lue", "r3fresh", "3xtra", "id_token"))
@@ -89,8 +89,8 @@ def test_nothing_secret_in_its_texts() -> None:
     assert repr(Token("t", expires_at=60, issued_at=0)) == "Token(<hidden>, token_type='Bearer', expires_at=60.0)"
 
 
-def test_replace_changes_what_is_given_and_checks_it() -> None:
-    """The other fields stay as they were; a bad value is refused as in a new token, and an unknown field is."""
+def test_replace_changes_and_checks_the_given_fields() -> None:
+    """The other fields stay; a bad value or an unknown field is refused, as in a new token."""
     token = full()
     changed = token.replace(scope="write", issued_at=token.issued_at + 1)
     assert (changed.scope, changed.issued_at) == ("write", token.issued_at + 1)
@@ -109,8 +109,8 @@ def test_replace_changes_what_is_given_and_checks_it() -> None:
         *(("scope", None), ("refresh_token", "other"), ("refresh_expires_at", None), ("extra", {})),
     ],
 )
-def test_equality_is_of_all_fields(name: str, value: object) -> None:
-    """Two tokens are equal when all fields are; one field less and they differ."""
+def test_tokens_are_equal_if_all_fields_are(name: str, value: object) -> None:
+    """Tokens that differ in one field are different."""
     assert full() == full()
     assert hash(full()) == hash(full())
     assert full(**{name: value}) != full()
@@ -120,8 +120,8 @@ def test_equality_is_of_all_fields(name: str, value: object) -> None:
 
 @pytest.mark.parametrize("extra", [{}, {"a": {"b": [1]}}], ids=["bare", "extra"])
 @pytest.mark.parametrize("twin_of", [copy.copy, copy.deepcopy, lambda token: pickle.loads(pickle.dumps(token))])
-def test_copies(twin_of: Callable[[Token], Any], extra: dict[str, object]) -> None:
-    """A copy, a deep copy and a pickle are equal tokens, as immutable and as silent as the first."""
+def test_copies_are_equal_tokens(twin_of: Callable[[Token], Any], extra: dict[str, object]) -> None:
+    """A copy, a deep copy and a pickle are equal tokens, as immutable as the first, and their texts hide the same."""
     token = full(extra=extra)
     twin = twin_of(token)
     assert twin == token
@@ -134,7 +134,7 @@ def test_copies(twin_of: Callable[[Token], Any], extra: dict[str, object]) -> No
 
 
 def test_a_deep_copy_shares_nothing() -> None:
-    """What ``extra`` holds is copied by a deep copy."""
+    """A deep copy also copies the content of ``extra``."""
     token = full(extra={"a": [1]})
     twin = copy.deepcopy(token)
     twin.extra["a"].append(2)  # type: ignore[attr-defined]
@@ -142,8 +142,8 @@ def test_a_deep_copy_shares_nothing() -> None:
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_every_pickle_protocol(protocol: int) -> None:
-    """Every protocol that knows slots can carry a token to another process."""
+def test_every_pickle_protocol_works(protocol: int) -> None:
+    """Every protocol that supports slots can carry a token to another process."""
     assert pickle.loads(pickle.dumps(full(), protocol)) == full()
 
 
@@ -156,8 +156,8 @@ def test_every_pickle_protocol(protocol: int) -> None:
     ],
     ids=ascii,
 )
-def test_what_must_not_reach_a_header(name: str, bad: object) -> None:
-    """Nothing but visible ASCII is a token or a scheme, and the message does not repeat what was given."""
+def test_values_unfit_for_a_header_are_refused(name: str, bad: object) -> None:
+    """A token or scheme must be visible ASCII, and the error does not repeat the value."""
     with pytest.raises(ValueError, match=f"a token's {name} must be a non-empty string of visible ASCII") as caught:
         full(**{name: bad})
     assert "s3" not in str(caught.value)
@@ -166,8 +166,8 @@ def test_what_must_not_reach_a_header(name: str, bad: object) -> None:
 @pytest.mark.parametrize(
     "good", ["!", "~", "a.b-c_d~e+f/g=", "(){}[]<>@,;:\\\"'", "x" * 100_000], ids=lambda good: good[:20]
 )
-def test_what_may_reach_a_header(good: str) -> None:
-    """Every visible ASCII character is taken, at any length."""
+def test_every_visible_ascii_character_is_accepted(good: str) -> None:
+    """The length does not matter."""
     assert full(value=good).authorization == f"DPoP {good}"
 
 
@@ -177,13 +177,13 @@ def test_what_may_reach_a_header(good: str) -> None:
     [None, "1704067200", True, float("nan"), float("inf"), float("-inf"), 1e14, -1e14, 10**400, 1j, [1]],
     ids=lambda value: ascii(value)[:24],
 )
-def test_instants_are_finite_epoch_seconds(name: str, bad: object) -> None:
-    """An instant that is no finite number of seconds is refused by its name."""
+def test_instants_must_be_finite_epoch_seconds(name: str, bad: object) -> None:
+    """The error for another value names the field."""
     with pytest.raises(ValueError, match=f"a token's {name} must be finite epoch seconds"):
         full(**{name: bad})
 
 
 @pytest.mark.parametrize("good", [0, -1, 1e14 - 1, 1 - 1e14, 1704067200])
-def test_the_ends_of_instants(good: float) -> None:
-    """Any finite instant within the bounds is taken, the past too."""
+def test_instants_at_the_bounds_are_accepted(good: float) -> None:
+    """Any finite instant within the bounds is accepted, also a past one."""
     assert full(expires_at=good).expires_at == good

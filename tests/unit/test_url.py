@@ -1,4 +1,4 @@
-"""Backend URLs: what each part means, what is refused and why, and that no password shows."""
+"""Backend URLs: the meaning of each part, what is refused and why, and that no password shows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def label(value: object) -> str:
 
 
 def refusal(text: str) -> str:
-    """Return the text with which a URL is refused; the password is not in it."""
+    """Return the text with which a URL is refused; it does not hold the password."""
     with pytest.raises(ConfigurationError) as caught:
         BackendURL.parse(text)
     message = str(caught.value)
@@ -65,8 +65,8 @@ def refusal(text: str) -> str:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_parts(text: str, expected: BackendURL) -> None:
-    """Each part of a URL is found and percent-decoded."""
+def test_each_part_of_a_url_is_found(text: str, expected: BackendURL) -> None:
+    """The parts are percent-decoded."""
     url = BackendURL.parse(text)
     assert url == expected
     assert hash(url) == hash(expected)
@@ -117,8 +117,8 @@ def test_parts(text: str, expected: BackendURL) -> None:
     ],
     ids=label,
 )
-def test_refusals(text: str, part: str) -> None:
-    """A URL that is wrong is refused with what to do about it, and never with the password in it."""
+def test_a_wrong_url_is_refused_with_the_remedy(text: str, part: str) -> None:
+    """The message says what to do, and never holds the password."""
     message = refusal(text)
     assert message.startswith("the backend URL is not usable: ")
     assert part in message
@@ -140,7 +140,7 @@ def test_refusals(text: str, part: str) -> None:
     ],
 )
 def test_no_password_shows(text: str, shown: str) -> None:
-    """``str``, ``repr`` and formatting hide the password, and options that sound like secrets (INV-9)."""
+    """``str``, ``repr`` and formatting hide the password, and options whose names suggest a secret (INV-9)."""
     url = BackendURL.parse(text)
     assert str(url) == f"{url}" == shown
     assert repr(url) == f"BackendURL({shown!r})"
@@ -150,13 +150,13 @@ def test_no_password_shows(text: str, shown: str) -> None:
 @pytest.mark.parametrize(
     ("scheme", "name"), [("redis", "redis"), ("redis+sentinel", "redis.sentinel"), ("a+b+c", "a.b.c")]
 )
-def test_entry_points(scheme: str, name: str) -> None:
-    """A plus in a scheme is a dot in the name of its entry point."""
+def test_a_plus_in_a_scheme_is_a_dot_in_its_entry_point(scheme: str, name: str) -> None:
+    """The backend ``redis+sentinel`` is declared as ``redis.sentinel``."""
     assert BackendURL.parse(f"{scheme}://").entry_point == name
 
 
 def test_urls_are_values() -> None:
-    """A URL cannot be changed, its options neither, and it survives copies and pickles."""
+    """Neither a URL nor its options can be changed, and it survives copies and pickles."""
     given = {"a": "1"}
     url = BackendURL("x", "u", "p", (("h", 1),), "/p", given)
     given["b"] = "2"
@@ -184,8 +184,8 @@ def test_urls_are_values() -> None:
         *(("duration", "1.5m", 90.0), ("duration", "2h", 7200.0), ("duration", "1d", 86400.0), ("duration", "0", 0.0)),
     ],
 )
-def test_typed_options(kind: OptionKind, text: str, value: object) -> None:
-    """Each kind of option is read as what it is, and has exactly the type that was asked for."""
+def test_options_have_the_type_that_was_asked_for(kind: OptionKind, text: str, value: object) -> None:
+    """Each kind of option is read, and has exactly its type."""
     options = BackendURL("x", options={"name": text}).typed_options({"name": kind, "other": int})
     assert options == {"name": value}
     assert type(options["name"]) is type(value)
@@ -202,15 +202,15 @@ BAD_VALUES: dict[OptionKind, tuple[str, list[str]]] = {
 @pytest.mark.parametrize(
     ("kind", "text"), [(kind, text) for kind, (_, texts) in BAD_VALUES.items() for text in texts], ids=label
 )
-def test_bad_values_of_options(kind: OptionKind, text: str) -> None:
-    """A value of another kind is refused with the option's name and what it must be, and not repeated."""
+def test_bad_values_of_options_are_refused(kind: OptionKind, text: str) -> None:
+    """The error names the option and the allowed values, and does not repeat the value."""
     with pytest.raises(ConfigurationError) as caught:
         BackendURL("redis", options={"name": text}).typed_options({"name": kind})
     assert str(caught.value).startswith(f"the option 'name' of redis:// must be {BAD_VALUES[kind][0]}")
 
 
-def test_unknown_options() -> None:
-    """An unknown option is refused by name, with the known ones and the closest of them."""
+def test_unknown_options_are_refused() -> None:
+    """The error names the unknown option, the known ones and the closest of them."""
     url = BackendURL.parse("redis://h?tmieout=5&db=hunter2")
     with pytest.raises(ConfigurationError) as caught:
         url.typed_options({"timeout": float, "db": str})
@@ -225,7 +225,7 @@ def test_unknown_options() -> None:
     | st.text("redis:/@%?#[],&=+0123ab. \n", max_size=30).map(lambda rest: "redis://" + rest)
 )
 def test_any_text_is_parsed_or_refused(text: str) -> None:
-    """No text makes anything but a URL or a ``ConfigurationError``."""
+    """Any text gives a URL or a ``ConfigurationError``, and no other error."""
     try:
         url = BackendURL.parse(text)
     except ConfigurationError:
@@ -239,7 +239,7 @@ PRINTABLE = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min
 
 @settings(max_examples=200, deadline=None)
 @given(username=PRINTABLE, password=PRINTABLE | st.just("a\nb\x00"), option=PRINTABLE)
-def test_percent_encoding_carries_everything(username: str, password: str, option: str) -> None:
+def test_percent_encoding_preserves_everything(username: str, password: str, option: str) -> None:
     """Any user, password and option survive percent-encoding, and the password does not show."""
     from urllib.parse import quote
 

@@ -1,4 +1,4 @@
-"""The pauses of those who poll."""
+"""The pauses between polls."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import threading
 from tokencache.backends._polling import PollPacer
 
 
-def test_a_crowd_polls_no_more_often_than_a_few() -> None:
-    """INV-8: whoever is to wake a thousand waiting threads gets a turn, as all of them together look no more often."""
+def test_many_pollers_poll_no_more_often_than_a_few() -> None:
+    """INV-8: a thousand waiting threads together look no more often, so the thread that wakes them can run."""
     pacer = PollPacer(0.01, 0.05)
     there, over = threading.Barrier(65), threading.Event()
 

@@ -1,4 +1,4 @@
-"""`tokencache doctor`: each check tells what is wrong and the remedy, asks for no needless login, shows no secret."""
+"""`tokencache doctor`: each check names fault and remedy, avoids needless logins, and shows no secret."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, provider: object) -> None:
 
 
 def examined(*arguments: str) -> tuple[Ran, dict[str, Finding]]:
-    """Run `doctor --json`; return how it ended, and the findings by subject and check."""
+    """Run `doctor --json`; return its exit code and the findings by subject and check."""
     ran = run.invoke(app, ["doctor", *arguments, "--json"])
     found = {
         f"{entry['subject']} {entry['check']}": Finding(entry["check"], entry["mark"], entry["seen"], entry["remedy"])
@@ -66,7 +66,7 @@ def examined(*arguments: str) -> tuple[Ran, dict[str, Finding]]:
 
 
 def test_a_healthy_set_up_passes_with_one_login_at_most(fake: FakeQPay) -> None:
-    """All is well: exit 0; the first run logs in as no token is stored, the next does not, `--login` does."""
+    """The exit code is 0. The first run logs in, as no token is stored; the next does not; `--login` does."""
     ran, found = examined("qpay")
     assert ran.exit_code == Exit.OK, ran.output
     assert {finding.mark for finding in found.values()} == {"ok"}
@@ -82,16 +82,16 @@ def test_a_healthy_set_up_passes_with_one_login_at_most(fake: FakeQPay) -> None:
     assert (ran.exit_code, json.loads(ran.stdout)["logins"], fake.logins) == (0, 1, 2)
 
 
-def test_no_login_means_none(fake: FakeQPay) -> None:
-    """`--no-login` asks the provider for nothing, says so, and is no failure."""
+def test_no_login_prevents_a_login(fake: FakeQPay) -> None:
+    """With `--no-login` the provider is not asked; the output says so, and it is not a failure."""
     ran, found = examined("qpay", "--no-login")
     assert (ran.exit_code, fake.logins) == (0, 0)
     assert found["token token"].mark == "skipped"
     assert "--no-login" in found["token token"].seen
 
 
-def test_one_login_at_most_is_kept_by_force(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever asks for a second token in one examination is refused before anything is sent, and fails the check."""
+def test_a_second_login_is_refused(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second request for a token in one examination is refused before anything is sent, and fails the check."""
     once = TokenSource.token
 
     def twice(source: TokenSource, timeout: float | None = None) -> Token:
@@ -104,8 +104,8 @@ def test_one_login_at_most_is_kept_by_force(fake: FakeQPay, monkeypatch: pytest.
     assert found["token token"].mark == "failed"
 
 
-def test_lines_hold_mark_subject_check_and_remedy(fake: FakeQPay) -> None:
-    """A person gets one line per check and a sum at the end; without colours where nobody looks."""
+def test_a_line_has_mark_subject_check_and_remedy(fake: FakeQPay) -> None:
+    """The text output has one line per check and a total at the end; without a terminal it has no colours."""
     ran = run.invoke(app, ["doctor", "qpay", "--backend", "memory://"])
     lines = ran.stdout.splitlines()
     assert ran.exit_code == 0
@@ -118,8 +118,8 @@ def test_lines_hold_mark_subject_check_and_remedy(fake: FakeQPay) -> None:
     assert line(Result("qpay", ok("clock", "agrees")), 4, colours=True).startswith("\x1b[32mok")
 
 
-def test_without_a_provider_the_backend_alone_is_examined(fake: FakeQPay) -> None:
-    """No PROVIDER: backend and versions, nothing of a token."""
+def test_without_a_provider_only_the_backend_is_examined(fake: FakeQPay) -> None:
+    """Without PROVIDER, the doctor checks backend and versions, and no token."""
     ran, found = examined()
     assert (ran.exit_code, fake.requests) == (0, 0)
     assert {name.split()[0] for name in found} == {"runtime", "backend"}
@@ -128,7 +128,7 @@ def test_without_a_provider_the_backend_alone_is_examined(fake: FakeQPay) -> Non
 def test_missing_credentials_fail_and_the_rest_is_still_examined(
     fake: FakeQPay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without QPAY_CLIENT_SECRET the settings fail by name, the backend is examined, the exit code is 1."""
+    """Without QPAY_CLIENT_SECRET the settings fail by name, the backend is still examined, and the exit code is 1."""
     monkeypatch.delenv("QPAY_CLIENT_SECRET")
     ran, found = examined("qpay")
     assert ran.exit_code == Exit.FAILED
@@ -138,8 +138,8 @@ def test_missing_credentials_fail_and_the_rest_is_still_examined(
     assert found["token token"].mark == "skipped"
 
 
-def test_a_backend_that_cannot_be_made_fails_with_the_variables_to_look_at(fake: FakeQPay) -> None:
-    """A URL with a mistake: one failed finding that names option and variables; no token is asked for."""
+def test_a_backend_that_cannot_be_made_fails_and_names_the_variables(fake: FakeQPay) -> None:
+    """A mistake in the URL is one failed finding that names option and variables; no token is fetched."""
     ran, found = examined("qpay", "--backend", "fiel:///tmp")
     assert ran.exit_code == Exit.FAILED
     assert "file" in found["backend backend"].seen
@@ -150,7 +150,7 @@ def test_a_backend_that_cannot_be_made_fails_with_the_variables_to_look_at(fake:
 def test_a_provider_that_cannot_be_reached_is_not_asked(
     fake: FakeQPay, unused_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """INV-7: where the way to the provider is broken nobody is asked, so no cooldown is left to the fleet."""
+    """INV-7: if the provider cannot be reached, it is not asked, so no cooldown is left in the fleet."""
     monkeypatch.setenv("QPAY_BASE_URL", f"http://127.0.0.1:{unused_port}")
     ran, found = examined("qpay")
     assert ran.exit_code == Exit.FAILED
@@ -161,7 +161,7 @@ def test_a_provider_that_cannot_be_reached_is_not_asked(
     assert found["token token"].mark == "failed"
 
 
-def test_rejected_credentials_are_asked_once(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rejected_credentials_are_sent_once(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
     """INV-7: a wrong password fails the token with the remedy; the next run sees the cooldown and does not ask."""
     monkeypatch.setenv("QPAY_CLIENT_SECRET", f"wrong-{SECRET}")
     ran, found = examined("qpay")
@@ -178,9 +178,9 @@ def test_rejected_credentials_are_asked_once(fake: FakeQPay, monkeypatch: pytest
 
 
 def test_a_cooldown_over_a_usable_token_is_a_warning(fake: FakeQPay) -> None:
-    """INV-4: while a usable token is stored, a cooldown harms nobody yet: a warning, exit 0."""
+    """INV-4: while a usable token is stored, a cooldown harms no caller yet: a warning, exit code 0."""
     run.invoke(app, ["token", "qpay"])
-    with fake.fail_while(status=503, headers={"Retry-After": "60"}):  # a pause of chance may be over at once
+    with fake.fail_while(status=503, headers={"Retry-After": "60"}):  # a random pause may be over at once
         failing = examined("qpay", "--login")[1]["token token"]
     assert (failing.mark, fake.logins) == ("failed", 2)
     ran, found = examined("qpay")
@@ -199,8 +199,8 @@ def test_a_cooldown_over_a_usable_token_is_a_warning(fake: FakeQPay) -> None:
         (0.0, "ok", "agrees"),
     ],
 )
-def test_a_clock_that_differs_from_the_provider_s_is_told(fake: FakeQPay, offset: float, mark: str, word: str) -> None:
-    """The provider's `Date` against our clock: minutes apart fail, seconds warn, and the remedy is to synchronize."""
+def test_a_clock_difference_is_reported(fake: FakeQPay, offset: float, mark: str, word: str) -> None:
+    """The provider's `Date` is compared with our clock: minutes fail, seconds warn; the remedy is to synchronize."""
     fake.clock_offset = offset
     _, found = examined("qpay", "--no-login")
     assert found["qpay clock"].mark == mark
@@ -218,19 +218,19 @@ def test_a_clock_that_differs_from_the_provider_s_is_told(fake: FakeQPay, offset
         ((100.0, 100.0), (20.0, 20.5), "failed", "79.5 s behind"),
     ],
 )
-def test_clocks_differ_only_by_what_nothing_explains(
+def test_rounding_and_slow_answers_are_not_a_clock_difference(
     theirs: tuple[float, float], ours: tuple[float, float], mark: str, word: str
 ) -> None:
-    """Neither a `Date` of whole seconds nor a slow round trip looks like a difference of clocks."""
+    """Neither a `Date` in whole seconds nor a slow round trip counts as a clock difference."""
     finding = compare_clocks("host", theirs=theirs, ours=ours)
     assert finding.mark == mark
     assert word in finding.seen
 
 
-def test_a_stuck_lease_fails_and_nobody_waits_for_it(fake: FakeQPay, tmp_path: Path) -> None:
-    """INV-8: a lock that lasts longer than a caller waits fails, with the remedy; the token is not even tried."""
+def test_a_stuck_lease_fails_without_a_wait(fake: FakeQPay, tmp_path: Path) -> None:
+    """INV-8: a lock that lasts longer than a caller waits is a failure, with the remedy; no token is fetched."""
     other = FileBackend(tmp_path / "tokencache")
-    held = other.lease(KEY, "somebody", "else", None, STUCK + 30)
+    held = other.lease(KEY, "another", "doctor", None, STUCK + 30)
     assert isinstance(held, Granted)
     ran, found = examined("qpay")
     assert ran.exit_code == Exit.FAILED
@@ -243,7 +243,7 @@ def test_a_stuck_lease_fails_and_nobody_waits_for_it(fake: FakeQPay, tmp_path: P
 
 
 def test_a_record_of_another_identity_is_a_warning(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-10: a record that other credentials left at the key is told as such, and not taken for ours."""
+    """INV-10: if other credentials left a record at the key, the warning says so, and the record is not used."""
     run.invoke(app, ["token", "qpay"])
     fake.credentials["merchant"] = "rotated-secret"
     monkeypatch.setenv("QPAY_CLIENT_SECRET", "rotated-secret")
@@ -253,26 +253,26 @@ def test_a_record_of_another_identity_is_a_warning(fake: FakeQPay, monkeypatch: 
 
 
 class Third(FakeProvider):
-    """A third party's provider, whose hook does what a test tells it."""
+    """A third party's provider; the test sets what its hook does."""
 
     def __init__(self, hook: Callable[[], Iterator[object]]) -> None:
         super().__init__("third", secret=SECRET)
         self.findings = hook
 
     def identity(self) -> dict[str, object]:
-        """Return credentials at several places, one too short to be looked for."""
+        """Return credentials at several places; one is too short to be hidden."""
         return {**super().identity(), "others": [{"key": Secret("planted-second-5e")}, (Secret("a"),)]}
 
 
 def careless() -> Iterator[object]:
-    """Yield a finding that holds a secret and a line break, then fail with the secret in the message."""
+    """Yield a finding that holds a secret and a line break, then raise with the secret in the message."""
     yield warning("header", f"sent\r\nAuthorization: {SECRET}", f"look at {SECRET}")
     yield warning("key", "signed with planted-second-5e", "take another")
     raise RuntimeError(SECRET)
 
 
 def strange() -> Iterator[object]:
-    """Yield what is no finding."""
+    """Yield an object that is not a finding."""
     yield {"check": "mine"}
 
 
@@ -288,7 +288,7 @@ def stopped() -> Iterator[object]:
 def test_a_broken_hook_is_one_failed_check(
     fake: FakeQPay, monkeypatch: pytest.MonkeyPatch, hook: Callable[[], Iterator[object]], seen: str
 ) -> None:
-    """A third party's hook that raises, or yields nonsense, fails that check; everything else goes on."""
+    """A third party's hook that raises or yields nonsense fails its own check; all other checks go on."""
     plant(monkeypatch, Third(hook))
     ran, found = examined("third")
     assert ran.exit_code == Exit.FAILED
@@ -297,8 +297,8 @@ def test_a_broken_hook_is_one_failed_check(
     assert found["token token"].mark == "skipped"
 
 
-def test_no_secret_is_shown_whoever_found_it(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-9: neither credential, token nor backend password is in any output, even where a hook repeats them."""
+def test_no_secret_is_shown_from_any_source(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-9: no output holds a credential, a token or the backend's password, even if a hook repeats them."""
     plant(monkeypatch, Third(careless))
     url = "redis://user:backend-password-91c2@127.0.0.1:1/0"
     outputs = [
@@ -312,7 +312,7 @@ def test_no_secret_is_shown_whoever_found_it(fake: FakeQPay, monkeypatch: pytest
     assert "sent Authorization: <hidden>" in outputs[0], "one line, without control characters"
 
 
-def test_a_provider_without_a_hook_is_examined_by_the_rest(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_without_a_hook_gets_the_common_checks(fake: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hook is optional: a plain provider gets the doctor's own checks."""
     plant(monkeypatch, FakeProvider("third"))
     ran, found = examined("third")
@@ -321,10 +321,10 @@ def test_a_provider_without_a_hook_is_examined_by_the_rest(fake: FakeQPay, monke
     assert found["token token"].mark == "ok"
 
 
-def test_a_provider_that_cannot_be_made_shows_no_foreign_message(
+def test_a_provider_that_cannot_be_made_fails_without_its_message(
     fake: FakeQPay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """INV-9: a factory of a third party that raises is told by the kind of its error alone."""
+    """INV-9: if a third party's factory raises, the finding names only the type of the error."""
 
     def factory(_name: str) -> Callable[[], object]:
         def make() -> object:
@@ -340,7 +340,7 @@ def test_a_provider_that_cannot_be_made_shows_no_foreign_message(
 
 
 def test_our_backends_and_provider_have_the_hooks() -> None:
-    """The hook's protocols fit what ships, and a backend without a hook does not pass for one that has it."""
+    """Our backends and provider fit the hook's protocols, and a backend without a hook does not."""
     assert isinstance(MemoryBackend(), ExaminedBackend)
     assert isinstance(QPayProvider("merchant", SECRET), ExaminedProvider)
     assert not isinstance(FakeProvider(), ExaminedProvider)
@@ -350,14 +350,14 @@ def test_our_backends_and_provider_have_the_hooks() -> None:
 
 
 class Broken(MemoryBackend):
-    """A backend that breaks one law."""
+    """A backend that breaks one law of the contract."""
 
     def __init__(self, law: str) -> None:
         super().__init__()
         self.law = law
 
     def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> object:  # type: ignore[override]
-        """Grant to anybody."""
+        """Grant the lease to every caller."""
         if self.law == "exclusion":
             return Granted(LeaseGrant(key, owner, 1, ttl))
         return super().lease(key, owner, identity, seen, ttl)
@@ -367,7 +367,7 @@ class Broken(MemoryBackend):
         return self.law != "extend" and super().extend(lease, ttl)
 
     def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
-        """Refuse the record, or fail."""
+        """Refuse the record, or raise."""
         if self.law == "full":
             raise FULL
         return self.law != "commit" and super().commit(lease, data, ttl)
@@ -393,7 +393,7 @@ class Broken(MemoryBackend):
     ],
 )
 def test_the_round_trip_finds_a_store_that_breaks_a_law(law: str, word: str) -> None:
-    """Each promise of a backend that does not hold is named, and the doctor leaves no lease behind."""
+    """The check names each broken promise of a backend, and the doctor leaves no lease behind."""
     backend = Broken(law)
     finding = round_trip(backend, "scratch")  # type: ignore[arg-type]
     assert finding.mark == "failed"
@@ -401,8 +401,8 @@ def test_the_round_trip_finds_a_store_that_breaks_a_law(law: str, word: str) -> 
     assert backend.inspect("scratch").owner is None
 
 
-def test_the_round_trip_survives_a_doctor_that_was_killed_and_gives_way_to_another() -> None:
-    """A record left on the doctor's key is dropped; a lease that is held there means that another doctor works."""
+def test_the_round_trip_survives_a_killed_doctor_and_yields_to_another() -> None:
+    """A record on the doctor's key is deleted; a held lease there means that another doctor runs."""
     backend = MemoryBackend()
     left = backend.lease("scratch", "killed", "doctor", None, 60.0)
     assert isinstance(left, Granted)
@@ -412,7 +412,7 @@ def test_the_round_trip_survives_a_doctor_that_was_killed_and_gives_way_to_anoth
     assert backend.load("scratch") is None
 
 
-def test_the_doctor_touches_nothing_of_the_fleet_s(fake: FakeQPay, tmp_path: Path) -> None:
+def test_the_doctor_leaves_the_fleets_record_unchanged(fake: FakeQPay, tmp_path: Path) -> None:
     """The record at the provider's key is the same, byte for byte, after an examination without a login."""
     run.invoke(app, ["token", "qpay"])
     backend = FileBackend(tmp_path / "tokencache")
@@ -425,7 +425,7 @@ def test_the_doctor_touches_nothing_of_the_fleet_s(fake: FakeQPay, tmp_path: Pat
 
 
 def test_a_token_that_is_not_stored_fails(fake: FakeQPay, unused_port: int) -> None:
-    """`--login` without a backend gets a token, and fails as the others do not get it."""
+    """`--login` without a backend gets a token, and fails because other processes do not get it."""
     ran, found = examined("qpay", "--login", "--backend", f"redis://127.0.0.1:{unused_port}")
     assert ran.exit_code == Exit.FAILED
     assert found["backend reachable"].mark == "failed"
@@ -434,7 +434,7 @@ def test_a_token_that_is_not_stored_fails(fake: FakeQPay, unused_port: int) -> N
     assert fake.logins == 1
 
 
-# --- the way to the provider ------------------------------------------------------------------------------------
+# --- the connection to the provider -----------------------------------------------------------------------------
 
 
 @contextmanager
@@ -467,15 +467,15 @@ def tls_server(certificate: trustme.LeafCert) -> Iterator[str]:
 
 
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
-    """Return a client's settings that trust this authority alone."""
+    """Return a client's settings that trust only this authority."""
     trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(trust)
     return trust
 
 
 @pytest.mark.parametrize(("days", "mark"), [(300, "ok"), (3, "warning")])
-def test_a_certificate_is_trusted_and_its_end_is_told(days: int, mark: str) -> None:
-    """A trusted certificate passes with the days it has left; one that ends within two weeks is a warning."""
+def test_a_trusted_certificate_passes_with_its_end(days: int, mark: str) -> None:
+    """A trusted certificate passes, with the days until its end; one that ends within two weeks is a warning."""
     authority = trustme.CA()
     ends = dt.datetime.now(tz=dt.UTC) + dt.timedelta(days=days, hours=1)
     with tls_server(authority.issue_cert("127.0.0.1", not_after=ends)) as url:
@@ -485,8 +485,8 @@ def test_a_certificate_is_trusted_and_its_end_is_told(days: int, mark: str) -> N
     assert (found["clock"].mark, "without a Date" in found["clock"].seen) == ("skipped", True)
 
 
-def test_a_certificate_that_nobody_vouches_for_fails() -> None:
-    """An unknown authority fails the check with the reason, and nothing is asked after that."""
+def test_a_certificate_of_an_unknown_authority_fails() -> None:
+    """An unknown authority fails the check with the reason; nothing is sent after that."""
     with tls_server(trustme.CA().issue_cert("127.0.0.1")) as url:
         found = {finding.check: finding for finding in reach(url, verify=trusting(trustme.CA()))}
     assert found["TLS"].mark == "failed"
@@ -494,13 +494,13 @@ def test_a_certificate_that_nobody_vouches_for_fails() -> None:
     assert found["clock"].mark == "skipped"
 
 
-def test_a_host_that_speaks_no_tls_fails(fake: FakeQPay) -> None:
-    """https:// to a port that speaks plain HTTP is told as such."""
+def test_a_host_without_tls_fails(fake: FakeQPay) -> None:
+    """If an https:// port speaks plain HTTP, the finding says so."""
     found = {finding.check: finding for finding in reach(fake.url.replace("http:", "https:"))}
     assert found["TLS"].mark == "failed"
 
 
-def test_the_way_to_a_server_is_tried_without_any_credential() -> None:
+def test_the_connection_check_sends_no_credential() -> None:
     """INV-9: user, password and query of an address are not sent, as they may hold a credential."""
     planted = "hunter2-planted"
     with TokenServer() as server:
@@ -512,8 +512,8 @@ def test_the_way_to_a_server_is_tried_without_any_credential() -> None:
     assert planted not in f"{asked.headers} {found}"
 
 
-def test_a_name_without_an_address_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the name does not resolve, that is the failure, and what needs an address is skipped."""
+def test_a_host_name_that_does_not_resolve_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failure is the name; checks that need an address are skipped."""
 
     def lookup(*_: object, **__: object) -> object:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -523,8 +523,8 @@ def test_a_name_without_an_address_fails(monkeypatch: pytest.MonkeyPatch) -> Non
     assert found == [("name resolution", "failed"), ("TLS", "skipped"), ("clock", "skipped")]
 
 
-def test_behind_a_proxy_the_answer_alone_tells(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
-    """With a proxy in the environment nothing is resolved or connected here; the request through it is what counts."""
+def test_behind_a_proxy_only_the_answer_counts(monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
+    """With a proxy set, the doctor neither resolves nor connects; only the request through the proxy counts."""
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{unused_port}")
@@ -533,11 +533,11 @@ def test_behind_a_proxy_the_answer_alone_tells(monkeypatch: pytest.MonkeyPatch, 
     assert "HTTPS_PROXY" in str(found["clock"].remedy)
 
 
-# --- what servers tell ------------------------------------------------------------------------------------------
+# --- the servers' own settings --------------------------------------------------------------------------------
 
 
-def test_a_memcached_with_small_items_is_a_warning() -> None:
-    """An item size that a long JWT does not fit into is told before it happens, with the option to set."""
+def test_a_memcached_with_a_small_item_size_is_a_warning() -> None:
+    """An item size too small for a long JWT is reported in advance, with the option to set."""
     figures = {"limit_maxbytes": str(64 << 20), "evictions": "0"}
     small, usual = (
         _memcached_health._evictions("host", figures, {"item_size_max": str(n)}) for n in (1 << 15, 1 << 20)
@@ -546,8 +546,8 @@ def test_a_memcached_with_small_items_is_a_warning() -> None:
     assert "-I 64k" in str(small.remedy)
 
 
-def test_a_memcached_that_tells_nothing_of_cas_is_no_failure() -> None:
-    """A server that keeps its settings to itself is left to the round trip."""
+def test_a_memcached_that_hides_its_settings_does_not_fail() -> None:
+    """If a server does not report its settings, the round trip checks it instead."""
     marks = [_memcached_health._cas("host", settings).mark for settings in ({}, {"cas_enabled": "no"})]
     assert marks == ["skipped", "failed"]
 
@@ -561,14 +561,14 @@ def test_a_memcached_that_tells_nothing_of_cas_is_no_failure() -> None:
         ({}, "ok", "Redis ?"),
     ],
 )
-def test_a_redis_that_is_too_old_is_told(about: dict[str, str], mark: str, word: str) -> None:
-    """Redis before 5 has no streams and fails by its version; Valkey goes by its own."""
+def test_an_old_redis_is_reported(about: dict[str, str], mark: str, word: str) -> None:
+    """Redis before 5 has no streams and fails by its version; Valkey counts by its own version."""
     finding = _redis_health._server(about, "host", "8.1")
     assert (finding.mark, word in finding.seen) == (mark, True)
 
 
-def test_the_round_trip_is_made_on_a_server_that_answers() -> None:
-    """With several servers the doctor's own key may lie on one that is away: another name is taken then."""
+def test_the_round_trip_uses_a_server_that_answers() -> None:
+    """With several servers, the doctor's own key may lie on one that is down: then it uses another name."""
 
     class Several(MemoryBackend):
         def inspect(self, key: str) -> Slot:
@@ -583,8 +583,8 @@ def test_the_round_trip_is_made_on_a_server_that_answers() -> None:
 # --- documents --------------------------------------------------------------------------------------------------
 
 
-def test_each_remedy_that_names_a_page_leads_to_its_heading() -> None:
-    """What a remedy says of docs/troubleshooting.md is there, as are the three texts that lead to it."""
+def test_each_page_that_a_remedy_names_has_its_heading() -> None:
+    """The headings of docs/troubleshooting.md that remedies name exist, as do the three texts that link there."""
     page = (ROOT / "docs/troubleshooting.md").read_text()
     sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     named = set(re.findall(r"docs/troubleshooting\.md, ([A-Z][\w ]+)", sources))
@@ -593,8 +593,8 @@ def test_each_remedy_that_names_a_page_leads_to_its_heading() -> None:
         assert f"\n## {heading}\n" in page
 
 
-def test_the_hook_of_the_documents_works() -> None:
-    """The example of a plugin's hook runs, and is one that the doctor listens to."""
+def test_the_documented_hook_works() -> None:
+    """The documented example of a plugin's hook runs, and the doctor calls it."""
     page = (ROOT / "docs/troubleshooting.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     names: dict[str, Callable[[], ExaminedProvider]] = {}
@@ -606,7 +606,7 @@ def test_the_hook_of_the_documents_works() -> None:
 
 @pytest.mark.parametrize("command", ["doctor", "verify", "tail"])
 def test_each_command_has_its_help(command: str) -> None:
-    """`--help` of the program lists the command, and the command's own names its options."""
+    """`--help` of the program lists the command, and `--help` of the command lists its options."""
     wide = {"COLUMNS": "200", "NO_COLOR": "1"}
     assert f" {command} " in run.invoke(app, ["--help"], env=wide).stdout
     ran = run.invoke(app, [command, "--help"], env=wide)
@@ -630,16 +630,16 @@ def test_each_command_has_its_help(command: str) -> None:
         ("merchant", f"{SECRET}'", PRODUCTION, ["ok", "ok"]),
     ],
 )
-def test_qpay_settings_that_cannot_be_meant_are_told(user: str, password: str, url: str, marks: list[str]) -> None:
-    """Quotes and blanks round a credential, and the sandbox's merchant in production, are warnings; none is shown."""
+def test_suspicious_qpay_settings_are_reported(user: str, password: str, url: str, marks: list[str]) -> None:
+    """Quotes or blanks round a credential, and the sandbox's merchant in production, are warnings; none is shown."""
     found = examine(base_url=url, client_id=user, client_secret=password, hosts=HOSTS)
     first = [next(found), next(found)]
     assert [finding.mark for finding in first] == marks
     assert SECRET not in str(first)
 
 
-def test_a_shared_cache_is_used_for_the_examination_of_the_source(fake: FakeQPay, tmp_path: Path) -> None:
-    """What the doctor fetched is the fleet's: the next caller on that backend makes no login."""
+def test_the_doctor_uses_the_shared_backend(fake: FakeQPay, tmp_path: Path) -> None:
+    """A token that the doctor fetched is shared: the next caller on that backend does not log in."""
     examined("qpay", "--backend", tmp_path.joinpath("fleet").as_uri())
     with TokenCache(tmp_path.joinpath("fleet").as_uri()) as cache:
         cache.source("qpay").token()

@@ -1,4 +1,4 @@
-"""Configuration: what a file and variables may say, where secrets come from, and what every mistake is told like."""
+"""Configuration: the file, the variables, the places of secrets, and the message for each mistake."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Options(Base, total=False):
 
 
 class Acme:
-    """A provider that keeps what it was made with."""
+    """A provider that keeps its settings."""
 
     def __init__(self, *, mark: str | None = None, **options: Unpack[Options]) -> None:
         self.name = options.get("name", "acme")
@@ -71,24 +71,24 @@ class Acme:
         return named | {"client_secret": Secret(self.options.get("client_secret", ""))}
 
     def fetch(self, context: FetchContext) -> Token:
-        """Return a token that tells who asked."""
+        """Return a token that names the client."""
         now = time.time()
         return Token(f"token-of-{self.options['client_id']}", expires_at=now + 3600, issued_at=now)
 
 
 def plain(token_url: str, secret: SecretText = "", *, factor: int = 1) -> Acme:
-    """Make a provider, as a function does that takes no name."""
+    """Make a provider; this function takes no ``name``."""
     return Acme(url=token_url, client_id="plain", client_secret=secret, retries=factor)
 
 
 def handmade(client: MemoryBackend) -> Acme:
-    """Make a provider of what no file can hold."""
+    """Make a provider from a type that a file cannot hold."""
     raise NotImplementedError
 
 
 @pytest.fixture(autouse=True)
 def providers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Install the providers of this module, and no other; start in a folder of the test's own, without variables."""
+    """Install only this module's providers; start in an empty folder, without variables."""
     module = ModuleType("plug_config")
     vars(module).update(Acme=Acme, plain=plain, handmade=handmade)
     monkeypatch.setitem(sys.modules, "plug_config", module)
@@ -123,7 +123,7 @@ def made(*, environ: Mapping[str, str] | None = None, **settings: object) -> Acm
 
 
 def complaint(document: object = None, *, name: str = "acme", environ: Mapping[str, str] | None = None) -> str:
-    """Return what is said of a configuration, when it is loaded or when a source of it is asked for."""
+    """Return the error of a configuration, when it is loaded or when a source of it is made."""
     with pytest.raises(ConfigurationError) as caught:
         TokenCache.from_config(document, environ=environ or {}).source(name)  # type: ignore[arg-type]
     assert PLANTED not in str(caught.value)
@@ -134,7 +134,7 @@ def complaint(document: object = None, *, name: str = "acme", environ: Mapping[s
 
 
 def test_a_file_sets_up_a_cache(tmp_path: Path) -> None:
-    """Namespace, backends, policies, keys and providers of a file arrive at the sources that they are for."""
+    """Namespace, backends, policies, keys and providers of a file reach their sources."""
     path = tmp_path / "tokencache.toml"
     path.write_text(
         f"""
@@ -182,7 +182,7 @@ def test_a_file_sets_up_a_cache(tmp_path: Path) -> None:
 
 
 def test_a_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`TOKENCACHE_CONFIG` goes before `tokencache.toml` in the working folder; without both, the error tells both."""
+    """`TOKENCACHE_CONFIG` goes before `tokencache.toml` in the working folder; without both, the error names both."""
     text = complaint()
     assert "TOKENCACHE_CONFIG" in text
     assert "tokencache.toml" in text
@@ -204,8 +204,8 @@ def test_a_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (None, "there is no such file; correct the path"),
     ],
 )
-def test_a_file_that_cannot_be_read(content: bytes | None, said: str, tmp_path: Path) -> None:
-    """What is no TOML is told with file, line and column; what is no file, with where its path comes from."""
+def test_a_file_that_cannot_be_read_is_reported(content: bytes | None, said: str, tmp_path: Path) -> None:
+    """Invalid TOML is reported with file, line and column; a missing file with the origin of its path."""
     path = tmp_path / "x.toml"
     if content is not None:
         path.write_bytes(content)
@@ -242,8 +242,8 @@ def test_a_file_that_cannot_be_read(content: bytes | None, said: str, tmp_path: 
         ({"backend": "main", "backends": {"main": {"env": "URL_OF_MAIN"}}}, "backends.main: the variable URL_OF_MAIN"),
     ],
 )
-def test_a_mistake_outside_of_providers(document: dict[str, object], said: str) -> None:
-    """Each mistake names its key and the remedy, the closest name where it is one of spelling, and no value (INV-9)."""
+def test_a_mistake_outside_of_providers_is_reported(document: dict[str, object], said: str) -> None:
+    """Each mistake names its key and the remedy, for a typing error the closest name, and no value (INV-9)."""
     assert said in complaint({"providers": {"acme": ACME}} | document)
 
 
@@ -282,21 +282,21 @@ def test_a_mistake_outside_of_providers(document: dict[str, object], said: str) 
         ({"client_secret": {"env": "NOT_THERE"}}, "providers.acme.client_secret: the variable NOT_THERE is not set"),
     ],
 )
-def test_a_mistake_in_a_provider(settings: dict[str, object], said: str) -> None:
-    """Unknown, mistyped and refused settings are told by their key; what a factory raises is not shown (INV-9)."""
+def test_a_mistake_in_a_provider_is_reported(settings: dict[str, object], said: str) -> None:
+    """An unknown, mistyped or refused setting is named by its key; the factory's own error is not shown (INV-9)."""
     assert said in complaint({"providers": {"acme": ACME | settings}})
 
 
-def test_what_is_missing_is_told() -> None:
-    """A required setting is named; with several mistakes the first is told, and how to see the others."""
+def test_a_missing_setting_is_reported() -> None:
+    """A required setting is named; with several mistakes, the error shows the first and how to see the others."""
     text = complaint({"providers": {"acme": {"type": "acme", "url": "u"}}})
     assert "providers.acme.client_id: this is missing; add client_id = " in text
     assert "(and 1 more: `tokencache config check`)" in complaint({"providers": {"acme": {"type": "acme"}}})
     assert "neither type nor preset" in complaint({"providers": {"acme": {}}})
 
 
-def test_a_provider_that_is_not_used_breaks_nothing() -> None:
-    """References are resolved when the source is made, so a variable that is not set breaks only its own provider."""
+def test_an_unused_provider_causes_no_error() -> None:
+    """References are resolved when the source is made, so an unset variable fails only its own provider."""
     document = {
         "providers": {"acme": ACME, "other": ACME | {"client_secret": {"env": "NOT_THERE"}}},
         "backends": {"far": {"env": "NOT_THERE"}},
@@ -307,8 +307,8 @@ def test_a_provider_that_is_not_used_breaks_nothing() -> None:
             cache.source("other")
 
 
-def test_a_backend_that_is_not_needed_breaks_nothing() -> None:
-    """A main backend whose reference leads nowhere breaks only those sources that lie on it."""
+def test_an_unneeded_backend_causes_no_error() -> None:
+    """If the main backend's reference cannot be resolved, only the sources on that backend fail."""
     document = {
         "backend": {"env": "NOT_THERE"},
         "providers": {"acme": ACME | {"backend": "memory://"}, "other": ACME | {"client_id": "other"}},
@@ -319,8 +319,8 @@ def test_a_backend_that_is_not_needed_breaks_nothing() -> None:
             cache.source("other")
 
 
-def test_an_unknown_provider_is_told_with_the_known_ones() -> None:
-    """A name that is neither in the configuration nor installed gets the closest of both."""
+def test_an_unknown_provider_is_reported_with_the_known_ones() -> None:
+    """For a name that is neither configured nor installed, the error suggests the closest of both kinds."""
     document = {"providers": {"orders": ACME}}
     assert "there is no provider 'ordres', neither here nor installed; did you mean 'orders'?" in complaint(
         document, name="ordres"
@@ -329,11 +329,11 @@ def test_an_unknown_provider_is_told_with_the_known_ones() -> None:
 
 
 def test_a_configured_name_goes_before_an_installed_one() -> None:
-    """A table of the same name as an entry point is what `source()` takes; other names stay entry points."""
+    """`source()` prefers a table to an entry point of the same name; other names are still entry points."""
     document = {"providers": {"plain": ACME}}
     with TokenCache.from_config(document, environ={}) as cache:
         assert cache.source("plain")._world.provider.options["client_id"] == "abc"  # type: ignore[attr-defined]
-        with pytest.raises(KeyError):  # the entry point, called without arguments as ever
+        with pytest.raises(KeyError):  # the entry point, called without arguments
             cache.source("acme")
 
 
@@ -341,7 +341,7 @@ def test_a_configured_name_goes_before_an_installed_one() -> None:
 
 
 def test_settings_arrive_as_their_types() -> None:
-    """Each type that a configuration can hold arrives as it is; the table's name goes along."""
+    """Each type that a configuration can hold arrives unchanged, and so does the table's name."""
     settings: dict[str, object] = {
         "retries": 3,
         "wait": 2,
@@ -363,8 +363,8 @@ def test_settings_arrive_as_their_types() -> None:
     assert Configuration.load(document, environ={}).provider("p").provider.options["retries"] == 7  # type: ignore[union-attr,attr-defined]
 
 
-def test_a_reference_stands_for_any_type() -> None:
-    """A number, a truth value or a choice may stand in a variable too."""
+def test_a_reference_can_replace_any_type() -> None:
+    """A number, a boolean or a choice may also come from a variable."""
     environ = {"N": "3", "W": "2.5", "B": "yes", "M": "post"}
     refer = {"retries": "N", "wait": "W", "strict": "B", "method": "M"}
     options = made(environ=environ, **{name: {"env": variable} for name, variable in refer.items()}).options
@@ -374,8 +374,8 @@ def test_a_reference_stands_for_any_type() -> None:
     assert "providers.acme.retries: expected a whole number; this text is not one" in text
 
 
-def test_a_table_of_texts_is_no_reference() -> None:
-    """Where a table of texts is wanted, one with a field `env` is that table."""
+def test_a_table_of_texts_is_not_a_reference() -> None:
+    """If a table of texts is expected, a table with the field `env` is that table, not a reference."""
     assert made(headers={"env": "prod"}).options["headers"] == {"env": "prod"}
 
 
@@ -403,14 +403,14 @@ def test_a_table_of_texts_is_no_reference() -> None:
         (None, None),
     ],
 )
-def test_what_a_configuration_can_hold(annotation: object, words: str | None) -> None:
-    """A type is either one that a configuration can hold, or not offered at all."""
+def test_a_type_is_supported_or_left_out(annotation: object, words: str | None) -> None:
+    """A type is either one that a configuration can hold, or not a setting."""
     kind = kind_of(annotation)
     assert (None if kind is None else str(kind)) == words
 
 
 def test_the_signature_is_the_schema() -> None:
-    """Required, NotRequired, totality and inheritance of a TypedDict count, and a secret is known as one."""
+    """Required, NotRequired, totality and inheritance of a TypedDict count; a secret is recognised."""
     settings = schema_of(Acme).settings
     assert {name for name, setting in settings.items() if setting.required} == {"url", "client_id"}
     assert {name for name, setting in settings.items() if setting.secret} == {"client_secret"}
@@ -422,7 +422,7 @@ def test_the_signature_is_the_schema() -> None:
 
 
 def test_other_callables_have_a_schema() -> None:
-    """A dataclass, a partial, a class method, a callable object and an unreadable hint are understood."""
+    """A dataclass, a partial, a class method, a callable object and an unreadable type hint are understood."""
     from functools import partial
 
     @dataclasses.dataclass
@@ -440,7 +440,7 @@ def test_other_callables_have_a_schema() -> None:
             return self
 
     def unreadable(known: str, odd: NotImportedAnywhere = None) -> object:  # type: ignore[name-defined]  # noqa: F821
-        """Have a hint that nobody can read."""
+        """Have a type hint that cannot be resolved."""
         return odd
 
     def others(**texts: str) -> object:
@@ -461,7 +461,7 @@ def test_other_callables_have_a_schema() -> None:
 
 
 def test_a_preset_is_made_of_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`preset = …` takes the settings that the preset declares, and passes them and the table's name to it."""
+    """`preset = …` takes the preset's declared settings, and passes them with the table's name to it."""
     module = ModuleType("tokencache.providers.presets")
     declared = {"domain": Setting("domain", str, required=True), "secret": Setting("secret", str, secret=True)}
     vars(module).update(
@@ -482,8 +482,8 @@ def test_a_preset_is_made_of_its_settings(monkeypatch: pytest.MonkeyPatch) -> No
 # --- references -------------------------------------------------------------------------------------------------
 
 
-def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
-    """One line break at the end is no part of it; a field of a JSON file is taken by its name; paths are the file's."""
+def test_a_secret_can_come_from_a_file(tmp_path: Path) -> None:
+    """A final line break is dropped; a field of a JSON file is taken by name; paths start at the file's folder."""
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "plain").write_text("s3cret \n\n")
     (tmp_path / "conf" / "key.json").write_text(json.dumps({"private_key": "-----BEGIN\n", "n": 5}))
@@ -522,8 +522,8 @@ def test_a_secret_may_stand_in_a_file(tmp_path: Path) -> None:
         ({"env": "A", "file": "b"}, "client_secret: expected a text; this is a table"),
     ],
 )
-def test_a_reference_that_leads_nowhere(reference: dict[str, object], said: str) -> None:
-    """Each way to miss a secret has its own message, without what was found instead (INV-9)."""
+def test_a_reference_that_cannot_be_resolved_is_reported(reference: dict[str, object], said: str) -> None:
+    """Each kind of missing secret has its own message, which does not show what was found instead (INV-9)."""
     Path("empty").write_text("\n")
     Path("binary").write_bytes(PLANTED.encode() + b"\xff")
     Path("large").write_bytes(b"x" * ((1 << 20) + 1))
@@ -533,7 +533,7 @@ def test_a_reference_that_leads_nowhere(reference: dict[str, object], said: str)
     assert said in complaint(document, environ={"EMPTY": ""})
 
 
-def test_a_default_counts_where_there_is_nothing() -> None:
+def test_a_default_replaces_a_missing_value() -> None:
     """An unset or empty variable gives the default, a set one its value; an empty default counts too."""
     reference = {"env": "SECRET", "default": "d"}
     assert made(client_secret=reference).options["client_secret"] == "d"
@@ -542,8 +542,8 @@ def test_a_default_counts_where_there_is_nothing() -> None:
     assert made(client_secret={"env": "SECRET", "default": ""}).options["client_secret"] == ""
 
 
-def test_a_secret_may_stand_in_the_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The keyring is asked for service and user; nothing found, a locked one and a missing library have their texts."""
+def test_a_secret_can_come_from_the_keyring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keyring gets service and user; a missing entry, a locked keyring, a missing library have their own texts."""
     keyring = ModuleType("keyring")
     known = {("acme", "me"): "of-the-keyring"}
     vars(keyring)["get_password"] = lambda service, user: known.get((service, user))
@@ -564,8 +564,8 @@ def test_a_secret_may_stand_in_the_keyring(monkeypatch: pytest.MonkeyPatch) -> N
     assert complaint(document).endswith("pip install 'tokencache[keyring]'")
 
 
-def test_a_rotated_secret_is_another_source(tmp_path: Path) -> None:
-    """A secret is read again at each `source()`, so that a mounted one that was replaced is used at once (INV-10)."""
+def test_a_rotated_secret_makes_another_source(tmp_path: Path) -> None:
+    """A secret is read again at each `source()`, so a replaced mounted file is used at once (INV-10)."""
     file = tmp_path / "secret"
     file.write_text("old")
     with TokenCache.from_config({"providers": {"acme": ACME | {"client_secret": {"file": str(file)}}}}) as cache:
@@ -579,7 +579,7 @@ def test_a_rotated_secret_is_another_source(tmp_path: Path) -> None:
 
 
 def test_variables_set_up_a_cache(tmp_path: Path) -> None:
-    """Backend, namespace, policy, keys and a provider, with its types and a secret in a file, from variables alone."""
+    """Variables alone set backend, namespace, policy, keys and a provider, with its types and a secret in a file."""
     (tmp_path / "secret").write_text("of-a-file\n")
     environ = {
         "TOKENCACHE_BACKEND": f"file://{tmp_path}/tokens",
@@ -613,8 +613,8 @@ def test_variables_set_up_a_cache(tmp_path: Path) -> None:
     assert Configuration.from_env(environ).provider("acme").keep_warm  # type: ignore[union-attr]
 
 
-def test_variables_go_over_the_file(tmp_path: Path) -> None:
-    """A variable replaces one setting and leaves the rest; `TOKENCACHE_BACKEND` may be a name of the file's."""
+def test_variables_override_the_file(tmp_path: Path) -> None:
+    """A variable replaces one setting and leaves the rest; `TOKENCACHE_BACKEND` may name a backend of the file."""
     path = tmp_path / "t.toml"
     path.write_text(
         f'namespace = "file:"\nbackend = "one"\n[backends]\none = "memory://"\ntwo = "file://{tmp_path}/two"\n'
@@ -634,7 +634,7 @@ def test_variables_go_over_the_file(tmp_path: Path) -> None:
     assert plan.policy == RefreshPolicy(early=1, window=9)
     sealer = plan.sealer()
     assert sealer is not None
-    assert sealer._sealing is not None  # by a key, not by the provider's credential
+    assert sealer._sealing is not None  # sealed by a key, not by the provider's credential
     options = plan.provider("my-shop").provider.options  # type: ignore[union-attr,attr-defined]
     assert (options["url"], options["client_id"], options["name"]) == ("u", "variable", "my-shop")
     del environ["TOKENCACHE_BACKEND"]
@@ -650,14 +650,14 @@ def test_variables_go_over_the_file(tmp_path: Path) -> None:
         ({"REDIS_DATABASE_URI": "redis://a", "TOKENCACHE_BACKEND": ""}, "redis://a"),
     ],
 )
-def test_the_backend_of_variables(environ: dict[str, str], backend: str) -> None:
-    """`TOKENCACHE_BACKEND`, then `REDIS_DATABASE_URI`, then memory; an empty variable counts as not set."""
+def test_the_variable_of_the_backend_is_found_in_order(environ: dict[str, str], backend: str) -> None:
+    """The order is `TOKENCACHE_BACKEND`, `REDIS_DATABASE_URI`, memory; an empty variable counts as unset."""
     assert Configuration.from_env(environ).backend == backend
     assert Configuration.load({}, environ=environ).backend == backend
 
 
-def test_a_variable_is_cut_where_a_provider_ends() -> None:
-    """Names and settings with underscores, `…_TYPE` among the settings, and a file's longer names are told apart."""
+def test_a_variables_name_is_split_at_the_provider() -> None:
+    """Names and settings with underscores, settings that end in `_TYPE`, and a file's longer names are told apart."""
     environ = {
         "TOKENCACHE_PROVIDER_ACME_TYPE": "acme",
         "TOKENCACHE_PROVIDER_ACME_GRANT_TYPE": "acme",
@@ -680,8 +680,8 @@ def test_a_variable_is_cut_where_a_provider_ends() -> None:
         ("X-A", None),
     ],
 )
-def test_a_table_in_a_variable(text: str, headers: dict[str, str] | None) -> None:
-    """A table of texts is written as pairs or as JSON; anything else is told."""
+def test_a_variable_can_hold_a_table(text: str, headers: dict[str, str] | None) -> None:
+    """A table of texts is written as pairs or as JSON; any other text is an error."""
     environ = {f"TOKENCACHE_PROVIDER_ACME_{name.upper()}": str(value) for name, value in ACME.items()}
     plan = Configuration.from_env(environ | {"TOKENCACHE_PROVIDER_ACME_HEADERS": text})
     if headers is None:
@@ -691,8 +691,8 @@ def test_a_table_in_a_variable(text: str, headers: dict[str, str] | None) -> Non
         assert plan.provider("acme").provider.options["headers"] == headers  # type: ignore[union-attr,attr-defined]
 
 
-def test_a_setting_and_its_file_are_one_too_many() -> None:
-    """A variable for a setting and one for its file contradict each other."""
+def test_a_setting_beside_its_file_is_refused() -> None:
+    """A variable for a setting and a variable for its file contradict each other."""
     Path("id").write_text("abc")
     environ = {f"TOKENCACHE_PROVIDER_ACME_{name.upper()}": str(value) for name, value in ACME.items()}
     with pytest.raises(ConfigurationError, match="client_id is set twice; remove one of the two"):
@@ -700,7 +700,7 @@ def test_a_setting_and_its_file_are_one_too_many() -> None:
 
 
 def test_a_type_of_a_variable_replaces_a_preset_of_the_file() -> None:
-    """A provider has one of the two, so the variable's takes the place of the file's."""
+    """A provider has either a type or a preset, so the variable's type replaces the file's preset."""
     Path("tokencache.toml").write_text('[providers.acme]\npreset = "auth0"\nurl = "u"\nclient_id = "i"\n')
     environ = {"TOKENCACHE_CONFIG": "tokencache.toml", "TOKENCACHE_PROVIDER_ACME_TYPE": "acme"}
     assert Configuration.from_env(environ).provider("acme")
@@ -725,8 +725,8 @@ def test_a_type_of_a_variable_replaces_a_preset_of_the_file() -> None:
         ("TOKENCACHE_ENCRYPTION_FROM_PROVIDER", "expected true or false"),
     ],
 )
-def test_a_mistake_in_a_variable(name: str, said: str) -> None:
-    """A variable that is unknown, or of another type, is named, with the closest one, and never its value (INV-9)."""
+def test_a_mistake_in_a_variable_is_reported(name: str, said: str) -> None:
+    """The error names the unknown or mistyped variable and the closest known one, and never the value (INV-9)."""
     environ = {
         "TOKENCACHE_PROVIDER_ACME_TYPE": "acme",
         "TOKENCACHE_PROVIDER_ACME_URL": "u",
@@ -740,8 +740,8 @@ def test_a_mistake_in_a_variable(name: str, said: str) -> None:
     assert PLANTED not in str(caught.value).replace(f"file {Path.cwd() / PLANTED}", "")
 
 
-def test_what_kubernetes_sets_is_no_mistake() -> None:
-    """A service named `tokencache` brings variables of the same prefix into every pod; they are let be."""
+def test_the_variables_of_kubernetes_are_ignored() -> None:
+    """A service named `tokencache` adds variables of the same prefix to every pod; they are not mistakes."""
     names = ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_6379_TCP", "PORT_6379_TCP_ADDR"]
     environ = {f"TOKENCACHE_{prefix}{name}": "10.0.0.1" for name in names for prefix in ("", "REDIS_")}
     assert Configuration.from_env(environ).backend == "memory://"
@@ -751,7 +751,7 @@ def test_what_kubernetes_sets_is_no_mistake() -> None:
 
 
 def test_each_backend_is_opened_when_it_is_needed_and_closed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is opened until a source needs it, sources of one backend share it, and closing closes each once."""
+    """A backend is opened when a source needs it, shared by its sources, and closed once."""
     opened: list[str] = []
     closed: list[str] = []
 
@@ -793,7 +793,7 @@ def test_each_backend_is_opened_when_it_is_needed_and_closed_once(monkeypatch: p
 
 
 def test_all_backends_are_closed_from_a_loop(tmp_path: Path) -> None:
-    """`aclose` closes every backend that was opened, and sources work from loops on each of them."""
+    """`aclose` closes each opened backend; sources on each of them work from loops."""
     document = {
         "backends": {"local": f"file://{tmp_path}/tokens"},
         "providers": {"one": ACME, "two": ACME | {"client_id": "two", "backend": "local"}},
@@ -810,8 +810,8 @@ def test_all_backends_are_closed_from_a_loop(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_code_goes_before_the_file(tmp_path: Path) -> None:
-    """Keywords of `from_config` replace what the file says; a backend among them holds for every source."""
+def test_code_overrides_the_file(tmp_path: Path) -> None:
+    """Keywords of `from_config` replace the file's settings; a backend among them holds for every source."""
     document = {
         "namespace": "file:",
         "policy": {"early": 1},
@@ -836,7 +836,7 @@ def test_code_goes_before_the_file(tmp_path: Path) -> None:
     assert b"sealed" in backend.load(source.key).data  # type: ignore[union-attr]
     assert events.events
     cache.close()
-    assert backend.load(source.key)  # one that was passed in stays open
+    assert backend.load(source.key)  # a backend that was passed in stays open
     with TokenCache.from_config(document, environ={}, backend="near", encrypt=KEY) as cache:
         assert cache.source("acme")._world.backend.name == "file"
     own = RefreshPolicy(early=3)
@@ -845,8 +845,8 @@ def test_code_goes_before_the_file(tmp_path: Path) -> None:
         assert cache.source("acme", key="mine").key == "mine"
 
 
-def test_a_password_may_stand_apart_from_its_url() -> None:
-    """User and password of a backend go into its URL, where no repr shows the password (INV-9)."""
+def test_a_password_can_be_set_beside_its_url() -> None:
+    """User and password of a backend are put into its URL, and no repr shows the password (INV-9)."""
     backends = {"far": {"url": "rediss://cache.example:6380/1", "username": "orders", "password": {"env": "PW"}}}
     plan = Configuration.load({"backend": "far", "backends": backends}, environ={"PW": "a@/:%"})
     url = plan.backend_url()
@@ -855,7 +855,7 @@ def test_a_password_may_stand_apart_from_its_url() -> None:
 
 
 def test_a_key_from_the_provider_needs_a_credential() -> None:
-    """`from_provider = true` seals with a key of each provider's own, and refuses one that has no credential."""
+    """`from_provider = true` seals with a key for each provider, and refuses a provider without a credential."""
     document = {"encryption": {"from_provider": True}, "providers": {"acme": ACME}}
     assert "holds no Secret" in complaint(document)
     provider = {"acme": ACME | {"client_secret": "s"}}
@@ -866,7 +866,7 @@ def test_a_key_from_the_provider_needs_a_credential() -> None:
 
 
 def test_importing_tokencache_loads_no_configuration() -> None:
-    """`import tokencache`, and a cache without a configuration, load neither its modules nor a TOML reader."""
+    """`import tokencache`, and a cache without a configuration, load neither the config modules nor a TOML reader."""
     code = (
         "import sys; from tokencache import TokenCache; TokenCache('memory://').close()\n"
         "ours = [name for name in sys.modules if name.startswith('tokencache') and 'config' in name]\n"

@@ -1,4 +1,4 @@
-"""TokenAuth for httpx and httpx2, in what only they have; tests/integrations holds what all clients do alike."""
+"""TokenAuth for httpx and httpx2: the parts that only they have. tests/integrations holds the common laws."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIBRARIES = pytest.mark.parametrize(
 
 
 class StubSource:
-    """A source of numbered tokens that keeps what it was asked."""
+    """A source of numbered tokens that records its calls."""
 
     def __init__(self) -> None:
         self.replaced: list[Token] = []
@@ -44,7 +44,7 @@ class StubSource:
 
 
 class Hosts:
-    """Made-up hosts: a URL without a route accepts the second token and answers with what it was sent."""
+    """Made-up hosts: a URL without a route accepts the second token and answers with the header it got."""
 
     def __init__(self, library: Any, routes: dict[str, tuple[int, str]] | None = None) -> None:  # noqa: ANN401
         self._library = library
@@ -68,13 +68,13 @@ class Hosts:
         return self._library.Client(transport=self._library.MockTransport(self), follow_redirects=True)
 
     def async_client(self) -> Any:  # noqa: ANN401
-        """Return such a client for loops."""
+        """Return the same client for event loops."""
         return self._library.AsyncClient(transport=self._library.MockTransport(self), follow_redirects=True)
 
 
 @LIBRARIES
 def test_an_upgrade_to_https_is_not_replayed(library: Any, integration: Any) -> None:  # noqa: ANN401
-    """The header stays from http to https of one host; that is another origin, so its 401 asks for nothing."""
+    """Httpx keeps the header from http to https of one host. That is another origin, so its 401 does not renew."""
     source = StubSource()
     hosts = Hosts(library, {"http://shop.example/": (301, "https://shop.example/")})
     with hosts.client() as client:
@@ -85,8 +85,8 @@ def test_an_upgrade_to_https_is_not_replayed(library: Any, integration: Any) -> 
 
 
 @LIBRARIES
-def test_a_refusal_of_a_request_without_the_token_is_not_its_fault(library: Any, integration: Any) -> None:  # noqa: ANN401
-    """Through another origin and back the header is gone: the 401 says nothing of the token."""
+def test_a_401_without_the_token_sent_does_not_refuse_it(library: Any, integration: Any) -> None:  # noqa: ANN401
+    """After a redirect to another origin and back the header is missing, so the 401 does not concern the token."""
     source = StubSource()
     hosts = Hosts(
         library,
@@ -104,7 +104,7 @@ def test_a_refusal_of_a_request_without_the_token_is_not_its_fault(library: Any,
 
 @LIBRARIES
 def test_one_object_serves_both_clients(library: Any, integration: Any) -> None:  # noqa: ANN401
-    """The same auth heals a 401 of a Client and of an AsyncClient, and its repr holds no token (INV-9)."""
+    """One auth object renews after a 401 of a Client and of an AsyncClient; its repr holds no token (INV-9)."""
     source = StubSource()
     auth = integration.TokenAuth(source)
 
@@ -124,8 +124,8 @@ def test_one_object_serves_both_clients(library: Any, integration: Any) -> None:
     assert "token-" not in repr(auth)
 
 
-def test_the_protocol_is_found_where_it_was() -> None:
-    """``TokenSupply`` is imported from the httpx integration, as before there were others."""
+def test_token_supply_is_still_exported_by_the_httpx_integration() -> None:
+    """``TokenSupply`` can still be imported from the httpx integration, where it was at first."""
     from tokencache.integrations._refusal import TokenSupply
 
     assert for_httpx.TokenSupply is TokenSupply

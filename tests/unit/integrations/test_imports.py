@@ -1,4 +1,4 @@
-"""Each integration is loaded when it is asked for, and brings no other's library along."""
+"""Each integration is loaded on demand, and does not import another integration's library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 LIBRARIES = {"aiohttp", "azure", "google", "httpx2", "msal", "requests"}
 NEEDS = {
     "aiohttp": {"aiohttp"},
-    "azure": {"azure", "requests"},  # azure.core looks for requests by itself
+    "azure": {"azure", "requests"},  # azure.core imports requests if it is installed
     "google": {"google"},
     "httpx": set[str](),
     "httpx2": {"httpx2"},
@@ -20,8 +20,8 @@ NEEDS = {
 
 
 @pytest.mark.parametrize("name", NEEDS)
-def test_an_integration_loads_its_own_library_alone(name: str) -> None:
-    """After its import no library of another integration is there, and the package has loaded none before."""
+def test_an_integration_loads_only_its_own_library(name: str) -> None:
+    """The package alone loads no library; an integration loads no library of another one."""
     script = f"""
 import sys
 import tokencache, tokencache.integrations
@@ -37,7 +37,7 @@ print(*sorted(loaded()))
 
 @pytest.mark.parametrize("name", sorted(set(NEEDS) - {"httpx"}))
 def test_a_missing_library_is_named(name: str) -> None:
-    """Without the library the import fails with the library's name, and so says what to install."""
+    """Without the library the import fails, and the error names the library."""
     module = {"azure": "azure.core", "google": "google.auth"}.get(name, name)
     script = f"""
 import sys

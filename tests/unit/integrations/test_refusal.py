@@ -1,4 +1,4 @@
-"""The decisions that all HTTP clients share: where a token may go, and which answers another token heals."""
+"""The decisions that all HTTP clients share: where a token may go, and which answers renew it."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ REFUSED = Answer(status=401, challenge="", asked=HERE, answered=HERE, carried="B
         (500, 'Bearer error="invalid_token"', False),
     ],
 )
-def test_what_says_that_a_token_is_bad(status: int, challenge: str, *, bad: bool) -> None:
-    """RFC 6750 section 3.1 and RFC 9470: a token that does not suffice is not a bad one (INV-7)."""
+def test_an_answer_says_whether_the_token_is_bad(status: int, challenge: str, *, bad: bool) -> None:
+    """RFC 6750 section 3.1 and RFC 9470: an insufficient token is not a bad one (INV-7)."""
     assert says_bad_token(status, challenge) is bad
 
 
 @pytest.mark.parametrize(
-    ("change", "healed"),
+    ("change", "renews"),
     [
         ({}, True),
         ({"carried": None}, False),
@@ -56,13 +56,13 @@ def test_what_says_that_a_token_is_bad(status: int, challenge: str, *, bad: bool
         ({"status": 403}, False),
     ],
 )
-def test_what_another_token_heals(change: dict[str, object], *, healed: bool) -> None:
-    """Only a refusal of the very token, by the origin that was asked, of what can be sent again (INV-6)."""
-    assert heals(replace(REFUSED, **change), TOKEN) is healed  # type: ignore[arg-type]
+def test_only_a_refusal_of_the_token_renews_it(change: dict[str, object], *, renews: bool) -> None:
+    """The refused request must carry this token, go to the token's origin, and be replayable (INV-6)."""
+    assert heals(replace(REFUSED, **change), TOKEN) is renews  # type: ignore[arg-type]
 
 
 def test_an_answer_does_not_show_the_token() -> None:
-    """The repr of an answer leaves out what the request carried (INV-9)."""
+    """The repr of an answer leaves out the request's token (INV-9)."""
     assert "secret-value" not in repr(REFUSED)
 
 
@@ -80,24 +80,24 @@ def test_an_answer_does_not_show_the_token() -> None:
     ],
 )
 def test_origins_are_compared_in_one_form(url: str, other: str, *, same: bool) -> None:
-    """Scheme, host and port decide, whatever the case, the default port or the rest of the URL (RFC 6454)."""
+    """Scheme, host and port decide; case, the default port and the rest of the URL do not count (RFC 6454)."""
     assert Origins(url).allow(Origin.parse(other)) is same
 
 
-def test_a_client_may_spell_its_origin_as_it_likes() -> None:
-    """Clients that take a URL apart by themselves give the same origin, in whatever case and with or without port."""
+def test_every_clients_spelling_gives_the_same_origin() -> None:
+    """Clients that split a URL themselves get the same origin, in any case, with or without the port."""
     assert Origin.of("HTTPS", "A.Example", None) == Origin.of("https", "a.example", 443) == ("https", "a.example", 443)
 
 
-def test_without_names_every_origin_is_the_callers_choice() -> None:
-    """No names: all are allowed. A name in letters of the world is compared in the form that goes over the wire."""
+def test_without_names_every_origin_is_allowed() -> None:
+    """Without names all origins are allowed. A name with non-ASCII letters is compared in its encoded form."""
     assert Origins(()).allow(HERE)
     assert not Origins(())
     assert Origins(["https://bücher.example"]).allow(Origin.parse("https://xn--bcher-kva.example"))
 
 
 def test_the_first_origin_stays_the_only_one() -> None:
-    """Where redirects look like requests, the first origin is the one, unless others were named."""
+    """If redirects look like requests to a client, only the first origin is allowed, unless others were named."""
     other = Origin.parse("https://other.example")
     first = FirstOrigin(())
     assert [first.allow(HERE), first.allow(other), first.allow(HERE)] == [True, False, True]
@@ -106,6 +106,6 @@ def test_the_first_origin_stays_the_only_one() -> None:
 
 
 def test_a_wrong_name_is_shown_with_the_remedy() -> None:
-    """The message repeats what was given and shows what to give."""
+    """The message repeats the wrong name and shows a right one."""
     with pytest.raises(ConfigurationError, match=r"origins='api\.example': give scheme and host"):
         Origins("api.example")

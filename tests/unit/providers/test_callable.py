@@ -1,4 +1,4 @@
-"""CallableProvider: a plain function as a provider, with exactly the half that the function is."""
+"""CallableProvider: a plain function as a provider, sync or async as the function is."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _numbers = itertools.count()
-TOKEN = Token("good-1", expires_at=3e9, issued_at=2.5e9)  # issued after any run of this test
+TOKEN = Token("good-1", expires_at=3e9, issued_at=2.5e9)  # issued later than any run of this test
 FIELDS = {"access_token": "good-1", "expires_in": 3600}
 
 
 def context(warn: Callable[[str], None] = print) -> FetchContext:
-    """Return what a cold fetch is told."""
+    """Return the context of a cold fetch."""
     return FetchContext(None, time.monotonic() + 10, "cold", time.monotonic, warn)
 
 
 def fetch(provider: CallableProvider, told: FetchContext | None = None) -> Token:
-    """Fetch by the half that there is."""
+    """Fetch by the half that the provider has."""
     told = told or context()
     if hasattr(provider, "fetch"):
         return provider.fetch(told)
@@ -39,7 +39,7 @@ def fetch(provider: CallableProvider, told: FetchContext | None = None) -> Token
 
 
 class Callables:
-    """Every shape that a function comes in."""
+    """Methods of every kind."""
 
     def method(self) -> Token:
         """Return a token."""
@@ -56,7 +56,7 @@ class Callables:
 
 
 class AsyncCallable:
-    """An object whose call is a coroutine."""
+    """An object whose ``__call__`` is async."""
 
     async def __call__(self) -> Token:
         """Return a token."""
@@ -70,13 +70,13 @@ async def aplain(told: FetchContext) -> Token:
 
 
 def defaulted(host: str = "issuer.example") -> Token:
-    """Return a token; its argument is not a context."""
+    """Return a token; the argument is not a context."""
     assert host == "issuer.example"
     return TOKEN
 
 
 def starred(*arguments: object) -> Token:
-    """Return a token; it takes anything, so it is given nothing."""
+    """Return a token; the arguments are arbitrary, so no context is passed."""
     assert arguments == ()
     return TOKEN
 
@@ -98,15 +98,15 @@ def starred(*arguments: object) -> Token:
     ],
     ids=lambda value: None if isinstance(value, str) else str(next(_numbers)),
 )
-def test_each_function_makes_the_half_that_it_is(function: Callable[..., object], half: str) -> None:
+def test_a_function_gives_its_own_half_only(function: Callable[..., object], half: str) -> None:
     """A sync function gives ``fetch`` alone, an async one ``afetch`` alone, with or without the context."""
     provider = CallableProvider(function, key="orders-api")  # type: ignore[arg-type]
     assert {name for name in ("fetch", "afetch") if hasattr(provider, name)} == {half}
     assert fetch(provider) is TOKEN
 
 
-def test_the_key_is_the_identity() -> None:
-    """The key is all of the identity, and the name unless there is one; it is no record key by itself."""
+def test_the_key_is_the_whole_identity() -> None:
+    """The key is the identity, and the default name; it is not a record key."""
     provider = CallableProvider(lambda: TOKEN, key="orders-api")
     assert provider.identity() == {"key": "orders-api"}
     assert provider.name == "orders-api"
@@ -117,7 +117,7 @@ def test_the_key_is_the_identity() -> None:
 
 @pytest.mark.parametrize("sync", [True, False])
 def test_a_mapping_is_read_as_an_oauth_response(sync: bool) -> None:
-    """The lifetime counts from before the call, in either half, and what was odd is a warning."""
+    """The lifetime counts from before the call, in each half, and an odd field is a warning."""
     began: list[float] = []
     warnings: list[str] = []
 
@@ -145,8 +145,8 @@ def test_an_error_in_a_mapping_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("sync", [True, False])
-def test_what_the_function_raises_is_named_but_not_quoted(sync: bool) -> None:
-    """A foreign exception is named by its type and place: its text may hold a secret, also in a traceback (INV-9)."""
+def test_a_functions_error_is_named_but_not_quoted(sync: bool) -> None:
+    """An unknown exception is named by type and place; its text, which may hold a secret, is not shown (INV-9)."""
     planted = "planted-" + "secret"
 
     def fail() -> Token:
@@ -162,8 +162,8 @@ def test_what_the_function_raises_is_named_but_not_quoted(sync: bool) -> None:
     assert planted not in "".join(traceback.format_exception(caught.value))
 
 
-def test_a_token_from_a_while_ago_lives_from_now() -> None:
-    """A function may hand out a token that it got earlier: what remains counts, not its whole lifetime (INV-1)."""
+def test_an_older_token_lives_from_its_issue() -> None:
+    """A function may return a token that it got earlier: only the remaining lifetime counts (INV-1)."""
     now = time.time()
     old = Token("x", issued_at=now - 3000, expires_at=now + 600)
     source = TokenCache("memory://").source(lambda: old, key="k")
@@ -174,8 +174,8 @@ def test_a_token_from_a_while_ago_lives_from_now() -> None:
 
 
 @pytest.mark.parametrize("sync", [True, False])
-def test_our_own_errors_pass(sync: bool) -> None:
-    """A function that knows our errors says what it means."""
+def test_our_own_errors_pass_unchanged(sync: bool) -> None:
+    """A function may raise our errors."""
     original = ProviderRejected("no", error="invalid_client")
 
     def fail() -> Token:
@@ -191,21 +191,21 @@ def test_our_own_errors_pass(sync: bool) -> None:
 
 @pytest.mark.parametrize("answer", [None, "planted-secret", b"planted-secret-bytes", ["x"], 7])
 def test_another_result_is_explained(answer: object) -> None:
-    """A result of a wrong type says what to return, without the result."""
+    """A result of a wrong type gets an error that says what to return, and does not quote the result."""
     with pytest.raises(ProviderUnavailable, match=rf"returned {type(answer).__name__}: .* Token") as caught:
         fetch(CallableProvider(lambda: answer, key="k"))  # type: ignore[arg-type, return-value]
     assert "planted-secret" not in str(caught.value)
 
 
 def test_a_hidden_coroutine_is_explained_and_closed() -> None:
-    """A sync function that returns a coroutine is told to be passed as the async function that it hides."""
+    """If a sync function returns a coroutine, the error says to pass the async function."""
     with pytest.raises(ProviderUnavailable, match="async function itself"):
         fetch(CallableProvider(lambda: aplain(context()), key="k"))
 
 
 @pytest.mark.parametrize("function", [lambda one, two: TOKEN, lambda *, named: TOKEN], ids=["two", "named"])
 def test_a_function_that_takes_more_is_refused(function: Callable[..., Token]) -> None:
-    """A function that cannot be called with nothing or the context is a mistake of configuration."""
+    """A function that requires other arguments than a context is a mistake of configuration."""
     with pytest.raises(ConfigurationError, match="FetchContext"):
         CallableProvider(function, key="k")
 
@@ -216,7 +216,7 @@ def test_a_key_is_needed() -> None:
         CallableProvider(lambda: TOKEN, key="")
 
 
-def test_its_repr_shows_nothing_of_the_function() -> None:
-    """A function may carry its secret in its arguments; the repr does not show them."""
+def test_the_repr_shows_nothing_of_the_function() -> None:
+    """A function may hold a secret in its bound arguments; the repr does not show them."""
     provider = CallableProvider(functools.partial(lambda secret: TOKEN, "planted-secret"), key="k")
     assert "planted-secret" not in repr(provider)

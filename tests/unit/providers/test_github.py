@@ -1,4 +1,4 @@
-"""GitHub Apps: what is signed, what is asked for, what makes a token its own, and what refusals mean."""
+"""GitHub Apps: what is signed and requested, what is part of the identity, and what refusals mean."""
 # ruff: noqa: ANN401 - keys and settings of any kind
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PEM = pem(KEY)
 
 
 class GitHub:
-    """A fake GitHub on loopback that makes one token after the other, or answers what it is told to."""
+    """A fake GitHub on loopback: it issues numbered tokens, or the answer that a test sets."""
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
@@ -69,7 +69,7 @@ class GitHub:
 
     @property
     def assertion(self) -> str:
-        """The app's signature in the last request."""
+        """Return the app's signature in the last request."""
         return self.asked[-1].headers["authorization"].removeprefix("Bearer ")
 
 
@@ -88,12 +88,12 @@ def app(**settings: Any) -> GitHubApp:
 
 
 def context() -> FetchContext:
-    """Return what a provider is told; a warning is a failure here."""
+    """Return the context of a fetch; a warning fails the test."""
     return FetchContext(None, time.monotonic() + 30, "cold", time.monotonic, pytest.fail)
 
 
-def test_the_app_signs_for_itself_and_gets_a_token_of_the_installation(github: GitHub) -> None:
-    """RS256, dated back by a minute, ten minutes at most; then POST with the versioned headers and no body."""
+def test_the_app_signs_and_gets_a_token_of_the_installation(github: GitHub) -> None:
+    """The JWT is RS256, dated back by a minute, for ten minutes at most; the POST has versioned headers and no body."""
     before = int(time.time())
     token = app(base_url=f"{github.url}/").fetch(context())
     asked = github.asked[-1]
@@ -111,14 +111,14 @@ def test_the_app_signs_for_itself_and_gets_a_token_of_the_installation(github: G
 
 
 @pytest.mark.parametrize("ahead", [0.0, 7200.0, -7200.0])
-def test_the_instant_is_measured_by_the_clock_of_github(github: GitHub, ahead: float) -> None:
-    """INV-1: expires_at is an instant of GitHub's, so a clock here that is hours off changes no lifetime."""
+def test_the_expiry_is_measured_by_githubs_clock(github: GitHub, ahead: float) -> None:
+    """INV-1: expires_at is an instant of GitHub's clock, so a wrong local clock does not change the lifetime."""
     github.ahead = ahead
     assert app(base_url=github.url).fetch(context()).lifetime == pytest.approx(3600, abs=3)
 
 
-def test_both_halves_ask_alike(github: GitHub) -> None:
-    """An event loop gets what a thread gets."""
+def test_both_halves_send_the_same_request(github: GitHub) -> None:
+    """The async half gets the same token as the sync half."""
     provider = app(base_url=github.url, permissions={"issues": "write"})
     provider.fetch(context())
     asyncio.run(provider.afetch(context()))
@@ -126,8 +126,8 @@ def test_both_halves_ask_alike(github: GitHub) -> None:
     assert (first.path, first.body) == (second.path, second.body)
 
 
-def test_what_narrows_a_token_is_sent_as_json(github: GitHub) -> None:
-    """Permissions, names and numbers of repositories are the body of the request."""
+def test_a_narrowed_token_is_requested_as_json(github: GitHub) -> None:
+    """Permissions and repositories, by name or number, are the body of the request."""
     app(
         base_url=github.url,
         permissions={"contents": "read", "issues": "write"},
@@ -157,7 +157,7 @@ def test_what_narrows_a_token_is_sent_as_json(github: GitHub) -> None:
     ],
     ids=lambda other: "-".join(f"{name}={str(value)[:30].strip('-')}" for name, value in other.items()),
 )
-def test_what_makes_another_token_makes_another_identity(other: dict[str, Any]) -> None:
+def test_every_setting_of_a_token_is_in_the_identity(other: dict[str, Any]) -> None:
     """INV-10: app, installation, key, permissions, repositories and server are part of the identity."""
     settings: dict[str, Any] = {
         "permissions": {"contents": "read"},
@@ -169,7 +169,7 @@ def test_what_makes_another_token_makes_another_identity(other: dict[str, Any]) 
 
 
 def test_the_order_of_repositories_makes_no_difference() -> None:
-    """Names and numbers of repositories are sets, and a number may be a text or not: the same token is shared."""
+    """Repositories are a set, and a number may be written as text: the same token is shared."""
     one = app(repositories=["a", "b"], repository_ids=["1", 2], installation_id="42")
     two = app(repositories=["b", "a", "b"], repository_ids=["2", "1"])
     assert quick_fingerprint("x", one.identity()) == quick_fingerprint("x", two.identity())
@@ -184,8 +184,8 @@ def test_the_order_of_repositories_makes_no_difference() -> None:
         (422, "The permissions requested are not granted to this installation.", "granted"),
     ],
 )
-def test_a_refusal_is_final_and_says_what_to_do(github: GitHub, status: int, message: str, remedy: str) -> None:
-    """INV-7: what asking again does not help is rejected, with GitHub's words, the status and a remedy."""
+def test_a_refusal_is_final_and_names_the_remedy(github: GitHub, status: int, message: str, remedy: str) -> None:
+    """INV-7: an error that a retry cannot mend is a rejection, with GitHub's words, the status and a remedy."""
     github.refuse(status, message)
     with pytest.raises(ProviderRejected) as raised:
         app(base_url=github.url).fetch(context())
@@ -207,7 +207,7 @@ def test_a_refusal_is_final_and_says_what_to_do(github: GitHub, status: int, mes
     ids=["429-after", "403-after", "403-reset", "429-odd-reset", "403-words", "429-bare"],
 )
 def test_a_rate_limit_is_waited_for(github: GitHub, status: int, headers: dict[str, str], wait: float) -> None:
-    """INV-7: a rate limit, also one with status 403, is no refusal, and names the instant at which it ends."""
+    """INV-7: a rate limit, also with status 403, is not a rejection, and names the instant when it ends."""
     now = time.time()
     shown = {name: str(int(now + 120)) if value == "RESET" else value for name, value in headers.items()}
     told = "You have exceeded a secondary rate limit." if status == 403 and not headers else "Slow down."
@@ -219,8 +219,8 @@ def test_a_rate_limit_is_waited_for(github: GitHub, status: int, headers: dict[s
     assert "limits how often" in str(raised.value)
 
 
-def test_a_distant_reset_is_not_waited_for_at_once(github: GitHub) -> None:
-    """A reset in an hour is asked about again within five minutes, and one that is over has no wait."""
+def test_a_distant_reset_is_retried_within_five_minutes(github: GitHub) -> None:
+    """A reset in an hour is asked about again within five minutes; a past reset causes no wait."""
     for reset, wait in ((3600, 300), (-3600, 0)):
         at = str(int(time.time() + reset))
         github.refuse(403, "API rate limit exceeded", X_RateLimit_Remaining="0", X_RateLimit_Reset=at)
@@ -234,15 +234,15 @@ def test_a_distant_reset_is_not_waited_for_at_once(github: GitHub) -> None:
     [Reply(502, b"<html>"), Reply(201, b"{}"), Reply(201, b"[]"), Reply(200, b'{"token": 5}'), Reply(418, b"")],
     ids=["gateway", "no-token", "no-object", "odd-token", "odd-status"],
 )
-def test_what_is_no_answer_is_tried_again(github: GitHub, reply: Reply) -> None:
-    """A gateway's page and an answer without a token are no refusal of the app."""
+def test_an_invalid_answer_is_tried_again(github: GitHub, reply: Reply) -> None:
+    """A gateway's page and an answer without a token are not rejections."""
     github.reply = reply
     with pytest.raises(ProviderUnavailable):
         app(base_url=github.url).fetch(context())
 
 
-def test_a_refusal_without_json_is_still_one(github: GitHub) -> None:
-    """A 404 whose body is no JSON, as from a wrong base_url, is rejected with its remedy."""
+def test_a_refusal_without_json_is_a_rejection(github: GitHub) -> None:
+    """A 404 without JSON, as from a wrong base_url, is a rejection with its remedy."""
     github.reply = Reply(404, b"<html>nothing here</html>")
     with pytest.raises(ProviderRejected, match="check installation_id") as raised:
         app(base_url=github.url).fetch(context())
@@ -250,7 +250,7 @@ def test_a_refusal_without_json_is_still_one(github: GitHub) -> None:
 
 
 def test_an_echoed_signature_is_hidden(github: GitHub) -> None:
-    """INV-9: neither the app's signature nor the key gets into a message or a repr."""
+    """INV-9: neither the app's signature nor its key appears in a message or a repr."""
     provider = app(base_url=github.url)
     provider.fetch(context())
     assert PEM.splitlines()[1] not in repr(provider)
@@ -284,7 +284,7 @@ def test_an_echoed_signature_is_hidden(github: GitHub) -> None:
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], said: str) -> None:
-    """The message names the setting and holds no key."""
+    """The message names the setting, and does not show the key."""
     with pytest.raises(ConfigurationError) as raised:
         app(**settings)
     assert said in str(raised.value)
@@ -292,7 +292,7 @@ def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], said: s
 
 
 def test_a_source_shares_one_login(github: GitHub) -> None:
-    """INV-2: a cache gives the same token to all; another set of permissions has its own."""
+    """INV-2: a cache gives all callers one token; another set of permissions has its own."""
     with TokenCache("memory://") as cache:
         reader = cache.source(app(base_url=github.url, permissions={"contents": "read"}))
         again = cache.source(app(base_url=github.url, permissions={"contents": "read"}))

@@ -1,4 +1,4 @@
-"""HTTPTokenProvider: one generator, two halves, and an edge that lets nothing harmful through (FAULTS row 22)."""
+"""HTTPTokenProvider: one generator, two halves, and translation of every failure at the edge (FAULTS row 22)."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Plain(HTTPTokenProvider):
 
 
 class RawServer:
-    """A socket that answers each connection with the given bytes, or by a function, and keeps what was sent to it."""
+    """A socket that answers each connection with given bytes, or by a function, and records the requests."""
 
     def __init__(self, answer: bytes | Callable[[socket.socket, RawServer], None]) -> None:
         self._answer = answer
@@ -106,22 +106,22 @@ class RawServer:
                     else:
                         self._answer(connection, self)
                 except OSError:
-                    pass  # the client had enough
+                    pass  # the client closed the connection
 
 
 def reply(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
-    """Return a whole HTTP answer."""
+    """Return a complete HTTP answer."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 def context(timeout: float = 10.0, warn: Callable[[str], None] = print) -> FetchContext:
-    """Return what a cold fetch is told."""
+    """Return the context of a cold fetch."""
     return FetchContext(None, time.monotonic() + timeout, "cold", time.monotonic, warn)
 
 
 def still(timeout: float) -> FetchContext:
-    """Return the same with a clock that stands still, so that a slow machine takes nothing off the time."""
+    """Return the same context with a clock that stands still, so that a slow machine does not use up the time."""
     return FetchContext(None, timeout, "cold", lambda: 0.0)
 
 
@@ -132,7 +132,7 @@ def get(provider: HTTPTokenProvider, half: str, told: FetchContext | None = None
 
 
 def answering(*responses: httpx.Response | Exception) -> httpx.MockTransport:
-    """Return a transport that gives these in turn."""
+    """Return a transport that gives these answers in turn."""
     left = list(responses)
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -145,7 +145,7 @@ def answering(*responses: httpx.Response | Exception) -> httpx.MockTransport:
 
 
 def asked(transport: httpx.BaseTransport, **options: object) -> Plain:
-    """Return a provider that speaks over a transport, with clients for both halves."""
+    """Return a provider with this transport, and clients for both halves."""
     return Plain(
         "https://issuer.example/token",
         client=httpx.Client(transport=transport),
@@ -159,7 +159,7 @@ def asked(transport: httpx.BaseTransport, **options: object) -> Plain:
 
 @HALVES
 def test_both_halves_fetch_without_a_client(half: str) -> None:
-    """Without a client each half makes its own, asks for an uncompressed answer and sends no cookie."""
+    """Without a client each half makes one; it asks for an uncompressed answer and sends no cookie."""
     with RawServer(reply(GOOD)) as server:
         token = get(Plain(server.url), half)
     assert token.authorization == "Bearer good-1"
@@ -172,7 +172,7 @@ def test_both_halves_fetch_without_a_client(half: str) -> None:
 
 @HALVES
 def test_the_flow_may_go_on_after_a_failed_request(half: str) -> None:
-    """What stops a request is raised at its ``yield`` as ProviderUnavailable, and the flow may try something else."""
+    """A failed request is raised at its ``yield`` as ProviderUnavailable, and the flow may try something else."""
 
     class Stubborn(Plain):
         def token_flow(self, told: FetchContext) -> TokenFlow:
@@ -191,7 +191,7 @@ def test_the_flow_may_go_on_after_a_failed_request(half: str) -> None:
 
 @HALVES
 def test_the_flow_is_closed_when_it_fails(half: str) -> None:
-    """A flow that does not catch the failure ends, and its error is the caller's."""
+    """If the flow does not catch the failure, it ends, and the caller gets the failure."""
     ended = threading.Event()
 
     class Watched(Plain):
@@ -211,7 +211,7 @@ def test_the_flow_is_closed_when_it_fails(half: str) -> None:
 
 @HALVES
 def test_a_client_passed_in_gives_only_its_transport(half: str) -> None:
-    """Of a client that is passed in neither auth, headers, cookies nor redirects are used, and it stays open."""
+    """A passed-in client gives only its transport, not its auth, headers, cookies or redirects. It stays open."""
     seen: list[httpx.Request] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -237,7 +237,7 @@ def test_a_client_passed_in_gives_only_its_transport(half: str) -> None:
 
 @HALVES
 def test_cookies_of_the_login_do_not_stay(half: str) -> None:
-    """The token response's cookies leave a passed-in jar as it was: none added, none replaced, none deleted."""
+    """The token response's cookies do not change a passed-in jar: none is added, replaced or deleted."""
     login = httpx.Response(
         200,
         content=GOOD,
@@ -261,7 +261,7 @@ def test_cookies_of_the_login_do_not_stay(half: str) -> None:
 
 @HALVES
 def test_a_closed_client_is_a_mistake_of_configuration(half: str) -> None:
-    """A client that was closed under the provider is named as such."""
+    """The error says that the client was closed."""
     client, async_client = httpx.Client(), httpx.AsyncClient()
     client.close()
     asyncio.run(async_client.aclose())
@@ -292,7 +292,7 @@ def test_a_hook_that_raises_for_status_does_not_hide_the_status(half: str) -> No
 
 @HALVES
 def test_a_flow_that_raises_for_status_is_understood(half: str) -> None:
-    """A subclass may call ``response.raise_for_status()``: what comes out is our error."""
+    """A subclass may call ``response.raise_for_status()``: the result is our error."""
 
     class Terse(Plain):
         def token_flow(self, told: FetchContext) -> TokenFlow:
@@ -312,8 +312,8 @@ def test_a_flow_that_raises_for_status_is_understood(half: str) -> None:
     assert caught.value.retry_at is not None
 
 
-def test_each_phase_gets_what_is_left_when_it_begins() -> None:
-    """Connecting, handshake, writing and reading together never take longer than the request may (INV-8)."""
+def test_each_phase_gets_the_time_left_at_its_start() -> None:
+    """Connecting, handshake, writing and reading together take at most the time of the request (INV-8)."""
     now = 100.0
     request = httpx.Request("POST", "https://issuer.example/token")
     call = TimedRequest("plain", request, lambda: now, ends_at=110.0, limit=10.0)
@@ -339,7 +339,7 @@ def test_each_phase_gets_what_is_left_when_it_begins() -> None:
 
 @pytest.mark.parametrize(("own", "limit"), [(None, 5.0), (1_000.0, 5.0), (2.0, 2.0)])
 def test_a_request_may_lower_its_cap_but_not_raise_it(own: float | None, limit: float) -> None:
-    """The smallest of the provider's timeout, the context's and the request's own counts."""
+    """The smallest of the provider's timeout, the context's time and the request's own timeout counts."""
     extensions = {} if own is None else {"timeout": {"read": own}}
     request = httpx.Request("POST", "https://issuer.example/token", extensions=extensions)
     told = FetchContext(None, 100.0, "cold", lambda: 0.0)
@@ -348,13 +348,13 @@ def test_a_request_may_lower_its_cap_but_not_raise_it(own: float | None, limit: 
     assert Plain("https://issuer.example/token", timeout=5.0)._call(request, brief).limit == 1.0
 
 
-# --- what a server may do -----------------------------------------------------------------------------------------
+# --- harmful answers --------------------------------------------------------------------------------------------------
 
 
 @HALVES
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
 def test_a_redirect_is_refused_and_the_secret_goes_nowhere(half: str, status: str) -> None:
-    """No redirect is followed: the other server gets no connection at all."""
+    """A redirect is not followed: the other server does not get a connection."""
     with RawServer(reply(GOOD)) as other, RawServer(reply(b"", status, f"Location: {other.url}")) as server:
         with pytest.raises(ProviderUnavailable, match="redirect") as caught:
             get(Plain(server.url), half)
@@ -365,7 +365,7 @@ def test_a_redirect_is_refused_and_the_secret_goes_nowhere(half: str, status: st
 
 @HALVES
 def test_a_client_that_follows_redirects_does_not_follow_ours(half: str) -> None:
-    """A passed-in client with ``follow_redirects`` set still sends the secret nowhere else."""
+    """A passed-in client with ``follow_redirects`` set does not send the secret elsewhere."""
 
     async def over(url: str) -> Token:
         async with httpx.AsyncClient(follow_redirects=True) as client:
@@ -385,7 +385,7 @@ def test_a_client_that_follows_redirects_does_not_follow_ours(half: str) -> None
 
 @HALVES
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_a_bomb_is_refused(half: str, encoding: str) -> None:
+def test_a_decompression_bomb_is_refused(half: str, encoding: str) -> None:
     """A small compressed body that grows beyond the limit is not unpacked."""
     import zlib
 
@@ -396,8 +396,8 @@ def test_a_bomb_is_refused(half: str, encoding: str) -> None:
         get(Plain(server.url), half)
 
 
-def test_a_bomb_takes_no_memory() -> None:
-    """However far a chunk would unpack, no more than a little above the limit is ever in memory."""
+def test_a_decompression_bomb_takes_no_memory() -> None:
+    """Whatever size a chunk unpacks to, memory holds little more than the limit."""
     import tracemalloc
 
     bomb = gzip.compress(b" " * (64 << 20))
@@ -414,7 +414,7 @@ def test_a_bomb_takes_no_memory() -> None:
 
 @HALVES
 def test_an_endless_body_is_refused(half: str) -> None:
-    """A plain body beyond the limit is not read to its end."""
+    """The rest of a plain body beyond the limit is not read."""
     head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
 
     def pour(connection: socket.socket, server: RawServer) -> None:
@@ -428,7 +428,7 @@ def test_an_endless_body_is_refused(half: str) -> None:
 
 @HALVES
 def test_a_compressed_answer_is_read(half: str) -> None:
-    """A server that compresses although nobody asked is understood."""
+    """A compressed answer is read, although the request did not ask for compression."""
     with RawServer(reply(gzip.compress(GOOD), "200 OK", "Content-Encoding: gzip")) as server:
         assert get(Plain(server.url), half).value == "good-1"
 
@@ -451,7 +451,7 @@ def test_broken_compression_is_reported(half: str, body: bytes, encoding: str, s
 
 @HALVES
 def test_a_connection_cut_in_the_body_is_reported(half: str) -> None:
-    """Half an answer is no answer."""
+    """A partial answer is an error."""
     with RawServer(reply(GOOD)[:-20]) as server, pytest.raises(ProviderUnavailable, match="broke before"):
         get(Plain(server.url), half)
 
@@ -459,14 +459,14 @@ def test_a_connection_cut_in_the_body_is_reported(half: str) -> None:
 @HALVES
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-OpenSSH_9\r\n", b"HTTP/1.1 2x0 OK\r\n\r\n"])
 def test_an_answer_that_is_not_http_is_reported(half: str, answer: bytes) -> None:
-    """A server of another protocol is a broken connection."""
+    """A server of another protocol counts as a broken connection."""
     with RawServer(answer) as server, pytest.raises(ProviderUnavailable, match="broke before"):
         get(Plain(server.url), half)
 
 
 @HALVES
 def test_a_silent_server_is_given_up_by_the_deadline(half: str) -> None:
-    """A server that accepts and says nothing ends the fetch when the context's time is over (INV-8)."""
+    """If a server accepts and then says nothing, the fetch ends with the context's time (INV-8)."""
 
     def keep_silent(connection: socket.socket, server: RawServer) -> None:
         server.ended.wait()
@@ -477,7 +477,7 @@ def test_a_silent_server_is_given_up_by_the_deadline(half: str) -> None:
 
 @HALVES
 def test_the_timeout_caps_one_request(half: str) -> None:
-    """The provider's own timeout holds where the context would give more."""
+    """The provider's own timeout holds, even if the context gives more time."""
 
     def keep_silent(connection: socket.socket, server: RawServer) -> None:
         server.ended.wait()
@@ -487,8 +487,8 @@ def test_the_timeout_caps_one_request(half: str) -> None:
 
 
 @HALVES
-def test_a_dripping_body_is_given_up_by_the_deadline(half: str) -> None:
-    """A server that sends a byte now and then never makes the fetch longer than its deadline (INV-8)."""
+def test_a_slow_body_is_left_at_the_deadline(half: str) -> None:
+    """A server that sends single bytes slowly cannot delay the end of the fetch past its deadline (INV-8)."""
     now = [0.0]
 
     def drip(connection: socket.socket, server: RawServer) -> None:
@@ -503,8 +503,8 @@ def test_a_dripping_body_is_given_up_by_the_deadline(half: str) -> None:
 
 
 @HALVES
-def test_no_time_left_sends_nothing(half: str) -> None:
-    """A fetch whose deadline has passed asks nobody."""
+def test_a_fetch_after_its_deadline_is_not_sent(half: str) -> None:
+    """After its deadline a fetch sends no request."""
     with RawServer(reply(GOOD)) as server:
         with pytest.raises(ProviderUnavailable, match="no time was left"):
             get(Plain(server.url), half, context(-1))
@@ -512,8 +512,8 @@ def test_no_time_left_sends_nothing(half: str) -> None:
 
 
 @HALVES
-def test_a_refused_connection_says_what_the_system_said(half: str) -> None:
-    """The message names host and reason, and the foreign exception is not chained to it."""
+def test_a_refused_connection_gives_the_systems_reason(half: str) -> None:
+    """The message names host and reason, and the original exception is not chained to it."""
     with pytest.raises(ProviderUnavailable, match=r"127\.0\.0\.1:\d+.*(refused|failed)") as caught:
         get(Plain(_refusing_url()), half)
     assert caught.value.__cause__ is None
@@ -522,13 +522,13 @@ def test_a_refused_connection_says_what_the_system_said(half: str) -> None:
 
 @HALVES
 def test_plain_http_on_a_tls_address_is_reported(half: str) -> None:
-    """A TLS handshake with something else says so."""
+    """If the server does not speak TLS, the error says so."""
     with RawServer(reply(GOOD)) as server, pytest.raises(ProviderUnavailable, match="TLS"):
         get(Plain(server.url.replace("http:", "https:")), half)
 
 
 class Mute(RawServer):
-    """A server that hears the first message of a TLS handshake and says nothing; it tells when the client has gone."""
+    """A server that reads the first message of a TLS handshake, says nothing, and records when the client leaves."""
 
     def __init__(self) -> None:
         super().__init__(b"")
@@ -549,7 +549,7 @@ class Mute(RawServer):
 
 @HALVES
 def test_a_silent_tls_handshake_leaves_no_socket(half: str) -> None:
-    """A handshake that is given up closes its socket: the server sees the end of it while the loop still runs."""
+    """If a handshake is given up, its socket is closed at once, while the loop still runs."""
 
     async def scenario(provider: Plain) -> bool:
         with pytest.raises(ProviderUnavailable, match="within"):
@@ -567,7 +567,7 @@ def test_a_silent_tls_handshake_leaves_no_socket(half: str) -> None:
 
 
 def test_a_cancelled_tls_handshake_leaves_no_socket() -> None:
-    """A caller that leaves in mid-handshake closes the socket, which httpcore would leave to the garbage collector."""
+    """A caller that is cancelled during the handshake closes the socket; httpcore would leave it to the collector."""
 
     async def scenario(provider: Plain) -> bool:
         task = asyncio.create_task(provider.afetch(still(PATIENCE)))
@@ -583,7 +583,7 @@ def test_a_cancelled_tls_handshake_leaves_no_socket() -> None:
 
 @HALVES
 def test_an_unknown_certificate_is_reported(half: str) -> None:
-    """A certificate of an unknown authority says so; a context that knows it is used."""
+    """The error names an unknown authority; a context that trusts it is used."""
     import trustme
 
     authority = trustme.CA()
@@ -623,15 +623,15 @@ def test_an_unknown_certificate_is_reported(half: str) -> None:
     ],
 )
 def test_an_impossible_address_is_a_mistake_of_configuration(half: str, url: str, says: str) -> None:
-    """Nothing is sent to an address that cannot be one."""
+    """Nothing is sent to an impossible address."""
     with pytest.raises(ConfigurationError, match=says):
         get(Plain(url), half)
 
 
 @HALVES
 @pytest.mark.parametrize("error", [RuntimeError("planted-secret"), OSError("planted-secret"), httpx.PoolTimeout("x")])
-def test_whatever_a_transport_raises_is_translated(half: str, error: Exception) -> None:
-    """A transport that was passed in may raise anything; what comes out is ours, without its text."""
+def test_any_error_of_a_transport_is_translated(half: str, error: Exception) -> None:
+    """A passed-in transport may raise any error; the caller gets ours, without its text."""
     with pytest.raises(ProviderUnavailable) as caught:
         get(asked(answering(error)), half)
     assert "planted-secret" not in str(caught.value)
@@ -639,7 +639,7 @@ def test_whatever_a_transport_raises_is_translated(half: str, error: Exception) 
 
 
 def test_an_impossible_proxy_is_a_mistake_of_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy variable that no client can be made of is named, without its value."""
+    """A proxy variable that no client accepts is named, without its value."""
     monkeypatch.setenv("HTTPS_PROXY", "gopher://user:planted@proxy.example")
     with pytest.raises(ConfigurationError, match="HTTPS_PROXY") as caught:
         Plain("https://issuer.example/token").fetch(context())
@@ -647,14 +647,14 @@ def test_an_impossible_proxy_is_a_mistake_of_configuration(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan")])
-def test_a_timeout_must_be_one(timeout: float) -> None:
+def test_a_timeout_must_be_positive_and_finite(timeout: float) -> None:
     """A timeout that would mean "now" or "never" is refused."""
     with pytest.raises(ConfigurationError, match="timeout"):
         Plain("https://issuer.example/token", timeout=timeout)
 
 
-def test_cancelling_afetch_ends_it() -> None:
-    """A cancelled fetch ends as cancelled, not as an error of the provider (INV-8)."""
+def test_a_cancelled_async_fetch_ends() -> None:
+    """A cancelled fetch ends as cancelled, not with a provider error (INV-8)."""
 
     def keep_silent(connection: socket.socket, server: RawServer) -> None:
         server.ended.wait()
@@ -696,8 +696,8 @@ def response(status: int = 200, body: bytes | str = b"", **headers: str) -> http
         b"\xff\xfe\x00planted",
     ],
 )
-def test_what_is_not_an_object_is_named_but_not_quoted(body: bytes) -> None:
-    """A body that is no JSON object is ProviderUnavailable with status and content type, and nothing of the body."""
+def test_a_body_that_is_not_an_object_is_named_but_not_quoted(body: bytes) -> None:
+    """A body that is not a JSON object is ProviderUnavailable, with status and content type, and without the body."""
     with pytest.raises(ProviderUnavailable, match=r"issuer\.example sent .*status 200, text/plain") as caught:
         read_json(response(200, body, content_type="text/plain; planted=1"), provider="plain")
     assert "planted" not in str(caught.value)
@@ -708,8 +708,8 @@ def test_what_is_not_an_object_is_named_but_not_quoted(body: bytes) -> None:
     "expires_in",
     ["NaN", "Infinity", "-Infinity", "1e400", "9" * 5_000, "-" + "9" * 400, "true", "[]", "{}", '"x"', '"١٢٣"', "0"],
 )
-def test_no_expiry_loses_a_good_token(expires_in: str) -> None:
-    """Whatever JSON lets through as a number, the token stays good for the default lifetime (FAULTS row 23)."""
+def test_a_strange_expiry_does_not_lose_the_token(expires_in: str) -> None:
+    """Whatever number JSON gives as an expiry, the token is good for the default lifetime (FAULTS row 23)."""
     body = f'{{"access_token": "good-1", "expires_in": {expires_in}}}'
     fields = read_json(response(200, body), provider="plain")
     token, expiry = token_from_mapping(fields, provider="plain", date=None, before_wall=1_000_000.0)
@@ -717,14 +717,14 @@ def test_no_expiry_loses_a_good_token(expires_in: str) -> None:
     assert expiry.warning is not None
 
 
-def test_a_mark_and_repeated_names_are_let_through() -> None:
-    """A byte-order mark and a repeated name do no harm; the last one counts."""
+def test_a_byte_order_mark_and_repeated_names_are_accepted() -> None:
+    """The last of several equal names counts."""
     fields = read_json(response(200, b'\xef\xbb\xbf{"a": 1, "a": 2}'), provider="plain")
     assert fields == {"a": 2}
 
 
-def test_a_token_is_made_of_the_fields() -> None:
-    """Each field finds its place, and the rest goes to ``extra``."""
+def test_a_token_is_made_from_the_fields() -> None:
+    """Each known field reaches its attribute, and the rest goes to ``extra``."""
     fields = {
         "access_token": "good-1",
         "token_type": "bearer",
@@ -749,8 +749,8 @@ def test_a_token_is_made_of_the_fields() -> None:
     assert kept.extra == {"id": 7}
 
 
-def test_a_jwt_is_trusted_only_where_the_provider_says_so() -> None:
-    """The ``exp`` of the access token counts only with ``trust_jwt``."""
+def test_the_exp_of_a_jwt_counts_only_with_trust_jwt() -> None:
+    """Without ``trust_jwt`` the ``exp`` of the access token is ignored."""
     import base64
     import json
 
@@ -762,8 +762,8 @@ def test_a_jwt_is_trusted_only_where_the_provider_says_so() -> None:
 
 
 @pytest.mark.parametrize("value", [None, "", 7, ["x"], "two words", "line\nbreak", "ünprintable", "\x00"])
-def test_an_unusable_access_token_is_unavailable(value: object) -> None:
-    """A token that no header could carry is an answer without a token; it is not repeated."""
+def test_an_unusable_access_token_is_an_error(value: object) -> None:
+    """A token that a header cannot carry counts as an answer without a token; the message does not repeat it."""
     with pytest.raises(ProviderUnavailable, match="access_token") as caught:
         token_from_mapping({"access_token": value}, provider="plain", date=None, before_wall=1.0)
     assert not value or str(value) not in str(caught.value).replace("access_token or token_type", "")
@@ -775,7 +775,7 @@ def test_an_unusable_access_token_is_unavailable(value: object) -> None:
     [("invalid_client", ProviderRejected), ("server_error", ProviderUnavailable), ("whatever", ProviderUnavailable)],
 )
 def test_an_error_with_status_200_is_an_error(error: str, kind: type[Exception]) -> None:
-    """Some servers send their errors with a status of success."""
+    """Some servers send their errors with a success status."""
     fields = {"error": error, "error_description": "no, planted", "error_uri": "https://issuer.example/e"}
     with pytest.raises(kind, match=f"{error}, no, <hidden>"):
         token_from_mapping(fields, provider="plain", date=None, before_wall=1.0, secrets=["planted"])
@@ -794,8 +794,8 @@ def test_an_error_with_status_200_is_an_error(error: str, kind: type[Exception])
     ],
 )
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
-def test_the_errors_of_the_rfc_are_permanent(error: str, status: int) -> None:
-    """RFC 6749 section 5.2: the fields arrive on the exception."""
+def test_errors_of_the_rfc_are_permanent(error: str, status: int) -> None:
+    """The fields of RFC 6749 section 5.2 reach the exception."""
     body = f'{{"error": "{error}", "error_description": "why", "error_uri": "https://issuer.example/e"}}'
     with pytest.raises(ProviderRejected, match=rf"issuer\.example .*status {status}: {error}, why") as caught:
         raise_for_error(response(status, body), provider="plain")
@@ -810,8 +810,8 @@ def test_the_errors_of_the_rfc_are_permanent(error: str, status: int) -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 403])
 @pytest.mark.parametrize("body", [b"", b"<html>no</html>", b"[]", b'{"error": null}', b'{"error": 7}'])
-def test_a_refusal_without_words_is_permanent(status: int, body: bytes) -> None:
-    """400, 401 and 403 reject, whatever the body."""
+def test_a_refusal_without_a_body_is_permanent(status: int, body: bytes) -> None:
+    """Statuses 400, 401 and 403 reject, whatever the body."""
     with pytest.raises(ProviderRejected) as caught:
         raise_for_error(response(status, body), provider="plain")
     assert caught.value.status == status
@@ -819,7 +819,7 @@ def test_a_refusal_without_words_is_permanent(status: int, body: bytes) -> None:
 
 @pytest.mark.parametrize("status", [404, 405, 408, 410, 425, 429, 500, 502, 503, 504, 599])
 def test_other_statuses_are_transient(status: int) -> None:
-    """What may pass is ProviderUnavailable, even with a permanent error in a 5xx."""
+    """Other statuses are ProviderUnavailable, even with a permanent error in a 5xx."""
     body = b'{"error": "invalid_client"}' if status >= 500 else b"<html>"
     with pytest.raises(ProviderUnavailable) as caught:
         raise_for_error(response(status, body), provider="plain")
@@ -828,15 +828,15 @@ def test_other_statuses_are_transient(status: int) -> None:
 
 
 def test_a_temporary_error_is_transient_whatever_its_status() -> None:
-    """A 400 that calls itself temporary is believed."""
+    """A 400 with a temporary error code counts as temporary."""
     with pytest.raises(ProviderUnavailable) as caught:
         raise_for_error(response(400, b'{"error": "temporarily_unavailable"}'), provider="plain")
     assert caught.value.error == "temporarily_unavailable"
 
 
 @pytest.mark.parametrize("status", [200, 201, 204])
-def test_a_success_raises_nothing(status: int) -> None:
-    """The statuses of success pass."""
+def test_a_success_status_raises_nothing(status: int) -> None:
+    """No status of success is an error."""
     raise_for_error(response(status), provider="plain")
 
 
@@ -860,21 +860,21 @@ def test_a_success_raises_nothing(status: int) -> None:
     ],
 )
 def test_retry_after_becomes_a_local_instant(retry_after: str, date: str, expected: float | None) -> None:
-    """Seconds or a date, measured by the server's own Date, at most 300 s ahead."""
+    """Seconds or a date, measured by the server's own Date, give at most 300 s ahead."""
     answer = httpx.Response(429, headers=[(b"Retry-After", retry_after.encode()), (b"Date", date.encode())])
     assert retry_at_of(answer, now=1_000.0) == expected
 
 
-def test_a_refusal_for_now_carries_the_instant() -> None:
-    """The exception of a 429 or 503 holds what Retry-After said."""
+def test_a_transient_refusal_carries_the_retry_instant() -> None:
+    """The exception of a 429 or 503 holds the instant of Retry-After."""
     for status in (429, 503):
         with pytest.raises(ProviderUnavailable) as caught:
             raise_for_error(response(status, b"", retry_after="7"), provider="plain", now=50.0)
         assert caught.value.retry_at == 57.0
 
 
-def test_error_objects_are_read_as_words() -> None:
-    """A validation error whose error and message are objects is text, once, without braces."""
+def test_error_objects_are_read_as_text() -> None:
+    """An error and a message that are objects become text, once, without braces."""
     complaint = b'{"amount":{"type":"REQUIRED","message":"Required!"}}'
     body = b'{"error":%b,"message":%b}' % (complaint, complaint)
     with pytest.raises(ProviderRejected, match=r": amount: REQUIRED, Required!;") as caught:
@@ -900,20 +900,20 @@ def test_error_objects_are_read_as_words() -> None:
         (r"s3\ud83d\ude003t", ["s3\U0001f6003t"], "<hidden>"),
     ],
 )
-def test_server_texts_are_scrubbed(text: str, secrets: list[str], expected: str) -> None:
-    """No spelling of a credential, and nothing unprintable, gets from a server's text into a message (INV-9)."""
+def test_texts_of_a_server_are_scrubbed(text: str, secrets: list[str], expected: str) -> None:
+    """No spelling of a credential, and no unprintable character, gets from a server's text into a message (INV-9)."""
     assert scrub(text, secrets) == expected
 
 
 def test_a_content_type_is_scrubbed_before_it_is_cut() -> None:
-    """A secret in the content type is not quoted up to its first odd character (INV-9)."""
+    """A secret in the content type is hidden completely, also if it holds an odd character (INV-9)."""
     with pytest.raises(ProviderUnavailable) as caught:
         raise_for_error(response(404, b"", content_type="s3cr3t/pa$$"), provider="plain", secrets=["s3cr3t/pa$$"])
     assert "s3cr3t" not in str(caught.value)
 
 
 def test_server_texts_are_cut_after_scrubbing() -> None:
-    """A secret that lies across the cut is not let out in part."""
+    """A secret that lies across the cut is not shown in part."""
     text = scrub("x" * 290 + "planted-secret-value", ["planted-secret-value"])
     assert len(text) <= 300
     assert "plant" not in text
@@ -921,6 +921,6 @@ def test_server_texts_are_cut_after_scrubbing() -> None:
 
 
 def _refusing_url() -> str:
-    """Return an address where nobody listens."""
+    """Return an address without a server."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}/token"

@@ -1,4 +1,4 @@
-"""Clients that prove themselves by a certificate (RFC 8705), by real handshakes with a server that demands one."""
+"""Clients that authenticate with a certificate (RFC 8705), by real handshakes with a server that requires one."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ both_colours = pytest.mark.parametrize("colour", ["threads", "event loop"])
 
 @dataclass(frozen=True)
 class Shown:
-    """What a client shows: paths of PEM files, and the thumbprint of RFC 8705 section 3.1."""
+    """A client's certificate: paths of PEM files, and the thumbprint of RFC 8705 section 3.1."""
 
     certificate: Path
     key: Path
 
     @property
     def thumbprint(self) -> str:
-        """The ``x5t#S256`` of the certificate."""
+        """Return the ``x5t#S256`` of the certificate."""
         return thumbprint(ssl.PEM_cert_to_DER_cert(self.certificate.read_text()))
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The provider's settings."""
+        """Return the provider's settings."""
         return {"certificate": str(self.certificate), "certificate_key": str(self.key)}
 
 
@@ -64,7 +64,7 @@ def thumbprint(der: bytes) -> str:
 
 
 def self_signed(folder: Path, name: str) -> Shown:
-    """Make a certificate that nobody vouches for."""
+    """Make a self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = dt.datetime.now(tz=dt.UTC)
@@ -78,7 +78,7 @@ def self_signed(folder: Path, name: str) -> Shown:
 
 
 def issued(authority: trustme.CA, folder: Path, name: str) -> Shown:
-    """Have a certificate issued."""
+    """Issue a certificate."""
     shown = Shown(folder / f"{name}.pem", folder / f"{name}.key")
     certificate = authority.issue_cert(name)
     certificate.cert_chain_pems[0].write_to_path(shown.certificate)
@@ -88,7 +88,7 @@ def issued(authority: trustme.CA, folder: Path, name: str) -> Shown:
 
 @dataclass
 class Server:
-    """A token endpoint that speaks to nobody without a certificate that it knows, and binds each token to it."""
+    """A token endpoint that requires a known certificate, and binds each token to it."""
 
     url: str = ""
     authority: trustme.CA = field(default_factory=trustme.CA)
@@ -103,7 +103,7 @@ class Server:
         return ClientCredentials(**given | ({"client_auth": method} if method else {}) | settings)
 
     def token(self, shown: str, form: dict[str, list[str]]) -> dict[str, object]:
-        """Return a token that is bound to what was shown."""
+        """Return a token that is bound to the client's certificate."""
         self.asked.append((shown, form))
         claims = {"number": len(self.asked), "cnf": {"x5t#S256": self.binds_to or shown}}
         parts = [
@@ -132,7 +132,7 @@ def listening(server: Server, trust: ssl.SSLContext | None = None) -> Iterator[s
             self.wfile.write(json.dumps(answer).encode())
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            """Say nothing."""
+            """Do not log."""
 
     class Listener(ThreadingHTTPServer):
         def finish_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
@@ -149,7 +149,7 @@ def listening(server: Server, trust: ssl.SSLContext | None = None) -> Iterator[s
                     super().finish_request(secured, client_address)
 
         def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
-            """Say nothing of a client that has gone."""
+            """Do not report a client that has left."""
 
     with Listener(("127.0.0.1", 0), Handler) as listener:
         thread = threading.Thread(target=listener.serve_forever, args=(0.01,))
@@ -163,7 +163,7 @@ def listening(server: Server, trust: ssl.SSLContext | None = None) -> Iterator[s
 
 @pytest.fixture
 def shown(tmp_path: Path) -> dict[str, list[Shown]]:
-    """Two clients' certificates for each method."""
+    """Give two clients' certificates for each method."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "clients.pem")
     return {
@@ -174,7 +174,7 @@ def shown(tmp_path: Path) -> dict[str, list[Shown]]:
 
 @pytest.fixture
 def server(shown: dict[str, list[Shown]], tmp_path: Path) -> Iterator[Server]:
-    """A server that knows both clients, by their authority or by their certificates."""
+    """Run a server that knows both clients, by their authority or by their certificates."""
     server = Server(ca_file=str(tmp_path / "server.pem"))
     server.authority.cert_pem.write_to_path(server.ca_file)
     trust = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -188,7 +188,7 @@ def server(shown: dict[str, list[Shown]], tmp_path: Path) -> Iterator[Server]:
 
 
 def ask(source: TokenSource, colour: str) -> Token:
-    """Return a token of the source, asked for from a thread or from an event loop."""
+    """Return a token of the source, by a thread or by an event loop."""
     return source.token() if colour == "threads" else asyncio.run(source.atoken())
 
 
@@ -197,7 +197,7 @@ def ask(source: TokenSource, colour: str) -> Token:
 def test_the_certificate_is_shown_and_the_token_is_bound_to_it(
     server: Server, shown: dict[str, list[Shown]], method: str, colour: str
 ) -> None:
-    """RFC 8705 sections 2 and 3: the proof is in the handshake, the form holds the client's id and no secret."""
+    """RFC 8705 sections 2 and 3: the handshake holds the proof; the form has the client's id and no secret."""
     mine = shown[method][0]
     with TokenCache("memory://") as cache:
         token = ask(cache.source(server.provider(method, **mine.settings)), colour)
@@ -207,7 +207,7 @@ def test_the_certificate_is_shown_and_the_token_is_bound_to_it(
 
 @both_colours
 def test_without_a_certificate_the_error_says_so(server: Server, colour: str) -> None:
-    """A client that shows none is refused by the handshake, and told so in words."""
+    """The handshake refuses a client without a certificate, and the error says so."""
     with TokenCache("memory://") as cache, pytest.raises(ProviderUnavailable) as caught:
         ask(cache.source(server.provider()), colour)
     assert "requires a client certificate that it trusts" in str(caught.value)
@@ -216,18 +216,16 @@ def test_without_a_certificate_the_error_says_so(server: Server, colour: str) ->
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_without_its_certificate_is_no_setting(server: Server, method: str) -> None:
-    """What cannot work is said before anything is asked."""
+def test_a_method_without_its_certificate_is_a_configuration_error(server: Server, method: str) -> None:
+    """The error comes before any request."""
     with pytest.raises(ConfigurationError, match="certificate"):
         server.provider(method)
 
 
 @both_colours
 @pytest.mark.parametrize("method", METHODS)
-def test_a_certificate_that_the_server_does_not_know_is_refused(
-    server: Server, tmp_path: Path, method: str, colour: str
-) -> None:
-    """One that nobody known vouches for ends in the same words."""
+def test_an_unknown_certificate_is_refused(server: Server, tmp_path: Path, method: str, colour: str) -> None:
+    """A certificate of an unknown authority gets the same error."""
     stranger = self_signed(tmp_path, "stranger")
     with TokenCache("memory://") as cache, pytest.raises(ProviderUnavailable) as caught:
         ask(cache.source(server.provider(method, **stranger.settings)), colour)
@@ -241,7 +239,7 @@ def test_a_certificate_that_the_server_does_not_know_is_refused(
 def test_two_certificates_never_share_a_token(
     server: Server, shown: dict[str, list[Shown]], method: str, key: str | None, colour: str
 ) -> None:
-    """INV-10: of one client with two certificates, each process gets a token that is bound to what it shows itself."""
+    """INV-10: with two certificates of one client, each process gets a token bound to its own certificate."""
     backend = MemoryBackend()
     for _ in range(2):
         for each in shown[method]:
@@ -250,13 +248,13 @@ def test_two_certificates_never_share_a_token(
             assert claims_of(token.value)["cnf"] == {"x5t#S256": each.thumbprint}
     logins = [thumb for thumb, _ in server.asked]
     mine = [each.thumbprint for each in shown[method]]
-    assert logins == mine * (2 if key else 1)  # under one key each displaces the other's record
+    assert logins == mine * (2 if key else 1)  # under one key each replaces the other's record
 
 
 def test_one_certificate_in_two_places_shares_a_token(
     server: Server, shown: dict[str, list[Shown]], tmp_path: Path
 ) -> None:
-    """INV-2: it is the certificate that counts, wherever each host has put it."""
+    """INV-2: the certificate counts, not its path on each host."""
     mine = shown["tls_client_auth"][0]
     copy = Shown(tmp_path / "copy.pem", tmp_path / "copy.key")
     shutil.copy(mine.certificate, copy.certificate)
@@ -267,10 +265,10 @@ def test_one_certificate_in_two_places_shares_a_token(
 
 
 @both_colours
-def test_a_token_bound_to_another_certificate_is_of_no_use(
+def test_a_token_bound_to_another_certificate_is_refused(
     server: Server, shown: dict[str, list[Shown]], colour: str
 ) -> None:
-    """RFC 8705 section 3: what the server binds to a certificate that is not ours is refused, and not stored."""
+    """RFC 8705 section 3: a token that the server bound to another certificate is neither used nor stored."""
     mine, other = shown["tls_client_auth"]
     server.binds_to = other.thumbprint
     with TokenCache("memory://") as cache:
@@ -280,8 +278,8 @@ def test_a_token_bound_to_another_certificate_is_of_no_use(
         assert source.status().expires_at is None
 
 
-def test_a_secret_goes_with_a_certificate(server: Server, shown: dict[str, list[Shown]]) -> None:
-    """A client may prove itself by its secret, and have its tokens bound to a certificate all the same."""
+def test_a_secret_may_be_used_with_a_certificate(server: Server, shown: dict[str, list[Shown]]) -> None:
+    """A client may authenticate by its secret, and still have its tokens bound to a certificate."""
     mine = shown["tls_client_auth"][0]
     with TokenCache("memory://") as cache:
         token = cache.source(server.provider("client_secret_post", client_secret="s", **mine.settings)).token()
@@ -290,10 +288,10 @@ def test_a_secret_goes_with_a_certificate(server: Server, shown: dict[str, list[
 
 
 @both_colours
-def test_metadata_may_name_another_endpoint_for_certificates(
+def test_metadata_may_name_another_endpoint_for_mtls(
     server: Server, shown: dict[str, list[Shown]], colour: str
 ) -> None:
-    """RFC 8705 section 5: who shows a certificate asks the alias that the server publishes for that."""
+    """RFC 8705 section 5: a client with a certificate asks the alias that the server publishes for it."""
     mine = shown["tls_client_auth"][0]
     provider = ClientCredentials(
         issuer=server.plain_url, client_id="abc", client_auth="tls_client_auth", ca_file=server.ca_file, **mine.settings
@@ -303,10 +301,8 @@ def test_metadata_may_name_another_endpoint_for_certificates(
     assert claims_of(token.value)["cnf"] == {"x5t#S256": mine.thumbprint}
 
 
-def test_a_server_that_is_not_the_one_gets_no_certificate(
-    server: Server, shown: dict[str, list[Shown]], tmp_path: Path
-) -> None:
-    """INV-9: a server that another authority vouches for is not spoken to."""
+def test_an_untrusted_server_gets_no_certificate(server: Server, shown: dict[str, list[Shown]], tmp_path: Path) -> None:
+    """INV-9: nothing is sent to a server of an unknown authority."""
     trustme.CA().cert_pem.write_to_path(tmp_path / "another.pem")
     mine = shown["tls_client_auth"][0]
     provider = server.provider("tls_client_auth", **mine.settings, ca_file=str(tmp_path / "another.pem"))

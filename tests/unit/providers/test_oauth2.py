@@ -1,4 +1,4 @@
-"""The grants of OAuth 2.0: what is sent, what makes a token its own, and what is made of the answers."""
+"""The grants of OAuth 2.0: the request, the identity, and how answers are read."""
 # ruff: noqa: ANN401 - settings and answers of any kind
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ANSWER = {"access_token": "tok", "expires_in": 3600, "token_type": "bearer"}
 
 
 class Server:
-    """A token endpoint in memory: it keeps what it is sent and answers from a list, the last answer again and again."""
+    """A token endpoint in memory: it records requests and answers from a list; the last answer is repeated."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers or [ANSWER])
@@ -55,18 +55,18 @@ class Server:
 
     @property
     def form(self) -> dict[str, list[str]]:
-        """The form of the last request."""
+        """Return the form of the last request."""
         return parse_qs(self.requests[-1].content.decode())
 
 
 def context(previous: Token | None = None, reason: Any = "cold", warnings: list[str] | None = None) -> FetchContext:
-    """Return what a provider is told."""
+    """Return the context of a fetch."""
     warn = warnings.append if warnings is not None else (lambda _: None)
     return FetchContext(previous, time.monotonic() + 30, reason, time.monotonic, warn)
 
 
 def fetch(kind: type[OAuth2Provider], server: Server, previous: Token | None = None, **options: Any) -> Token:
-    """Fetch once with a provider of that kind."""
+    """Fetch once with a provider of this kind."""
     options.setdefault("token_url", URL)
     return kind(client=server.client, **options).fetch(context(previous))
 
@@ -89,7 +89,7 @@ RSA = rsa.generate_private_key(65537, 2048)
 
 
 def test_client_credentials_send_scope_audience_resources_and_parameters() -> None:
-    """Everything that was asked for is in the form, at every fetch (RFC 6749 section 4.4, RFC 8707)."""
+    """Every setting is in the form, at every fetch (RFC 6749 section 4.4, RFC 8707)."""
     server = Server()
     provider = ClientCredentials(
         token_url=URL,
@@ -112,10 +112,10 @@ def test_client_credentials_send_scope_audience_resources_and_parameters() -> No
             "tenant": ["7"],
         }
         assert server.requests[-1].headers["X-Tenant"] == "7"
-    assert token.scope == "read write"  # RFC 6749 section 5.1: left out when it is what was asked for
+    assert token.scope == "read write"  # RFC 6749 section 5.1: the scope may be left out if it is the requested one
 
 
-def test_json_may_be_wanted_instead_of_a_form() -> None:
+def test_json_can_replace_the_form() -> None:
     """``encoding="json"`` sends the same fields as an object."""
     server = Server()
     fetch(
@@ -129,14 +129,14 @@ def test_json_may_be_wanted_instead_of_a_form() -> None:
 
 
 def test_a_password_is_sent_with_its_user() -> None:
-    """RFC 6749 section 4.3."""
+    """The grant is RFC 6749 section 4.3."""
     server = Server()
     fetch(Password, server, client_id="abc", username="u", password="p")
     assert server.form == {"grant_type": ["password"], "username": ["u"], "password": ["p"], "client_id": ["abc"]}
 
 
-def test_a_custom_grant_is_its_type_and_parameters() -> None:
-    """Zoom's account credentials are a grant type and an account."""
+def test_a_custom_grant_has_its_own_type_and_parameters() -> None:
+    """Zoom's account credentials consist of a grant type and an account."""
     server = Server()
     fetch(
         CustomGrant,
@@ -150,7 +150,7 @@ def test_a_custom_grant_is_its_type_and_parameters() -> None:
 
 
 def test_an_assertion_names_issuer_subject_and_audience() -> None:
-    """RFC 7523 section 3: signed by the key, for this endpoint, fresh each time; Google wants the scope inside."""
+    """RFC 7523 section 3: signed by the key, for this endpoint, new each time; Google wants the scope inside."""
     server = Server()
     options: dict[str, Any] = {
         "private_key": pem(RSA),
@@ -177,7 +177,7 @@ def test_an_assertion_names_issuer_subject_and_audience() -> None:
 
 
 def test_tokens_are_exchanged(tmp_path: Path) -> None:
-    """RFC 8693: subject and actor with their types; a file is read at each fetch, as platforms renew it."""
+    """RFC 8693: subject and actor have types; a file is read at each fetch, since platforms replace it."""
     server = Server()
     file = tmp_path / "token"
     file.write_text("first\n")
@@ -200,8 +200,8 @@ def test_tokens_are_exchanged(tmp_path: Path) -> None:
     assert server.form["subject_token"] == ["second"]
 
 
-def test_a_file_that_a_platform_renews_is_the_same_subject(tmp_path: Path) -> None:
-    """INV-10: another subject in the file is another identity, a renewed token of the same one is not."""
+def test_a_renewed_file_of_the_same_subject_keeps_the_identity(tmp_path: Path) -> None:
+    """INV-10: another subject in the file is another identity; a renewed token of the same subject is not."""
     file = tmp_path / "token"
 
     def identity(**claims: object) -> object:
@@ -214,8 +214,8 @@ def test_a_file_that_a_platform_renews_is_the_same_subject(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("tokens", [{}, {"subject_token": "a", "subject_token_file": "b"}], ids=["none", "both"])
-def test_an_exchange_needs_one_subject(tokens: Any) -> None:
-    """Neither or both of the settings is a mistake that is named."""
+def test_an_exchange_needs_exactly_one_subject(tokens: Any) -> None:
+    """Neither or both of the settings is a mistake, and the error names them."""
     with pytest.raises(ConfigurationError, match="subject_token_file"):
         TokenExchange(token_url=URL, **tokens)
 
@@ -224,7 +224,7 @@ def test_an_exchange_needs_one_subject(tokens: Any) -> None:
 
 
 def test_the_newest_refresh_token_is_spent() -> None:
-    """The given one is used only where none is known; an answer without one leaves it in use (RFC 6749 section 6)."""
+    """The configured one is used only at first; an answer without one leaves the last in use (RFC 6749 section 6)."""
     server = Server({**ANSWER, "refresh_token": "r2"}, ANSWER)
     first = fetch(RefreshToken, server, client_id="abc", refresh_token="r1")
     assert server.form["refresh_token"] == ["r1"]
@@ -235,14 +235,14 @@ def test_the_newest_refresh_token_is_spent() -> None:
 
 
 def test_an_expired_refresh_token_is_not_sent() -> None:
-    """``refresh_expires_in`` is honoured: no request, and an error that says what to do."""
+    """After ``refresh_expires_in`` no request is sent, and the error says what to do."""
     server = Server()
     with pytest.raises(ProviderRejected, match="sign in again"):
         fetch(RefreshToken, server, held("r2", time.time() - 1), client_id="abc", refresh_token="r1")
     assert not server.requests
 
 
-def test_a_dead_refresh_token_is_no_loop() -> None:
+def test_an_invalid_refresh_token_is_final_without_a_grant() -> None:
     """Without another grant ``invalid_grant`` is final, after one request."""
     server = Server((400, {"error": "invalid_grant"}))
     with pytest.raises(ProviderRejected) as caught:
@@ -251,8 +251,8 @@ def test_a_dead_refresh_token_is_no_loop() -> None:
     assert len(server.requests) == 1
 
 
-def test_a_dead_refresh_token_falls_back_to_the_grant() -> None:
-    """With ``use_refresh`` the refresh token comes first and the grant after it, in one fetch, with a warning."""
+def test_an_invalid_refresh_token_falls_back_to_the_grant() -> None:
+    """With ``use_refresh`` one fetch tries the refresh token, then the grant, and warns."""
     server = Server((400, {"error": "invalid_grant"}), ANSWER)
     provider = Password(
         token_url=URL, client_id="abc", username="u", password="p", use_refresh=True, client=server.client
@@ -268,15 +268,15 @@ def test_a_dead_refresh_token_falls_back_to_the_grant() -> None:
 
 
 def test_wrong_credentials_do_not_fall_back() -> None:
-    """``invalid_client`` would be refused again: one request."""
+    """``invalid_client`` would fail again, so one request is sent."""
     server = Server((401, {"error": "invalid_client"}))
     with pytest.raises(ProviderRejected):
         fetch(Password, server, held("r2"), client_id="abc", username="u", password="p", use_refresh=True)
     assert len(server.requests) == 1
 
 
-def test_a_refresh_token_is_not_spent_unless_that_is_wanted() -> None:
-    """Client credentials need none (RFC 6749 section 4.4.3)."""
+def test_a_refresh_token_is_not_used_by_default() -> None:
+    """Client credentials do not need one (RFC 6749 section 4.4.3)."""
     server = Server()
     fetch(ClientCredentials, server, held("r2"), client_id="abc", client_secret="s")
     assert server.form["grant_type"] == ["client_credentials"]
@@ -285,8 +285,8 @@ def test_a_refresh_token_is_not_spent_unless_that_is_wanted() -> None:
 # --- client authentication --------------------------------------------------------------------------------------
 
 
-def test_a_secret_travels_encoded_in_the_header() -> None:
-    """RFC 6749 section 2.3.1: both parts form-encoded, then Basic."""
+def test_a_secret_is_encoded_in_the_header() -> None:
+    """RFC 6749 section 2.3.1: both parts are form-encoded, then joined for Basic."""
     server = Server()
     fetch(ClientCredentials, server, client_id="a:b", client_secret=SECRET)
     pair = b64decode(server.requests[-1].headers["Authorization"].removeprefix("Basic ")).decode()
@@ -303,8 +303,8 @@ def test_a_secret_travels_encoded_in_the_header() -> None:
         pytest.param(ed25519.Ed25519PrivateKey.generate(), "EdDSA", id="ed25519"),
     ],
 )
-def test_a_private_key_signs(key: Any, algorithm: str) -> None:
-    """RFC 7523 section 2.2, with the algorithm that suits the key; line ends may come as text from a variable."""
+def test_a_private_key_signs_the_assertion(key: Any, algorithm: str) -> None:
+    """RFC 7523 section 2.2: the algorithm suits the key; a variable may hold line ends as escaped text."""
     server = Server()
     for text in (pem(key), pem(key).strip().replace("\n", "\\n")):
         fetch(ClientCredentials, server, client_id="abc", private_key=text)
@@ -315,7 +315,7 @@ def test_a_private_key_signs(key: Any, algorithm: str) -> None:
         assert server.form["client_assertion_type"] == ["urn:ietf:params:oauth:client-assertion-type:jwt-bearer"]
 
 
-def test_a_shared_secret_signs() -> None:
+def test_a_shared_secret_signs_the_assertion() -> None:
     """``client_secret_jwt`` sends an HMAC and not the secret."""
     server = Server()
     fetch(ClientCredentials, server, client_id="abc", client_secret="x" * 40, client_auth="client_secret_jwt")
@@ -323,7 +323,7 @@ def test_a_shared_secret_signs() -> None:
     assert b"x" * 40 not in server.requests[-1].content
 
 
-def test_an_assertion_may_come_from_a_file(tmp_path: Path) -> None:
+def test_an_assertion_may_be_read_from_a_file(tmp_path: Path) -> None:
     """A platform's assertion is read at each fetch."""
     server, file = Server(), tmp_path / "assertion"
     file.write_text("eyJ.a.b\n")
@@ -334,8 +334,8 @@ def test_an_assertion_may_come_from_a_file(tmp_path: Path) -> None:
         fetch(ClientCredentials, server, client_id="abc", client_assertion_file=str(file))
 
 
-def test_a_certificate_is_shown_and_is_part_of_the_identity(tmp_path: Path) -> None:
-    """RFC 8705: the id alone is in the form; another certificate is another identity (INV-10)."""
+def test_a_certificate_is_part_of_the_identity(tmp_path: Path) -> None:
+    """RFC 8705: the form has only the id; another certificate is another identity (INV-10)."""
     prints = []
     for name in ("one", "two"):
         issued = CA().issue_cert("client.example")
@@ -372,14 +372,14 @@ def test_a_certificate_is_shown_and_is_part_of_the_identity(tmp_path: Path) -> N
     ],
 )
 def test_settings_that_cannot_work_are_named(options: Any, says: str) -> None:
-    """Bad input gets an error that names the setting, and no secret."""
+    """An error for a wrong setting names the setting, and holds no secret."""
     with pytest.raises(ConfigurationError, match=says) as caught:
         ClientCredentials(**{"token_url": URL, **options})
     assert "planted-key" not in str(caught.value)
 
 
-def test_a_place_to_ask_is_needed() -> None:
-    """Without address and issuer nothing can be asked."""
+def test_an_endpoint_is_needed() -> None:
+    """Without address and issuer the settings are refused."""
     with pytest.raises(ConfigurationError, match="token_url, or issuer"):
         ClientCredentials(client_id="a", client_secret="s")
 
@@ -412,8 +412,8 @@ def key_of(provider: OAuth2Provider) -> str:
     ],
     ids=str,
 )
-def test_sources_that_differ_never_share(change: Any) -> None:
-    """INV-10: scope, audience, resource, parameter, tenant, client and its authentication are the identity."""
+def test_sources_of_different_requests_never_share(change: Any) -> None:
+    """INV-10: scope, audience, resource, parameter, tenant, client and its authentication are in the identity."""
     assert key_of(ClientCredentials(**BASE)) != key_of(ClientCredentials(**{**BASE, **change}))
 
 
@@ -423,7 +423,7 @@ def test_the_order_of_scopes_does_not_matter() -> None:
     assert len(keys) == 1
 
 
-def test_users_differ() -> None:
+def test_different_users_never_share() -> None:
     """INV-10: another user, password, refresh token or subject is another identity."""
     who: dict[str, Any] = {"token_url": URL, "client_id": "abc"}
     providers: list[OAuth2Provider] = [
@@ -443,7 +443,7 @@ def test_users_differ() -> None:
 
 
 def test_no_credential_is_plain_in_the_identity() -> None:
-    """INV-9: whatever may be secret is inside one ``Secret``; a public client has none."""
+    """INV-9: each value that may be secret is inside one ``Secret``; a public client has none."""
     provider = Password(token_url=URL, client_id="abc", client_secret="s1-planted", username="u", password="p1-planted")
     identity = provider.identity()
     assert isinstance(identity["credentials"], Secret)
@@ -455,8 +455,8 @@ def test_no_credential_is_plain_in_the_identity() -> None:
 # --- answers ----------------------------------------------------------------------------------------------------
 
 
-def test_the_token_may_lie_deeper() -> None:
-    """``token_field`` leads into objects; the expiry is read beside the token, by the names that are given."""
+def test_the_token_may_be_nested() -> None:
+    """``token_field`` leads into objects; the expiry is read beside the token, by the declared names."""
     server = Server({"data": {"token": "deep", "validUntil": int(time.time()) + 500}})
     token = fetch(ClientCredentials, server, client_id="a", token_field="data.token", expiry_fields=["validUntil"])
     assert token.value == "deep"
@@ -464,14 +464,14 @@ def test_the_token_may_lie_deeper() -> None:
 
 
 @pytest.mark.parametrize("field", ["data.token", "id_token"])
-def test_the_field_that_was_named_is_needed(field: str) -> None:
-    """No other token is taken instead."""
+def test_the_declared_token_field_is_required(field: str) -> None:
+    """A token in another field is not taken instead."""
     with pytest.raises(ProviderUnavailable, match="access_token"):
         fetch(ClientCredentials, Server(ANSWER), client_id="a", token_field=field)
 
 
-def test_a_lifetime_that_is_never_named_is_no_surprise() -> None:
-    """Where the settings say how long tokens live, an answer without expiry is no reason to warn."""
+def test_a_declared_lifetime_needs_no_expiry() -> None:
+    """If the settings declare a lifetime, an answer without expiry causes no warning."""
     server = Server({"access_token": "t"})
     warnings: list[str] = []
     for options, count in (({}, 1), ({"default_lifetime": 900.0}, 1)):
@@ -490,13 +490,13 @@ def test_a_lifetime_that_is_never_named_is_no_surprise() -> None:
     ],
 )
 def test_a_token_that_is_bound_to_an_unknown_key_is_refused(answer: Any) -> None:
-    """INV-10: it would be useless, or wrong, in other hands (RFC 8705, RFC 9449)."""
+    """INV-10: a process without the key cannot use the token (RFC 8705, RFC 9449)."""
     with pytest.raises(ProviderRejected, match="bound to"):
         fetch(ClientCredentials, Server(answer), client_id="a")
 
 
 def test_an_echoed_secret_is_hidden() -> None:
-    """INV-9: a server that repeats what it was sent gets no secret into an error."""
+    """INV-9: if a server repeats the request, no secret gets into an error."""
     said = f"client abc with {SECRET} and pa-planted-1 and u-planted-22"
     server = Server((401, {"error": "invalid_client", "error_description": said}))
     with pytest.raises(ProviderRejected) as caught:
@@ -520,12 +520,12 @@ METADATA = {"issuer": ISSUER, "token_endpoint": "https://tokens.example/t"}
 
 
 def asked(server: Server) -> list[str]:
-    """Return the addresses that were asked."""
+    """Return the requested addresses."""
     return [str(each.url) for each in server.requests]
 
 
-def test_an_issuer_is_asked_once_for_its_endpoint() -> None:
-    """OpenID Connect Discovery; the issuer is the audience of assertions."""
+def test_an_issuers_metadata_is_read_once() -> None:
+    """The endpoint comes from OpenID Connect Discovery; the issuer is the audience of assertions."""
     server = Server(METADATA, ANSWER)
     provider = ClientCredentials(issuer=ISSUER, client_id="abc", private_key=pem(RSA), client=server.client)
     provider.fetch(context())
@@ -535,8 +535,8 @@ def test_an_issuer_is_asked_once_for_its_endpoint() -> None:
     assert asked(server) == [f"{ISSUER}/.well-known/openid-configuration", token_url, token_url]
 
 
-def test_the_other_well_known_place_is_tried() -> None:
-    """RFC 8414 section 3.1 puts the path behind the well-known name."""
+def test_the_other_well_known_address_is_tried() -> None:
+    """RFC 8414 section 3.1 puts the path after the well-known name."""
     server = Server((404, {}), METADATA, ANSWER)
     fetch(ClientCredentials, server, token_url=None, issuer=ISSUER, client_id="abc")
     assert asked(server)[1] == "https://id.example/.well-known/oauth-authorization-server/tenant"
@@ -552,14 +552,14 @@ def test_the_other_well_known_place_is_tried() -> None:
         pytest.param([(503, {})], "503", id="busy"),
     ],
 )
-def test_metadata_that_cannot_be_used_are_named(answers: Any, says: str) -> None:
-    """RFC 8414 section 3.3; it may be mended on the server, so it is no permanent error."""
+def test_unusable_metadata_is_reported(answers: Any, says: str) -> None:
+    """The check is RFC 8414 section 3.3; the server may be mended, so the error is not permanent."""
     with pytest.raises(ProviderUnavailable, match=says):
         fetch(ClientCredentials, Server(*answers), token_url=None, issuer=ISSUER, client_id="abc")
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exact line that installs it."""
+    """The error holds the install command."""
     monkeypatch.setitem(__import__("sys").modules, "jwt", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'tokencache\[jose\]'"):
         ClientCredentials(token_url=URL, client_id="abc", private_key=pem(RSA))

@@ -1,4 +1,4 @@
-"""The presets: each against a fake of its documented answer on loopback, its settings, its sources, its page.
+"""The presets: each with a fake of its documented answer on loopback, its settings, its sources, its page.
 
 `python tests/unit/providers/test_presets.py` writes docs/presets.md anew.
 """
@@ -36,12 +36,12 @@ KEY = rsa.generate_private_key(65537, 2048)
 PEM = KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 FACTS = {"endpoint", "grant", "client_auth", "lifetime"}
-NOTHING_TO_SHARE = {("google_service_account", "private_key_id")}  # which key signed does not change the token
+NOTHING_TO_SHARE = {("google_service_account", "private_key_id")}  # the token is the same, whichever key signed
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is documented of an API: where it is asked, what it is sent beside the client's proof, what it answers."""
+    """An API's documentation: its endpoint, what it expects beside the client's proof, and its answer."""
 
     url: str
     proof: str
@@ -219,7 +219,7 @@ CASES = {
 
 
 class Endpoint:
-    """A fake API on loopback: it keeps what it is asked, and gives one answer."""
+    """A fake API on loopback: it records requests and gives one answer."""
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
@@ -243,12 +243,12 @@ def api() -> Iterator[Endpoint]:
 
 
 def context() -> FetchContext:
-    """Return what a provider is told; a warning is a failure here, as nothing documented is odd."""
+    """Return the context of a fetch; a warning fails the test, since a documented answer is not odd."""
     return FetchContext(None, time.monotonic() + 30, "cold", time.monotonic, pytest.fail)
 
 
 def settings_of(found: Preset, **more: object) -> dict[str, Any]:
-    """Return the settings of a preset's own example, its references resolved."""
+    """Return the settings of a preset's own example, with its references resolved."""
 
     def resolved(name: str, value: object) -> object:
         if not isinstance(value, dict) or not {"env", "file"} & set(value):
@@ -259,14 +259,14 @@ def settings_of(found: Preset, **more: object) -> dict[str, Any]:
 
 
 def at(found: Preset, url: str) -> dict[str, str]:
-    """Return the setting that sends a preset's request elsewhere, its path kept."""
+    """Return the setting that sends a preset's request to another host, with the same path."""
     if found.type == "github_app":
         return {"base_url": url}
     return {"token_url": url + urlsplit(CASES[found.name].url).path}
 
 
 def verified(token: str, case: Case, longest: float) -> dict[str, Any]:
-    """Return the claims of an assertion that our key signed, and that holds for at most so long."""
+    """Return the claims of an assertion that our key signed and that is valid for at most this long."""
     claims: dict[str, Any] = jwt.decode(
         token, KEY.public_key(), algorithms=["RS256"], audience=case.claims.get("aud"), options={"verify_iat": False}
     )
@@ -275,16 +275,16 @@ def verified(token: str, case: Case, longest: float) -> dict[str, Any]:
 
 
 def test_each_preset_has_a_case() -> None:
-    """There is a fake of a documented answer for each preset, and there are at least fourteen."""
+    """Each preset has a fake of a documented answer, and there are at least fourteen presets."""
     assert set(CASES) == set(presets())
     assert len(CASES) >= 14
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_preset_asks_as_documented_and_reads_the_documented_answer(name: str, api: Endpoint) -> None:
-    """Method, path, proof, form and headers are those of the API's page; its answer gives lifetime, scope and extra."""
+    """Method, path, proof, form and headers are as on the API's page; the answer gives lifetime, scope and extra."""
     found, case = presets()[name], CASES[name]
-    settings = settings_of(found, default_lifetime=None)  # an example's own; the preset's is on trial
+    settings = settings_of(found, default_lifetime=None)  # the example sets its own; this test wants the preset's
     documented: Any = preset(name, **settings)
     if found.type != "github_app":
         assert documented.identity()["token_url"] == case.url
@@ -325,7 +325,7 @@ def test_a_preset_asks_as_documented_and_reads_the_documented_answer(name: str, 
 
 @pytest.mark.parametrize("name", CASES)
 def test_each_fact_of_a_preset_has_a_source(name: str) -> None:
-    """Endpoint, grant, client authentication, lifetime and every quirk name a page; each setting says what it is."""
+    """Endpoint, grant, client authentication, lifetime and every quirk name a page; each setting has a description."""
     found = presets()[name]
     assert set(found.sources) == FACTS
     assert all(quirk.text for quirk in found.quirks)
@@ -340,8 +340,8 @@ def test_each_fact_of_a_preset_has_a_source(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_settings_of_a_preset_are_what_a_configuration_can_fill(name: str) -> None:
-    """All settings have a type that a file can hold, secrets are marked, and the example has all that is required."""
+def test_a_configuration_can_fill_a_presets_settings(name: str) -> None:
+    """A file can hold the type of each setting, secrets are marked, and the example has all required settings."""
     known, found = preset_settings(name), presets()[name]
     assert all(each.kind is not None for each in known.values())
     required = {each.name for each in known.values() if each.required}
@@ -361,7 +361,7 @@ def test_the_settings_of_a_preset_are_what_a_configuration_can_fill(name: str) -
     ],
 )
 def test_tokens_of_another_tenant_are_not_shared(name: str, setting: str) -> None:
-    """INV-10: presets that differ in one of their settings alone have different identities."""
+    """INV-10: presets that differ in a single setting have different identities."""
     found = presets()[name]
     own = found.settings.get(setting)
     settings = settings_of(found)
@@ -406,8 +406,8 @@ def test_tokens_of_another_tenant_are_not_shared(name: str, setting: str) -> Non
         ("github_app", {"installation_id": "mine"}, "installation_id must be a whole number"),
     ],
 )
-def test_wrong_settings_say_what_is_wrong(name: str, settings: dict[str, Any], said: str) -> None:
-    """The message names preset and setting, and the remedy; an address cannot be bent by a setting."""
+def test_wrong_settings_of_a_preset_are_reported(name: str, settings: dict[str, Any], said: str) -> None:
+    """The message names preset, setting and remedy; a setting cannot change the host of an address."""
     known = presets().get(name)
     complete = settings_of(known) if known is not None and set(settings) - {"name"} else {}
     with pytest.raises(ConfigurationError) as raised:
@@ -416,8 +416,8 @@ def test_wrong_settings_say_what_is_wrong(name: str, settings: dict[str, Any], s
     assert SECRET not in str(raised.value)
 
 
-def test_what_is_set_goes_over_the_preset_and_tables_are_joined(api: Endpoint) -> None:
-    """A setting of the provider replaces the preset's, a table is added to it, and the preset itself stays as it is."""
+def test_settings_override_the_preset_and_tables_are_merged(api: Endpoint) -> None:
+    """A provider's setting replaces the preset's, a table is merged into it, and the preset is unchanged."""
     found, api.answer = presets()["zoom"], CASES["zoom"].answer
     settings = settings_of(found, parameters={"more": "1"}, client_auth="client_secret_post", **at(found, api.url))
     provider: Any
@@ -436,7 +436,7 @@ def test_what_is_set_goes_over_the_preset_and_tables_are_joined(api: Endpoint) -
 
 
 def test_an_optional_setting_is_left_out_or_sent(api: Endpoint) -> None:
-    """A template without its setting is not sent at all; with it, it is."""
+    """A template without its setting is not sent; with it, it is."""
     found, api.answer = presets()["auth0"], CASES["auth0"].answer
     for organization in (None, "org_1"):
         provider: Any = preset("auth0", **settings_of(found, organization=organization, **at(found, api.url)))
@@ -446,7 +446,7 @@ def test_an_optional_setting_is_left_out_or_sent(api: Endpoint) -> None:
 
 
 def test_a_private_key_takes_the_place_of_the_secret(api: Endpoint) -> None:
-    """Where an API takes a signed assertion as well, the key alone is enough, and the secret is not sent beside it."""
+    """If an API also takes a signed assertion, the key alone is enough, and the secret is not sent beside it."""
     found, api.answer = presets()["auth0"], CASES["auth0"].answer
     provider: Any = preset("auth0", **settings_of(found, private_key=PEM, **at(found, api.url)))
     provider.fetch(context())
@@ -456,7 +456,7 @@ def test_a_private_key_takes_the_place_of_the_secret(api: Endpoint) -> None:
 
 
 def test_a_delegated_subject_is_named(api: Endpoint) -> None:
-    """Google's assertion names a user only where one is set."""
+    """Google's assertion names a user only if one is set."""
     found, api.answer = presets()["google_service_account"], CASES["google_service_account"].answer
     provider: Any = preset(found.name, **settings_of(found, subject="user@shop.example", **at(found, api.url)))
     provider.fetch(context())
@@ -469,7 +469,7 @@ def test_a_delegated_subject_is_named(api: Endpoint) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with nothing around it, and the secret in a variable."""
+    """Give an empty working folder, and the secret in a variable."""
     for variable in ("TOKENCACHE_CONFIG", "TOKENCACHE_BACKEND", "REDIS_DATABASE_URI"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -480,7 +480,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("name", ["zoom", "twitch", "keycloak"])
 def test_the_command_line_prints_a_token_of_a_preset(name: str, folder: Path, api: Endpoint) -> None:
-    """`preset = …` and the settings are all that `tokencache token` needs; two runs share one login."""
+    """`tokencache token` needs only `preset = …` and its settings; two runs share one login."""
     found, api.answer = presets()[name], CASES[name].answer
     lines = toml_of(found.name, settings_of(found, client_secret={"env": "SECRET"}, **at(found, api.url)))
     file = folder / "here.toml"
@@ -493,7 +493,7 @@ def test_the_command_line_prints_a_token_of_a_preset(name: str, folder: Path, ap
     assert "token_url" in lines
 
 
-def test_the_check_names_what_a_preset_lacks(folder: Path) -> None:
+def test_the_check_names_a_presets_missing_settings(folder: Path) -> None:
     """`config check` reports each missing setting of a preset by its key, with the line to add."""
     (folder / "tokencache.toml").write_text('[providers.calls]\npreset = "zoom"\nclient_id = "abc"\nacount_id = "x"\n')
     ran = CliRunner().invoke(app, ["config", "check"], env={"COLUMNS": "500"})
@@ -505,22 +505,22 @@ def test_the_check_names_what_a_preset_lacks(folder: Path) -> None:
 
 
 def test_the_check_knows_presets_and_their_choices(folder: Path) -> None:
-    """An unknown preset, a choice that does not exist and a credential that is missing are found without a network."""
+    """An unknown preset, a wrong choice and a missing credential are found without a network."""
     (folder / "tokencache.toml").write_text(
         '[providers.a]\npreset = "okt"\n[providers.b]\npreset = "paypal"\nclient_id = "i"\nenvironment = "sandbx"\n'
         'client_secret = { env = "SECRET" }\n[providers.c]\npreset = "auth0"\nclient_id = "i"\naudience = "u"\n'
-        'domain = "shop.eu.auth0.com"\n[providers.d]\ntype = "zoom"\n[providers.e]\ntype = "nobody"\n'
+        'domain = "shop.eu.auth0.com"\n[providers.d]\ntype = "zoom"\n[providers.e]\ntype = "unknown"\n'
     )
     ran = CliRunner().invoke(app, ["config", "check"], env={"COLUMNS": "500"})
     assert "did you mean 'okta'?" in ran.output
     assert "did you mean 'sandbox'?" in ran.output
     assert "needs one of client_secret, private_key" in ran.output
     assert 'write preset = "zoom"' in ran.output
-    assert 'write preset = "nobody"' not in ran.output
+    assert 'write preset = "unknown"' not in ran.output
 
 
-def test_the_data_has_no_name_that_nobody_reads() -> None:
-    """Every value of a preset is a setting of the provider that it makes, and every template has its setting."""
+def test_each_name_in_the_data_is_used() -> None:
+    """Every value of a preset is a setting of its provider, and every template has its setting."""
     for name, found in presets().items():
         made_of = preset_settings(name)
         texts = json.dumps(found.values)
@@ -581,7 +581,7 @@ def toml_of(name: str, table: Mapping[str, object], preset_name: str | None = No
 
 
 def proof_of(found: Preset) -> str:
-    """Return how the client proves who it is, for the page."""
+    """Return the client's authentication, for the page."""
     if found.client_auth is not None:
         others = [f"`{each}`" for each in found.any_of if each != "client_secret"]
         return f"`{found.client_auth}`" + (f", or by {', '.join(others)}" if others else "")
@@ -621,8 +621,8 @@ def page() -> str:
     return HEAD + "\n".join(rows) + "\n\n" + "\n".join(anchors)
 
 
-def test_the_page_is_made_of_the_data() -> None:
-    """docs/presets.md says what the presets are; renew it with `python tests/unit/providers/test_presets.py`."""
+def test_the_page_is_generated_from_the_data() -> None:
+    """docs/presets.md matches the presets; renew it with `python tests/unit/providers/test_presets.py`."""
     assert PAGE.read_text() == page()
 
 

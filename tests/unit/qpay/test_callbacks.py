@@ -1,4 +1,4 @@
-"""QPay's callback: read in every form, believed only after a check, answered as QPay expects; for three frameworks."""
+"""QPay's callback: every form is read, a payment is checked, QPay gets its answer; three frameworks."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ FORM = "application/x-www-form-urlencoded"
     ],
 )
 def test_every_form_of_a_callback_is_read(query: str | bytes, body: bytes, kind: str) -> None:
-    """GET and POST, both names of the payment, forms and JSON; the shop's own parameters are kept."""
+    """GET and POST, both names of the payment, forms and JSON are read; the shop's own parameters are kept."""
     callback = read_callback(query, body, kind)
     assert callback.payment_id == "493"
     assert callback.parameters["order"] == "7"
@@ -81,19 +81,19 @@ def test_every_form_of_a_callback_is_read(query: str | bytes, body: bytes, kind:
     ],
 )
 def test_a_call_without_a_payment_is_refused(query: str, body: bytes, kind: str) -> None:
-    """What names no payment is no callback; nothing is asked."""
+    """A callback that does not name a payment is refused, and QPay is not asked."""
     with pytest.raises(QPayInvalidRequest, match="qpay_payment_id"):
         read_callback(query, body, kind)
 
 
-def test_the_address_counts_more_than_a_body() -> None:
-    """What the shop wrote into ``callback_url`` is not overwritten by what a stranger sends."""
+def test_the_address_overrides_the_body() -> None:
+    """A stranger's body does not replace the parameters that the shop put into ``callback_url``."""
     callback = read_callback("order=7&qpay_payment_id=1", b"order=8&qpay_payment_id=2", FORM)
     assert callback == Callback("1", {"order": "7", "qpay_payment_id": "1"})
 
 
 class Shop:
-    """A shop that notes what it is told, on one framework."""
+    """A shop on one framework that records its confirmed payments."""
 
     def __init__(self, framework: str, source: TokenSource) -> None:
         self.told: list[Confirmed] = []
@@ -101,7 +101,7 @@ class Shop:
         self.ask: Callable[..., tuple[int, str]] = getattr(self, framework)
 
     def starlette(self, method: str, query: str, body: bytes = b"", kind: str = "") -> tuple[int, str]:
-        """Ask an ASGI application, as a route of Starlette."""
+        """Call an ASGI application, as a route of Starlette."""
 
         async def paid(confirmed: Confirmed) -> None:
             await asyncio.sleep(0)
@@ -118,7 +118,7 @@ class Shop:
         return asyncio.run(ask())
 
     def flask(self, method: str, query: str, body: bytes = b"", kind: str = "") -> tuple[int, str]:
-        """Ask a Flask view."""
+        """Call a Flask view."""
         with QPayClient(self.source) as client:
             app = Flask("shop")
             app.add_url_rule("/qpay", view_func=flask_callback(client, self.told.append), methods=["GET", "POST"])
@@ -126,7 +126,7 @@ class Shop:
             return got.status_code, got.text
 
     def django(self, method: str, query: str, body: bytes = b"", kind: str = "") -> tuple[int, str]:
-        """Ask a Django view."""
+        """Call a Django view."""
         if not django_settings.configured:
             django_settings.configure(ALLOWED_HOSTS=["*"], SECRET_KEY="x")
         with QPayClient(self.source) as client:
@@ -139,7 +139,7 @@ class Shop:
 
 @pytest.fixture(params=["starlette", "flask", "django"])
 def shop(request: pytest.FixtureRequest, fake_qpay: FakeQPay) -> Shop:
-    """A shop on each framework, whose QPay is the fake."""
+    """Give a shop on each framework, with the fake as its QPay."""
     provider = QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url)
     return Shop(request.param, TokenCache("memory://").source(provider))
 
@@ -152,7 +152,7 @@ def make(shop: Shop) -> str:
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_payment_is_confirmed_and_answered(shop: Shop, fake_qpay: FakeQPay, method: str) -> None:
-    """The shop is told what the check says, with its own parameters, and QPay reads SUCCESS."""
+    """The shop gets the result of the check with its own parameters, and QPay reads SUCCESS."""
     invoice_id = make(shop)
     payment_id = fake_qpay.pay(invoice_id)
     named = urlencode({"qpay_payment_id": payment_id})
@@ -167,8 +167,8 @@ def test_a_payment_is_confirmed_and_answered(shop: Shop, fake_qpay: FakeQPay, me
     assert confirmed.callback.parameters["order"] == "7"
 
 
-def test_a_stranger_is_not_believed(shop: Shop, fake_qpay: FakeQPay) -> None:
-    """Anybody can call: a payment that is not there, or that was refunded, is told to nobody."""
+def test_an_unconfirmed_payment_is_not_passed_on(shop: Shop, fake_qpay: FakeQPay) -> None:
+    """Anyone can call: an unknown or refunded payment does not reach the shop."""
     invoice_id = make(shop)
     assert shop.ask("GET", "qpay_payment_id=1") == (404, "no such payment")
     refunded = fake_qpay.pay(invoice_id, kind="CARD")
@@ -182,16 +182,16 @@ def test_a_stranger_is_not_believed(shop: Shop, fake_qpay: FakeQPay) -> None:
 
 
 @pytest.mark.parametrize("answer", [{"error": "INVALID_PAYMENT_ID"}, {"message": {"payment_id": {"type": "UUID"}}}])
-def test_a_payment_that_qpay_takes_for_nonsense_is_none(shop: Shop, fake_qpay: FakeQPay, answer: object) -> None:
-    """A stranger's nonsense is no trouble of QPay's: the answer is 404, so that nobody calls again."""
+def test_a_payment_id_that_qpay_rejects_is_not_found(shop: Shop, fake_qpay: FakeQPay, answer: object) -> None:
+    """The answer is 404 and not an error of QPay, so the caller does not try again."""
     shop.source.token()
     fake_qpay.fail_next(status=400, body=answer, where="shop")
     assert shop.ask("GET", "qpay_payment_id=nonsense") == (404, "no such payment")
     assert shop.told == []
 
 
-def test_what_cannot_be_confirmed_now_is_not_lost(shop: Shop, fake_qpay: FakeQPay) -> None:
-    """While QPay is busy the callback is answered with 503, without a word to the stranger; later it is confirmed."""
+def test_a_callback_during_an_outage_is_not_lost(shop: Shop, fake_qpay: FakeQPay) -> None:
+    """While QPay is busy the callback gets a 503 without details; a later call is confirmed."""
     payment_id = fake_qpay.pay(make(shop))
     with fake_qpay.fail_while(where="shop"):
         status, text = shop.ask("GET", f"qpay_payment_id={payment_id}")
@@ -200,24 +200,24 @@ def test_what_cannot_be_confirmed_now_is_not_lost(shop: Shop, fake_qpay: FakeQPa
     assert shop.ask("GET", f"qpay_payment_id={payment_id}")[0] == 200
 
 
-def test_a_payment_for_no_invoice_is_not_confirmed(fake_qpay: FakeQPay) -> None:
-    """A payment that belongs to no invoice has nothing to confirm it by."""
+def test_a_payment_without_an_invoice_is_not_confirmed(fake_qpay: FakeQPay) -> None:
+    """A payment without an invoice cannot be checked."""
     fake_qpay.fail_next(status=200, body={"payment_id": "1", "object_type": "QR", "object_id": "q"}, where="shop")
     provider = QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url)
     with QPayClient(TokenCache("memory://").source(provider)) as client:
         assert confirm(client, Callback("1", {})) is None
 
 
-def test_what_lies_behind_the_limit_is_not_read(shop: Shop, fake_qpay: FakeQPay) -> None:
-    """A stranger's megabytes are cut off: a payment that is named behind them is not found, one before them is."""
+def test_a_body_beyond_the_limit_is_not_read(shop: Shop, fake_qpay: FakeQPay) -> None:
+    """A large body is cut off: a payment named after the limit is not found, one before it is."""
     named = urlencode({"qpay_payment_id": fake_qpay.pay(make(shop))}).encode()
     filler = b"x=" + b"1" * (1 << 16)
     assert shop.ask("POST", "", filler + b"&" + named, FORM)[0] == 400
     assert shop.ask("POST", "", named + b"&" + filler, FORM)[0] == 200
 
 
-def test_a_body_without_an_end_is_not_waited_for() -> None:
-    """INV-8: a stranger who sends and sends is answered when enough has come, and no more of it is taken."""
+def test_an_endless_body_is_cut_off() -> None:
+    """INV-8: if a caller sends without end, the answer comes after the limit, and the rest is not read."""
     taken: list[int] = []
     sent: list[dict[str, Any]] = []
 
@@ -234,8 +234,8 @@ def test_a_body_without_an_end_is_not_waited_for() -> None:
     assert sum(taken) == (1 << 16) + (1 << 14)
 
 
-def test_the_endpoint_speaks_http_only() -> None:
-    """A websocket is a mistake in the routes, and says so."""
+def test_the_endpoint_accepts_http_only() -> None:
+    """A websocket is a mistake in the routes, and the error says so."""
 
     async def nothing(*_: object) -> dict[str, object]:
         return {}

@@ -1,4 +1,4 @@
-"""The QPay client on a real socket: every operation in both colours, and what it makes of trouble."""
+"""The QPay client on a real socket: every operation, sync and async, and how it handles failures."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ Do: TypeAlias = Callable[..., Any]
 
 @pytest.fixture(params=["threads", "event loop"])
 def do(request: pytest.FixtureRequest, fake_qpay: FakeQPay) -> Iterator[Do]:
-    """Do an operation of either client by its name; both are one to the tests."""
+    """Call an operation of either client by its name, so that tests treat both alike."""
     source = TokenCache("memory://").source(QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url))
     timeout = 1.0 if "silence" in request.node.name else PATIENCE
     with ExitStack() as stack:
@@ -74,8 +74,8 @@ def do(request: pytest.FixtureRequest, fake_qpay: FakeQPay) -> Iterator[Do]:
         yield lambda name, *args, **kwargs: runner.run(call(name, *args, **kwargs))
 
 
-def test_an_invoice_from_its_making_to_its_payment(do: Do, fake_qpay: FakeQPay) -> None:
-    """An invoice is made, looked at, paid, checked; amounts are exact, and each document keeps what came."""
+def test_an_invoice_is_made_paid_and_checked(do: Do, fake_qpay: FakeQPay) -> None:
+    """An invoice is made, read, paid and checked; amounts are exact, and each document keeps its raw form."""
     made = do("create_invoice", ORDER)
     assert made.banks[0].link.startswith("khanbank://")
     assert made.short_url.startswith("https://s.qpay.mn/")
@@ -94,8 +94,8 @@ def test_an_invoice_from_its_making_to_its_payment(do: Do, fake_qpay: FakeQPay) 
     assert do("list_payments", "TEST_INVOICE", **DATES).rows[0].payment_id == payment_id
 
 
-def test_every_other_operation(do: Do, fake_qpay: FakeQPay) -> None:
-    """Cancelling, refunds, tax receipts of both versions, and subscriptions go where QPay's document says."""
+def test_each_other_operation_sends_the_documented_request(do: Do, fake_qpay: FakeQPay) -> None:
+    """Cancelling, refunds, tax receipts of both versions, and subscriptions follow QPay's document."""
     first, second, third = (do("create_invoice", ORDER).invoice_id for _ in range(3))
     do("cancel_invoice", first)
     assert do("get_invoice", first).invoice_status == "CANCELED"
@@ -117,8 +117,8 @@ def test_every_other_operation(do: Do, fake_qpay: FakeQPay) -> None:
         do("get_subscription", "s 1/2")
 
 
-def test_lists_are_read_to_their_end(fake_qpay: FakeQPay) -> None:
-    """Pages are turned until all payments were there, and no page after the last is asked for."""
+def test_lists_are_read_to_the_last_page(fake_qpay: FakeQPay) -> None:
+    """Pages are read until all payments have come, and no page after the last is requested."""
     source = TokenCache("memory://").source(QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url))
     with QPayClient(source) as client:
         paid = [fake_qpay.pay(client.create_invoice(ORDER).invoice_id) for _ in range(5)]
@@ -152,10 +152,10 @@ def test_lists_are_read_to_their_end(fake_qpay: FakeQPay) -> None:
         (429, {"error": "SLOW"}, (QPayUnavailable, "SLOW")),
     ],
 )
-def test_a_refusal_has_its_family(
+def test_a_refusal_raises_the_class_of_its_kind(
     do: Do, fake_qpay: FakeQPay, status: int, body: object, expected: tuple[type[QPayError], str | None]
 ) -> None:
-    """The class goes by the status, then by the code; texts and objects are kept as they are; it was asked once."""
+    """The status decides the class, then the code; texts and objects are kept; the request is sent once."""
     kind, code = expected
     before = fake_qpay.requests
     fake_qpay.fail_next(status=status, body=body, where="shop")
@@ -170,8 +170,8 @@ def test_a_refusal_has_its_family(
 
 
 @pytest.mark.parametrize("trouble", ["500", "502", "page", "reset", "silence", "no JSON", "no invoice"])
-def test_an_invoice_is_never_asked_for_twice(do: Do, fake_qpay: FakeQPay, trouble: str) -> None:
-    """Whatever keeps the answer away, QPay is asked once, and the error says that the invoice may be there."""
+def test_an_invoice_request_is_never_repeated(do: Do, fake_qpay: FakeQPay, trouble: str) -> None:
+    """If the answer is lost, QPay was asked once, and the error says that the invoice may exist."""
     do("get_subscription", "warm")
     before = fake_qpay.requests
     script = {
@@ -190,8 +190,8 @@ def test_an_invoice_is_never_asked_for_twice(do: Do, fake_qpay: FakeQPay, troubl
 
 
 @pytest.mark.parametrize("trouble", ["502", "reset"])
-def test_a_look_is_repeated_once(do: Do, fake_qpay: FakeQPay, trouble: str) -> None:
-    """A hiccup costs a call that changes nothing one repetition, a lasting one an error."""
+def test_a_read_is_repeated_once(do: Do, fake_qpay: FakeQPay, trouble: str) -> None:
+    """A call that only reads is repeated once after a failure; a lasting failure is an error."""
     invoice = do("create_invoice", ORDER)
     fail = fake_qpay.html_next if trouble == "502" else fake_qpay.reset_next
     fail(where="shop")
@@ -203,7 +203,7 @@ def test_a_look_is_repeated_once(do: Do, fake_qpay: FakeQPay, trouble: str) -> N
 
 
 def test_a_refused_token_is_replaced_and_the_call_replayed(do: Do, fake_qpay: FakeQPay) -> None:
-    """INV-6: a 401 comes before anything is done, so also an invoice is asked for again, and is made once."""
+    """INV-6: QPay answers 401 before it acts, so an invoice request is also replayed, and one invoice is made."""
     do("get_subscription", "warm")
     fake_qpay.revoke()
     before = fake_qpay.requests
@@ -212,8 +212,8 @@ def test_a_refused_token_is_replaced_and_the_call_replayed(do: Do, fake_qpay: Fa
     assert fake_qpay.logins == 2
 
 
-def test_nobody_home_is_said_and_an_invoice_may_then_be_asked_for_again(fake_qpay: FakeQPay) -> None:
-    """What never arrived is no unknown outcome: the error says that nothing happened."""
+def test_an_unreachable_qpay_leaves_no_unknown_outcome(fake_qpay: FakeQPay) -> None:
+    """If the request never arrived, the error says that nothing happened, so an invoice may be requested again."""
     source = TokenCache("memory://").source(QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url))
     source.token()
     with QPayClient(source, base_url="http://127.0.0.1:1") as client, pytest.raises(QPayUnavailable) as caught:
@@ -223,7 +223,7 @@ def test_nobody_home_is_said_and_an_invoice_may_then_be_asked_for_again(fake_qpa
 
 
 def test_a_cancelled_tls_handshake_leaves_no_socket(fake_qpay: FakeQPay) -> None:
-    """A caller that leaves in mid-handshake closes the socket, which httpcore would leave to the garbage collector."""
+    """A caller that is cancelled during the handshake closes the socket; httpcore would leave it to the collector."""
     source = TokenCache("memory://").source(QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url))
     source.token()
 
@@ -245,7 +245,7 @@ def test_a_cancelled_tls_handshake_leaves_no_socket(fake_qpay: FakeQPay) -> None
 
 
 def test_wrong_credentials_are_the_providers_error(fake_qpay: FakeQPay) -> None:
-    """INV-7: the client adds nothing to what the source says, and QPay's shop is not asked."""
+    """INV-7: the client passes the source's error on unchanged, and sends no request to the shop."""
     source = TokenCache("memory://").source(QPayProvider("TEST_MERCHANT", "wrong", base_url=fake_qpay.url))
     with QPayClient(source) as client:
         for _ in range(3):
@@ -255,7 +255,7 @@ def test_wrong_credentials_are_the_providers_error(fake_qpay: FakeQPay) -> None:
 
 
 def test_an_echoed_token_is_hidden(do: Do, fake_qpay: FakeQPay) -> None:
-    """INV-9: a server that repeats the token in its error gets it into no message."""
+    """INV-9: if a server repeats the token in its error, the message does not show it."""
     do("get_subscription", "warm")
     seen: list[str] = []
 
@@ -274,8 +274,8 @@ def test_an_echoed_token_is_hidden(do: Do, fake_qpay: FakeQPay) -> None:
 
 
 @pytest.mark.parametrize("paid", ["called", "silent", "never"])
-def test_waiting_for_a_payment_asks_seldom(do: Do, fake_qpay: FakeQPay, paid: str) -> None:
-    """QPay forbids polling: a callback leads to a check, silence to three at most."""
+def test_waiting_for_a_payment_asks_rarely(do: Do, fake_qpay: FakeQPay, paid: str) -> None:
+    """QPay forbids polling: a callback causes a check; without callbacks there are at most three."""
     invoice = do("create_invoice", ORDER)
     before = fake_qpay.requests
     if paid != "never":
@@ -287,7 +287,7 @@ def test_waiting_for_a_payment_asks_seldom(do: Do, fake_qpay: FakeQPay, paid: st
 
 
 class SimpleEvent:
-    """An event for threads and for tasks, set from the start or never."""
+    """An event for threads and for tasks; it is set from the start or never."""
 
     def __init__(self, *, at_once: bool) -> None:
         self.at_once = at_once
@@ -299,11 +299,11 @@ class SimpleEvent:
         return asyncio.sleep(0) if self.at_once else asyncio.Event().wait()
 
     def clear(self) -> None:
-        """Stay as it is."""
+        """Do nothing."""
 
 
-def test_no_cookie_is_kept_and_no_redirect_followed(fake_qpay: FakeQPay) -> None:
-    """A session of QPay's shop is the token alone; an answer from elsewhere is none."""
+def test_cookies_are_not_kept_and_redirects_not_followed(fake_qpay: FakeQPay) -> None:
+    """The token alone is the session of QPay's shop; a redirect is an error."""
     cookies: list[str | None] = []
 
     def transport(asked: httpx.Request) -> httpx.Response:
@@ -321,8 +321,8 @@ def test_no_cookie_is_kept_and_no_redirect_followed(fake_qpay: FakeQPay) -> None
     assert cookies == [None, None]
 
 
-def test_a_client_from_the_environment(fake_qpay: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The settings of the service that is replaced are enough, and the address is that of its credentials."""
+def test_the_environment_configures_a_client(fake_qpay: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old service's variables are enough; the address is the one of the credentials."""
     for name, value in fake_qpay.environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("REDIS_DATABASE_URI", raising=False)
@@ -340,8 +340,8 @@ def test_a_client_from_the_environment(fake_qpay: FakeQPay, monkeypatch: pytest.
     assert asyncio.run(main())
 
 
-def test_a_source_that_names_no_issuer_is_productions(fake_qpay: FakeQPay) -> None:
-    """A source of any kind will do; without an address of its own it is QPay's."""
+def test_a_source_without_an_issuer_uses_production(fake_qpay: FakeQPay) -> None:
+    """Any source works; without an address of its own it uses QPay's."""
     source = TokenCache("memory://").source(lambda: "token", key="mine")
     assert source.issuer is None
     with QPayClient(source) as client:
@@ -362,18 +362,18 @@ def test_a_source_that_names_no_issuer_is_productions(fake_qpay: FakeQPay) -> No
         (("create_ebarimt_v3", ("x",), {"district_code": ""}), "district_code"),
     ],
 )
-def test_what_qpay_would_refuse_is_not_sent(
+def test_input_that_qpay_would_refuse_is_not_sent(
     do: Do, fake_qpay: FakeQPay, call: tuple[str, tuple[object, ...], dict[str, object]], field: str
 ) -> None:
-    """Bad input names its field; nothing is sent, not even a login."""
+    """The error names the wrong field; nothing is sent, not even a login."""
     name, args, kwargs = call
     with pytest.raises(QPayInvalidRequest, match=rf"{field}: .*nothing was sent"):
         do(name, *args, **kwargs)
     assert fake_qpay.requests == 0
 
 
-def test_an_id_cannot_leave_its_place(do: Do, fake_qpay: FakeQPay) -> None:
-    """An id with slashes and questions is one part of the path."""
+def test_an_id_cannot_change_the_path(do: Do, fake_qpay: FakeQPay) -> None:
+    """An id with slashes and question marks stays one segment of the path."""
     with pytest.raises(QPayNotFound):
         do("get_invoice", "../payment/list?x=1#y")
     assert fake_qpay.requests == 2
@@ -383,7 +383,7 @@ def test_an_id_cannot_leave_its_place(do: Do, fake_qpay: FakeQPay) -> None:
 def test_a_shop_takes_payments_after_24_hours(
     fake_qpay: FakeQPay, monkeypatch: pytest.MonkeyPatch, expires: Literal["epoch", "duration"]
 ) -> None:
-    """INV-1: three days of an invoice an hour, by either reading of ``expires_in``: a login a day, and never a 401."""
+    """INV-1: with an invoice an hour for three days, in either form of ``expires_in``: one login a day, and no 401."""
     clock = FakeClock(wall=time.time())
     monkeypatch.setattr("tokencache_qpay.provider.time", SimpleNamespace(time=clock.wall))
     fake_qpay.expires = expires
@@ -411,8 +411,8 @@ BROKEN = [
 
 @pytest.mark.parametrize("body", BROKEN, ids=range(len(BROKEN)))
 @pytest.mark.parametrize("name", ["create_invoice", "refund_payment", "get_payment"])
-def test_what_is_no_answer_is_never_taken_for_one(do: Do, fake_qpay: FakeQPay, name: str, body: bytes) -> None:
-    """Whatever comes with a status of success is the answer or an error of ours; no refund is believed done."""
+def test_an_invalid_answer_is_never_a_success(do: Do, fake_qpay: FakeQPay, name: str, body: bytes) -> None:
+    """An answer with a success status is either valid or our error; no refund counts as done without proof."""
     fake_qpay.fail_next(2, status=200, body=body, where="shop")
     kind = QPayUnavailable if name == "get_payment" else QPayOutcomeUnknown
     with pytest.raises(kind) as caught:
@@ -422,29 +422,29 @@ def test_what_is_no_answer_is_never_taken_for_one(do: Do, fake_qpay: FakeQPay, n
 
 
 @pytest.mark.parametrize("status", [400, 500])
-def test_an_error_in_another_encoding_is_that_error(do: Do, fake_qpay: FakeQPay, status: int) -> None:
-    """A text that is no UTF-8 costs its words, not its status."""
+def test_an_error_in_another_encoding_keeps_its_status(do: Do, fake_qpay: FakeQPay, status: int) -> None:
+    """If the text is not UTF-8, only its words are lost."""
     fake_qpay.fail_next(status=status, body=b'{"error":"X","message":"\xcd"}', where="shop")
     with pytest.raises(QPayError) as caught:
         do("create_invoice", ORDER)
     assert caught.value.status == status
 
 
-def test_an_error_with_the_status_of_success_is_one(do: Do, fake_qpay: FakeQPay) -> None:
-    """A refusal is one by what it says."""
+def test_an_error_with_a_success_status_is_an_error(do: Do, fake_qpay: FakeQPay) -> None:
+    """The body decides that it is a refusal."""
     fake_qpay.fail_next(status=200, body={"error": "PAYMENT_SETTLED"}, where="shop")
     with pytest.raises(QPayConflict, match="PAYMENT_SETTLED"):
         do("refund_payment", "p")
 
 
-def test_an_empty_answer_is_enough_where_nothing_is_said(do: Do, fake_qpay: FakeQPay) -> None:
-    """A cancelled invoice needs no words."""
+def test_an_empty_answer_is_enough_for_a_cancellation(do: Do, fake_qpay: FakeQPay) -> None:
+    """QPay answers a cancelled invoice without a body."""
     fake_qpay.fail_next(status=200, body=b"", where="shop")
     assert do("cancel_invoice", "i").raw == {}
 
 
-def test_no_advice_invites_a_second_invoice(do: Do, fake_qpay: FakeQPay) -> None:
-    """An unknown outcome never says to try again: the invoice may be there."""
+def test_no_remedy_suggests_a_second_invoice(do: Do, fake_qpay: FakeQPay) -> None:
+    """The error of an unknown outcome never says to try again: the invoice may exist."""
     do("get_subscription", "warm")
     fake_qpay.reset_next(where="shop")
     with pytest.raises(QPayOutcomeUnknown) as caught:
@@ -452,8 +452,8 @@ def test_no_advice_invites_a_second_invoice(do: Do, fake_qpay: FakeQPay) -> None
     assert "try again" not in str(caught.value)
 
 
-def test_an_object_that_echoes_the_token_is_not_kept() -> None:
-    """INV-9: complaints by field are kept as they are, unless the token stands in them."""
+def test_an_object_that_holds_the_token_is_not_kept() -> None:
+    """INV-9: complaints by field are kept unchanged, unless the token is in them."""
 
     def echo(asked: httpx.Request) -> httpx.Response:
         return httpx.Response(400, json={"message": {"auth": {"message": asked.headers["Authorization"]}}})
@@ -468,8 +468,8 @@ def test_an_object_that_echoes_the_token_is_not_kept() -> None:
     assert "planted" not in f"{caught.value} {caught.value.message}"
 
 
-def test_waiting_outlasts_a_hiccup_and_has_an_end(do: Do, fake_qpay: FakeQPay) -> None:
-    """A busy QPay does not end the waiting, but the last look does; a time that is none is said at once."""
+def test_waiting_survives_a_failure_and_ends(do: Do, fake_qpay: FakeQPay) -> None:
+    """A busy QPay does not end the wait, except at its last check; an invalid time is refused at once."""
     invoice = do("create_invoice", ORDER)
     fake_qpay.pay(invoice.invoice_id)
     fake_qpay.fail_next(2, status=503, where="shop")
@@ -480,8 +480,8 @@ def test_waiting_outlasts_a_hiccup_and_has_an_end(do: Do, fake_qpay: FakeQPay) -
         do("wait_until_paid", invoice.invoice_id, SimpleEvent(at_once=False), timeout=float("inf"))
 
 
-def test_methods_have_the_parameters_of_their_operations() -> None:
-    """Help, and doubles made by `create_autospec`, know what a method takes."""
+def test_methods_show_the_parameters_of_their_operations() -> None:
+    """``help()`` and ``create_autospec`` see a method's parameters."""
     assert list(inspect.signature(QPayClient.check_payment).parameters)[:3] == ["self", "object_id", "object_type"]
     double = create_autospec(QPayClient, instance=True)
     double.create_invoice(ORDER)

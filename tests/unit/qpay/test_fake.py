@@ -1,4 +1,4 @@
-"""FakeQPay: the server that our tests trust must itself behave as QPay's document says, and end cleanly."""
+"""FakeQPay: it behaves as QPay's document says, and ends cleanly."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def login(fake: FakeQPay, auth: tuple[str, str] = BASIC, **options: float) -> ht
 
 
 def refresh(fake: FakeQPay, token: str) -> httpx.Response:
-    """Spend a refresh token."""
+    """Send a refresh token."""
     return httpx.post(f"{fake.url}/v2/auth/refresh", headers={"Authorization": f"Bearer {token}"})
 
 
@@ -48,7 +48,7 @@ def shop(fake: FakeQPay, token: str | None = None) -> httpx.Client:
 
 
 def allowed(fake: FakeQPay, token: str) -> bool:
-    """Return whether the shop takes a token."""
+    """Return whether the shop accepts a token."""
     with shop(fake, token) as client:
         return client.get("/invoice/none").status_code == 422
 
@@ -57,7 +57,7 @@ def allowed(fake: FakeQPay, token: str) -> bool:
 
 
 def test_a_token_answer_has_qpays_shape(fake_qpay: FakeQPay) -> None:
-    """Eight fields, an epoch in whole seconds a day after Date, a cookie, and a JWT whose ``exp`` is decades off."""
+    """The answer has eight fields, an epoch a day after Date, a cookie, and a JWT whose ``exp`` is decades off."""
     answer = login(fake_qpay)
     fields = answer.json()
     assert set(fields) == {
@@ -82,8 +82,8 @@ def test_a_token_answer_has_qpays_shape(fake_qpay: FakeQPay) -> None:
     assert payload["exp"] == payload["iat"] + fields["expires_in"]
 
 
-def test_expires_in_is_what_the_knob_says(fake_qpay: FakeQPay) -> None:
-    """A duration, a small float, and anything a function returns."""
+def test_expires_in_can_be_set(fake_qpay: FakeQPay) -> None:
+    """It can be a duration, a small float, or the result of a function."""
     fake_qpay.expires = "duration"
     assert login(fake_qpay).json()["expires_in"] == 86_400
     fake_qpay.lifetime = 0.5
@@ -93,14 +93,14 @@ def test_expires_in_is_what_the_knob_says(fake_qpay: FakeQPay) -> None:
 
 
 def test_a_token_ends(fake_qpay: FakeQPay) -> None:
-    """Past its lifetime the shop refuses it."""
+    """After its lifetime the shop refuses a token."""
     token = login(fake_qpay).json()["access_token"]
     assert allowed(fake_qpay, token)
     fake_qpay.clock_offset = 86_401
     assert not allowed(fake_qpay, token)
 
 
-def test_the_clock_can_be_off(fake_qpay: FakeQPay) -> None:
+def test_the_fakes_clock_can_be_off(fake_qpay: FakeQPay) -> None:
     """``clock_offset`` moves Date and epoch together."""
     fake_qpay.clock_offset = -7_200
     answer = login(fake_qpay)
@@ -109,17 +109,17 @@ def test_the_clock_can_be_off(fake_qpay: FakeQPay) -> None:
     assert date < time.time() - 7_000
 
 
-@pytest.mark.parametrize("auth", [("TEST_MERCHANT", "wrong"), ("nobody", "123456")])
+@pytest.mark.parametrize("auth", [("TEST_MERCHANT", "wrong"), ("unknown", "123456")])
 def test_wrong_credentials_fail_as_documented(fake_qpay: FakeQPay, auth: tuple[str, str]) -> None:
-    """401 AUTHENTICATION_FAILED, with a Mongolian message; counted, but no token given."""
+    """The answer is 401 AUTHENTICATION_FAILED with a Mongolian message; it is counted, and no token is given."""
     answer = login(fake_qpay, auth)
     assert (answer.status_code, answer.json()["error"]) == (401, "AUTHENTICATION_FAILED")
     assert (fake_qpay.logins, fake_qpay.issued) == (1, 0)
 
 
 @pytest.mark.parametrize("header", [None, "Bearer x", "Basic !", "Basic /w=="])
-def test_missing_credentials_carry_the_misspelling(fake_qpay: FakeQPay, header: str | None) -> None:
-    """401 NO_CREDENDIALS, as QPay spells it, on the token call and in the shop."""
+def test_missing_credentials_give_the_misspelled_code(fake_qpay: FakeQPay, header: str | None) -> None:
+    """The answer is 401 NO_CREDENDIALS, as QPay spells it, for a login and in the shop."""
     headers = {"Authorization": header} if header else {}
     for path in ("auth/token", "auth/refresh", "invoice"):
         answer = httpx.post(f"{fake_qpay.url}/v2/{path}", headers=headers)
@@ -127,7 +127,7 @@ def test_missing_credentials_carry_the_misspelling(fake_qpay: FakeQPay, header: 
 
 
 def test_a_refresh_rotates(fake_qpay: FakeQPay) -> None:
-    """A refresh token works once; the old pair is gone, the new one is good."""
+    """A refresh token works once; the old pair ends, and the new one works."""
     first = login(fake_qpay).json()
     second = refresh(fake_qpay, first["refresh_token"]).json()
     assert second["refresh_token"] != first["refresh_token"]
@@ -138,7 +138,7 @@ def test_a_refresh_rotates(fake_qpay: FakeQPay) -> None:
 
 
 def test_tokens_can_be_revoked(fake_qpay: FakeQPay) -> None:
-    """One token, or all there are so far."""
+    """The fake can revoke one token, or all tokens."""
     one, two = (login(fake_qpay).json()["access_token"] for _ in range(2))
     fake_qpay.revoke(one)
     assert not allowed(fake_qpay, one)
@@ -148,16 +148,16 @@ def test_tokens_can_be_revoked(fake_qpay: FakeQPay) -> None:
     assert allowed(fake_qpay, login(fake_qpay).json()["access_token"])
 
 
-def test_a_login_may_end_the_one_before(fake_qpay: FakeQPay) -> None:
-    """With ``one_session`` only the newest token is good."""
+def test_a_login_can_end_the_session_before(fake_qpay: FakeQPay) -> None:
+    """With ``one_session`` only the newest token works."""
     fake_qpay.one_session = True
     one, two = (login(fake_qpay).json()["access_token"] for _ in range(2))
     assert not allowed(fake_qpay, one)
     assert allowed(fake_qpay, two)
 
 
-def test_cookies_are_counted(fake_qpay: FakeQPay) -> None:
-    """A client that keeps cookies is found out."""
+def test_returned_cookies_are_counted(fake_qpay: FakeQPay) -> None:
+    """The count shows a client that keeps cookies."""
     with httpx.Client() as client:
         for _ in range(2):
             client.post(f"{fake_qpay.url}/v2/auth/token", auth=BASIC)
@@ -167,8 +167,8 @@ def test_cookies_are_counted(fake_qpay: FakeQPay) -> None:
 # --- the shop -----------------------------------------------------------------------------------------------------
 
 
-def test_an_invoice_lives_as_qpays_does(fake_qpay: FakeQPay) -> None:
-    """Made twice it is two; it is OPEN, then CANCELED once; amounts mix strings and numbers."""
+def test_an_invoice_behaves_as_qpays_does(fake_qpay: FakeQPay) -> None:
+    """Two requests make two invoices; one is OPEN, then CANCELED once; amounts mix strings and numbers."""
     with shop(fake_qpay) as client:
         one, two = (client.post("/invoice", json=INVOICE).json() for _ in range(2))
         assert one["invoice_id"] != two["invoice_id"]
@@ -185,7 +185,7 @@ def test_an_invoice_lives_as_qpays_does(fake_qpay: FakeQPay) -> None:
 
 
 def test_an_unpaid_check_has_no_paid_amount(fake_qpay: FakeQPay) -> None:
-    """Unpaid or unknown: count 0, no rows, and no ``paid_amount`` at all."""
+    """For an unpaid or unknown invoice, the count is 0, without rows and without ``paid_amount``."""
     with shop(fake_qpay) as client:
         invoice = client.post("/invoice", json=INVOICE).json()["invoice_id"]
         for object_id in (invoice, "unknown"):
@@ -194,7 +194,7 @@ def test_an_unpaid_check_has_no_paid_amount(fake_qpay: FakeQPay) -> None:
 
 
 def test_a_payment_has_three_shapes(fake_qpay: FakeQPay) -> None:
-    """Check, get and list name the same payment differently, as QPay does."""
+    """Check, get and list use different names for the same payment, as QPay does."""
     with shop(fake_qpay) as client:
         invoice = client.post("/invoice", json=INVOICE).json()["invoice_id"]
         payment = fake_qpay.pay(invoice)
@@ -211,7 +211,7 @@ def test_a_payment_has_three_shapes(fake_qpay: FakeQPay) -> None:
         assert client.delete(f"/invoice/{invoice}").json()["error"] == "INVOICE_PAID"
 
 
-def test_a_card_payment_has_card_names(fake_qpay: FakeQPay) -> None:
+def test_a_card_payment_has_its_own_names(fake_qpay: FakeQPay) -> None:
     """A card's payment id is a UUID; ``GET /payment`` renames the fields of its transaction."""
     with shop(fake_qpay) as client:
         lines = [{"line_description": "tea", "line_quantity": "2", "line_unit_price": "50.25"}]
@@ -231,7 +231,7 @@ def test_a_card_payment_has_card_names(fake_qpay: FakeQPay) -> None:
 
 
 def test_errors_have_qpays_bodies(fake_qpay: FakeQPay) -> None:
-    """422 for what is not there, objects for validation errors, HTML where nothing is."""
+    """An unknown id gets 422, a validation error objects, an unknown path HTML."""
     with shop(fake_qpay) as client:
         for path, code in (("/invoice/x", "INVOICE_NOTFOUND"), ("/payment/x", "PAYMENT_NOTFOUND")):
             answer = client.get(path)
@@ -250,8 +250,8 @@ def test_errors_have_qpays_bodies(fake_qpay: FakeQPay) -> None:
 # --- faults -------------------------------------------------------------------------------------------------------
 
 
-def test_faults_come_in_their_order(fake_qpay: FakeQPay) -> None:
-    """Each script is used up by its requests, and the server is well again afterwards."""
+def test_faults_come_in_order(fake_qpay: FakeQPay) -> None:
+    """Each scripted fault is used once, and then the server works again."""
     fake_qpay.fail_next(2, status=503, body={"error": "X"}, headers={"Retry-After": "9"})
     fake_qpay.html_next()
     fake_qpay.fail_next(status=400, body=b"raw")
@@ -266,7 +266,7 @@ def test_faults_come_in_their_order(fake_qpay: FakeQPay) -> None:
 
 
 def test_a_reset_and_a_hang_give_no_answer(fake_qpay: FakeQPay) -> None:
-    """The one cuts the connection, the other keeps it until the client gives up."""
+    """A reset cuts the connection; a hang keeps it until the client gives up."""
     fake_qpay.reset_next()
     with pytest.raises(httpx.TransportError):
         login(fake_qpay)
@@ -276,8 +276,8 @@ def test_a_reset_and_a_hang_give_no_answer(fake_qpay: FakeQPay) -> None:
     assert login(fake_qpay).status_code == 200
 
 
-def test_faults_have_a_place(fake_qpay: FakeQPay) -> None:
-    """A fault for the shop leaves the login alone, and the other way round."""
+def test_faults_can_be_limited_to_a_place(fake_qpay: FakeQPay) -> None:
+    """A fault for the shop does not affect the login, and the other way round."""
     fake_qpay.fail_next(where="shop")
     with shop(fake_qpay) as client:
         assert [client.get("/invoice/x").status_code for _ in range(2)] == [500, 422]
@@ -290,7 +290,7 @@ def test_faults_have_a_place(fake_qpay: FakeQPay) -> None:
 
 
 def test_logins_can_be_held(fake_qpay: FakeQPay) -> None:
-    """While held, logins arrive, are announced and counted at once, and none is answered."""
+    """Held logins arrive, are counted and reported at once, and are not answered."""
     calls: list[int] = []
     fake_qpay.on_login = lambda: calls.append(fake_qpay.logins)
     with ThreadPoolExecutor(5) as pool:
@@ -303,8 +303,8 @@ def test_logins_can_be_held(fake_qpay: FakeQPay) -> None:
     assert (fake_qpay.logins, fake_qpay.most_logins_at_once, calls) == (5, 5, [1, 2, 3, 4, 5])
 
 
-def test_waiting_for_logins_ends(fake_qpay: FakeQPay) -> None:
-    """A test that waits in vain is told how many came."""
+def test_waiting_for_logins_times_out(fake_qpay: FakeQPay) -> None:
+    """The error of a wait in vain says how many logins came."""
     with pytest.raises(TimeoutError, match="0 of 1"):
         fake_qpay.wait_for_logins(1, timeout=0.01)
 
@@ -313,7 +313,7 @@ def test_waiting_for_logins_ends(fake_qpay: FakeQPay) -> None:
 
 
 def test_a_thousand_connections_at_once(fake_qpay: FakeQPay) -> None:
-    """A thousand clients log in over connections of their own while all are held."""
+    """A thousand clients log in, each over its own connection, while all are held."""
     request = b"POST /v2/auth/token HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nAuthorization: Basic %b\r\n\r\n"
     request %= base64.b64encode(b"TEST_MERCHANT:123456")
 
@@ -336,8 +336,8 @@ def test_a_thousand_connections_at_once(fake_qpay: FakeQPay) -> None:
     assert fake_qpay.most_logins_at_once == 1_000
 
 
-def test_a_connection_is_kept(fake_qpay: FakeQPay) -> None:
-    """Several requests go over one connection, also with a body and after an error."""
+def test_a_connection_is_reused(fake_qpay: FakeQPay) -> None:
+    """Several requests use one connection, also with a body and after an error."""
     ports: set[object] = set()
 
     def note(response: httpx.Response) -> None:
@@ -351,8 +351,8 @@ def test_a_connection_is_kept(fake_qpay: FakeQPay) -> None:
     assert len(ports) == 1
 
 
-def test_nonsense_closes_the_connection_only(fake_qpay: FakeQPay) -> None:
-    """What is not HTTP ends its own connection; others go on."""
+def test_an_invalid_request_closes_only_its_connection(fake_qpay: FakeQPay) -> None:
+    """Bytes that are not HTTP end their own connection; others go on."""
     host, _, port = fake_qpay.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(b"\x16\x03nonsense\r\n\r\n")
@@ -360,9 +360,9 @@ def test_nonsense_closes_the_connection_only(fake_qpay: FakeQPay) -> None:
     assert login(fake_qpay).status_code == 200
 
 
-def test_it_ends_with_nothing_left() -> None:
-    """After ``stop``, with answers still owed, there is no thread, no port and no second error."""
-    before = set(threading.enumerate())  # one of another test may end meanwhile
+def test_stopping_leaves_nothing_behind() -> None:
+    """After ``stop``, also with unanswered requests, no thread, port or second error is left."""
+    before = set(threading.enumerate())  # a thread of another test may end meanwhile
     fake = FakeQPay().start()
     url = fake.url
     with fake.hold(), ThreadPoolExecutor(2) as pool:
@@ -379,7 +379,7 @@ def test_it_ends_with_nothing_left() -> None:
 
 
 def test_pytest_is_loaded_only_for_the_fixture() -> None:
-    """Importing the fake loads no pytest, so that it serves demos as well."""
+    """Importing the fake does not load pytest, so demos can use it."""
     program = (
         "import sys; from tokencache_qpay.testing import FakeQPay; assert 'pytest' not in sys.modules;"
         " from tokencache_qpay.testing import fake_qpay; assert 'pytest' in sys.modules"

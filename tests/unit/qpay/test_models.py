@@ -1,4 +1,4 @@
-"""QPay's documents as types: every example of its description, and whatever shapes those may take."""
+"""QPay's documents as types: every example of its description, and every variant of their form."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ CARD = """{"payment_id":"5f0e7d7c-0c0e-4b5c-a8a0-0f6f0f6f0f6f","payment_status":
 MODELS = [CreatedInvoice, Invoice, Payment, PaymentCheck, PaymentList, Ebarimt, Subscription, Nothing, CardTransaction]
 
 
-def test_a_paid_check() -> None:
-    """QPay's own example: amounts are numbers and texts, the fee has one name, the row keeps what came."""
+def test_a_paid_check_is_read() -> None:
+    """In QPay's own example, amounts are numbers and texts, the fee has one name, and the row keeps its raw form."""
     check = read(json.loads(PAID), PaymentCheck)
     (row,) = check.rows
     assert (check.count, check.paid_amount, row.payment_amount) == (1, 100, Decimal("100.00"))
@@ -56,13 +56,13 @@ def test_a_paid_check() -> None:
 
 
 def test_an_unpaid_check_has_no_amount() -> None:
-    """Where nothing was paid, QPay leaves ``paid_amount`` out."""
+    """For an unpaid invoice QPay leaves ``paid_amount`` out."""
     check = read({"count": 0, "rows": []}, PaymentCheck)
     assert (check.count, check.paid_amount, check.rows, check.covers()) == (0, 0, (), False)
 
 
-def test_a_single_payment_by_card() -> None:
-    """A payment by itself has other names for the same things, in its card element too."""
+def test_a_single_card_payment_is_read() -> None:
+    """A single payment uses other names for the same fields, also in its card element."""
     payment = read(json.loads(CARD), Payment)
     (card,) = payment.card_transactions
     assert (payment.payment_fee, payment.payment_type, payment.payment_wallet) == (1, "CARD", None)
@@ -73,16 +73,16 @@ def test_a_single_payment_by_card() -> None:
 
 
 @pytest.mark.parametrize("name", ["urls", "qPay_deeplink"])
-def test_both_names_of_the_links(name: str) -> None:
-    """One field table of QPay's calls the links otherwise than its examples do."""
+def test_both_names_of_the_links_are_read(name: str) -> None:
+    """One of QPay's field tables names the links differently from its examples."""
     made = read({"invoice_id": "x", "qr_image": "", name: [{"name": "Khan", "link": "khan://"}, None]}, CreatedInvoice)
     assert [bank.link for bank in made.banks] == ["khan://"]
     assert made.banks[0].raw == {"name": "Khan", "link": "khan://"}
     assert made.qr_image == ""
 
 
-def test_words_of_tomorrow_are_kept() -> None:
-    """Enumerations are open: a new word is a member equal to its text, the old ones are the members themselves."""
+def test_unknown_words_are_kept() -> None:
+    """Enumerations are open: an unknown word is a member equal to its text; known words are the named members."""
     payment = read({"payment_id": 1, "payment_status": "CHARGED_BACK", "payment_type": "QPOS"}, Payment)
     assert payment.payment_status == "CHARGED_BACK"
     assert isinstance(payment.payment_status, PaymentStatus)
@@ -93,8 +93,8 @@ def test_words_of_tomorrow_are_kept() -> None:
         PaymentStatus(None)
 
 
-def test_only_paid_rows_are_money() -> None:
-    """Refunded and failed payments leave an invoice unpaid, and ``paid_amount`` must reach what was asked."""
+def test_only_paid_rows_count_as_money() -> None:
+    """Refunded and failed payments leave an invoice unpaid; ``paid_amount`` must reach the invoice's amount."""
     rows = [{"payment_id": str(number), "payment_status": word} for number, word in enumerate(PaymentStatus)]
     unpaid = [row for row in rows if row["payment_status"] != "PAID"]
     assert not read({"count": 4, "paid_amount": 100, "rows": unpaid}, PaymentCheck).covers()
@@ -104,8 +104,8 @@ def test_only_paid_rows_are_money() -> None:
     assert not paid.covers(100)
 
 
-def test_refunded_money_covers_nothing() -> None:
-    """Ten paid and ninety refunded are ten, whatever QPay adds up; a paid row counts without ``paid_amount``."""
+def test_refunded_money_does_not_count() -> None:
+    """Ten paid and ninety refunded count as ten, whatever QPay's sum; a paid row counts without ``paid_amount``."""
     rows = [
         {"payment_id": "1", "payment_status": "PAID", "payment_amount": "10.00"},
         {"payment_id": "2", "payment_status": "REFUNDED", "payment_amount": 90},
@@ -134,14 +134,14 @@ def test_refunded_money_covers_nothing() -> None:
         ({"rows": {"a": 1}}, PaymentCheck),
     ],
 )
-def test_what_cannot_be_it_is_refused(document: object, model: type[Document]) -> None:
-    """An answer without its id, or with money that is no number, is none: nobody must build on it."""
+def test_an_incomplete_document_is_refused(document: object, model: type[Document]) -> None:
+    """An answer without its id, or with an amount that is not a number, is refused."""
     with pytest.raises(msgspec.ValidationError):
         read(document, model)
 
 
-def test_a_document_tells_its_fields_and_not_what_came() -> None:
-    """A repr is short: what is there, by its name, without the raw document."""
+def test_a_repr_shows_the_fields_and_not_the_raw_document() -> None:
+    """A repr is short: it shows the present fields by name."""
     assert repr(read({"invoice_id": "x", "total_amount": "10.00", "secret": "y"}, Invoice)) == (
         "Invoice(invoice_id='x', total_amount=Decimal('10.00'))"
     )
@@ -152,14 +152,14 @@ JSON = st.recursive(SCALARS, lambda each: st.lists(each, max_size=3) | st.dictio
 
 
 def _names() -> list[str]:
-    """Return every name that some type knows."""
+    """Return every field name that one of the types knows."""
     own = {field.encode_name for model in MODELS for field in msgspec.structs.fields(model)}
     return sorted(own | {"trx_fee", "qPay_deeplink", "transaction_amount", "transaction_type", "transaction_date"})
 
 
 @given(document=st.dictionaries(st.sampled_from(_names()) | st.text(), JSON, max_size=8), model=st.sampled_from(MODELS))
 def test_any_object_is_read_or_refused(document: dict[str, Any], model: type[Document]) -> None:
-    """Whatever a JSON object holds, it becomes the type, with finite money and what came in ``raw``, or is refused."""
+    """Any JSON object becomes the type, with finite amounts and the document in ``raw``, or is refused."""
     try:
         made = read(document, model)
     except msgspec.ValidationError:
@@ -189,8 +189,8 @@ ROW = st.fixed_dictionaries(
 
 
 @given(rows=st.lists(ROW, max_size=4), paid=AMOUNT | st.none(), count=st.integers(0, 9) | st.integers(0, 9).map(str))
-def test_every_shape_of_a_check_is_read(rows: list[dict[str, Any]], paid: object, count: object) -> None:
-    """Numbers as texts, texts as numbers, absent fields and unknown words: a check is read, to the last unit."""
+def test_every_form_of_a_check_is_read(rows: list[dict[str, Any]], paid: object, count: object) -> None:
+    """A check is exact even with numbers as texts, texts as numbers, absent fields and unknown words."""
     document = {"count": count, "rows": rows} | ({} if paid is None else {"paid_amount": paid})
     check = read(json.loads(json.dumps(document)), PaymentCheck)
     assert check.paid_amount == (0 if paid is None else Decimal(str(paid)))
@@ -201,8 +201,8 @@ def test_every_shape_of_a_check_is_read(rows: list[dict[str, Any]], paid: object
     assert all(isinstance(each.payment_id, Text) for each in check.rows)
 
 
-def test_a_text_goes_where_a_text_goes() -> None:
-    """An id from an answer may be asked for again: it is a text like any other."""
+def test_an_id_from_an_answer_is_accepted_as_text() -> None:
+    """An id from an answer can be used in a request: it is a text."""
     made = read({"invoice_id": 12}, CreatedInvoice)
     call = _calls.check_payment(made.invoice_id)
     assert call.body is not None

@@ -1,4 +1,4 @@
-"""QPayProvider against a fake QPay over real sockets: the token section of QPay's V2 API."""
+"""QPayProvider with a fake QPay over real sockets: the token section of QPay's V2 API."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HALVES = pytest.mark.parametrize("half", ["fetch", "afetch"])
 
 
 def provider(fake: FakeQPay, **options: object) -> QPayProvider:
-    """Return a provider that leads to the fake."""
+    """Return a provider for the fake."""
     user, password = next(iter(fake.credentials.items()))
     return QPayProvider(user, password, base_url=fake.url, **options)  # type: ignore[arg-type]
 
@@ -42,7 +42,7 @@ def context(
     timeout: float = 10.0,
     warn: Callable[[str], None] = print,
 ) -> FetchContext:
-    """Return what a fetch is told."""
+    """Return the context of a fetch."""
     return FetchContext(previous, time.monotonic() + timeout, reason, time.monotonic, warn)
 
 
@@ -53,7 +53,7 @@ def get(known: QPayProvider, half: str = "fetch", told: FetchContext | None = No
 
 
 def accepted(fake: FakeQPay, token: Token) -> bool:
-    """Return whether the shop takes a token."""
+    """Return whether the shop accepts a token."""
     answer = httpx.get(f"{fake.url}/v2/invoice/x", headers={"Authorization": token.authorization})
     return answer.status_code == 422
 
@@ -62,8 +62,8 @@ def accepted(fake: FakeQPay, token: Token) -> bool:
 
 
 @HALVES
-def test_a_login_gives_a_token_that_the_shop_takes(fake_qpay: FakeQPay, half: str) -> None:
-    """One Basic call without a cookie gives a Bearer token with a day's life and the fields worth keeping."""
+def test_a_login_gives_a_token_that_the_shop_accepts(fake_qpay: FakeQPay, half: str) -> None:
+    """One Basic request without a cookie gives a Bearer token for a day, with the useful fields."""
     token = get(provider(fake_qpay), half)
     assert token.authorization.startswith("Bearer eyJ")
     assert token.lifetime == pytest.approx(86_400, abs=2)
@@ -76,8 +76,8 @@ def test_a_login_gives_a_token_that_the_shop_takes(fake_qpay: FakeQPay, half: st
 
 
 @HALVES
-def test_the_same_client_again_sends_no_cookie(fake_qpay: FakeQPay, half: str) -> None:
-    """QPay's session cookie is neither sent back nor left in the jar of a client that is passed in."""
+def test_a_reused_client_sends_no_cookie(fake_qpay: FakeQPay, half: str) -> None:
+    """QPay's session cookie is neither sent back nor kept in the jar of a passed-in client."""
 
     async def scenario() -> dict[str, str]:
         async with httpx.AsyncClient() as client:
@@ -97,8 +97,8 @@ def test_the_same_client_again_sends_no_cookie(fake_qpay: FakeQPay, half: str) -
     assert (fake_qpay.logins, fake_qpay.cookies_received) == (2, 0)
 
 
-def test_the_request_is_what_qpay_documents() -> None:
-    """POST /v2/auth/token, Basic, an empty body, no other parameters."""
+def test_the_request_is_as_qpay_documents() -> None:
+    """The request is POST /v2/auth/token, Basic, with an empty body and no other parameters."""
     seen: list[httpx.Request] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -114,7 +114,7 @@ def test_the_request_is_what_qpay_documents() -> None:
 
 
 def test_only_known_fields_are_kept(fake_qpay: FakeQPay) -> None:
-    """What QPay may add one day does not swell every record."""
+    """A new field of QPay does not enlarge every record."""
     body = {"access_token": "t", "expires_in": 3600, "session_state": "prod", "not-before-policy": 0, "new": "x" * 999}
     fake_qpay.fail_next(status=200, body=body)
     assert get(provider(fake_qpay)).extra == {"session_state": "prod", "not-before-policy": 0}
@@ -125,14 +125,14 @@ def test_only_known_fields_are_kept(fake_qpay: FakeQPay) -> None:
 
 @pytest.mark.parametrize("offset", [0, -3_600, 3_600, 600 * 86_400])
 def test_an_epoch_is_measured_by_the_servers_date(fake_qpay: FakeQPay, offset: float) -> None:
-    """Whatever our clock and theirs say, a day's token lives a day."""
+    """A day's token lives a day, whatever the two clocks say."""
     fake_qpay.clock_offset = offset
     assert get(provider(fake_qpay)).lifetime == pytest.approx(86_400, abs=2)
 
 
 @pytest.mark.parametrize("seconds", [600, 3_600, 86_400])
-def test_a_duration_is_a_duration(fake_qpay: FakeQPay, seconds: int) -> None:
-    """The unofficial documents' durations work as well."""
+def test_a_duration_is_read_as_a_duration(fake_qpay: FakeQPay, seconds: int) -> None:
+    """The durations of the unofficial documents work too."""
     fake_qpay.expires, fake_qpay.lifetime = "duration", seconds
     assert get(provider(fake_qpay)).lifetime == seconds
 
@@ -152,8 +152,10 @@ def test_a_duration_is_a_duration(fake_qpay: FakeQPay, seconds: int) -> None:
     ],
     ids=["ms", "text epoch", "text", "30 days", "10 days", "past", "null", "true", "object"],
 )
-def test_other_forms_do_no_harm(fake_qpay: FakeQPay, says: Callable[[float, float], object], lifetime: float) -> None:
-    """Milliseconds and strings are understood, more than 25 hours is not believed, nonsense is the default."""
+def test_other_forms_are_read_or_ignored(
+    fake_qpay: FakeQPay, says: Callable[[float, float], object], lifetime: float
+) -> None:
+    """Milliseconds and strings are read, more than 25 hours is refused, and nonsense gives the default."""
     fake_qpay.expires = says
     warnings: list[str] = []
     token = get(provider(fake_qpay), told=context(warn=warnings.append))
@@ -162,7 +164,7 @@ def test_other_forms_do_no_harm(fake_qpay: FakeQPay, says: Callable[[float, floa
 
 
 def test_the_exp_of_the_jwt_is_never_read(fake_qpay: FakeQPay) -> None:
-    """QPay signs an ``exp`` decades ahead; without a usable field the default counts, not that."""
+    """QPay signs an ``exp`` decades ahead; without a usable field the default counts."""
     fake_qpay.expires = lambda now, life: "whenever"
     assert get(provider(fake_qpay)).lifetime == 300
 
@@ -172,7 +174,7 @@ def test_the_exp_of_the_jwt_is_never_read(fake_qpay: FakeQPay) -> None:
 
 @HALVES
 def test_wrong_credentials_are_permanent(fake_qpay: FakeQPay, half: str) -> None:
-    """AUTHENTICATION_FAILED is a rejection with QPay's own words, Mongolian included."""
+    """AUTHENTICATION_FAILED is a rejection with QPay's own words, also in Mongolian."""
     known = QPayProvider("TEST_MERCHANT", "wrong-planted", base_url=fake_qpay.url)
     with pytest.raises(ProviderRejected, match=r"\[qpay\] .*AUTHENTICATION_FAILED, Нэвтрэх") as caught:
         get(known, half)
@@ -183,7 +185,7 @@ def test_wrong_credentials_are_permanent(fake_qpay: FakeQPay, half: str) -> None
 
 @HALVES
 def test_a_busy_system_is_transient(fake_qpay: FakeQPay, half: str) -> None:
-    """500 SYSTEM_BUSY without a message is for another time."""
+    """A 500 SYSTEM_BUSY without a message is transient."""
     fake_qpay.fail_next()
     with pytest.raises(ProviderUnavailable, match="SYSTEM_BUSY") as caught:
         get(provider(fake_qpay), half)
@@ -194,8 +196,8 @@ def test_a_busy_system_is_transient(fake_qpay: FakeQPay, half: str) -> None:
 @pytest.mark.parametrize(
     ("status", "kind"), [(502, ProviderUnavailable), (403, ProviderRejected), (200, ProviderUnavailable)]
 )
-def test_a_page_of_the_proxy_is_read_by_its_status(fake_qpay: FakeQPay, status: int, kind: type[Exception]) -> None:
-    """The proxy answers in HTML: the status decides, and a 200 of it is no token."""
+def test_a_proxys_page_is_read_by_its_status(fake_qpay: FakeQPay, status: int, kind: type[Exception]) -> None:
+    """The proxy answers in HTML: the status decides, and a 200 with HTML is not a token."""
     fake_qpay.html_next(status=status)
     with pytest.raises(kind, match=f"status {status}") as caught:
         get(provider(fake_qpay))
@@ -220,10 +222,10 @@ def test_a_page_of_the_proxy_is_read_by_its_status(fake_qpay: FakeQPay, status: 
         ),
     ],
 )
-def test_refusals_keep_what_qpay_says(
+def test_refusals_keep_qpays_words(
     fake_qpay: FakeQPay, status: int, body: object, error: str | None, description: str | None
 ) -> None:
-    """Codes are open-ended, messages may be absent or objects; all are rejections with readable text."""
+    """Codes may be unknown, messages absent or objects; all are rejections with readable text."""
     fake_qpay.fail_next(status=status, body=body)
     with pytest.raises(ProviderRejected) as caught:
         get(provider(fake_qpay))
@@ -235,7 +237,7 @@ def test_refusals_keep_what_qpay_says(
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize(("ahead", "slack"), [(None, 0), (0, 1), (-7_200, 1), (7_200, 1)])
 def test_retry_after_is_kept(fake_qpay: FakeQPay, half: str, status: int, ahead: float | None, slack: float) -> None:
-    """A Retry-After, as seconds or as a date of a skewed server, becomes a local instant."""
+    """A Retry-After, in seconds or as a date of a skewed server, becomes a local instant."""
     before = time.time()
     fake_qpay.clock_offset = ahead or 0.0
     named = "60" if ahead is None else formatdate(before + ahead + 60, usegmt=True)
@@ -249,7 +251,7 @@ def test_retry_after_is_kept(fake_qpay: FakeQPay, half: str, status: int, ahead:
 
 @HALVES
 def test_a_cut_connection_is_transient(fake_qpay: FakeQPay, half: str) -> None:
-    """A reset in the middle is ProviderUnavailable, and the next fetch works."""
+    """A reset during the answer is ProviderUnavailable, and the next fetch works."""
     fake_qpay.reset_next()
     with pytest.raises(ProviderUnavailable, match="broke"):
         get(provider(fake_qpay), half)
@@ -257,16 +259,16 @@ def test_a_cut_connection_is_transient(fake_qpay: FakeQPay, half: str) -> None:
 
 
 @HALVES
-def test_a_hanging_server_is_given_up(fake_qpay: FakeQPay, half: str) -> None:
-    """A login without an answer ends by the context's deadline (INV-8)."""
+def test_a_hanging_login_ends_at_the_deadline(fake_qpay: FakeQPay, half: str) -> None:
+    """A login without an answer ends at the context's deadline (INV-8)."""
     fake_qpay.hang_next()
     with pytest.raises(ProviderUnavailable, match="gave no complete answer"):
-        get(provider(fake_qpay), half, FetchContext(None, 0.2, "cold", lambda: 0.0))  # starting up costs no time
+        get(provider(fake_qpay), half, FetchContext(None, 0.2, "cold", lambda: 0.0))  # start-up costs no time
 
 
 @pytest.mark.parametrize("body", [{"token_type": "bearer"}, {"access_token": ""}, {"access_token": "two words"}, []])
 def test_an_answer_without_a_token_is_transient(fake_qpay: FakeQPay, body: object) -> None:
-    """A 200 that holds no usable token is never taken for one."""
+    """A 200 without a usable token is an error."""
     fake_qpay.fail_next(status=200, body=body)
     with pytest.raises(ProviderUnavailable):
         get(provider(fake_qpay))
@@ -276,7 +278,7 @@ def test_an_answer_without_a_token_is_transient(fake_qpay: FakeQPay, body: objec
 
 
 def test_refresh_is_off_by_default(fake_qpay: FakeQPay) -> None:
-    """A renewal logs in again unless told otherwise."""
+    """By default a renewal logs in again."""
     known = provider(fake_qpay)
     first = get(known)
     get(known, told=context(first, "refresh"))
@@ -284,8 +286,8 @@ def test_refresh_is_off_by_default(fake_qpay: FakeQPay) -> None:
 
 
 @HALVES
-def test_a_renewal_may_spend_the_refresh_token(fake_qpay: FakeQPay, half: str) -> None:
-    """With ``use_refresh`` a renewal is one refresh call, and its token works."""
+def test_a_renewal_may_use_the_refresh_token(fake_qpay: FakeQPay, half: str) -> None:
+    """With ``use_refresh`` a renewal is one refresh request, and its token works."""
     known = provider(fake_qpay, use_refresh=True)
     first = get(known, half)
     second = get(known, half, context(first, "refresh"))
@@ -297,16 +299,16 @@ def test_a_renewal_may_spend_the_refresh_token(fake_qpay: FakeQPay, half: str) -
     assert accepted(fake_qpay, third)
 
 
-def test_after_a_401_there_is_no_refresh(fake_qpay: FakeQPay) -> None:
-    """A refused token's session is gone, so its refresh token is not tried."""
+def test_a_refused_token_is_not_refreshed(fake_qpay: FakeQPay) -> None:
+    """After a 401 the session is over, so its refresh token is not tried."""
     known = provider(fake_qpay, use_refresh=True)
     get(known, told=context(get(known), "rejected"))
     assert (fake_qpay.logins, fake_qpay.refreshes) == (2, 0)
 
 
 @pytest.mark.parametrize("ends_at", [None, 1.0])
-def test_a_refresh_token_that_ended_is_not_tried(fake_qpay: FakeQPay, ends_at: float | None) -> None:
-    """Past its end, or with an unknown one, the refresh token stays where it is."""
+def test_an_expired_refresh_token_is_not_tried(fake_qpay: FakeQPay, ends_at: float | None) -> None:
+    """A refresh token past its end, or with an unknown end, is not sent."""
     known = provider(fake_qpay, use_refresh=True)
     previous = Token("t", expires_at=2e9, issued_at=1e9, refresh_token="again", refresh_expires_at=ends_at)
     get(known, told=context(previous, "refresh"))
@@ -316,8 +318,8 @@ def test_a_refresh_token_that_ended_is_not_tried(fake_qpay: FakeQPay, ends_at: f
 
 @HALVES
 @pytest.mark.parametrize("fault", ["reset", "hang", "html", "busy", "refused", "empty"])
-def test_any_failure_of_a_refresh_falls_back_to_the_password(fake_qpay: FakeQPay, half: str, fault: str) -> None:
-    """Whatever goes wrong with the refresh, the same fetch logs in, and says so in a warning without secrets."""
+def test_any_failure_of_a_refresh_falls_back_to_the_login(fake_qpay: FakeQPay, half: str, fault: str) -> None:
+    """After any failure of the refresh, the same fetch logs in, and warns without secrets."""
     known = provider(fake_qpay, use_refresh=True)
     first = get(known, half)
     match fault:
@@ -342,8 +344,8 @@ def test_any_failure_of_a_refresh_falls_back_to_the_password(fake_qpay: FakeQPay
     assert first.refresh_token not in warnings[0]
 
 
-def test_half_of_the_time_stays_for_the_password() -> None:
-    """A refresh may take half of what is left, so that the login after it still has its time."""
+def test_a_refresh_leaves_half_of_the_time_for_the_login() -> None:
+    """A refresh may take half of the remaining time, so that the login after it has time too."""
     previous = Token("t", expires_at=4e9, issued_at=1e9, refresh_token="again", refresh_expires_at=4e9)
     flow = QPayProvider("merchant", "planted", use_refresh=True).token_flow(
         FetchContext(previous, 106.0, "refresh", lambda: 100.0)
@@ -355,8 +357,8 @@ def test_half_of_the_time_stays_for_the_password() -> None:
     flow.close()
 
 
-def test_a_refresh_token_is_spent_once(fake_qpay: FakeQPay) -> None:
-    """After a refresh whose answer was lost the same refresh token is not sent a second time."""
+def test_a_refresh_token_is_sent_once(fake_qpay: FakeQPay) -> None:
+    """If the answer of a refresh was lost, the same refresh token is not sent again."""
     known = provider(fake_qpay, use_refresh=True)
     first = get(known)
     with fake_qpay.fail_while(), pytest.raises(ProviderUnavailable):
@@ -382,8 +384,8 @@ def test_a_refresh_token_is_spent_once(fake_qpay: FakeQPay) -> None:
         ("http://localhost/v2", "http://localhost"),
     ],
 )
-def test_a_base_url_has_one_spelling(given: str, used: str) -> None:
-    """With or without /v2 and slashes, in whatever case: one issuer, so one key."""
+def test_spellings_of_a_base_url_are_one_issuer(given: str, used: str) -> None:
+    """With or without /v2 and slashes, in any case, the issuer and so the key are the same."""
     known = QPayProvider("merchant", "planted", base_url=given)
     assert known.base_url == used
     assert known.identity()["issuer"] == used
@@ -406,21 +408,21 @@ def test_a_base_url_has_one_spelling(given: str, used: str) -> None:
     ],
 )
 def test_an_unsafe_base_url_is_refused(url: str) -> None:
-    """Clear text beyond loopback, userinfo, and what is no address are mistakes of configuration."""
+    """Clear text beyond loopback, userinfo, and a text that is not an address are mistakes of configuration."""
     with pytest.raises(ConfigurationError, match=r"\[qpay\] the base URL") as caught:
         QPayProvider("merchant", "password", base_url=url)
     assert "planted" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("user", "password"), [("", "x"), ("x", ""), ("", ""), ("a:b", "x")])
-def test_credentials_must_be_there(user: str, password: str) -> None:
-    """Nothing is sent without a user and a password."""
+def test_credentials_are_required(user: str, password: str) -> None:
+    """Without a user and a password nothing is sent."""
     with pytest.raises(ConfigurationError, match="client_id"):
         QPayProvider(user, password)
 
 
-def test_the_environment_makes_a_provider(fake_qpay: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The four variables, with the plain key that others share; a line break after a secret is not part of it."""
+def test_the_environment_configures_a_provider(fake_qpay: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The four variables are read, with the plain key of other programs; a line break after a secret is dropped."""
     known = QPayProvider.from_env(fake_qpay.environ)
     assert (known.key, known.base_url, known.name) == ("qpay:access_token", fake_qpay.url, "qpay")
     environ = fake_qpay.environ | {"QPAY_CACHE_KEY": "shop:qpay"}
@@ -434,8 +436,8 @@ def test_the_environment_makes_a_provider(fake_qpay: FakeQPay, monkeypatch: pyte
     assert from_env().base_url == PRODUCTION
 
 
-def test_a_table_goes_before_the_environment(fake_qpay: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a configuration gives goes before each variable; another merchant has neither the plain key nor theirs."""
+def test_a_table_overrides_the_environment(fake_qpay: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A configured setting overrides its variable; another merchant gets neither that key nor those credentials."""
     for name, value in fake_qpay.environ.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("QPAY_CACHE_KEY", "their:key")
@@ -448,8 +450,8 @@ def test_a_table_goes_before_the_environment(fake_qpay: FakeQPay, monkeypatch: p
 
 
 @pytest.mark.parametrize("environ", [{}, {"QPAY_CLIENT_ID": "planted"}, {"QPAY_CLIENT_SECRET": "planted"}])
-def test_missing_credentials_are_one_paragraph(environ: dict[str, str]) -> None:
-    """The message names both variables and the sandbox merchant, and no value."""
+def test_missing_credentials_are_reported_in_one_paragraph(environ: dict[str, str]) -> None:
+    """The message names both variables and the sandbox's merchant, and shows no value."""
     with pytest.raises(ConfigurationError) as caught:
         QPayProvider.from_env(environ)
     text = str(caught.value)
@@ -459,23 +461,23 @@ def test_missing_credentials_are_one_paragraph(environ: dict[str, str]) -> None:
     assert "\n" not in text
 
 
-def test_the_identity_tells_merchants_and_passwords_apart() -> None:
-    """Host, user and password make the identity; the password only as a Secret."""
+def test_the_identity_separates_merchants_and_passwords() -> None:
+    """Host, user and password make the identity; the password is a Secret."""
     identity = QPayProvider("merchant", "planted").identity()
     assert identity == {"issuer": PRODUCTION, "client_id": "merchant", "client_secret": Secret("planted")}
     assert "planted" not in repr(identity)
 
 
-def test_it_is_a_provider_with_a_late_renewal() -> None:
-    """It satisfies the protocol, names no key of its own, and renews ten minutes before the end."""
+def test_it_satisfies_the_protocol_and_renews_late() -> None:
+    """It satisfies the protocol, sets no key, and renews ten minutes before the end."""
     known = QPayProvider("merchant", "planted")
     assert isinstance(known, TokenProvider)
     assert known.key is None
     assert known.policy.window == 600.0
 
 
-def test_the_urls_in_logs_hold_no_credential(fake_qpay: FakeQPay, caplog: pytest.LogCaptureFixture) -> None:
-    """The HTTP client logs what it does: no password, Basic text or token is in it (INV-9)."""
+def test_logged_urls_hold_no_credential(fake_qpay: FakeQPay, caplog: pytest.LogCaptureFixture) -> None:
+    """The HTTP client logs its requests: no password, Basic text or token is in the log (INV-9)."""
     caplog.set_level(logging.DEBUG)
     known = QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url, use_refresh=True)
     token = get(known, told=context(get(known), "refresh"))

@@ -1,4 +1,4 @@
-"""The QR code of an invoice: QPay's own picture, one made here, and the terminal's."""
+"""The QR code of an invoice: QPay's own picture, our replacement, and the terminal's."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def invoice(**fields: object) -> CreatedInvoice:
     return read(INVOICE | fields, CreatedInvoice)
 
 
-def test_qpays_own_picture_is_taken() -> None:
-    """The PNG that QPay sends in base64 comes out as it is."""
+def test_qpays_own_picture_is_used() -> None:
+    """The PNG that QPay sends in base64 is returned unchanged."""
     assert png_of(invoice(qr_image=b64encode(PNG).decode())) == PNG
 
 
 @pytest.mark.parametrize("image", ["", "not base64!", "QUJD"])
-def test_a_picture_is_made_where_there_is_none(image: str) -> None:
+def test_a_missing_picture_is_generated(image: str) -> None:
     """An empty or broken picture is replaced by one of the same text."""
     made = png_of(invoice(qr_image=image))
     assert made.startswith(PNG[:8])
@@ -40,21 +40,21 @@ def test_a_picture_is_made_where_there_is_none(image: str) -> None:
 
 
 def test_a_terminal_shows_code_and_links() -> None:
-    """Half blocks, the short address, and each bank that has a link."""
+    """The output has half blocks, the short address, and each bank with a link."""
     shown = draw_qr(invoice())
     assert "▀" in shown
     assert shown.splitlines()[-2:] == ["https://s.qpay.mn/x", "Хаан банк: khanbank://q?x"]
 
 
-def test_a_name_moves_no_cursor() -> None:
-    """A bank's name is printed without whatever a terminal would obey; an invoice without a text has no code."""
+def test_a_bank_name_cannot_control_the_terminal() -> None:
+    """A bank's name is printed without control characters; an invoice without a text has no code."""
     assert "\x1b" not in draw_qr(invoice(urls=[{"name": "\x1b[2Jbank", "link": "x://"}]))
     with pytest.raises(QPayInvalidRequest, match="qr_text"):
         png_of(invoice(qr_text=""))
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra the message holds the command that installs it."""
+    """Without the extra, the message holds the install command."""
     monkeypatch.setitem(sys.modules, "segno", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'tokencache\[qr\]'"):
         draw_qr(invoice())

@@ -1,4 +1,4 @@
-"""What QPay is asked: the limits that are held before anything is sent, and the exact body."""
+"""The requests to QPay: limits are checked before anything is sent, and bodies are exact."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ SIMPLE: dict[str, Any] = {
 LINE = InvoiceLine(line_description="tea", line_quantity=2, line_unit_price="49.75")
 
 
-def test_a_simple_invoice() -> None:
-    """What is left out is not sent; an anonymous receiver is ``terminal``; amounts are numbers, exact ones."""
+def test_a_simple_invoice_sends_its_fields_only() -> None:
+    """A missing field is not sent; an anonymous receiver is ``terminal``; amounts are exact numbers."""
     body = invoice_body(InvoiceRequest(**SIMPLE, amount=Decimal("99.50")))
     assert body == SIMPLE | {"amount": Decimal("99.50"), "invoice_receiver_code": "terminal"}
     request = _request(_calls.create_invoice(InvoiceRequest(**SIMPLE, amount="99.50")), "https://q.example", 1.0)
@@ -42,8 +42,8 @@ def test_a_simple_invoice() -> None:
     assert str(request.url) == "https://q.example/v2/invoice"
 
 
-def test_a_full_invoice() -> None:
-    """Every part that QPay knows goes out under its name."""
+def test_a_full_invoice_sends_every_part() -> None:
+    """Every part that QPay knows is sent under its name."""
     line = InvoiceLine(
         line_description="tea",
         line_quantity=1,
@@ -126,21 +126,21 @@ def test_a_full_invoice() -> None:
         ),
     ],
 )
-def test_limits_are_held_before_anything_is_sent(given: dict[str, Any], complaint: str) -> None:
-    """A broken limit names the field, what is wrong and what would be right."""
+def test_limits_are_checked_before_anything_is_sent(given: dict[str, Any], complaint: str) -> None:
+    """The error names the field, the broken limit and what is allowed."""
     with pytest.raises(QPayInvalidRequest, match=complaint):
         invoice_body(InvoiceRequest(**(SIMPLE | given)))
 
 
 @pytest.mark.parametrize("name", ["invoice_code", "sender_invoice_no", "invoice_receiver_code"])
-def test_the_longest_of_each_is_allowed(name: str) -> None:
-    """Limits are those of QPay's table, to the character."""
+def test_values_at_the_limit_are_allowed(name: str) -> None:
+    """The limits equal QPay's table, to the character."""
     fields = SIMPLE | {"amount": 1, name: "x" * 45, "invoice_description": "Ц" * 255, "note": "n" * 1000}
     assert invoice_body(InvoiceRequest(**fields))[name] == "x" * 45
 
 
-def test_dates_are_written_as_qpay_reads_them() -> None:
-    """A list is between two instants, given as such or as text."""
+def test_dates_are_written_in_qpays_form() -> None:
+    """A list is between two instants, given as a datetime or as text."""
     call = _calls.list_payments("CODE", start_date=datetime(2026, 1, 2, 3, 4, 5), end_date="2026-02-01 00:00:00")  # noqa: DTZ001
     assert call.body is not None
     assert (call.body["start_date"], call.body["end_date"]) == ("2026-01-02 03:04:05", "2026-02-01 00:00:00")

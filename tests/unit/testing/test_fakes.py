@@ -1,4 +1,4 @@
-"""The fakes that users get for tests of their own."""
+"""The fakes that users get for their own tests."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ READS, WRITES, EVERYTHING = FlakyBackend.READS, FlakyBackend.WRITES, FlakyBacken
 @pytest.mark.parametrize(
     ("down", "failing"), [(READS, {"load"}), (WRITES, {"lease"}), (EVERYTHING, {"load", "lease"}), (frozenset(), set())]
 )
-def test_a_flaky_backend_fails_what_is_down(half: str, down: frozenset[str], failing: set[str]) -> None:
-    """Reads, writes or both raise while they are down, in each half; every call is noted; then all work again."""
+def test_a_flaky_backend_fails_only_while_it_is_down(half: str, down: frozenset[str], failing: set[str]) -> None:
+    """Reads, writes or both raise while they are down, in both halves; each call is recorded; later all work again."""
     backend = FlakyBackend()
 
     async def acalls() -> set[str]:
@@ -47,7 +47,7 @@ def test_a_flaky_backend_fails_what_is_down(half: str, down: frozenset[str], fai
     assert isinstance(backend.lease("k", "a", "i", None, 9.0), Granted)
 
 
-def test_a_flaky_backend_shows_how_code_bears_an_outage() -> None:
+def test_a_flaky_backend_simulates_an_outage() -> None:
     """The documented use: a token is served from the local copy while the whole backend is down."""
     clock = FakeClock()
     backend = FlakyBackend(clock)

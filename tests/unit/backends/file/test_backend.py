@@ -1,4 +1,4 @@
-"""The file backend beyond the contract: whom it trusts, what it survives, what it leaves behind."""
+"""The file backend beyond the contract: names, countdowns, fences, lost leases, cleaning up, set-up."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from tokencache.ports import LeaseGrant, LeaseReply
 
 KEY = "qpay:access_token"
-NOBODY = 65534
+OTHER_USER = 65534
 
 
 class World:
-    """Clocks that go when they are told to: ``clock`` is the machine's steady one, ``wall`` the one on the wall."""
+    """Clocks that the test moves: ``clock`` is the machine's steady clock, ``wall`` its wall clock."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -59,13 +59,13 @@ def world() -> World:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Give the path of a folder that is not there yet."""
+    """Give the path of a folder that does not exist yet."""
     return tmp_path / "cache" / "tokens"
 
 
 @pytest.fixture
 def another(folder: Path, world: World) -> Iterator[Callable[[], FileBackend]]:
-    """Give what makes backends on the one folder, each as another process would have it; all are closed in the end."""
+    """Give a function that makes backends on one folder, each for one process; all are closed at the end."""
     with ExitStack() as stack:
 
         def make() -> FileBackend:
@@ -88,7 +88,7 @@ def ask(backend: FileBackend, owner: str = "a", seen: bytes | None = None, ttl: 
 
 
 def store(backend: FileBackend, value: str = "one", ttl: float = 60.0) -> bytes:
-    """Store a record by the front door and return it."""
+    """Store a record through the public methods and return it."""
     last = backend.load(KEY)
     lease = granted(ask(backend, "gardener", last.data if last else None))
     data = record(lease.fence, value)
@@ -102,7 +102,7 @@ def path_of(backend: FileBackend, kind: str) -> Path:
 
 
 def descriptors(folder: Path) -> list[str]:
-    """Return which files in a folder, and the folder, this process has open."""
+    """Return which files in a folder this process has open, and whether the folder itself."""
     listed = []
     for number in Path("/proc/self/fd").iterdir():
         with suppress(FileNotFoundError):
@@ -119,15 +119,15 @@ def full(fd: int, data: bytes) -> int:
 
 
 @given(st.lists(st.text(min_size=1) | st.text("aA-/.\\é\u0301\ud800", min_size=1), unique=True, max_size=20))
-def test_names_are_short_safe_and_tell_keys_apart(keys: list[str]) -> None:
-    """Any key makes a plain file name; two keys never make the same one, not even where case does not count."""
+def test_names_are_short_safe_and_unique(keys: list[str]) -> None:
+    """Any key makes a plain file name; two keys never share one, also on a disk that ignores case."""
     names = [stem_of(key) for key in keys]
     assert all(re.fullmatch(r"[a-z0-9_]+(-[a-z0-9_]+)*-[0-9a-f]{40}", name) and len(name) <= 100 for name in names)
     assert len({name.casefold() for name in names}) == len(keys)
 
 
 def test_hostile_keys_stay_inside_the_folder(backend: FileBackend, tmp_path: Path, folder: Path) -> None:
-    """No key makes a file anywhere but in the folder."""
+    """No key makes a file outside the folder."""
     for key in HOSTILE_KEYS:
         granted(backend.lease(key, "a", "identity", None, 3.0))
     outside = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent != folder]
@@ -135,18 +135,18 @@ def test_hostile_keys_stay_inside_the_folder(backend: FileBackend, tmp_path: Pat
     assert len(list(folder.glob("*.state"))) == len(HOSTILE_KEYS)
 
 
-def test_a_name_begins_with_what_the_key_begins_with(backend: FileBackend) -> None:
-    """Who looks into the folder recognises a key."""
+def test_a_file_name_begins_like_its_key(backend: FileBackend) -> None:
+    """A person who lists the folder recognises a key."""
     assert backend.record_path(KEY).name.startswith("qpay-access_token-")
 
 
-# --- what is known of a record
+# --- countdowns and states
 
 
-def test_the_countdown_of_a_record_is_the_machines(
+def test_the_countdown_of_a_record_follows_the_steady_clock(
     backend: FileBackend, world: World, another: Callable[[], FileBackend]
 ) -> None:
-    """Another process sees what remains by the steady clock, whatever the wall clock did; at its end it is a miss."""
+    """Another process counts the rest by the steady clock, whatever the wall clock does; at its end it is a miss."""
     data = store(backend, ttl=60.0)
     other = another()
     world.now += 45.0
@@ -160,8 +160,8 @@ def test_the_countdown_of_a_record_is_the_machines(
     assert granted(ask(other)).fence > json.loads(data)["fence"]
 
 
-def test_what_has_ended_leaves_the_disk_with_the_next_lease_that_is_freed(backend: FileBackend, world: World) -> None:
-    """INV-9: an ended token does not lie about for good, and the fences go on above its own; a live one stays."""
+def test_ended_records_are_deleted_when_a_lease_is_released(backend: FileBackend, world: World) -> None:
+    """INV-9: an ended token does not stay on the disk, and later fences are above its own; a live token stays."""
     data = store(backend, ttl=60.0)
     backend.release(granted(ask(backend, seen=data)))
     assert backend.record_path(KEY).read_bytes() == data
@@ -173,7 +173,7 @@ def test_what_has_ended_leaves_the_disk_with_the_next_lease_that_is_freed(backen
 
 
 def test_a_record_placed_by_another_program_has_no_countdown(backend: FileBackend, world: World) -> None:
-    """INV-1: what others wrote is not given the life of the record that lay there before; its own instants count."""
+    """INV-1: another program's record does not get the countdown of the record before it; its own instants count."""
     old = store(backend, ttl=60.0)
     backend.record_path(KEY).write_bytes(record(None, "theirs"))
     world.now += 10_000.0
@@ -184,7 +184,7 @@ def test_a_record_placed_by_another_program_has_no_countdown(backend: FileBacken
 
 
 def test_a_record_without_a_state_is_read(folder: Path) -> None:
-    """Two fields in a file at the right place are a record."""
+    """A file with the two fields, at the right place, is a record."""
     folder.mkdir(parents=True, mode=0o700)
     backend = FileBackend(folder)
     backend.record_path(KEY).write_text('{"accessToken": "theirs", "expiresAt": 4102444800}')
@@ -192,10 +192,10 @@ def test_a_record_without_a_state_is_read(folder: Path) -> None:
     found(ask(backend))
 
 
-def test_another_boot_ends_leases_and_countdowns_but_not_fences(
+def test_a_restart_of_the_machine_ends_leases_and_countdowns_but_not_fences(
     backend: FileBackend, world: World, monkeypatch: pytest.MonkeyPatch, another: Callable[[], FileBackend]
 ) -> None:
-    """After a restart of the machine the steady clock means something else, so only record and fence are believed."""
+    """After a restart the steady clock has another origin, so only the record and the fence are believed."""
     data = store(backend, ttl=60.0)
     lease = granted(ask(backend, seen=data, ttl=60.0))
     monkeypatch.setattr(_key_files, "boot_id", lambda: "another")
@@ -208,7 +208,7 @@ def test_another_boot_ends_leases_and_countdowns_but_not_fences(
 
 
 def test_the_state_holds_no_secret(backend: FileBackend, folder: Path) -> None:
-    """INV-9: the token is in the record's file and in no other, and in no repr."""
+    """INV-9: only the record's file holds the token; no other file and no repr does."""
     store(backend, "s3cr3t-value")
     granted(ask(backend, seen=record(1 << 52)))
     with_secret = [path.suffix for path in folder.iterdir() if b"s3cr3t" in path.read_bytes()]
@@ -217,8 +217,8 @@ def test_the_state_holds_no_secret(backend: FileBackend, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("junk", [b"", b"\x00", b"{}", b"[" * 100_000, b'{"v": 1, "fence": NaN}'])
-def test_a_junk_state_is_replaced(backend: FileBackend, junk: bytes) -> None:
-    """A state file full of junk costs what it said, and the fence still grows."""
+def test_an_unreadable_state_is_replaced(backend: FileBackend, junk: bytes) -> None:
+    """With an unreadable state file its content is lost, but the fence still grows."""
     data = store(backend)
     last = granted(ask(backend, seen=data))
     path_of(backend, "state").write_bytes(junk)
@@ -232,7 +232,7 @@ def test_a_junk_state_is_replaced(backend: FileBackend, junk: bytes) -> None:
 
 
 @pytest.mark.parametrize("lost", [["state"], ["json"], ["state", "json"], ["mutex", "json"], ["mutex", "state"]])
-def test_the_fence_grows_whatever_is_lost(
+def test_the_fence_grows_after_lost_files(
     backend: FileBackend, world: World, lost: list[str], another: Callable[[], FileBackend]
 ) -> None:
     """INV-3: with files deleted and the wall clock set back, another process still grants a higher fence."""
@@ -245,16 +245,16 @@ def test_the_fence_grows_whatever_is_lost(
     assert granted(ask(other, seen=data)).fence > fence
 
 
-def test_the_fence_grows_where_everything_is_lost(backend: FileBackend, folder: Path, world: World) -> None:
-    """INV-3: one process grants ever higher fences even when the folder is swept away and the wall clock set back."""
+def test_the_fence_grows_after_the_folder_is_deleted(backend: FileBackend, folder: Path, world: World) -> None:
+    """INV-3: a process grants higher fences even after the folder is deleted and the wall clock set back."""
     before = granted(ask(backend))
     shutil.rmtree(folder)
     world.epoch -= 86_400.0
     assert granted(ask(backend, "b")).fence > before.fence
 
 
-def test_the_fence_is_the_wall_time_where_that_is_higher(backend: FileBackend, world: World) -> None:
-    """A fence is wall time in microseconds, so that one of another folder, made later, is higher too."""
+def test_the_fence_is_the_wall_time_if_that_is_higher(backend: FileBackend, world: World) -> None:
+    """A fence is wall time in microseconds, so a fence of a folder that was made later is higher."""
     assert granted(ask(backend)).fence == 1_700_000_000_000_000
     world.now, world.epoch = world.now + 10.0, world.epoch + 10.0
     assert granted(ask(backend, "b")).fence == 1_700_000_010_000_000
@@ -263,10 +263,10 @@ def test_the_fence_is_the_wall_time_where_that_is_higher(backend: FileBackend, w
 # --- leases that are lost
 
 
-def test_a_lease_past_its_end_is_taken_though_its_holder_lives(
+def test_a_lease_past_its_end_is_granted_though_its_holder_lives(
     backend: FileBackend, world: World, another: Callable[[], FileBackend]
 ) -> None:
-    """INV-2, INV-3: the lock of a holder that hangs keeps nobody out; its late commit and release do no harm."""
+    """INV-2, INV-3: after its lease, the lock of a hung holder blocks no process; its late calls do no harm."""
     hung = granted(ask(backend, "hung", ttl=3.0))
     other = another()
     held(ask(other, "next"))
@@ -279,8 +279,8 @@ def test_a_lease_past_its_end_is_taken_though_its_holder_lives(
     assert backend.commit(hung, record(hung.fence), 60.0) is False
 
 
-def test_a_dead_holder_is_noticed_by_everyone(backend: FileBackend, another: Callable[[], FileBackend]) -> None:
-    """A holder whose locks are gone has no lease: it is not reported, not waited for, and the next one is granted."""
+def test_a_dead_holder_is_noticed_at_once(backend: FileBackend, another: Callable[[], FileBackend]) -> None:
+    """A holder whose locks are gone has lost its lease: it is not reported, and the next process gets the lease."""
     holder = another()
     lease = granted(ask(holder, "dead"))
     assert backend.inspect(KEY).owner == "dead"
@@ -290,8 +290,8 @@ def test_a_dead_holder_is_noticed_by_everyone(backend: FileBackend, another: Cal
     assert granted(ask(backend, "next")).fence > lease.fence
 
 
-def test_the_same_owner_takes_the_lock_again(backend: FileBackend, another: Callable[[], FileBackend]) -> None:
-    """An owner that lost its lock but not its lease gets both back, and others are kept out again."""
+def test_the_same_owner_gets_its_lock_again(backend: FileBackend, another: Callable[[], FileBackend]) -> None:
+    """An owner that lost its lock but not its lease gets both back, and other processes are kept out again."""
     first = another()
     lease = granted(ask(first))
     first.close()
@@ -299,10 +299,10 @@ def test_the_same_owner_takes_the_lock_again(backend: FileBackend, another: Call
     held(ask(another(), "b"))
 
 
-def test_a_deleted_holder_file_costs_no_lease(
+def test_a_deleted_holder_file_does_not_end_the_lease(
     backend: FileBackend, world: World, another: Callable[[], FileBackend]
 ) -> None:
-    """INV-2: a sweep that deletes the lock under its holder lets nobody in before the lease ends."""
+    """INV-2: if a clean-up deletes the holder's lock file, no other process gets the lease before it ends."""
     lease = granted(ask(backend))
     path_of(backend, "holder").unlink()
     other = another()
@@ -312,10 +312,10 @@ def test_a_deleted_holder_file_costs_no_lease(
     granted(ask(other, "b"))
 
 
-def test_a_deleted_mutex_lets_nobody_in_twice(
+def test_a_deleted_mutex_does_not_let_two_holders_in(
     backend: FileBackend, monkeypatch: pytest.MonkeyPatch, another: Callable[[], FileBackend]
 ) -> None:
-    """INV-2: a mutex deleted while somebody is inside makes that one look again, so one of two gets the lease."""
+    """INV-2: a process whose mutex is deleted looks again, so only one of two gets the lease."""
     other = another()
     inside = backend._ask
     replies: list[LeaseReply] = []
@@ -325,7 +325,7 @@ def test_a_deleted_mutex_lets_nobody_in_twice(
         state = path_of(backend, "state")
         reply = inside(*args)  # type: ignore[arg-type]
         path_of(backend, "mutex").unlink()
-        state.unlink()  # as if the other one had come between
+        state.unlink()  # as if the other process had come between
         replies.append(ask(other, "b"))
         return reply
 
@@ -334,8 +334,8 @@ def test_a_deleted_mutex_lets_nobody_in_twice(
     granted(replies[0])
 
 
-def test_a_mutex_that_stays_locked_is_no_lease(backend: FileBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-5: a process stopped at the wrong moment makes the backend unavailable for writers, not held, not stuck."""
+def test_a_mutex_that_stays_locked_is_an_outage(backend: FileBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-5: if a process stops inside the mutex, the backend is unavailable for writers; it is not "held"."""
     data = store(backend)
     monkeypatch.setattr(_folder, "_PATIENCE", 0.05)
     with path_of(backend, "mutex").open("rb") as stuck:
@@ -348,7 +348,7 @@ def test_a_mutex_that_stays_locked_is_no_lease(backend: FileBackend, monkeypatch
 
 
 def test_a_mutex_that_is_a_link_is_not_followed(backend: FileBackend, tmp_path: Path) -> None:
-    """A link in place of the mutex is named, and its target is not touched."""
+    """The error names a link in place of the mutex, and its target is not touched."""
     store(backend)
     path_of(backend, "mutex").unlink()
     path_of(backend, "mutex").symlink_to(tmp_path / "target")
@@ -358,7 +358,7 @@ def test_a_mutex_that_is_a_link_is_not_followed(backend: FileBackend, tmp_path: 
 
 
 def test_a_mutex_that_is_a_pipe_is_named(backend: FileBackend) -> None:
-    """Something else in place of the mutex makes a clear error."""
+    """Another kind of file in place of the mutex makes a clear error."""
     store(backend)
     path_of(backend, "mutex").unlink()
     os.mkfifo(path_of(backend, "mutex"), 0o600)
@@ -366,11 +366,11 @@ def test_a_mutex_that_is_a_pipe_is_named(backend: FileBackend) -> None:
         ask(backend)
 
 
-# --- what is left behind
+# --- files and descriptors that stay
 
 
 def test_files_stay_few(backend: FileBackend, folder: Path, another: Callable[[], FileBackend]) -> None:
-    """Renewals, failures and dead holders leave three files of a key, whole ones, and no half-made one."""
+    """After renewals, failures and dead holders a key has three files, all complete, and no temporary file."""
     for step in range(20):
         crashed = another()
         last = backend.load(KEY)
@@ -387,8 +387,8 @@ def test_files_stay_few(backend: FileBackend, folder: Path, another: Callable[[]
 
 
 def test_descriptors_and_threads_are_given_back(backend: FileBackend, folder: Path, world: World) -> None:
-    """After every kind of end nothing is open and no thread is left."""
-    threads = set(threading.enumerate())  # one of another test may end meanwhile
+    """After each way to end, no file is open and no thread is left."""
+    threads = set(threading.enumerate())  # a thread of another test may end meanwhile
 
     def turn() -> None:
         data = store(backend)
@@ -415,8 +415,8 @@ def test_descriptors_and_threads_are_given_back(backend: FileBackend, folder: Pa
     assert set(threading.enumerate()) <= threads
 
 
-def test_a_refused_folder_costs_no_descriptor(backend: FileBackend, folder: Path) -> None:
-    """An error gives back what was opened before it."""
+def test_a_refused_folder_leaks_no_descriptor(backend: FileBackend, folder: Path) -> None:
+    """An error closes the files that were opened before it."""
     store(backend)
     folder.chmod(0o777)
     for _ in range(3):
@@ -428,8 +428,8 @@ def test_a_refused_folder_costs_no_descriptor(backend: FileBackend, folder: Path
 # --- closing
 
 
-def test_closing_lets_go_of_leases(another: Callable[[], FileBackend]) -> None:
-    """Others need not wait for the lease of a backend that was closed; whoever uses it then is told."""
+def test_closing_releases_the_leases(another: Callable[[], FileBackend]) -> None:
+    """Other processes need not wait for the lease of a closed backend; later calls on it raise."""
     closed = another()
     lease = granted(ask(closed))
     closed.close()
@@ -441,7 +441,7 @@ def test_closing_lets_go_of_leases(another: Callable[[], FileBackend]) -> None:
             call()
 
 
-def test_closing_wakes_those_who_wait(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_wakes_the_waiters(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """INV-8: a waiter in another thread returns when its backend is closed, and does not wait for its timeout."""
     monkeypatch.setattr(PollPacer, "pause", lambda _: 1000.0)
     holder = FileBackend(folder)
@@ -464,8 +464,8 @@ def test_closing_wakes_those_who_wait(folder: Path, monkeypatch: pytest.MonkeyPa
     holder.close()
 
 
-def test_a_waiter_reads_only_what_changed(backend: FileBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look at what did not change neither reads the record nor parses the state."""
+def test_a_waiter_reads_only_changed_files(backend: FileBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If nothing changed, a look neither reads the record nor parses the state."""
     lease = granted(ask(backend, seen=store(backend)))
     parsed = 0
     parse_state = _file_state.parse
@@ -508,7 +508,7 @@ def test_a_url_names_the_folder(url: str, path: str, monkeypatch: pytest.MonkeyP
     "url",
     ["file://var/tokens", "file:///", "file://u@/tokens", "file:///t?poll=0", "file:///t?size=1", "file:///t?poll=x"],
 )
-def test_a_url_that_names_no_folder_is_refused(url: str) -> None:
+def test_a_url_that_does_not_name_a_folder_is_refused(url: str) -> None:
     """A missing slash does not turn a folder into a host, and an unknown option is an error."""
     with pytest.raises(ConfigurationError):
         from_url(BackendURL.parse(url))
@@ -523,10 +523,10 @@ def test_a_url_that_names_no_folder_is_refused(url: str) -> None:
         ("darwin", "/var/cache/u", "/home/u/Library/Caches/tokencache"),
     ],
 )
-def test_the_users_cache_folder_is_the_systems(
+def test_the_default_folder_is_the_systems_cache_folder(
     platform: str, cache: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each system's custom is followed; a relative XDG_CACHE_HOME is ignored, as its specification says."""
+    """It follows each system's custom; a relative XDG_CACHE_HOME is ignored, as its specification says."""
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setenv("HOME", "/home/u")
     if cache is None:
@@ -537,7 +537,7 @@ def test_the_users_cache_folder_is_the_systems(
 
 
 def test_a_relative_folder_does_not_move_with_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A later change of the working folder does not split the fleet."""
+    """If the working folder changes later, the processes still share one folder."""
     monkeypatch.chdir(tmp_path)
     backend = FileBackend("tokens")
     monkeypatch.chdir("/")
@@ -545,8 +545,8 @@ def test_a_relative_folder_does_not_move_with_the_process(tmp_path: Path, monkey
     assert (tmp_path / "tokens").is_dir()
 
 
-def test_a_system_without_locks_is_told(tmp_path: Path) -> None:
-    """The module imports anywhere; only who wants the backend there is sent to another one."""
+def test_a_system_without_locks_is_refused(tmp_path: Path) -> None:
+    """The module can be imported on any system; making the backend there raises, and names another backend."""
     script = """
 import sys
 sys.modules["fcntl"] = None
@@ -563,10 +563,10 @@ except ConfigurationError as error:
     assert "use another backend" in ran.stdout
 
 
-def test_a_grant_that_cannot_be_written_keeps_no_lock(
+def test_a_grant_that_cannot_be_written_releases_its_lock(
     backend: FileBackend, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A lease that was never recorded leaves no descriptor and stands in nobody's way."""
+    """A lease that was not recorded leaves no open file and does not block the next request."""
     data = store(backend)
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)

@@ -1,4 +1,4 @@
-"""The folder of the file backend: whom it trusts, and what happens where the disk fails."""
+"""The folder of the file backend: which owners and modes it trusts, and what happens if the disk fails."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from tokencache.ports import LeaseReply
 
 KEY = "qpay:access_token"
-NOBODY = 65534
+OTHER_USER = 65534
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Give the path of a folder that is not there yet."""
+    """Give the path of a folder that does not exist yet."""
     return tmp_path / "cache" / "tokens"
 
 
@@ -46,7 +46,7 @@ def ask(backend: FileBackend, owner: str = "a", seen: bytes | None = None, ttl: 
 
 
 def store(backend: FileBackend, value: str = "one", ttl: float = 60.0) -> bytes:
-    """Store a record by the front door and return it."""
+    """Store a record through the public methods and return it."""
     last = backend.load(KEY)
     lease = granted(ask(backend, "gardener", last.data if last else None))
     data = record(lease.fence, value)
@@ -56,20 +56,20 @@ def store(backend: FileBackend, value: str = "one", ttl: float = 60.0) -> bytes:
 
 @contextmanager
 def as_another_user(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let everything that is on the disk belong to somebody else."""
+    """Make every file on the disk look as if another user owned it."""
     with monkeypatch.context() as patch:
-        patch.setattr(os, "geteuid", lambda: NOBODY - 1)
+        patch.setattr(os, "geteuid", lambda: OTHER_USER - 1)
         yield
 
 
 @pytest.fixture
 def powerless() -> Iterator[Path]:
-    """Give a new folder of a user whom file modes bind, which they do not for root, and be that user."""
+    """Give a new folder, and run as a user whom file modes bind; they do not bind root."""
     path = Path(tempfile.mkdtemp(dir="/tmp", prefix="tokencache-test-"))
     was = os.geteuid()
     if was == 0:
-        os.chown(path, NOBODY, NOBODY)
-        os.seteuid(NOBODY)
+        os.chown(path, OTHER_USER, OTHER_USER)
+        os.seteuid(OTHER_USER)
     try:
         yield path / "tokens"
     finally:
@@ -79,11 +79,11 @@ def powerless() -> Iterator[Path]:
         shutil.rmtree(path)
 
 
-# --- the folder and whom it trusts
+# --- owners and modes
 
 
 def test_folder_and_files_are_private(tmp_path: Path) -> None:
-    """Missing parents and the folder get mode 700, each file 600, even where the umask would let everybody in."""
+    """Missing parents and the folder get mode 700, each file 600, whatever the umask is."""
     backend = FileBackend(tmp_path / "a" / "b" / "tokens")
     was = os.umask(0)
     try:
@@ -101,7 +101,7 @@ def test_folder_and_files_are_private(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o720, 0o1777])
 def test_a_folder_that_others_can_write_to_is_refused(backend: FileBackend, folder: Path, mode: int) -> None:
-    """Where others could plant a token none is read and none is stored; the message says what to do."""
+    """In a folder where others could plant a token, none is read or stored; the message names the remedy."""
     data = store(backend)
     folder.chmod(mode)
     for call in (lambda: backend.load(KEY), lambda: ask(backend), lambda: backend.inspect(KEY)):
@@ -115,21 +115,21 @@ def test_a_folder_that_others_can_write_to_is_refused(backend: FileBackend, fold
 
 
 def test_a_folder_of_another_user_is_refused(backend: FileBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that somebody else made holds what somebody else wants us to send."""
+    """A folder of another user may hold tokens which that user planted."""
     store(backend)
     with as_another_user(monkeypatch), pytest.raises(ConfigurationError, match=r"belongs to another user.*chmod 700"):
         backend.load(KEY)
 
 
 def test_a_link_made_by_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A link planted in place of the folder is not followed, wherever it leads."""
+    """A link that another user put in place of the folder is not followed, wherever it leads."""
     (tmp_path / "mine").mkdir(mode=0o700)
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "mine")
     if os.geteuid() == 0:
-        os.lchown(link, NOBODY, NOBODY)
+        os.lchown(link, OTHER_USER, OTHER_USER)
     else:
-        monkeypatch.setattr(os, "geteuid", lambda: NOBODY - 1)
+        monkeypatch.setattr(os, "geteuid", lambda: OTHER_USER - 1)
     backend = FileBackend(link)
     for call in (lambda: backend.load(KEY), lambda: ask(backend)):
         with pytest.raises(ConfigurationError, match="symbolic link made by another user"):
@@ -138,7 +138,7 @@ def test_a_link_made_by_another_user_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_link_of_ones_own_is_followed(tmp_path: Path) -> None:
-    """Who links the folder to a roomier place may."""
+    """Users may link the folder to another place."""
     (tmp_path / "mine").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "mine")
     backend = FileBackend(tmp_path / "link")
@@ -146,8 +146,8 @@ def test_a_link_of_ones_own_is_followed(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / backend.record_path(KEY).name).exists()
 
 
-def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
-    """A path that is no folder is a mistake of configuration, said so."""
+def test_a_file_instead_of_the_folder_is_refused(tmp_path: Path) -> None:
+    """If the path is not a folder, the error is a ConfigurationError that says so."""
     (tmp_path / "tokens").write_text("")
     with pytest.raises(ConfigurationError, match="it is not a folder; name a folder"):
         FileBackend(tmp_path / "tokens").load(KEY)
@@ -156,7 +156,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 def test_a_record_that_is_a_link_is_a_miss(
     backend: FileBackend, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A planted link is neither read nor written through: the next commit replaces the link itself."""
+    """A planted link is neither read nor written through: the next commit replaces the link."""
     store(backend)
     target = tmp_path / "target"
     target.write_bytes(record(None, "planted"))
@@ -174,7 +174,7 @@ def test_a_record_that_is_a_link_is_a_miss(
 def test_a_record_that_is_not_a_small_private_file_is_a_miss(
     backend: FileBackend, folder: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A pipe does not hang the reader, a huge file is not read, one that others can write to is not believed."""
+    """A pipe does not hang the reader; a huge file is not read; a file that others can write is not trusted."""
     store(backend)
     path = backend.record_path(KEY)
     path.unlink()
@@ -196,7 +196,7 @@ def test_a_record_that_is_not_a_small_private_file_is_a_miss(
 
 
 def test_a_record_of_the_largest_size_is_read(backend: FileBackend) -> None:
-    """One mebibyte is the limit, and within it."""
+    """One mebibyte is the limit, inclusive."""
     store(backend)
     data = record(None).ljust(1 << 20)
     backend.record_path(KEY).write_bytes(data)
@@ -206,7 +206,7 @@ def test_a_record_of_the_largest_size_is_read(backend: FileBackend) -> None:
 
 
 def test_a_record_over_the_limit_is_not_stored(backend: FileBackend) -> None:
-    """What could not be read back is refused, and what was there stays."""
+    """A record that could not be read back is refused, and the record before it stays."""
     data = store(backend)
     lease = granted(ask(backend, seen=data))
     with pytest.raises(BackendUnavailable, match="the limit is 1048576"):
@@ -220,7 +220,7 @@ def test_a_record_over_the_limit_is_not_stored(backend: FileBackend) -> None:
 
 
 def test_a_read_only_folder_is_still_read(powerless: Path) -> None:
-    """INV-4: reading goes on where nothing can be written, and writing says why it cannot."""
+    """INV-4: records in a read-only folder are read, and a write raises with the reason."""
     backend = FileBackend(powerless)
     data = store(backend)
     lease = granted(ask(backend, seen=data))
@@ -240,8 +240,8 @@ def test_a_read_only_folder_is_still_read(powerless: Path) -> None:
     backend.close()
 
 
-def test_a_folder_that_cannot_be_made_is_said_so(powerless: Path) -> None:
-    """A parent that may not be written to makes the backend unavailable, with the reason; there is no record."""
+def test_a_folder_that_cannot_be_made_is_an_outage(powerless: Path) -> None:
+    """If the parent is not writable, the backend is unavailable, with the reason; a load is a miss."""
     powerless.mkdir(mode=0o500)
     backend = FileBackend(powerless / "deeper")
     assert backend.load(KEY) is None
@@ -252,7 +252,7 @@ def test_a_folder_that_cannot_be_made_is_said_so(powerless: Path) -> None:
 
 
 def test_a_full_disk_refuses_writes_only(backend: FileBackend, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-4: the record stays whole and readable, no half-written file is left, and no lease is kept for nothing."""
+    """INV-4: the record stays complete and readable; no half-written file and no lease is left."""
     data = store(backend)
     lease = granted(ask(backend, seen=data))
     with monkeypatch.context() as patch:
@@ -276,8 +276,8 @@ def full(fd: int, data: bytes) -> int:
     raise OSError(28, os.strerror(28))
 
 
-def test_a_folder_removed_under_us_is_made_again(backend: FileBackend, folder: Path) -> None:
-    """A token is stored and leased again after somebody swept the whole folder away; the fence does not fall."""
+def test_a_deleted_folder_is_made_again(backend: FileBackend, folder: Path) -> None:
+    """After the whole folder was deleted, tokens are stored and leased again; the fence does not fall."""
     before = granted(ask(backend, seen=store(backend)))
     shutil.rmtree(folder)
     assert backend.load(KEY) is None
@@ -289,10 +289,10 @@ def test_a_folder_removed_under_us_is_made_again(backend: FileBackend, folder: P
     assert backend.load(KEY) is not None
 
 
-def test_a_folder_removed_in_mid_call_is_made_again(
+def test_a_folder_deleted_during_a_call_is_made_again(
     backend: FileBackend, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sweep between opening the folder and the first file in it costs nothing."""
+    """A deletion between opening the folder and its first file causes no error."""
     store(backend)
     opened = backend._folder.open
 

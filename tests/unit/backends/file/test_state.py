@@ -1,4 +1,4 @@
-"""The state of a key as the file backend writes it down, and reads it back whatever became of the file."""
+"""The state of a key: the file backend writes it, and reads any file back without a crash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FULL = State(7, Lease("a\ud800\n", TERM), Pause(cooldown(0.0), TERM), Countdown(
 
 
 def test_the_state_survives_the_file() -> None:
-    """What is written is what is read."""
+    """A state that is written and read is equal."""
     assert parse(dump(FULL, "boot"), "boot") == FULL
     assert parse(dump(State(3), "boot"), "boot") == State(3)
     assert parse(dump(FULL, "boot"), "later") == State(7)
@@ -26,8 +26,8 @@ WHOLE = dump(FULL, "boot")
 
 
 @given(st.binary(max_size=40) | st.integers(0, len(WHOLE) - 1).map(lambda cut: WHOLE[:cut]))
-def test_an_unreadable_state_is_none_at_all(data: bytes) -> None:
-    """A file that is cut or was never ours does not stop anybody."""
+def test_an_unreadable_state_is_empty(data: bytes) -> None:
+    """A truncated file, or a file of another program, does not stop a process."""
     assert parse(data, "boot") == State()
 
 
@@ -49,7 +49,7 @@ JSON = st.recursive(
 @example("cooldown", "ttl", float("inf"))
 @example("record", "until", True)
 def test_a_state_with_a_wrong_field_does_not_crash(section: str, name: str | None, value: object) -> None:
-    """Whatever stands in a field, there is a state, and its terms are finite."""
+    """Whatever value a field has, a state comes back, and its times are finite."""
     table = json.loads(dump(FULL, "boot"))
     if name is not None and isinstance(table[section], dict):
         table[section][name] = value
@@ -63,15 +63,15 @@ def test_a_state_with_a_wrong_field_does_not_crash(section: str, name: str | Non
         assert math.isfinite(part.term.ttl)
 
 
-def test_a_clock_that_began_anew_ends_every_term() -> None:
-    """Where no boot has a name, more left than the whole tells that the machine was restarted."""
+def test_a_clock_that_started_again_ends_every_term() -> None:
+    """Without a boot id, more time left than the whole term shows that the machine was restarted."""
     term = Term(until=1000.0 + 60.0, ttl=60.0)
     assert term.remaining(1000.0) == 60.0
     assert term.remaining(1000.0 + 60.0) == 0.0
     assert term.remaining(5.0) == 0.0
 
 
-def test_nothing_lasts_for_ever() -> None:
-    """INV-8: JSON that knows infinity gives no lease that never ends."""
+def test_an_infinite_time_is_refused() -> None:
+    """INV-8: a JSON infinity does not make a lease that never ends."""
     endless = dump(State(7, Lease("a", Term(float("inf"), float("inf")))), "boot")
     assert parse(endless, "boot").lease is None

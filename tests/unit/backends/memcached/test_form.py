@@ -1,4 +1,4 @@
-"""What the memcached backend writes: names, expiry, locks; without a server."""
+"""The form of names, expiry and locks on memcached; without a server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ANY_TEXT = st.text(st.characters(codec=None), max_size=300)
 
 
 def safe(name: str, prefix: int = 0) -> bool:
-    """Return whether memcached takes this for one key."""
+    """Return whether memcached accepts this as one key."""
     return re.fullmatch(r"[!-~]+", name) is not None and len(name) + prefix <= 250
 
 
@@ -41,28 +41,28 @@ def safe(name: str, prefix: int = 0) -> bool:
 @example("a b", names_of("a b")[0])
 @example("k" * 245, "k" * 246)
 @example("\u212b", "\u00c5")
-def test_distinct_keys_have_distinct_names_that_fit(one: str, other: str) -> None:
-    """Whatever is in a key, its two names are single words of at most 250 bytes, and nobody else's."""
+def test_different_keys_have_different_names_that_fit(one: str, other: str) -> None:
+    """Whatever a key holds, its two names are single words of at most 250 bytes, and no other key has them."""
     names, others = names_of(one), names_of(other)
     assert all(map(safe, names + others))
     assert len({*names, *others}) == (2 if one == other else 4)
 
 
-def test_the_contracts_hostile_keys_are_apart() -> None:
-    """No two of the hostile keys share a name, be it of a record or a lock."""
+def test_the_contracts_hostile_keys_have_different_names() -> None:
+    """No two of the hostile keys share a name, for a record or a lock."""
     names = [name for key in HOSTILE_KEYS for name in names_of(key)]
     assert len(set(names)) == 2 * len(HOSTILE_KEYS)
     assert all(map(safe, names))
 
 
-def test_a_plain_key_is_used_as_it_stands() -> None:
-    """Another program finds record and lock where it looks for them."""
+def test_a_plain_key_is_used_unchanged() -> None:
+    """Another program finds the record and the lock where it expects them."""
     assert names_of("qpay:access_token") == ("qpay:access_token", "qpay:access_token:lock")
     assert names_of("k" * 245) == ("k" * 245, "k" * 245 + ":lock")
 
 
-def test_room_is_left_for_the_prefix_of_the_client() -> None:
-    """What the client puts before a key counts as well."""
+def test_the_clients_prefix_counts_for_the_length() -> None:
+    """The prefix that the client adds to a key counts too."""
     assert names_of("k" * 235, 10)[0] == "k" * 235
     assert all(safe(name, 10) for name in names_of("k" * 236, 10))
     assert len(names_of("k" * 236, 10)[0]) < 100
@@ -82,7 +82,7 @@ def test_room_is_left_for_the_prefix_of_the_client() -> None:
     ],
 )
 def test_a_record_ends_within_a_second_of_its_life(ttl: float, expiry: int) -> None:
-    """Whole seconds, never one that may be over at once, never beyond 30 days, which would be an absolute time."""
+    """Whole seconds, never at once, and at most 30 days: memcached takes more for an absolute time."""
     assert record_expiry(ttl) == expiry
 
 
@@ -90,19 +90,19 @@ def test_a_record_ends_within_a_second_of_its_life(ttl: float, expiry: int) -> N
     ("ttl", "expiry"), [(-1.0, 1), (0.3, 2), (1.0, 2), (2.5, 4), (3.0, 4), (1e9, LONGEST), (LONGEST, LONGEST)]
 )
 def test_a_lock_lives_no_shorter_than_its_lease(ttl: float, expiry: int) -> None:
-    """An expiry of n lives longer than n - 1 seconds, so a lease takes one more than it needs."""
+    """An expiry of n seconds may end after n - 1, so a lease takes one second more."""
     assert record_expiry(ttl) >= 2
     assert lock_expiry(ttl) == expiry
 
 
-def test_a_lease_comes_back_as_it_was_written() -> None:
+def test_a_lease_survives_its_written_form() -> None:
     """Fence, owner and end survive, whatever characters the owner's name has."""
     assert lock_of(lease_value(LEASE)) == LEASE
     assert lease_value(LEASE).isascii()
 
 
-def test_a_cooldown_comes_back_as_it_was_written() -> None:
-    """Everything that the failed holder tells survives; its remaining time is reckoned anew."""
+def test_a_cooldown_survives_its_written_form() -> None:
+    """Every field of the cooldown survives; the remaining time is computed again."""
     pause = lock_of(pause_value(cooldown(5.0), NOW))
     assert pause == Pause(replace(cooldown(0.0), remaining=0.0), NOW + 5.0, 5.0)
 
@@ -132,8 +132,8 @@ GOOD = json.loads(pause_value(cooldown(), NOW))
         GOOD | {"cooldown": GOOD["cooldown"] | {"permanent": 1}},
     ],
 )
-def test_what_is_not_ours_is_a_foreign_lock(table: object) -> None:
-    """A lock that does not say all is respected like that of any other program, and is no crash."""
+def test_an_incomplete_lock_counts_as_another_programs(table: object) -> None:
+    """A lock that lacks a field is respected like a lock of another program, without a crash."""
     assert isinstance(lock_of(json.dumps(table).encode()), Foreign)
 
 
@@ -141,13 +141,13 @@ def test_what_is_not_ours_is_a_foreign_lock(table: object) -> None:
 @example(b"1")
 @example(b"\xff\xfe")
 @example(b"[" * 100_000)
-def test_any_bytes_are_some_lock(data: bytes) -> None:
+def test_any_bytes_are_read_as_a_lock(data: bytes) -> None:
     """Whatever another program writes there is read without an exception."""
     assert isinstance(lock_of(data), Foreign)
 
 
-def test_optional_fields_of_a_cooldown_may_be_anything() -> None:
-    """An error code or status of another kind is left out."""
+def test_wrong_optional_fields_of_a_cooldown_are_left_out() -> None:
+    """An error code or status of a wrong type is left out."""
     table = GOOD | {"cooldown": GOOD["cooldown"] | {"error": 5, "status": "x"}}
     pause = lock_of(json.dumps(table).encode())
     assert isinstance(pause, Pause)
@@ -155,8 +155,8 @@ def test_optional_fields_of_a_cooldown_may_be_anything() -> None:
 
 
 @pytest.mark.parametrize(("now", "remaining"), [(NOW, 3.0), (NOW + 1, 2.0), (NOW + 60, 0.1), (NOW - 60, 3.0)])
-def test_a_lease_that_is_there_is_held_whatever_the_clocks_say(now: float, remaining: float) -> None:
-    """INV-2: a clock that is ahead of the holder's does not end its lease; one behind says no more than its life."""
+def test_a_lease_counts_as_held_by_any_clock(now: float, remaining: float) -> None:
+    """INV-2: a clock ahead of the holder's does not end its lease; a clock behind does not lengthen it."""
     assert remaining_of(LEASE, now) == pytest.approx(remaining)
 
 
@@ -164,10 +164,10 @@ def test_a_lease_that_is_there_is_held_whatever_the_clocks_say(now: float, remai
     ("now", "remaining"), [(NOW, 5.0), (NOW + 4, 1.0), (NOW + 5, 0.0), (NOW + 60, 0.0), (NOW - 60, 5.0)]
 )
 def test_a_cooldown_ends_by_the_clock(now: float, remaining: float) -> None:
-    """INV-7: it lasts as long as the failed holder asked for, to the fraction of a second, and no longer."""
+    """INV-7: it lasts exactly as long as the failed holder asked for, to the fraction of a second."""
     assert remaining_of(lock_of(pause_value(cooldown(5.0), NOW)), now) == pytest.approx(remaining)
 
 
-def test_a_foreign_lock_is_there_for_a_while() -> None:
-    """Nobody knows for how long, so a waiter is told to ask again soon."""
+def test_another_programs_lock_is_polled() -> None:
+    """The end of the lock is unknown, so a waiter asks again soon."""
     assert remaining_of(Foreign(), NOW) == 1.0

@@ -1,4 +1,4 @@
-"""How the memcached backend treats its connections, its URL and answers that make no sense; servers are fakes."""
+"""The memcached backend's connections, its URL, and answers that break the protocol; servers are fakes."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ class _Talk(socketserver.StreamRequestHandler):
     server: Fake
 
     def handle(self) -> None:
-        """Answer line by line; no answer at all closes the connection."""
+        """Answer line by line; an empty answer closes the connection."""
         self.server.connections += 1
         self.server.open.append(self.wfile)
         while line := self.rfile.readline():
             self.server.commands.append(line)
             if line.startswith((b"add ", b"cas ", b"set ")):
-                self.rfile.readline()  # the value: a second answer for it would put the connection out of step
+                self.rfile.readline()  # the value line: an extra answer to it would desynchronize the connection
             if line == b"version\r\n":
                 self.wfile.write(b"VERSION 1.6\r\n")
             elif not self.server.answer:
@@ -71,7 +71,7 @@ class _Talk(socketserver.StreamRequestHandler):
 
 @pytest.fixture
 def fake() -> Iterator[Fake]:
-    """Run a fake that has nothing stored."""
+    """Run a fake of an empty store."""
     with Fake(b"END\r\n") as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,), name="fake-memcached")
         thread.start()
@@ -109,10 +109,10 @@ def backend(fake: Fake) -> Iterator[MemcachedBackend]:
     ],
     ids=range(12),
 )
-def test_an_answer_without_sense_is_an_outage_that_quotes_nothing(
+def test_a_nonsense_answer_is_an_outage_that_quotes_nothing(
     fake: Fake, backend: MemcachedBackend, answer: bytes
 ) -> None:
-    """INV-9: a mix-up of the protocol is BackendUnavailable; its text, which may be another's token, is nowhere."""
+    """INV-9: a protocol error is BackendUnavailable, and does not quote the answer: it may hold another's token."""
     fake.answer = answer
     with pytest.raises(BackendUnavailable) as caught:
         backend.load("key")
@@ -122,7 +122,7 @@ def test_an_answer_without_sense_is_an_outage_that_quotes_nothing(
     assert caught.value.__context__ is None
 
 
-def test_after_an_answer_without_sense_the_connection_is_another(fake: Fake, backend: MemcachedBackend) -> None:
+def test_a_nonsense_answer_replaces_the_connection(fake: Fake, backend: MemcachedBackend) -> None:
     """A connection that may be out of step is not used again."""
     fake.answer = b"STORED\r\n"
     with pytest.raises(BackendUnavailable):
@@ -132,8 +132,8 @@ def test_after_an_answer_without_sense_the_connection_is_another(fake: Fake, bac
     assert fake.connections == 2
 
 
-def test_a_connection_on_which_something_was_left_is_not_used_again(fake: Fake, backend: MemcachedBackend) -> None:
-    """An answer that nobody has read would be taken for the next one."""
+def test_a_connection_with_unread_bytes_is_not_used_again(fake: Fake, backend: MemcachedBackend) -> None:
+    """An unread answer would be taken for the next one."""
     assert backend.load("key") is None
     session = backend._servers.of("key")._idle[0]
     assert session.is_fresh()
@@ -145,8 +145,8 @@ def test_a_connection_on_which_something_was_left_is_not_used_again(fake: Fake, 
     assert fake.connections == 2
 
 
-def test_two_answers_to_one_question_are_none(fake: Fake, backend: MemcachedBackend) -> None:
-    """Where more comes than was asked for, nobody knows which of the two is the answer."""
+def test_two_answers_to_one_request_are_an_outage(fake: Fake, backend: MemcachedBackend) -> None:
+    """If more comes than was asked for, the backend cannot know which answer is right."""
     fake.answer = b"END\r\nVALUE key 0 1 7\r\nx\r\nEND\r\n"
     with pytest.raises(BackendUnavailable, match="not memcached's protocol"):
         backend.load("key")
@@ -156,7 +156,7 @@ def test_two_answers_to_one_question_are_none(fake: Fake, backend: MemcachedBack
 
 
 def test_a_good_connection_is_used_again(fake: Fake, backend: MemcachedBackend) -> None:
-    """Calls one after the other share a connection, and none of them is sent twice."""
+    """Calls one after another share a connection, and no call is sent twice."""
     for _ in range(5):
         assert backend.load("key") is None
     assert fake.connections == 1
@@ -166,15 +166,15 @@ def test_a_good_connection_is_used_again(fake: Fake, backend: MemcachedBackend) 
 def test_an_old_connection_is_not_used_again(
     fake: Fake, backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that was idle for long may have been forgotten on its way, and would only time out."""
+    """A firewall may have dropped a connection that was idle for long; a call on it would time out."""
     assert backend.load("key") is None
     monkeypatch.setattr(_memcached_servers, "_STALE", 0.0)
     assert backend.load("key") is None
     assert fake.connections == 2
 
 
-def test_few_idle_connections_are_kept(fake: Fake, backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A crowd that has gone leaves no crowd of connections behind."""
+def test_idle_connections_are_bounded(fake: Fake, backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After many calls at once, only a few idle connections are kept."""
     monkeypatch.setattr(_memcached_servers, "_KEPT", 2)
     server = backend._servers.of("key")
     with server.session(), server.session(), server.session():
@@ -183,21 +183,21 @@ def test_few_idle_connections_are_kept(fake: Fake, backend: MemcachedBackend, mo
 
 
 def test_a_server_without_cas_is_named(fake: Fake, backend: MemcachedBackend) -> None:
-    """INV-2: where cas is switched off nothing could be compared, so the reason is said at once."""
+    """INV-2: without cas the server cannot compare, so the error names the reason at once."""
     fake.answer = b"VALUE key 0 1 0\r\nx\r\nEND\r\n"
     with pytest.raises(BackendUnavailable, match="-C"):
         backend.load("key")
 
 
 def test_a_value_that_is_too_large_is_never_sent(fake: Fake, backend: MemcachedBackend) -> None:
-    """A server that refuses a value may have dropped the item before."""
+    """A server that refuses a large value may have deleted the stored item before."""
     with pytest.raises(BackendUnavailable, match=str(LARGEST)):
         backend.commit(LeaseGrant("key", "a", 1, 3.0), b"x" * (LARGEST + 1), 60.0)
     assert not [line for line in fake.commands if not line.startswith((b"gets", b"version"))]
 
 
-def test_every_write_asks_for_an_answer(fake: Fake, backend: MemcachedBackend) -> None:
-    """With `noreply` every `add` would look like the lease."""
+def test_every_write_requests_an_answer(fake: Fake, backend: MemcachedBackend) -> None:
+    """With `noreply` every `add` would look like a granted lease."""
     fake.answer = b"STORED\r\n"
     with backend._servers.of("key").session() as session:
         assert session.add("key", b"", 1)
@@ -209,8 +209,8 @@ def test_every_write_asks_for_an_answer(fake: Fake, backend: MemcachedBackend) -
 
 
 @pytest.mark.parametrize("answer", [b"NOT_STORED\r\n"])
-def test_a_lease_that_others_always_get_first_is_held(fake: Fake, backend: MemcachedBackend, answer: bytes) -> None:
-    """Whoever loses again and again is told to wait; it is no outage, and it ends."""
+def test_a_lease_request_that_always_loses_is_held(fake: Fake, backend: MemcachedBackend, answer: bytes) -> None:
+    """A process that loses each time gets "held": the request ends, and it is not an outage."""
     answers = {b"gets": b"END\r\n", b"add ": answer}
     fake.answer = b""
     talk = _Talk.handle
@@ -230,10 +230,10 @@ def test_a_lease_that_others_always_get_first_is_held(fake: Fake, backend: Memca
     assert repr(reply) == "Held(remaining=0.05, cooldown=None)"
 
 
-# --- reaching it
+# --- the connection to the server
 
 
-def test_a_server_that_is_not_there_is_an_outage() -> None:
+def test_a_refused_connection_is_an_outage() -> None:
     """A refused connection is BackendUnavailable and names the server."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -243,15 +243,15 @@ def test_a_server_that_is_not_there_is_an_outage() -> None:
 
 
 def test_a_server_that_does_not_answer_is_an_outage() -> None:
-    """A black hole costs one short time-out."""
+    """A server that does not answer costs one short time-out."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         backend = MemcachedBackend(silent.getsockname()[:2], timeout=0.05)
         with pytest.raises(BackendUnavailable, match="did not answer in time"):
             backend.load("key")
 
 
-def test_a_name_that_nobody_knows_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host that cannot be resolved is not reached."""
+def test_a_host_that_does_not_resolve_is_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name without an address makes the backend unavailable."""
 
     def lookup(*_: object, **__: object) -> object:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -262,7 +262,7 @@ def test_a_name_that_nobody_knows_is_an_outage(monkeypatch: pytest.MonkeyPatch) 
 
 
 def resolve(monkeypatch: pytest.MonkeyPatch, *places: tuple[str, int]) -> None:
-    """Let every name have these addresses."""
+    """Make every name resolve to these addresses."""
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in places]
     genuine = socket.getaddrinfo
 
@@ -273,7 +273,7 @@ def resolve(monkeypatch: pytest.MonkeyPatch, *places: tuple[str, int]) -> None:
 
 
 def test_every_address_of_a_name_is_tried(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that listens on only one of a name's addresses is found: `localhost` is `::1` as well."""
+    """A server that listens on only one of a name's addresses is found: `localhost` is also `::1`."""
     port = fake.server_address[1]
     resolve(monkeypatch, ("127.0.0.2", port), ("127.0.0.1", port))
     backend = MemcachedBackend(("name", port))
@@ -281,8 +281,8 @@ def test_every_address_of_a_name_is_tried(fake: Fake, monkeypatch: pytest.Monkey
     backend.close()
 
 
-def test_time_outs_are_not_added_up(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """INV-5: an address that swallows all is the end of the attempt, however many more a name has."""
+def test_time_outs_do_not_add_up(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-5: an address that does not answer ends the attempt, even if the name has more addresses."""
     port = fake.server_address[1]
     resolve(monkeypatch, ("127.0.0.2", port), ("127.0.0.1", port))
     with socket.create_server(("127.0.0.2", port)):
@@ -292,7 +292,7 @@ def test_time_outs_are_not_added_up(fake: Fake, monkeypatch: pytest.MonkeyPatch)
     assert fake.connections == 0
 
 
-def test_after_close_everything_says_so(fake: Fake, backend: MemcachedBackend) -> None:
+def test_a_closed_backend_refuses_calls(fake: Fake, backend: MemcachedBackend) -> None:
     """A closed backend raises BackendClosed, and its connections are closed."""
     backend.load("key")
     backend.close()
@@ -302,19 +302,19 @@ def test_after_close_everything_says_so(fake: Fake, backend: MemcachedBackend) -
             call()
 
 
-def test_a_connection_in_use_at_close_is_closed_after_it(fake: Fake, backend: MemcachedBackend) -> None:
-    """What comes back to a closed backend is not kept."""
+def test_a_connection_in_use_at_close_is_closed_when_returned(fake: Fake, backend: MemcachedBackend) -> None:
+    """A connection that returns to a closed backend is not kept."""
     server = backend._servers.of("key")
     with server.session():
         backend.close()
     assert not server._idle
 
 
-# --- setting up
+# --- set-up
 
 
 class Places:
-    """What the constructor understands, and what it means."""
+    """The forms of ``servers`` that the constructor reads, and their meaning."""
 
     GOOD: ClassVar = [
         (None, ("localhost:11211",)),
@@ -329,20 +329,20 @@ class Places:
 
 @pytest.mark.parametrize(("servers", "names"), Places.GOOD)
 def test_servers_are_read(servers: list[str | tuple[str, int]] | str | None, names: tuple[str, ...]) -> None:
-    """One or several, by name or pair, each once."""
+    """Servers are one or several, by name or pair; duplicates count once."""
     assert MemcachedBackend(servers)._servers.names == names
 
 
 @pytest.mark.parametrize("servers", [[], "", [""], ["a:b"], ["a:0"], [None], [("a", 1, 2)], ("", 1), [("a", "1")], [1]])
-def test_what_says_no_place_is_refused(servers: list[str]) -> None:
-    """A mistake in the set-up is a ConfigurationError at once."""
+def test_a_value_that_does_not_name_a_server_is_refused(servers: list[str]) -> None:
+    """A wrong setting is a ConfigurationError at once."""
     with pytest.raises(ConfigurationError):
         MemcachedBackend(servers)
 
 
 @pytest.mark.parametrize(("connect_timeout", "timeout"), [(0, 1), (1, 0), (-1, 1), (1, float("nan"))])
-def test_a_timeout_is_more_than_nothing(connect_timeout: float, timeout: float) -> None:
-    """Zero would mean never to wait, and no time-out is not offered."""
+def test_a_timeout_must_be_positive(connect_timeout: float, timeout: float) -> None:
+    """A time-out of zero or less, or one that is not a number, is refused."""
     with pytest.raises(ConfigurationError):
         MemcachedBackend(connect_timeout=connect_timeout, timeout=timeout)
 
@@ -375,23 +375,23 @@ def test_a_url_is_read(url: str, names: tuple[str, ...], settings: tuple[float, 
         "memcached://a?timeout=0",
     ],
 )
-def test_a_url_that_asks_for_what_there_is_not_is_refused(url: str) -> None:
-    """An unknown option, a password, a path: each is said to be wrong, and no secret is repeated."""
+def test_a_url_with_an_unsupported_part_is_refused(url: str) -> None:
+    """An error names an unknown option, a password or a path, and never repeats a secret."""
     with pytest.raises(ConfigurationError) as caught:
         from_url(BackendURL.parse(url))
     assert "hidden" not in str(caught.value)
 
 
-def test_without_pymemcache_the_line_to_install_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The URL of a backend whose client library is missing names the extra."""
+def test_a_missing_pymemcache_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error holds the install command of the missing client library."""
     monkeypatch.setitem(sys.modules, "pymemcache.client.base", None)
     url = BackendURL.parse("memcached://a")
     with pytest.raises(BackendNotInstalled, match=r"pip install 'tokencache\[memcached\]'"):
         load_backend_factory(url)(url)
 
 
-def test_a_client_of_the_users_lends_its_settings() -> None:
-    """Servers, prefix and time-outs are the client's, which is neither used nor closed."""
+def test_the_users_client_gives_its_settings() -> None:
+    """Servers, prefix and time-outs are taken from the client, which is neither used nor closed."""
     for client in (Client(("a", 1), key_prefix=b"app:", timeout=7), PooledClient("a:1", key_prefix="app:", timeout=7)):
         backend = MemcachedBackend(client=client)
         server = backend._servers.of("key")
@@ -402,8 +402,8 @@ def test_a_client_of_the_users_lends_its_settings() -> None:
         assert len(backend._names("k" * 241)[0]) == 241
 
 
-def test_the_servers_of_a_hash_client_have_the_same_keys_as_there() -> None:
-    """A record lies where the user's own client looks for it."""
+def test_a_hash_clients_servers_keep_its_key_placement() -> None:
+    """A record is on the server where the user's own client looks for it."""
     client = HashClient([("a", 1), ("b", 2), ("c", 3)])
     backend = MemcachedBackend(client=client)
     chosen = {key: backend._servers.of(key).name for key in map(str, range(50))}
@@ -412,24 +412,24 @@ def test_the_servers_of_a_hash_client_have_the_same_keys_as_there() -> None:
 
 
 def test_the_order_of_the_servers_does_not_matter() -> None:
-    """Two processes that list the same servers differently agree where a record is."""
+    """Two processes that list the same servers in another order agree on a record's server."""
     one, other = MemcachedBackend(["a:1", "b:2", "c:3"]), MemcachedBackend(["c:3", "a:1", "b:2"])
     assert [one._servers.of(str(n)).name for n in range(50)] == [other._servers.of(str(n)).name for n in range(50)]
 
 
 @pytest.mark.parametrize("client", [object(), "a:1", 5])
-def test_what_is_no_client_is_refused(client: object) -> None:
-    """Something else than a client of pymemcache is a ConfigurationError."""
+def test_a_value_that_is_not_a_client_is_refused(client: object) -> None:
+    """A client that is not pymemcache's is a ConfigurationError."""
     with pytest.raises(ConfigurationError, match="not a client of pymemcache"):
         MemcachedBackend(client=client)
 
 
-def test_servers_and_a_client_are_too_much() -> None:
-    """One of the two says where the servers are."""
+def test_servers_beside_a_client_are_refused() -> None:
+    """Only one of the two settings may name the servers."""
     with pytest.raises(ConfigurationError, match="either"):
         MemcachedBackend("a", client=Client(("a", 1)))
 
 
 def test_the_repr_names_the_servers() -> None:
-    """It says where it is, and has nothing to hide."""
+    """The repr names the servers, and no secret."""
     assert repr(MemcachedBackend(["a:1", "b:2"])) == "MemcachedBackend('a:1, b:2')"

@@ -1,4 +1,4 @@
-"""How an answer of memcached is taken apart, in whatever pieces it comes."""
+"""Reading an answer of memcached, in any split of its bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAMES = ("one", "one:lock")
 
 
 class Talk:
-    """A connection whose answer comes in these pieces; after them it is closed."""
+    """A connection whose answer comes in these pieces, and which then closes."""
 
     def __init__(self, *pieces: bytes) -> None:
         self.sent = b""
@@ -30,7 +30,7 @@ class Talk:
         self.sent += data
 
     def recv(self, size: int) -> bytes:
-        """Return the next piece; none is longer than was asked for."""
+        """Return the next piece, never longer than was asked for."""
         piece = next(self._pieces, b"")
         assert len(piece) <= size
         return piece
@@ -42,13 +42,13 @@ def read(*pieces: bytes, names: tuple[str, ...] = NAMES, prefix: bytes = b"") ->
 
 
 def answer(items: dict[str, bytes], cas: bytes = b"7") -> bytes:
-    """Return what a server says of these items."""
+    """Return a server's answer with these items."""
     values = [b"VALUE %b 0 %d %b\r\n%b\r\n" % (name.encode(), len(data), cas, data) for name, data in items.items()]
     return b"".join(values) + b"END\r\n"
 
 
 def test_the_command_names_all_items() -> None:
-    """One `gets` for all names, each with the prefix, and no prefix in what is returned."""
+    """One `gets` asks for all names, each with the prefix; the result has no prefix."""
     talk = Talk(b"VALUE app:one 5 1 12\r\nx\r\nEND\r\n")
     assert Reader(b"app:").gets(cast("socket.socket", talk), NAMES) == {"one": Item(b"x", b"12")}
     assert talk.sent == b"gets app:one app:one:lock\r\n"
@@ -61,7 +61,7 @@ def test_the_command_names_all_items() -> None:
 @example(data={"one": b"a\r\nEND\r\n", "one:lock": b"END\r\n"}, cuts=range(200))
 @example(data={}, cuts=range(200))
 def test_an_answer_comes_in_any_pieces(data: dict[str, bytes], cuts: list[int]) -> None:
-    """Wherever it is cut, inside a line or a value that looks like the end, the same items are read."""
+    """The same items are read wherever the answer is cut, also inside a line or a value that looks like the end."""
     whole = answer(data)
     edges = [0, *sorted({cut for cut in cuts if 0 < cut < len(whole)}), len(whole)]
     pieces = [whole[start:stop] for start, stop in itertools.pairwise(edges)]
@@ -69,15 +69,15 @@ def test_an_answer_comes_in_any_pieces(data: dict[str, bytes], cuts: list[int]) 
 
 
 @given(data=st.dictionaries(st.sampled_from(NAMES), st.binary(max_size=60), min_size=1), drop=st.integers(1, 300))
-def test_an_answer_that_ends_early_is_none(data: dict[str, bytes], drop: int) -> None:
-    """A connection that is closed in mid-answer is noticed, wherever that is."""
+def test_an_answer_that_ends_early_is_refused(data: dict[str, bytes], drop: int) -> None:
+    """A connection that closes during an answer is an error, wherever that happens."""
     whole = answer(data)
     with pytest.raises(MemcacheUnexpectedCloseError):
         read(whole[: max(0, len(whole) - drop)])
 
 
 def test_a_large_value_comes_in_many_pieces() -> None:
-    """A megabyte is put together from what each reading brings."""
+    """A megabyte is joined from the pieces of many reads."""
     data = bytes(range(256)) * 4096
     whole = answer({"one": data})
     pieces = [whole[start : start + 5000] for start in range(0, len(whole), 5000)]
@@ -108,20 +108,20 @@ def test_a_large_value_comes_in_many_pieces() -> None:
     ids=lambda value: repr(value)[:40],
 )
 def test_an_answer_to_something_else_is_refused(said: bytes, error: type[Exception]) -> None:
-    """Errors of the server, items that nobody asked for, more than one answer, a line without end: nothing is taken."""
+    """A server error, an item not asked for, a second answer or an endless line: each is refused."""
     with pytest.raises(error) as caught:
         read(said)
     assert "one" not in str(caught.value)
 
 
-def test_another_programs_item_is_refused() -> None:
-    """An item without our prefix is not ours, though the rest of its name is."""
+def test_an_item_without_our_prefix_is_refused() -> None:
+    """An item without our prefix belongs to another program, although the rest of its name fits."""
     with pytest.raises(ValueError, match=r"^$"):
         read(b"VALUE one 0 1 7\r\nx\r\nEND\r\n", prefix=b"app:")
 
 
 def test_a_connection_that_is_closed_is_not_written_to() -> None:
-    """The socket of a connection that pymemcache has closed is no more."""
+    """After pymemcache closes a connection, its socket is None."""
     with pytest.raises(MemcacheUnexpectedCloseError):
         Reader(b"").gets(None, NAMES)
 
@@ -129,8 +129,8 @@ def test_a_connection_that_is_closed_is_not_written_to() -> None:
 @given(
     said=st.binary(max_size=80) | st.lists(st.sampled_from([b"VALUE one 0 1 7\r\n", b"END\r\n", b"x", b"\r\n", b" "]))
 )
-def test_no_bytes_raise_anything_unforeseen(said: bytes | list[bytes]) -> None:
-    """Whatever comes, it is read or refused, and what is read was asked for."""
+def test_any_bytes_are_read_or_refused(said: bytes | list[bytes]) -> None:
+    """Any bytes are read or refused with our error, and only items that were asked for are read."""
     pieces = [said] if isinstance(said, bytes) else said
     try:
         found = read(*pieces)

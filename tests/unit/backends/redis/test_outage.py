@@ -1,4 +1,4 @@
-"""A Redis that nobody answers for: every kind of set-up says so in the words of the port."""
+"""An unreachable Redis: each kind of set-up raises the port's own errors."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ URLS = (
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_an_outage_is_unavailability_whatever_the_client_library_calls_it(url: str) -> None:
-    """INV-5, INV-9: both halves raise `BackendUnavailable`, each time, without the password and what led to it."""
+def test_an_outage_is_backend_unavailable_for_every_kind_of_client(url: str) -> None:
+    """INV-5, INV-9: both halves raise `BackendUnavailable` each time, without the password or the first cause."""
     backend = from_url(BackendURL.parse(url))
 
     async def load() -> None:
@@ -42,14 +42,14 @@ def test_an_outage_is_unavailability_whatever_the_client_library_calls_it(url: s
 
 
 class Stubborn:
-    """A client that gives no connection, and cannot be closed."""
+    """A client that refuses connections, and whose close fails."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
     @property
     def connection_pool(self) -> Stubborn:
-        """Its pool is itself."""
+        """Return itself as its pool."""
         return self
 
     async def get_connection(self) -> None:
@@ -62,8 +62,8 @@ class Stubborn:
 
 
 @pytest.mark.parametrize("error", [RedisTimeout("slow"), OSError("gone")])
-def test_a_connection_that_cannot_be_closed_is_nobodys_concern(error: Exception) -> None:
-    """INV-5, INV-8: neither whoever closes the backend nor a call that is under way then gets a foreign error."""
+def test_a_connection_that_fails_to_close_is_ignored(error: Exception) -> None:
+    """INV-5, INV-8: neither ``close`` nor a call in progress raises the client library's error."""
 
     async def close() -> None:
         half = from_url(BackendURL.parse("redis://127.0.0.1:1/0")).aio()

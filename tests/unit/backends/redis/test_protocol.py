@@ -1,4 +1,4 @@
-"""The Redis backend without a server: URLs, names of keys, what errors mean."""
+"""The Redis backend without a server: URLs, names of keys, meaning of errors."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def read(text: str) -> Target:
     ],
 )
 def test_urls_name_their_servers(text: str, hosts: object, service: str, database: int | None) -> None:
-    """Hosts, ports, the master's name and the database are read from where users put them."""
+    """Hosts, ports, the master's name and the database are read from the usual parts of a URL."""
     target = read(text)
     assert (target.hosts, target.service, target.settings.get("db")) == (hosts, service, database)
 
 
 def test_options_reach_the_connection() -> None:
-    """Time-outs, TLS and both logins; a waiting connection outlives the longest blocking read."""
+    """Time-outs, TLS and both logins reach the connection; a waiting connection outlives the longest blocking read."""
     target = read(
         "redis+sentinel://user:pw@a/m?timeout=2&connect_timeout=250ms&ssl_ca_certs=ca.pem&sentinel_password=spw&waiters=3"
     )
@@ -80,27 +80,27 @@ def test_options_reach_the_connection() -> None:
         ("unix://", "name the server's socket, as in unix:///"),
     ],
 )
-def test_bad_urls_say_what_to_write(text: str, said: str) -> None:
-    """A mistake in the URL is a ConfigurationError with the remedy, before anything is sent."""
+def test_bad_urls_are_refused_with_the_remedy(text: str, said: str) -> None:
+    """A mistake in the URL is a ConfigurationError with the remedy; nothing is sent."""
     with pytest.raises(ConfigurationError, match=said):
         read(text)
 
 
 def test_a_backend_may_have_no_waiters() -> None:
-    """``waiters=0`` is a choice: every holder is polled."""
+    """With ``waiters=0`` each wait for a holder is polling."""
     assert read("redis://a?waiters=0").waiters == 0
 
 
 @pytest.mark.parametrize("library", ["redis", "redis.asyncio"])
 @pytest.mark.parametrize("text", ["redis://localhost:1", "unix:///nowhere", "redis+sentinel://localhost:1/m"])
 def test_clients_are_made_without_a_connection(library: str, text: str) -> None:
-    """A backend is made at once, whatever its server does."""
+    """A backend is made at once, even if its server does not answer."""
     assert connect(read(text), library, waiting=False).connection_pool is not None
 
 
 @given(st.text(min_size=1))
 def test_in_a_cluster_the_keys_of_a_record_share_a_slot(key: str) -> None:
-    """No script meets CROSSSLOT, whatever braces a key holds."""
+    """A script does not fail with CROSSSLOT, whatever braces a key holds."""
     slots = {key_slot(name.encode()) for name in keys_of(key, cluster=True)}
     assert len(slots) == 1
 
@@ -124,8 +124,8 @@ def test_distinct_keys_have_distinct_names(keys: list[str]) -> None:
         assert len(set(names)) == len(names)
 
 
-def test_the_names_that_another_service_knows() -> None:
-    """Plain keys: the record as it stands, the lock beside it."""
+def test_the_names_of_keys_are_the_documented_ones() -> None:
+    """A plain key is the record's name, and the lock is beside it."""
     assert keys_of("qpay:access_token", cluster=False)[:2] == ("qpay:access_token", "qpay:access_token:lock")
     assert keys_of("a", cluster=True) == ("a", "{a}:lock", "{a}:ready")
     for key in ("{t}a", "a{t}"):
@@ -151,8 +151,8 @@ def test_the_names_that_another_service_knows() -> None:
     ],
     ids=lambda value: type(value).__name__ + str(value)[:8] if isinstance(value, Exception) else None,
 )
-def test_errors_say_what_to_do(error: Exception, text: str) -> None:
-    """INV-9: each failure is explained, and no foreign text is repeated."""
+def test_errors_name_the_remedy(error: Exception, text: str) -> None:
+    """INV-9: each failure is explained, without the server's own text."""
     came = translated(error, "host:1")
     assert isinstance(came, BackendUnavailable)
     with pytest.raises(BackendUnavailable, match=text):
@@ -161,12 +161,12 @@ def test_errors_say_what_to_do(error: Exception, text: str) -> None:
 
 
 def test_durations_are_whole_milliseconds() -> None:
-    """PX takes no fraction and no zero."""
+    """PX takes neither a fraction nor zero."""
     assert (milliseconds(0.0001), milliseconds(1.9999), milliseconds(2_592_000)) == ("1", "1999", "2592000000")
 
 
 def test_a_cooldown_survives_the_lock() -> None:
-    """What a release leaves behind is what the next one who asks is told."""
+    """A cooldown that a release stores is the cooldown that the next caller gets."""
     protocol = Protocol(cluster=False)
     cooldown = Cooldown("me", 5.0, permanent=True, attempt=3, message="Хаан банк", error="E", status=401)
     call = protocol.release(LeaseGrant("k", "o", 7, 3.0), cooldown)
@@ -178,8 +178,8 @@ def test_a_cooldown_survives_the_lock() -> None:
     assert protocol.release(LeaseGrant("k", "o", 7, 3.0), None).arguments[2] == b""
 
 
-def test_only_a_holder_that_announces_is_waited_for() -> None:
-    """A foreign lock has no stream: it is polled."""
+def test_a_lock_of_another_program_is_polled() -> None:
+    """A lock of another program has no stream to wait on."""
     protocol = Protocol(cluster=False)
     assert protocol.wait("k", 3.0) is None
     protocol.leased("k", "o", 3.0, [b"held", 2000, b"41"])
@@ -190,16 +190,16 @@ def test_only_a_holder_that_announces_is_waited_for() -> None:
     assert protocol.wait("k", 3.0) is None
 
 
-def test_a_client_of_ones_own_must_not_decode() -> None:
-    """Records are bytes; a client that decodes them is refused with the remedy."""
+def test_a_users_client_must_not_decode() -> None:
+    """Records are bytes; a client that decodes them is refused, with the remedy."""
     with pytest.raises(ConfigurationError, match="decode_responses"):
         RedisBackend(client=Redis(decode_responses=True))
     with pytest.raises(ConfigurationError, match="either"):
         RedisBackend()
 
 
-def test_a_closed_backend_says_so() -> None:
-    """Both halves refuse after close(); closing twice is harmless."""
+def test_a_closed_backend_refuses_calls() -> None:
+    """Both halves refuse calls after close(); closing twice is harmless."""
 
     async def main() -> None:
         backend = RedisBackend(read("redis://localhost:1"))
@@ -216,8 +216,8 @@ def test_a_closed_backend_says_so() -> None:
         backend.load("k")
 
 
-def test_a_server_that_is_not_there_is_found_out_at_once() -> None:
-    """INV-5: a refused connection is BackendUnavailable, and the engine goes on without it."""
+def test_a_refused_connection_is_an_outage_at_once() -> None:
+    """INV-5: the error is BackendUnavailable, and the engine goes on without the backend."""
     backend = RedisBackend(read("redis://localhost:1"))
     with pytest.raises(BackendUnavailable, match="cannot be reached"):
         backend.load("k")
@@ -228,7 +228,7 @@ def test_a_server_that_is_not_there_is_found_out_at_once() -> None:
 
 
 async def _alone() -> None:
-    """The same from an event loop."""
+    """Do the same from an event loop."""
     backend = RedisBackend(read("redis://localhost:1"))
     source = TokenCache(backend).source(lambda: {"access_token": "x", "expires_in": 60}, key="k")
     assert (await source.atoken()).value == "x"
@@ -239,8 +239,8 @@ async def _alone() -> None:
 @pytest.mark.parametrize(
     "record", ["k", "qpay:access_token", "t\N{LATIN SMALL LETTER O WITH DIAERESIS}k", "a\r\nb", "x" * 500]
 )
-def test_a_look_is_packed_as_the_client_library_packs_it(record: str, encoding: str) -> None:
-    """The bytes are the client library's own, in the encoding of its connection, however odd the key."""
+def test_a_load_is_packed_as_the_client_library_packs_it(record: str, encoding: str) -> None:
+    """The bytes equal the client library's own, in the encoding of its connection, for any key."""
     connection = Connection(encoding=encoding)
     encoder = connection.encoder
     packed = connection.pack_commands([["GET", record], ["PTTL", record]])
