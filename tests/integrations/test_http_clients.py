@@ -59,6 +59,15 @@ def test_a_refused_token_is_replaced_and_the_request_sent_again(
     assert issuer.calls == 2
 
 
+def test_a_bare_403_refuses_where_the_caller_says_so(kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask]) -> None:
+    """Django OAuth Toolkit sends a bare 403 for an ended token; by default a 403 is about rights."""
+    api = serve(2, status=403, challenge="")
+    (given_back,) = kind.run(issuer.source, [ask(api.url)])
+    (answer,) = kind.run(issuer.source, [ask(api.url)], refused={401, 403})
+    assert (given_back.status, answer.status) == (403, 200)
+    assert issuer.calls == 2
+
+
 def test_a_second_refusal_reaches_the_caller(kind: Kind, issuer: Issuer, serve: Serve, ask: type[Ask]) -> None:
     """At most one replay; the next request does not replace the new token again (INV-6)."""
     api = serve()

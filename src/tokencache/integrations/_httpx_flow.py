@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from tokencache.integrations._refusal import Answer, Origin, Origins, heals
+from tokencache.integrations._refusal import REFUSED, Answer, Origin, Origins, checked_statuses, heals
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator, Iterable, MutableMapping
+    from collections.abc import AsyncGenerator, Collection, Generator, Iterable, MutableMapping
 
     from tokencache.integrations._refusal import TokenSupply
     from tokencache.token import Token
@@ -75,9 +75,12 @@ class TokenFlow(Generic[RequestT, ResponseT]):
     _in_memory: ClassVar[type]
     """The class of the library for bodies that are in memory."""
 
-    def __init__(self, source: TokenSupply, *, origins: str | Iterable[str] = ()) -> None:
+    def __init__(
+        self, source: TokenSupply, *, origins: str | Iterable[str] = (), refused: Collection[int] = REFUSED
+    ) -> None:
         self._source = source
         self._origins = Origins(origins)
+        self._refused = checked_statuses(refused)
 
     def sync_auth_flow(self, request: RequestT) -> Generator[RequestT, ResponseT]:
         """Send the request, and once more with another token if the first was refused."""
@@ -89,11 +92,11 @@ class TokenFlow(Generic[RequestT, ResponseT]):
             return
         token = self._source.token()
         response = yield _with(request, token)
-        if not heals(self._answer(asked, response), token):
+        if not heals(self._answer(asked, response), token, self._refused):
             return
         other = self._source.replace(token)
         if other is not None:
-            yield _with(_refused(response), other)
+            yield _with(_request_of(response), other)
 
     async def async_auth_flow(self, request: RequestT) -> AsyncGenerator[RequestT, ResponseT]:
         """Send the request, and once more with another token if the first was refused."""
@@ -105,11 +108,11 @@ class TokenFlow(Generic[RequestT, ResponseT]):
             return
         token = await self._source.atoken()
         response = yield _with(request, token)
-        if not heals(self._answer(asked, response), token):
+        if not heals(self._answer(asked, response), token, self._refused):
             return
         other = await self._source.areplace(token)
         if other is not None:
-            yield _with(_refused(response), other)
+            yield _with(_request_of(response), other)
 
     def __repr__(self) -> str:
         """Return a text without the token."""
@@ -117,7 +120,7 @@ class TokenFlow(Generic[RequestT, ResponseT]):
 
     def _answer(self, asked: Origin, response: ResponseT) -> Answer:
         """Describe the answer to the last request; after a redirect that is not the caller's own request."""
-        request: RequestT = _refused(response)
+        request: RequestT = _request_of(response)
         return Answer(
             status=response.status_code,
             challenge=response.headers.get("WWW-Authenticate", ""),
@@ -128,7 +131,7 @@ class TokenFlow(Generic[RequestT, ResponseT]):
         )
 
 
-def _refused(response: Any) -> Any:  # noqa: ANN401  (the request of whichever library)
+def _request_of(response: Any) -> Any:  # noqa: ANN401  (the request of whichever library)
     """Return the refused request, to send it again; the requests before a redirect are not repeated."""
     return response.request
 

@@ -7,6 +7,7 @@ Pure functions, without a client library or a socket. A client describes its res
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -14,11 +15,12 @@ from urllib.parse import urlsplit
 from tokencache.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from tokencache.token import Token
 
-_UNAUTHORIZED: Final = 401
+REFUSED: Final = frozenset({401})
+"""The statuses by which a resource server refuses a token; RFC 6750 section 3.1 names 401."""
 _CLIENT_ERRORS: Final = range(400, 500)
 _PORTS: Final = {"http": 80, "https": 443}
 _BAD_TOKEN: Final = re.compile(r'\berror\s*=\s*"?invalid_token\b', re.IGNORECASE)
@@ -118,22 +120,31 @@ class Answer:
     repeatable: bool
 
 
-def heals(answer: Answer, token: Token) -> bool:
+def heals(answer: Answer, token: Token, refused: Collection[int]) -> bool:
     """Return whether the answer refuses ``token``, and the client should send the request with another one (INV-6).
 
-    The request must have carried the token to the origin of the caller's request, and its body must be repeatable.
-    Insufficient rights do not make a token bad (INV-7).
+    ``refused`` are the statuses that mean a refusal. The request must have carried the token to the origin of the
+    caller's request, and its body must be repeatable. Insufficient rights do not make a token bad (INV-7).
     """
     if answer.carried != token.authorization or answer.answered != answer.asked:
         return False
-    return answer.repeatable and says_bad_token(answer.status, answer.challenge)
+    return answer.repeatable and says_bad_token(answer.status, answer.challenge, refused)
 
 
-def says_bad_token(status: int, challenge: str) -> bool:
+def checked_statuses(refused: Collection[int]) -> frozenset[int]:
+    """Return the statuses that mean a refused token; raises ``ConfigurationError`` unless they are 400 to 499."""
+    with suppress(TypeError):  # one number instead of a set
+        if all(each in _CLIENT_ERRORS for each in refused):
+            return frozenset(refused)
+    message = f"refused={refused!r}: give statuses from 400 to 499, such as {{401, 403}}"
+    raise ConfigurationError(message)
+
+
+def says_bad_token(status: int, challenge: str, refused: Collection[int] = REFUSED) -> bool:
     """Return whether a server refused the token itself: by a 401, or by ``invalid_token`` (RFC 6750 section 3.1)."""
     if status not in _CLIENT_ERRORS or _BAD_GRANT.search(challenge):
         return False
-    return status == _UNAUTHORIZED or _BAD_TOKEN.search(challenge) is not None
+    return status in refused or _BAD_TOKEN.search(challenge) is not None
 
 
 def _named(url: str) -> Origin:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from aiohttp import AsyncIterablePayload, hdrs
 
-from tokencache.integrations._refusal import Answer, FirstOrigin, Origin, heals
+from tokencache.integrations._refusal import REFUSED, Answer, FirstOrigin, Origin, checked_statuses, heals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from aiohttp import ClientRequest, ClientResponse, Payload
     from aiohttp.client_middlewares import ClientHandlerType
@@ -32,13 +32,18 @@ class TokenAuth:
     unchanged. So is the first one if the source has no other token (INV-6), if the scope does not suffice (INV-7), or
     if the body was streamed and cannot be sent again.
 
+    ``refused`` are the statuses that refuse a token: add 403 for a server that sends it for an ended token.
+
     ``origins`` are the origins that may get the token, such as ``"https://api.example"``. Without them, only the origin
     of the first request gets it; requests to other origins, redirects included, go without the token.
     """
 
-    def __init__(self, source: TokenSupply, *, origins: str | Iterable[str] = ()) -> None:
+    def __init__(
+        self, source: TokenSupply, *, origins: str | Iterable[str] = (), refused: Collection[int] = REFUSED
+    ) -> None:
         self._source = source
         self._origins = FirstOrigin(origins)
+        self._refused = checked_statuses(refused)
 
     async def __call__(self, request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         """Send the request, and once more with another token if the first was refused."""
@@ -56,7 +61,7 @@ class TokenAuth:
             carried=request.headers.get(hdrs.AUTHORIZATION),
             repeatable=_repeatable(request.body),
         )
-        if not heals(answer, token):
+        if not heals(answer, token, self._refused):
             return response
         try:
             other = await self._source.areplace(token)

@@ -18,6 +18,8 @@ class TokenAuth(TokenFlow[httpx.Request, httpx.Response], httpx.Auth):
     first one if the source has no other token (INV-6), if the scope does not suffice (INV-7), if the body was streamed
     and cannot be sent again, or if a redirect led to another origin.
 
+    ``refused`` are the statuses that refuse a token: add 403 for a server that sends it for an ended token.
+
     ``origins`` are the origins that may get the token, such as ``"https://api.example"``; other requests go without it.
     By default each request of the caller carries it, but not a redirect to another origin.
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, cast
 from requests import RequestException
 from requests.auth import AuthBase
 
-from tokencache.integrations._refusal import Answer, Origin, Origins, heals
+from tokencache.integrations._refusal import REFUSED, Answer, Origin, Origins, checked_statuses, heals
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from requests import PreparedRequest, Response
 
@@ -35,13 +35,18 @@ class TokenAuth(AuthBase):
     the body was streamed and cannot be sent again, or if a redirect led to another origin. The refused answer is the
     first in the ``history`` of the new one.
 
+    ``refused`` are the statuses that refuse a token: add 403 for a server that sends it for an ended token.
+
     ``origins`` are the origins that may get the token, such as ``"https://api.example"``; other requests go without it.
     By default each request of the caller carries it, but not a redirect to another origin.
     """
 
-    def __init__(self, source: TokenSupply, *, origins: str | Iterable[str] = ()) -> None:
+    def __init__(
+        self, source: TokenSupply, *, origins: str | Iterable[str] = (), refused: Collection[int] = REFUSED
+    ) -> None:
         self._source = source
         self._origins = Origins(origins)
+        self._refused = checked_statuses(refused)
 
     def __call__(self, r: PreparedRequest) -> PreparedRequest:
         """Put the token into a request that is being prepared."""
@@ -50,7 +55,7 @@ class TokenAuth(AuthBase):
             token = self._source.token()
             r.headers["Authorization"] = token.authorization
             prepared: Any = r  # its hooks have no types
-            prepared.register_hook("response", _Watch(self._source, r, token, asked))
+            prepared.register_hook("response", _Watch(self._source, r, token, asked, self._refused))
         return r
 
     def __repr__(self) -> str:
@@ -61,11 +66,14 @@ class TokenAuth(AuthBase):
 class _Watch:
     """The hook of one request of the caller: it checks each answer, also after redirects, and replays once."""
 
-    def __init__(self, source: TokenSupply, request: PreparedRequest, token: Token, asked: Origin) -> None:
+    def __init__(
+        self, source: TokenSupply, request: PreparedRequest, token: Token, asked: Origin, refused: Collection[int]
+    ) -> None:
         self._source = source
         self._request = request
         self._token = token
         self._asked = asked
+        self._refused = refused
         self._start = _position(request.body)
         self._replayed = False
 
@@ -74,7 +82,7 @@ class _Watch:
         request = response.request
         if request is self._request:  # the caller's own, not a redirect's copy; a prepared one may be sent many times
             self._replayed = False
-        if self._replayed or not heals(self._answer(response), self._token):
+        if self._replayed or not heals(self._answer(response), self._token, self._refused):
             return response
 
         other = self._source.replace(self._token)

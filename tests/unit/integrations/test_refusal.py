@@ -7,12 +7,21 @@ from dataclasses import replace
 import pytest
 
 from tokencache.errors import ConfigurationError
-from tokencache.integrations._refusal import Answer, FirstOrigin, Origin, Origins, heals, says_bad_token
+from tokencache.integrations._refusal import (
+    REFUSED,
+    Answer,
+    FirstOrigin,
+    Origin,
+    Origins,
+    checked_statuses,
+    heals,
+    says_bad_token,
+)
 from tokencache.token import Token
 
 HERE = Origin.parse("https://api.example")
 TOKEN = Token("secret-value", expires_at=2e9, issued_at=1e9)
-REFUSED = Answer(status=401, challenge="", asked=HERE, answered=HERE, carried="Bearer secret-value", repeatable=True)
+REFUSAL = Answer(status=401, challenge="", asked=HERE, answered=HERE, carried="Bearer secret-value", repeatable=True)
 
 
 @pytest.mark.parametrize(
@@ -58,12 +67,27 @@ def test_an_answer_says_whether_the_token_is_bad(status: int, challenge: str, *,
 )
 def test_only_a_refusal_of_the_token_renews_it(change: dict[str, object], *, renews: bool) -> None:
     """The refused request must carry this token, go to the token's origin, and be replayable (INV-6)."""
-    assert heals(replace(REFUSED, **change), TOKEN) is renews  # type: ignore[arg-type]
+    assert heals(replace(REFUSAL, **change), TOKEN, REFUSED) is renews  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("status", "challenge", "bad"), [(403, "", True), (403, "Bearer error=insufficient_scope", False)]
+)
+def test_a_named_status_refuses_too(status: int, challenge: str, *, bad: bool) -> None:
+    """Some servers send a bare 403 for an ended token; insufficient rights stay what they are (INV-7)."""
+    assert says_bad_token(status, challenge, {401, 403}) is bad
+
+
+@pytest.mark.parametrize("refused", [403, {200}, {500}, ["401"], {401, None}])
+def test_statuses_that_cannot_refuse_are_an_error(refused: object) -> None:
+    """A set of 4xx statuses is wanted; the message shows one."""
+    with pytest.raises(ConfigurationError, match=r"such as \{401, 403\}"):
+        checked_statuses(refused)  # type: ignore[arg-type]
 
 
 def test_an_answer_does_not_show_the_token() -> None:
     """The repr of an answer leaves out the request's token (INV-9)."""
-    assert "secret-value" not in repr(REFUSED)
+    assert "secret-value" not in repr(REFUSAL)
 
 
 @pytest.mark.parametrize(
