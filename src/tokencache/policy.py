@@ -18,7 +18,8 @@ class RefreshPolicy:
     ``early``              callers no longer get a token this long before its expiry, at most ``early_fraction`` of
                            its lifetime
     ``window``             renewal begins this long before the usable end, but never more than ``window_fraction`` of
-                           the lifetime, unless that is less than ``least_window`` and less than half the lifetime
+                           the lifetime, unless that is less than ``least_window`` and less than half the lifetime. It
+                           begins earlier if the last fetch took long, or if the provider says so (``refresh_in``)
     ``jitter``             the window of each process differs by up to this fraction of itself, either way
     ``timeout``            how long a call may take if the caller gives no timeout
     ``fetch_timeout``      how long one fetch may take
@@ -77,15 +78,30 @@ def early_of(policy: RefreshPolicy, lifetime: float) -> float:
     return min(policy.early, policy.early_fraction * lifetime)
 
 
-def schedule(policy: RefreshPolicy, *, lifetime: float, remaining: float, spread: float) -> Schedule:
+def schedule(
+    policy: RefreshPolicy,
+    *,
+    lifetime: float,
+    remaining: float,
+    spread: float,
+    took: float = 0.0,
+    renew_after: float | None = None,
+) -> Schedule:
     """Return when to renew and when to stop using a token with ``remaining`` seconds left of its ``lifetime``.
 
-    ``spread``, from -1 to 1, is the jitter of this process. Both moments may lie in the past.
+    ``spread``, from -1 to 1, is the jitter of this process. ``took`` is how long the last fetch took. ``renew_after``
+    is the age, in seconds, at which the provider wants the token renewed. Both moments may lie in the past.
     """
-    usable = remaining - early_of(policy, lifetime)
+    early = early_of(policy, lifetime)
+    usable = remaining - early
     # A fifth of a very short lifetime is too short for a fetch, so the window grows up to half of it.
     least = min(policy.least_window, lifetime / 2)
     window = min(policy.window, max(policy.window_fraction * lifetime, least))
+
+    # A window shorter than a fetch would make callers wait at each renewal.
+    window = max(window, min(2 * took, lifetime / 2))
+    if renew_after is not None:  # never in the first tenth of the life, whatever the provider says
+        window = max(window, lifetime - early - max(renew_after, lifetime / 10))
     return Schedule(refresh=usable - window * (1 + policy.jitter * spread), usable=usable)
 
 

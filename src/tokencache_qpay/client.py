@@ -20,7 +20,7 @@ import httpx
 
 from tokencache import TokenCache
 from tokencache.integrations.httpx import TokenAuth
-from tokencache.providers.transport import closing_handshake, shared_trust
+from tokencache.providers.transport import closing_handshake, new_client
 from tokencache.steps import adrive, drive
 from tokencache_qpay import _calls
 from tokencache_qpay._answers import exchange
@@ -138,7 +138,7 @@ class QPayClient(_Client):
     ) -> None:
         super().__init__(source, base_url=base_url, timeout=timeout)
         self._own = client is None
-        self._client = client or httpx.Client(verify=shared_trust(), cookies=_no_cookies())
+        self._client = client or new_client(httpx.Client, cookies=_no_cookies())
 
     def send(self, call: Call[D]) -> D:
         """Do an operation."""
@@ -251,7 +251,7 @@ class AsyncQPayClient(_Client):
     ) -> None:
         super().__init__(source, base_url=base_url, timeout=timeout)
         self._own = client is None
-        self._client = client or httpx.AsyncClient(verify=shared_trust(), cookies=_no_cookies())
+        self._client = client or new_client(httpx.AsyncClient, cookies=_no_cookies())
 
     async def send(self, call: Call[D]) -> D:
         """Do an operation."""

@@ -42,6 +42,7 @@ class Settings(TypedDict, total=False):
     client_id: str | None
     client_secret: SecretText | None
     base_url: str | None
+    allow_http: bool
     key: str | None
     use_refresh: bool
     timeout: float
@@ -51,8 +52,9 @@ class Settings(TypedDict, total=False):
 class QPayProvider(HTTPTokenProvider):
     """A provider that logs in to QPay with the merchant's user and password.
 
-    ``base_url`` is the host, with or without ``/v2``; plain ``http`` is for loopback only. ``key`` is the record key,
-    used unchanged. ``name`` is for keys, events and messages. The other arguments are those of
+    ``base_url`` is the host, with or without ``/v2``. It is https, or http on loopback; with ``allow_http`` it may be
+    http anywhere, for a network that encrypts by other means. ``key`` is the record key, used unchanged.
+    ``name`` is for keys, events and messages. The other arguments are those of
     :class:`~tokencache.providers.http.HTTPTokenProvider`.
 
     QPay's ``expires_in`` is an epoch in practice and a duration in some documents. Both are read, by the server's own
@@ -73,6 +75,7 @@ class QPayProvider(HTTPTokenProvider):
         client_secret: str,
         *,
         base_url: str = PRODUCTION,
+        allow_http: bool = False,
         key: str | None = None,
         use_refresh: bool = False,
         client: httpx.Client | None = None,
@@ -88,7 +91,7 @@ class QPayProvider(HTTPTokenProvider):
         if ":" in client_id:
             message = f"[{self.name}] client_id must not hold a colon (RFC 7617)"
             raise ConfigurationError(message)
-        self.base_url = base_url_of(base_url)
+        self.base_url = base_url_of(base_url, allow_http=allow_http)
         self.key = key
         self._client_id = client_id
         self._client_secret = client_secret
@@ -116,6 +119,7 @@ class QPayProvider(HTTPTokenProvider):
             client_id,
             client_secret,
             base_url=settings.get("base_url") or environ.get("QPAY_BASE_URL", "").strip() or PRODUCTION,
+            allow_http=settings.get("allow_http", False),
             key=settings.get("key") or own_key,
             use_refresh=settings.get("use_refresh", False),
             timeout=settings.get("timeout", 10.0),
@@ -228,7 +232,7 @@ def _missing(client_id: str, client_secret: str) -> str:
     )
 
 
-def base_url_of(text: str) -> str:
+def base_url_of(text: str, *, allow_http: bool = False) -> str:
     """Return host and path prefix without ``/v2``. Raises ``ConfigurationError`` for an invalid base URL."""
     if any(char in text for char in "@?#"):
         message = "[qpay] the base URL must not have user, password, query or fragment; give only the address"
@@ -240,7 +244,10 @@ def base_url_of(text: str) -> str:
     if url is None or url.scheme not in {"http", "https"} or not url.host:
         message = f"[qpay] the base URL must look like {PRODUCTION}; check its spelling"
         raise ConfigurationError(message)
-    if url.scheme == "http" and not is_loopback(url.host):
-        message = f"[qpay] the base URL must begin with https://: http:// sends the password to {url.host} unencrypted"
+    if url.scheme == "http" and not is_loopback(url.host) and not allow_http:
+        message = (
+            f"[qpay] the base URL must begin with https://: http:// sends the password to {url.host} unencrypted;"
+            " inside a network that encrypts by itself, such as a mesh, set allow_http=true"
+        )
         raise ConfigurationError(message)
     return str(url).rstrip("/").removesuffix("/v2").rstrip("/")

@@ -24,6 +24,7 @@ REASONS = {
     "tokencache/integrations/msal.py": "MSAL has no types",
     "tokencache/integrations/requests.py": "the types of requests leave out hooks and bodies",
     "tokencache/providers/presets.py": "a table of presets.toml becomes keywords of a class",
+    "tokencache/providers/transport.py": "httpx's mounts differ in type between threads and event loops",
     "tokencache/token.py": "each field of a token has a type of its own",
     "tokencache_qpay/callbacks.py": "ASGI and Django have no types that could be named without them",
     "tokencache_qpay/models.py": "`raw` is JSON for callers, as it came",

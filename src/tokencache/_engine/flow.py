@@ -273,7 +273,7 @@ def _fetch(job: Job, grant: LeaseGrant) -> Flow[Outcome]:
     if isinstance(got, ProviderError):
         return (yield from _failed(job, got, grant))
 
-    copy = _copy_of(job, got, before)
+    copy = _copy_of(job, got, before, took=at.clock - before.clock)
     if current is not None and usable(current, at.clock) and not _better(job, copy, current):
         return (yield from _unchanged(job, grant, current, at))
     return (yield from _commit(job, grant, copy, at, took=at.clock - before.clock))
@@ -381,12 +381,11 @@ def _failed(job: Job, error: ProviderError, grant: LeaseGrant | None) -> Flow[Ou
     at = yield from now()
     permanent = isinstance(error, ProviderRejected)
     retry_at = error.retry_at if isinstance(error, ProviderRejected | ProviderUnavailable) else None
-    if retry_at is not None:
-        pause = min(max(retry_at - at.wall, 0.0), LONGEST_COOLDOWN)
-    elif permanent:
-        pause = min(job.policy.rejected_cooldown, LONGEST_COOLDOWN)
-    else:
-        pause = backoff(job.policy, attempt, (yield from draw()))
+    if permanent and retry_at is None:
+        pause = job.policy.rejected_cooldown
+    else:  # a Retry-After of 0 or in the past does not remove our own backoff (INV-7)
+        pause = max(backoff(job.policy, attempt, (yield from draw())), (retry_at or at.wall) - at.wall)
+    pause = min(pause, LONGEST_COOLDOWN)
 
     if grant is not None:
         yield from release(grant, _cooldown(job, error, pause, attempt) if pause > 0 else None)
@@ -454,7 +453,7 @@ def _without_backend(job: Job) -> Flow[Outcome]:
         return (yield from _failed(job, got, None))
 
     at = yield from now()
-    copy = _copy_of(job, got, before)
+    copy = _copy_of(job, got, before, took=at.clock - before.clock)
     if current is not None and usable(current, at.clock) and not _better(job, copy, current):
         return replace((yield from _keep(job, current, at)), unleased=True)
     yield from emit(
@@ -494,7 +493,13 @@ def read(job: Job, stored: Stored, at: Instants) -> Copy:
         last = min(times.usable, remaining - job.policy.early)
     else:
         remaining = min(remaining, record.lifetime)
-        times = schedule(job.policy, lifetime=record.lifetime, remaining=remaining, spread=job.spread)
+        times = schedule(
+            job.policy,
+            lifetime=record.lifetime,
+            remaining=remaining,
+            spread=job.spread,
+            renew_after=_renew_after(token, record.lifetime),
+        )
         last = times.usable
     if stored.remaining is not None:
         last = min(last, stored.remaining - record.kept)
@@ -569,9 +574,29 @@ def _better(job: Job, copy: Copy, current: Copy) -> bool:
     return job.reason == "renew" or copy.usable_at > current.usable_at
 
 
-def _copy_of(job: Job, token: Token, before: Instants) -> Copy:
-    """Return the copy of a fetched token. Its lifetime counts from ``before``, when the request was sent (INV-1)."""
-    times = schedule(job.policy, lifetime=token.lifetime, remaining=token.lifetime, spread=job.spread)
+def _renew_after(token: Token, lifetime: float) -> float | None:
+    """Return the age at which the provider wants the token renewed: ``refresh_in`` of Entra's answer, in seconds."""
+    wanted = token.extra.get("refresh_in")
+    if isinstance(wanted, str) and wanted.isascii() and wanted.isdigit() and len(wanted) < 12:  # noqa: PLR2004
+        wanted = int(wanted)
+    if isinstance(wanted, bool) or not isinstance(wanted, int | float):
+        return None
+    return float(wanted) if 0 < wanted < lifetime else None
+
+
+def _copy_of(job: Job, token: Token, before: Instants, *, took: float = 0.0) -> Copy:
+    """Return the copy of a fetched token. Its lifetime counts from ``before``, when the request was sent (INV-1).
+
+    ``took`` is how long the fetch took, in seconds.
+    """
+    times = schedule(
+        job.policy,
+        lifetime=token.lifetime,
+        remaining=token.lifetime,
+        spread=job.spread,
+        took=took,
+        renew_after=_renew_after(token, token.lifetime),
+    )
     return Copy(
         token=token,
         data=None,

@@ -27,7 +27,7 @@ Method: TypeAlias = Literal[
 ]
 METHODS: Final[tuple[str, ...]] = get_args(Method)
 ASSERTION_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-_ASSERTION_LIFE: Final = 120
+_ASSERTION_LIFE: Final = 180
 _NEEDS: Final = {
     "client_secret_basic": ("client_id", "client_secret"),
     "client_secret_post": ("client_id", "client_secret"),
@@ -97,14 +97,22 @@ class ClientAuth:
         )
 
     @property
+    def signs(self) -> bool:
+        """Whether each request carries an assertion that is signed here, with the time of this host."""
+        return self._signer is not None
+
+    @property
     def secrets(self) -> dict[str, str]:
         """The credentials for the identity: a certificate by its thumbprint, a file by its name."""
         names = ("client_secret", "private_key", "client_assertion_file")
         known = {name: value for name in names if (value := getattr(self._credentials, name))}
         return known | ({"certificate": self.thumbprint} if self.thumbprint else {})
 
-    def prove(self, audience: str) -> Proof:
-        """Return the client authentication of one request to ``audience``, the issuer or the token endpoint."""
+    def prove(self, audience: str, now: float | None = None) -> Proof:
+        """Return the client authentication of one request to ``audience``, the issuer or the token endpoint.
+
+        ``now`` is the epoch for a signed assertion, by default the time of this host.
+        """
         client_id, secret = self.client_id or "", self._credentials.client_secret or ""
         match self.method:
             case "client_secret_basic":
@@ -113,25 +121,25 @@ class ClientAuth:
             case "client_secret_post":
                 return Proof({"client_id": client_id, "client_secret": secret}, {}, (secret,))
             case "client_secret_jwt" | "private_key_jwt" | "jwt_file":
-                assertion = self._assertion(audience)
+                assertion = self._assertion(audience, time.time() if now is None else now)
                 fields = {"client_assertion_type": ASSERTION_TYPE, "client_assertion": assertion}
                 return Proof({"client_id": client_id, **fields}, {}, (secret, assertion))
             case _:
                 return Proof({"client_id": client_id} if client_id else {}, {}, (secret,))
 
-    def _assertion(self, audience: str) -> str:
+    def _assertion(self, audience: str, now: float) -> str:
         """Return a fresh assertion: signed here, or read from the file that the platform maintains."""
         if self._signer is None:
             return read_text(self._provider, "client_assertion_file", self._credentials.client_assertion_file or "")
-        now = int(time.time())
+        from tokencache.providers._jose import lifespan
+
         return self._signer.sign(
             {
                 "iss": self.client_id,
                 "sub": self.client_id,
                 "aud": self._credentials.assertion_audience or audience,
-                "iat": now,
-                "exp": now + _ASSERTION_LIFE,
                 "jti": uuid4().hex,
+                **lifespan(now, _ASSERTION_LIFE),
             }
         )
 

@@ -24,7 +24,7 @@ class Endpoints:
 
 
 def discover(
-    provider: str, issuer: str, timeout: float, *, mutual_tls: bool
+    provider: str, issuer: str, timeout: float, *, mutual_tls: bool, allow_http: bool = False
 ) -> Generator[httpx.Request, httpx.Response, Endpoints]:
     """Ask ``issuer`` for its metadata at both well-known places; ``timeout`` caps each request, in seconds.
 
@@ -36,7 +36,12 @@ def discover(
         request = httpx.Request("GET", url, extensions={"timeout": {"read": timeout}})
         response = yield request
         if response.is_success:
-            return _read(provider, issuer, read_json(response, provider=provider), mutual_tls=mutual_tls)
+            named, found = _read(provider, issuer, read_json(response, provider=provider), mutual_tls=mutual_tls)
+            try:
+                return Endpoints(secure_url(provider, "token_endpoint", found, allow_http=allow_http), named)
+            except ConfigurationError as error:
+                reason = str(error)
+            raise ProviderUnavailable(reason)
     if response is not None and response.status_code >= 500:  # noqa: PLR2004
         raise_for_error(response, provider=provider)
     message = f"[{provider}] {httpx.URL(issuer).host} publishes no metadata; set token_url instead of issuer"
@@ -51,16 +56,12 @@ def _places(issuer: str) -> Iterator[str]:
     yield str(url.copy_with(path=f"/.well-known/oauth-authorization-server{path}", query=None))
 
 
-def _read(provider: str, issuer: str, metadata: dict[str, object], *, mutual_tls: bool) -> Endpoints:
-    """Return the endpoints that the metadata name."""
+def _read(provider: str, issuer: str, metadata: dict[str, object], *, mutual_tls: bool) -> tuple[str, str]:
+    """Return the issuer and the token endpoint that the metadata name."""
     named = metadata.get("issuer")
     if not isinstance(named, str) or named.rstrip("/") != issuer.rstrip("/"):
         message = f"[{provider}] the metadata at {httpx.URL(issuer).host} name another issuer; set issuer to that name"
         raise ProviderUnavailable(message)
     aliases = table_of(metadata.get("mtls_endpoint_aliases")) if mutual_tls else {}
     url = aliases.get("token_endpoint") or metadata.get("token_endpoint")
-    try:
-        return Endpoints(secure_url(provider, "token_endpoint", url if isinstance(url, str) else ""), named)
-    except ConfigurationError as error:
-        reason = str(error)
-    raise ProviderUnavailable(reason)
+    return named, url if isinstance(url, str) else ""

@@ -66,6 +66,16 @@ class Signer:
         raise ConfigurationError(message)
 
 
+def lifespan(now: float, lifetime: int) -> dict[str, int]:
+    """Return ``iat``, ``nbf`` and ``exp`` of an assertion that may live for ``lifetime`` seconds (RFC 7519).
+
+    It begins up to a minute ago, so that a server whose clock is behind accepts it. It ends so much earlier, so that a
+    server's limit of the lifetime holds by its clock, too.
+    """
+    begin = int(now) - min(60, lifetime // 2)
+    return {"iat": begin, "nbf": begin, "exp": begin + lifetime}
+
+
 def claims_of(token: str) -> dict[str, object]:
     """Return the unverified claims of a JWT: for names, never for trust. Empty if the token is not a JWT."""
     parts = token.split(".")

@@ -20,6 +20,7 @@ from tokencache.providers._exchange import nearest
 from tokencache.providers.http import HTTPTokenProvider
 from tokencache.providers.oauth_response import (
     DEFAULT_LIFETIME,
+    clock_refusal,
     date_of,
     raise_for_error,
     read_json,
@@ -29,8 +30,9 @@ from tokencache.providers.oauth_response import (
 from tokencache.providers.transport import secure_url
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Iterator
 
+    from tokencache.health import Finding
     from tokencache.ports import FetchContext
     from tokencache.providers._client_auth import Proof
     from tokencache.providers.http import TokenFlow
@@ -47,19 +49,23 @@ class Options(TypedDict, total=False):
     """The settings of every grant: keywords in code, the same names in a provider's table of a configuration.
 
     Server: ``token_url``, or ``issuer``, whose metadata name it (RFC 8414, OpenID Connect Discovery 1.0). If both are
-    set, the issuer is the audience of assertions. Addresses are https, or http on loopback.
+    set, the issuer is the audience of assertions. Addresses are https, or http on loopback; ``allow_http`` accepts
+    http anywhere, for a network that encrypts by other means.
 
     Client: ``client_id`` with ``client_secret``, ``private_key`` (PEM; ``key_id``, ``algorithm``), ``certificate`` and
     ``certificate_key`` (paths of PEM files, for mutual TLS), or ``client_assertion_file`` (a path that the platform
-    keeps fresh). ``client_auth`` is the registered name of the method; by default the credentials select it.
+    keeps fresh). ``client_auth`` is the registered name of the method; by default the credentials select it. Use
+    ``client_secret_post`` if the server does not decode the id and secret of Basic (RFC 6749 section 2.3.1).
     ``assertion_audience`` replaces the audience of a signed assertion. ``ca_file`` is the PEM file of a private CA.
 
     Request: ``scope`` (a text or a list in any order), ``audience``, ``resource`` (RFC 8707), further form
     ``parameters`` and ``headers``. All of them are sent at every fetch and are part of the identity. ``encoding`` is
     ``form`` by default, or ``json``.
 
-    Answer: ``token_field`` names the token (dots lead into objects), ``expiry_fields`` further fields of its expiry.
-    ``default_lifetime`` applies if the answer has no expiry; ``longest_lifetime`` is the upper limit (both in seconds).
+    Answer: ``token_field`` names the token, ``expiry_fields`` further fields of its expiry; dots lead into objects
+    (``data.token``). ``token_type`` replaces the scheme that the answer names. ``default_lifetime`` applies if the
+    answer has no expiry; ``longest_lifetime`` is the upper limit (both in seconds). Set it for an API that counts
+    milliseconds: such a number looks like a long lifetime in seconds.
     ``trust_jwt`` makes the ``exp`` in the token count.
 
     With ``use_refresh``, a renewal spends the token's refresh token before it uses the grant again. ``name`` is for
@@ -70,6 +76,7 @@ class Options(TypedDict, total=False):
     name: str
     token_url: str
     issuer: str
+    allow_http: bool
     client_id: str
     client_secret: SecretText
     client_auth: Method
@@ -89,6 +96,7 @@ class Options(TypedDict, total=False):
     encoding: Literal["form", "json"]
     token_field: str
     expiry_fields: Sequence[str]
+    token_type: str
     default_lifetime: float
     longest_lifetime: float
     trust_jwt: bool
@@ -116,6 +124,7 @@ class OAuth2Provider(HTTPTokenProvider):
         _require_known(self.name, options)
         self._options = options
         self._auth = ClientAuth(self.name, options.get("client_auth"), _credentials(options))
+        self._allow_http = options.get("allow_http", False)
         self._endpoints = self._fixed_endpoints()
         self._discovered = self._endpoints is not None
         self._scope = _words(options.get("scope", ()))
@@ -128,8 +137,8 @@ class OAuth2Provider(HTTPTokenProvider):
         )
 
     @abstractmethod
-    def grant_fields(self, audience: str) -> dict[str, str]:
-        """Return the form fields of the grant for one fetch; ``audience`` is that of an assertion."""
+    def grant_fields(self, audience: str, now: float) -> dict[str, str]:
+        """Return the form fields of the grant for one request; ``audience`` and ``now`` (epoch) are an assertion's."""
 
     def grant_identity(self) -> Mapping[str, str]:
         """Return what the grant adds to the identity, with its credentials; all of it enters as a slow fingerprint."""
@@ -155,6 +164,7 @@ class OAuth2Provider(HTTPTokenProvider):
             "audience": options.get("audience"),
             "resource": set(self._resource),
             "token_field": options.get("token_field", "access_token"),
+            **({"token_type": options["token_type"]} if "token_type" in options else {}),
             "credentials": Secret(json.dumps(given, sort_keys=True)) if given else None,
         }
 
@@ -164,15 +174,18 @@ class OAuth2Provider(HTTPTokenProvider):
         spare = self._refresh_token(context)
         if spare is not None:
             try:
-                form = {"grant_type": "refresh_token", "refresh_token": spare}
-                return (yield from self._ask(context, endpoints, form, spare))
+                return (yield from self._ask(context, endpoints, spare))
             except ProviderRejected as error:
                 if self.refreshing or error.error not in _DEAD:
                     raise
                 context.warn(f"the server refused the refresh token ({error.error}); using the grant {self.grant_type}")
-        fields = self.grant_fields(endpoints.audience)
-        form = {"grant_type": self.grant_type, **fields}
-        return (yield from self._ask(context, endpoints, form, fields.get("refresh_token")))
+        return (yield from self._ask(context, endpoints, None))
+
+    def findings(self) -> Iterator[Finding]:
+        """Check the way to the server, for `tokencache doctor`; no token request."""
+        from tokencache.providers.reach import reach
+
+        return reach(self._options.get("token_url") or self._options.get("issuer", ""), verify=self._verify)
 
     def __repr__(self) -> str:
         """Return server and client, never a credential."""
@@ -181,15 +194,23 @@ class OAuth2Provider(HTTPTokenProvider):
 
     # --- one request ------------------------------------------------------------------------------------------------
 
-    def _ask(self, context: FetchContext, endpoints: Endpoints, fields: dict[str, str], spare: str | None) -> TokenFlow:
-        """Send one token request and read its answer; ``spare`` is the refresh token that it spends."""
-        proof = self._auth.prove(endpoints.audience)
-        request = self._request(endpoints.token_url, fields, proof)
-        hidden = self._secrets(context, fields, proof)
+    def _ask(self, context: FetchContext, endpoints: Endpoints, spare: str | None) -> TokenFlow:
+        """Spend the refresh token ``spare``, or without one use the grant; read the answer."""
+        fields, proof = self._form(endpoints, spare, time.time())
+        spare = fields.get("refresh_token")
 
         before_wall = time.time()
-        response = yield request
-        raise_for_error(response, provider=self.name, secrets=hidden)
+        response = yield self._request(endpoints.token_url, fields, proof)
+        hidden = self._secrets(context, fields, proof)
+        signed = self._auth.signs or "assertion" in fields
+        server_time = clock_refusal(response, hidden, now=before_wall) if signed else None
+        if server_time is not None:
+            context.warn("the server refused the time of the assertion; asking once more with the server's Date")
+            fields, proof = self._form(endpoints, spare, server_time)
+            before_wall = time.time()
+            response = yield self._request(endpoints.token_url, fields, proof)
+            hidden = (*hidden, *self._secrets(context, fields, proof))
+        self._raise_for_error(response, hidden)
 
         options = self._options
         answer = self._placed(read_json(response, provider=self.name, secrets=hidden))
@@ -202,6 +223,7 @@ class OAuth2Provider(HTTPTokenProvider):
             default_lifetime=options.get("default_lifetime", DEFAULT_LIFETIME),
             cap=options.get("longest_lifetime", TEN_YEARS),
             trust_jwt=options.get("trust_jwt", False),
+            token_type=options.get("token_type"),
             secrets=hidden,
         )
 
@@ -210,6 +232,21 @@ class OAuth2Provider(HTTPTokenProvider):
             context.warn(expiry.warning)
         self._require_ours(token)
         return self._completed(token, spare, context)
+
+    def _form(self, endpoints: Endpoints, spare: str | None, now: float) -> tuple[dict[str, str], Proof]:
+        """Return the grant's form fields and the client authentication, as of ``now`` (epoch)."""
+        grant, fields = "refresh_token", {"refresh_token": spare or ""}
+        if spare is None:
+            grant, fields = self.grant_type, self.grant_fields(endpoints.audience, now)
+        return {**({"grant_type": grant} if grant else {}), **fields}, self._auth.prove(endpoints.audience, now)
+
+    def _raise_for_error(self, response: httpx.Response, hidden: tuple[str, ...]) -> None:
+        """Raise the error of a refusal; with Basic, the message names the other way to send the secret."""
+        remedies: dict[str, str] = {}
+        if self._auth.method == "client_secret_basic":
+            other = 'if they are right, set client_auth = "client_secret_post": some servers do not accept Basic'
+            remedies["invalid_client"] = f"check the client id and secret; {other}"
+        raise_for_error(response, provider=self.name, secrets=hidden, remedies=remedies)
 
     def _request(self, url: str, fields: dict[str, str], proof: Proof) -> httpx.Request:
         """Return the token request: fields of the grant, common fields, client authentication."""
@@ -236,14 +273,18 @@ class OAuth2Provider(HTTPTokenProvider):
         return (*proof.secrets, *own, *old, *(value for value in extra if len(value) >= _SHORTEST_SECRET))
 
     def _placed(self, answer: dict[str, object]) -> dict[str, object]:
-        """Return the object that holds the token, with the token under its usual name."""
-        *way, name = self._options.get("token_field", "access_token").split(".")
-        inner = answer
-        for step in way:
-            inner = table_of(inner.get(step))
+        """Return the object that holds the token, with the token and its expiry under their usual names."""
+        inner, name = _inside(answer, self._options.get("token_field", "access_token"))
         if name not in inner:  # an error, or an unknown answer
             return {key: value for key, value in answer.items() if key != "access_token"}
-        return {**inner, "access_token": inner[name]}
+
+        expiries: dict[str, object] = {}
+        for path in self._options.get("expiry_fields", ()):
+            for start in (answer, inner):  # a path may begin beside the token, or at the top
+                holder, field = _inside(start, path)
+                if field in holder:
+                    expiries[path] = holder[field]
+        return {**inner, **expiries, "access_token": inner[name]}
 
     def _completed(self, token: Token, spare: str | None, context: FetchContext) -> Token:
         """Return the token with the fields that an answer may omit: the requested scope, the spent refresh token."""
@@ -285,9 +326,9 @@ class OAuth2Provider(HTTPTokenProvider):
         """Return the endpoints that the settings name, or ``None`` if the issuer must be asked."""
         url, issuer = self._options.get("token_url"), self._options.get("issuer")
         if issuer is not None:
-            secure_url(self.name, "issuer", issuer)
+            secure_url(self.name, "issuer", issuer, allow_http=self._allow_http)
         if url is not None:
-            return Endpoints(secure_url(self.name, "token_url", url), issuer or url)
+            return Endpoints(secure_url(self.name, "token_url", url, allow_http=self._allow_http), issuer or url)
         if issuer is None:
             message = f"[{self.name}] set token_url, or issuer if the server publishes its metadata (RFC 8414)"
             raise ConfigurationError(message)
@@ -297,7 +338,9 @@ class OAuth2Provider(HTTPTokenProvider):
         """Return the endpoints; ask the issuer at the first fetch."""
         if self._endpoints is None:
             issuer = self._options.get("issuer", "")
-            self._endpoints = yield from discover(self.name, issuer, context.timeout / 2, mutual_tls=self._auth.binds)
+            self._endpoints = yield from discover(
+                self.name, issuer, context.timeout / 2, mutual_tls=self._auth.binds, allow_http=self._allow_http
+            )
         return self._endpoints
 
     def _trust(self) -> ssl.SSLContext | None:
@@ -342,6 +385,14 @@ def _words(value: str | Sequence[str]) -> tuple[str, ...]:
     """Return the words of a text or list, each once, in their order."""
     words = value.split() if isinstance(value, str) else [word for each in value for word in each.split()]
     return tuple(dict.fromkeys(words))
+
+
+def _inside(fields: Mapping[str, object], path: str) -> tuple[Mapping[str, object], str]:
+    """Return the object that a path with dots leads to, and the name of the field in it."""
+    *way, name = path.split(".")
+    for step in way:
+        fields = table_of(fields.get(step))
+    return fields, name
 
 
 def required(provider: str, setting: str, value: str) -> str:

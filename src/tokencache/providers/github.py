@@ -19,6 +19,7 @@ from tokencache.ports import Secret, SecretText
 from tokencache.providers.http import HTTPTokenProvider
 from tokencache.providers.oauth_response import (
     LONGEST_RETRY,
+    clock_refusal,
     date_of,
     raise_for_error,
     read_json,
@@ -30,14 +31,15 @@ from tokencache.providers.transport import host_of, secure_url
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Iterator
 
+    from tokencache.health import Finding
     from tokencache.ports import FetchContext
     from tokencache.providers.http import TokenFlow
 
 __all__ = ["GitHubApp"]
 
-_BEFORE: Final = 60  # the assertion's iat is this many seconds ago: GitHub recommends it for clocks that are ahead
-_ASSERTION_LIFE: Final = 540  # the limit is ten minutes on GitHub's own clock
+_ASSERTION_LIFE: Final = 600  # GitHub's limit, on its own clock
 _SECONDARY_WAIT: Final = 60.0
 _API_VERSION: Final = "2022-11-28"
 _KEPT: Final = ("permissions", "repository_selection")
@@ -55,7 +57,7 @@ class GitHubApp(HTTPTokenProvider):
     ``app_id`` is the app's client ID or number, ``private_key`` its PEM text from GitHub, ``installation_id`` the
     number of the installation. ``permissions`` (``{"contents": "read"}``), ``repositories`` (names without their owner)
     and ``repository_ids`` narrow the token and are part of the identity. ``base_url`` is the API's address:
-    ``https://HOST/api/v3`` for an Enterprise Server.
+    ``https://HOST/api/v3`` for an Enterprise Server. With ``allow_http`` it may be http anywhere.
 
     ``client``, ``async_client``, ``timeout`` and ``verify`` are those of
     :class:`~tokencache.providers.http.HTTPTokenProvider`. Raises ``ConfigurationError`` for invalid settings.
@@ -71,6 +73,7 @@ class GitHubApp(HTTPTokenProvider):
         repositories: Sequence[str] = (),
         repository_ids: Sequence[str] = (),
         base_url: str = "https://api.github.com",
+        allow_http: bool = False,
         name: str = "github_app",
         timeout: float = 10.0,
         client: httpx.Client | None = None,
@@ -83,7 +86,7 @@ class GitHubApp(HTTPTokenProvider):
         self._permissions = dict(permissions or {})
         self._repositories = tuple(dict.fromkeys(repositories))
         self._ids = tuple(dict.fromkeys(self._number("repository_ids", each) for each in repository_ids))
-        self._base = secure_url(name, "base_url", base_url).rstrip("/")
+        self._base = secure_url(name, "base_url", base_url, allow_http=allow_http).rstrip("/")
         self._private_key = private_key
         for setting, value in (("app_id", self._app), ("private_key", private_key.strip())):
             if not value:
@@ -111,12 +114,17 @@ class GitHubApp(HTTPTokenProvider):
 
     def token_flow(self, context: FetchContext) -> TokenFlow:
         """Sign as the app, and exchange the signature for a token of the installation."""
-        assertion = self._assertion()
-        hidden = (assertion, *(() if context.previous is None else (context.previous.value,)))
-        request = self._request(assertion)
-
         before_wall = time.time()
-        response = yield request
+        assertion = self._assertion(before_wall)
+        hidden = (assertion, *(() if context.previous is None else (context.previous.value,)))
+        response = yield self._request(assertion)
+        server_time = clock_refusal(response, hidden, now=before_wall)
+        if server_time is not None:
+            context.warn("GitHub refused the time of the assertion; asking once more with GitHub's Date")
+            before_wall = time.time()
+            assertion = self._assertion(server_time)
+            hidden = (assertion, *hidden)
+            response = yield self._request(assertion)
         self._raise_for_error(response, hidden)
 
         answer = read_json(response, provider=self.name, secrets=hidden)
@@ -132,14 +140,22 @@ class GitHubApp(HTTPTokenProvider):
             context.warn(expiry.warning)
         return token
 
+    def findings(self) -> Iterator[Finding]:
+        """Check the way to the API, for `tokencache doctor`; no token request."""
+        from tokencache.providers.reach import reach
+
+        return reach(self._base, verify=self._verify)
+
     def __repr__(self) -> str:
         """Return app and installation, never the key."""
         return f"GitHubApp(name={self.name!r}, app_id={self._app!r}, installation_id={self._installation!r})"
 
-    def _assertion(self) -> str:
-        """Return a fresh signature of the app."""
-        now = int(time.time())
-        return self._signer.sign({"iss": self._app, "iat": now - _BEFORE, "exp": now + _ASSERTION_LIFE})
+    def _assertion(self, now: float) -> str:
+        """Return a fresh signature of the app, as of ``now`` (epoch)."""
+        from tokencache.providers._jose import lifespan
+
+        times = lifespan(now, _ASSERTION_LIFE)
+        return self._signer.sign({"iss": self._app, "iat": times["iat"], "exp": times["exp"]})
 
     def _request(self, assertion: str) -> httpx.Request:
         """Return the token request; without restrictions it has no body."""

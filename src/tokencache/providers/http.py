@@ -21,7 +21,7 @@ from tokencache.providers._exchange import (
     restore_cookies,
 )
 from tokencache.providers.oauth_response import raise_for_error
-from tokencache.providers.transport import host_of, shared_trust
+from tokencache.providers.transport import host_of, new_client
 from tokencache.steps import adrive, drive
 from tokencache.token import Token
 
@@ -91,7 +91,7 @@ class HTTPTokenProvider(ABC):
 
     def fetch(self, context: FetchContext) -> Token:
         """Obtain a token by ``context.deadline``, blocking."""
-        with self._session() as client:
+        with self._session(context) as client:
 
             def perform(request: httpx.Request) -> httpx.Response:
                 return self._judged(self._send(client, self._call(request, context)))
@@ -100,7 +100,7 @@ class HTTPTokenProvider(ABC):
 
     async def afetch(self, context: FetchContext) -> Token:
         """Obtain a token by ``context.deadline`` in the running event loop."""
-        async with self._asession() as client:
+        async with self._asession(context) as client:
 
             async def perform(request: httpx.Request) -> httpx.Response:
                 return self._judged(await self._asend(client, self._call(request, context)))
@@ -187,20 +187,20 @@ class HTTPTokenProvider(ABC):
             return _reply_for(error, call, client, before)
 
     @contextmanager
-    def _session(self) -> Generator[httpx.Client]:
+    def _session(self, context: FetchContext) -> Generator[httpx.Client]:
         """Give the client for one fetch: the caller's, or a fresh one that is closed after it."""
         if self._client is not None:
             yield self._open(self._client)
             return
-        with self._fresh(httpx.Client) as client:
+        with self._fresh(httpx.Client, context) as client:
             yield client
 
     @asynccontextmanager
-    async def _asession(self) -> AsyncGenerator[httpx.AsyncClient]:
+    async def _asession(self, context: FetchContext) -> AsyncGenerator[httpx.AsyncClient]:
         if self._async_client is not None:
             yield self._open(self._async_client)
             return
-        async with self._fresh(httpx.AsyncClient) as client:
+        async with self._fresh(httpx.AsyncClient, context) as client:
             yield client
 
     def _open(self, client: _Client) -> _Client:
@@ -209,14 +209,14 @@ class HTTPTokenProvider(ABC):
             raise ConfigurationError(message)
         return client
 
-    def _fresh(self, kind: type[_Client]) -> _Client:
+    def _fresh(self, kind: type[_Client], context: FetchContext) -> _Client:
         try:
-            return kind(verify=self._verify or shared_trust())
+            return new_client(kind, verify=self._verify, warn=context.warn)
         except (OSError, ValueError, ImportError, httpx.InvalidURL) as error:
             reason = type(error).__name__
         message = (
             f"[{self.name}] cannot make an HTTP client ({reason});"
-            " check the proxy variables (HTTPS_PROXY, ALL_PROXY) and SSL_CERT_FILE"
+            " check the proxy variables (HTTPS_PROXY, ALL_PROXY, NO_PROXY) and SSL_CERT_FILE"
         )
         raise ConfigurationError(message)
 

@@ -15,7 +15,6 @@ class                         grant                              source
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping  # noqa: TC003  configuration reads the types of the settings
 from typing import TYPE_CHECKING, Final, Unpack
 from uuid import uuid4
@@ -49,9 +48,9 @@ class ClientCredentials(OAuth2Provider):
     grant_type = "client_credentials"
     _default_name = "client_credentials"
 
-    def grant_fields(self, audience: str) -> dict[str, str]:
+    def grant_fields(self, audience: str, now: float) -> dict[str, str]:
         """Return no fields: the client authentication is enough."""
-        del audience
+        del audience, now
         return {}
 
 
@@ -71,9 +70,9 @@ class RefreshToken(OAuth2Provider):
         super().__init__(**options)
         self._given = required(self.name, "refresh_token", refresh_token)
 
-    def grant_fields(self, audience: str) -> dict[str, str]:
+    def grant_fields(self, audience: str, now: float) -> dict[str, str]:
         """Return the configured refresh token."""
-        del audience
+        del audience, now
         return {"refresh_token": self._given}
 
     def grant_identity(self) -> Mapping[str, str]:
@@ -100,14 +99,14 @@ class Password(OAuth2Provider):
         self._username = required(self.name, "username", username)
         self._password = required(self.name, "password", password)
 
-    def grant_fields(self, audience: str) -> dict[str, str]:
+    def grant_fields(self, audience: str, now: float) -> dict[str, str]:
         """Return user and password."""
-        del audience
+        del audience, now
         return {"username": self._username, "password": self._password}
 
     def grant_identity(self) -> Mapping[str, str]:
         """Return user and password."""
-        return self.grant_fields("")
+        return self.grant_fields("", 0.0)
 
 
 class JWTBearer(OAuth2Provider):
@@ -149,16 +148,16 @@ class JWTBearer(OAuth2Provider):
             self.name, self._private_key, algorithm=options.get("algorithm"), key_id=options.get("key_id")
         )
 
-    def grant_fields(self, audience: str) -> dict[str, str]:
+    def grant_fields(self, audience: str, now: float) -> dict[str, str]:
         """Return a fresh assertion."""
-        now = int(time.time())
+        from tokencache.providers._jose import lifespan
+
         claims: dict[str, object] = {
             "iss": self._issuer,
             "sub": self._subject,
             "aud": self._options.get("assertion_audience", audience),
-            "iat": now,
-            "exp": now + self._assertion_lifetime,
             "jti": uuid4().hex,
+            **lifespan(now, self._assertion_lifetime),
         }
         if not self._subject:
             del claims["sub"]
@@ -202,9 +201,9 @@ class TokenExchange(OAuth2Provider):
         self._actor = _Presented(self.name, "actor_token", actor_token, actor_token_file, actor_token_type)
         self._requested = requested_token_type
 
-    def grant_fields(self, audience: str) -> dict[str, str]:
+    def grant_fields(self, audience: str, now: float) -> dict[str, str]:
         """Return the tokens to exchange, and the requested type."""
-        del audience
+        del audience, now
         wanted = {} if self._requested is None else {"requested_token_type": self._requested}
         return {**self._subject.fields(), **self._actor.fields(), **wanted}
 
@@ -225,9 +224,9 @@ class CustomGrant(OAuth2Provider):
         self.grant_type = grant_type
         super().__init__(**options)
 
-    def grant_fields(self, audience: str) -> dict[str, str]:
+    def grant_fields(self, audience: str, now: float) -> dict[str, str]:
         """Return no fields: the parameters are enough."""
-        del audience
+        del audience, now
         return {}
 
 

@@ -6,12 +6,14 @@ No message holds a body; a quoted text of the server never holds a credential th
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import re
 import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
-from urllib.parse import quote, quote_plus, unquote, unquote_plus
+from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus
 
 from tokencache.errors import ProviderRejected, ProviderUnavailable
 from tokencache.expiry import TEN_YEARS, parse_http_date, parse_retry_after, read_expiry
@@ -31,7 +33,7 @@ LONGEST_RETRY: Final = 300.0
 _TEXT_LIMIT: Final = 300
 _DEEPEST: Final = 8
 _REJECTING_STATUSES: Final = frozenset({400, 401, 403})
-_TRANSIENT: Final = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
+_TRANSIENT: Final = frozenset({"temporarily_unavailable", "server_error", "slow_down", "internal_failure"})
 _PERMANENT: Final = frozenset(
     {
         "access_denied",
@@ -49,6 +51,11 @@ _FIELDS_READ: Final = frozenset(
     | {"expires_in", "expires_on", "expires_at", "error", "error_description", "error_uri"}
 )
 _MEDIA_TYPE: Final = re.compile(r"[\w.+-]{1,40}/[\w.+-]{1,60}", re.ASCII)
+_FORM: Final = re.compile(rb"[^\s<>{}\[\]\"]*\b(?:access_token|error)=[^\s<>{}\[\]\"]*")
+_TIME: Final = re.compile(
+    r"\b(?:iat|nbf|exp|expir\w*|issued at|clock|skew|time|future|too (?:old|early|late)|not yet valid)\b", re.IGNORECASE
+)
+_BEARER: Final = frozenset({"bearer", "bearertoken"})
 _LONGEST_INTEGER: Final = 40
 _SHORT: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
@@ -67,16 +74,16 @@ class ServerError(NamedTuple):
 
 
 def read_json(response: httpx.Response, *, provider: str, secrets: Collection[str] = ()) -> dict[str, object]:
-    """Return the JSON object of a response.
+    """Return the fields of a response: a JSON object, or a form (GitHub's default).
 
-    ``NaN``, infinite and huge numbers, repeated names and a byte-order mark are accepted: the reader of a field decides
-    what it can use. Raises ``ProviderUnavailable`` for anything but an object; the message has status and content type,
+    ``NaN``, infinite and huge numbers, repeated names, UTF-16 and a byte-order mark are accepted: the reader of a field
+    decides what it can use. Raises ``ProviderUnavailable`` for anything else; the message has status and content type,
     never the body.
     """
-    fields = _parse(response.content)
-    if isinstance(fields, dict):
-        return cast("dict[str, object]", fields)
-    kind = "an empty body" if not response.content.strip() else "something other than a JSON object"
+    fields = _fields_of(response.content)
+    if fields is not None:
+        return fields
+    kind = "an empty body" if not response.content.strip() else "neither a JSON object nor a form"
     message = (
         f"[{provider}] {_host(response)} sent {kind} (status {response.status_code},"
         f" {_content_type(response, secrets)}); check that the address is that of a token endpoint"
@@ -94,6 +101,7 @@ def token_from_mapping(
     default_lifetime: float = DEFAULT_LIFETIME,
     cap: float = TEN_YEARS,
     trust_jwt: bool = False,
+    token_type: str | None = None,
     keep: Collection[str] | None = None,
     secrets: Collection[str] = (),
 ) -> tuple[Token, Expiry]:
@@ -101,8 +109,8 @@ def token_from_mapping(
 
     ``date`` is the response's ``Date`` in epoch seconds, ``before_wall`` the local epoch before the request was sent.
     ``names`` are further fields that may hold the expiry, ``cap`` is the upper limit of the lifetime, in seconds.
-    ``trust_jwt`` makes the ``exp`` of the access token count. ``keep`` names the fields that go to ``extra``; ``None``
-    means all fields that ``Token`` does not have.
+    ``trust_jwt`` makes the ``exp`` of the access token count. ``token_type`` replaces the answer's own. ``keep`` names
+    the fields that go to ``extra``; ``None`` means all fields that ``Token`` does not have.
 
     Raises ``ProviderRejected`` or ``ProviderUnavailable`` if the fields are an error, ``ProviderUnavailable`` if they
     hold no usable token.
@@ -111,7 +119,9 @@ def token_from_mapping(
     if not value and fields.get("error"):
         _raise_for_fields(fields, provider, secrets)
     if not isinstance(value, str) or not value:
-        message = f"[{provider}] the answer holds no access_token; check that the address is that of a token endpoint"
+        said = server_error(fields, secrets)
+        remedy = "look the error up" if str(said) else "check that the address is that of a token endpoint"
+        message = f"[{provider}] the answer holds no access_token{said}; {remedy}"
         raise ProviderUnavailable(message)
 
     expiry = read_expiry(
@@ -129,7 +139,7 @@ def token_from_mapping(
             value,
             expires_at=expiry.expires_at,
             issued_at=expiry.issued_at,
-            token_type=_text(fields.get("token_type")) or "Bearer",
+            token_type=token_type or _scheme(fields.get("token_type")),
             scope=_scope(fields.get("scope")),
             refresh_token=refresh_token,
             refresh_expires_at=_refresh_end(fields, date, before_wall) if refresh_token else None,
@@ -149,34 +159,49 @@ def raise_for_error(
     provider: str,
     secrets: Collection[str] = (),
     rejecting: Collection[int] = _REJECTING_STATUSES,
+    remedies: Mapping[str, str] = MappingProxyType({}),
     now: float | None = None,
 ) -> None:
     """Raise the error of a response with an error status; return for a status of 200 to 299.
 
-    Raises ``ProviderRejected`` for 400, 401 and 403 (or the statuses in ``rejecting``), and for the permanent errors of
-    RFC 6749 section 5.2 with another 4xx. Raises ``ProviderUnavailable`` for 408, 425, 429, 5xx, temporary errors, and
-    the rest. Its ``retry_at`` comes from ``Retry-After``, on the local wall clock (``now``). ``secrets`` are the
-    credentials that were sent: a server may echo them.
+    Raises ``ProviderRejected`` for the permanent errors of RFC 6749 section 5.2 with any 4xx, and for any other
+    ``error`` with 400, 401 or 403 (or the statuses in ``rejecting``). A 401 without an ``error`` is a refusal, too,
+    if the server says how to authenticate (``WWW-Authenticate``, RFC 9110 section 15.5.2), or if the body is empty or
+    JSON. ``remedies`` are the last words of the message, by error code.
+
+    Raises ``ProviderUnavailable`` for the rest: 408, 425, 429, 5xx, temporary errors, errors with a ``Retry-After``,
+    and for a page without an ``error``, which a proxy or firewall may have sent. Its ``retry_at`` comes from
+    ``Retry-After``, on the local wall clock (``now``). ``secrets`` are the credentials that were sent: a server may
+    echo them.
     """
     if response.is_success:
         return
 
     status = response.status_code
-    parsed = _parse(response.content)
-    said = server_error(cast("dict[str, object]", parsed), secrets) if isinstance(parsed, dict) else ServerError()
+    fields = _fields_of(response.content)
+    said = ServerError() if fields is None else server_error(fields, secrets)
     host = _host(response)
+    retry_at = retry_at_of(response, now=now)
 
+    permanent = said.error in _PERMANENT and status >= 400  # noqa: PLR2004
     busy = status >= 500 or status in {408, 425, 429} or said.error in _TRANSIENT  # noqa: PLR2004
-    if not busy and (status in rejecting or (status >= 400 and said.error in _PERMANENT)):  # noqa: PLR2004
-        message = f"[{provider}] {host} refused the token request with status {status}{said}; {_advice(said.error)}"
+    busy = busy or (retry_at is not None and not permanent)
+    named = fields is not None and isinstance(fields.get("error"), str | dict | list) and bool(fields["error"])
+    page = fields is None and bool(response.content.strip()) and "www-authenticate" not in response.headers
+    refused = permanent or (status in rejecting and (named or (status == 401 and not page)))  # noqa: PLR2004
+    if refused and not busy:
+        advice = remedies.get(said.error or "") or _advice(said.error)
+        message = f"[{provider}] {host} refused the token request with status {status}{said}; {advice}"
         raise ProviderRejected(
             message, error=said.error, error_description=said.description, error_uri=said.uri, status=status
         )
 
     what = "wait before asking again" if busy else "check the address of the token endpoint"
+    if status in rejecting and not busy:
+        what = "the answer has no OAuth error: look for a proxy or firewall in between, then check the address"
     kind = "" if said.error else f" ({_content_type(response, secrets)})"
     message = f"[{provider}] {host} gave no token, with status {status}{kind}{said}; {what}"
-    raise ProviderUnavailable(message, error=said.error, status=status, retry_at=retry_at_of(response, now=now))
+    raise ProviderUnavailable(message, error=said.error, status=status, retry_at=retry_at)
 
 
 def retry_at_of(response: httpx.Response, *, now: float | None = None) -> float | None:
@@ -189,6 +214,19 @@ def retry_at_of(response: httpx.Response, *, now: float | None = None) -> float 
     date = date_of(response)
     delay = parse_retry_after(response.headers.get("retry-after", ""), date_or_now=now if date is None else date)
     return None if delay is None else now + min(delay, LONGEST_RETRY)
+
+
+def clock_refusal(response: httpx.Response, secrets: Collection[str], *, now: float) -> float | None:
+    """Return the server's time if it refused an assertion because of its time, else ``None``.
+
+    The refusal names the time, and the response's ``Date`` differs from ``now`` (epoch) by two seconds or more.
+    """
+    date = date_of(response)
+    fields = _fields_of(response.content)
+    if date is None or abs(date - now) < 2 or fields is None or response.status_code not in range(400, 500):  # noqa: PLR2004
+        return None
+    said = server_error(fields, secrets)
+    return date if _TIME.search(f"{said.error} {said.description}") else None
 
 
 def date_of(response: httpx.Response) -> float | None:
@@ -234,12 +272,15 @@ def _character(escape: re.Match[str]) -> str:
     return chr(int(escape[1], 16)) if escape[1] else _SHORT.get(escape[2], escape[2])
 
 
-def _parse(body: bytes) -> object:
-    """Return the JSON value of a body, or ``None``."""
+def _fields_of(body: bytes) -> dict[str, object] | None:
+    """Return the fields of a JSON object or a form, ``None`` for any other body."""
+    encoding = "utf-16" if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        return json.loads(body.decode("utf-8-sig", errors="replace"), parse_int=_integer)
+        value: object = json.loads(body.decode(encoding, errors="replace"), parse_int=_integer)
     except (ValueError, RecursionError):
-        return None
+        form = _FORM.fullmatch(body.strip())
+        return dict(parse_qsl(form[0].decode("ascii", errors="replace"), max_num_fields=100)) if form else None
+    return cast("dict[str, object]", value) if isinstance(value, dict) else None
 
 
 def _integer(digits: str) -> int | float:
@@ -249,12 +290,18 @@ def _integer(digits: str) -> int | float:
 
 def server_error(fields: Mapping[str, object], secrets: Collection[str]) -> ServerError:
     """Return the error in a body; its texts may be objects, and its names may differ from the RFC's."""
-    description = fields.get("error_description") or fields.get("message") or fields.get("detail")
+    texts = ("error_description", "message", "detail", "errmsg", "msg")
+    description: object = next((fields[name] for name in texts if fields.get(name)), None)
     error = fields.get("error")
     if not isinstance(error, str):
-        if description in (None, error) and isinstance(error, dict | list):
-            description = cast("object", error)
+        nested = next((fields[name] for name in ("error", "errors") if isinstance(fields.get(name), dict | list)), None)
+        if description in (None, error) and nested:
+            description = nested
         error = None
+    numbers = (fields.get(name) for name in ("errcode", "code", "error_code"))
+    code = next((each for each in numbers if isinstance(each, int | str) and each not in (0, "", "0")), None)
+    if error is None and code is not None and not isinstance(code, bool) and description is not None:
+        description = f"{_readable(description, 0)} ({code})"
     return ServerError(_said(error, secrets), _said(description, secrets), _said(fields.get("error_uri"), secrets))
 
 
@@ -317,6 +364,12 @@ def _scope(value: object) -> str | None:
     if isinstance(value, list):
         return " ".join(part for part in cast("list[object]", value) if isinstance(part, str)) or None
     return _text(value)
+
+
+def _scheme(value: object) -> str:
+    """Return the authentication scheme of a ``token_type``: "Bearer" for each of its known spellings."""
+    text = (_text(value) or "Bearer").strip()
+    return "Bearer" if re.sub(r"[\s_-]", "", text).lower() in _BEARER else text
 
 
 def table_of(value: object) -> dict[str, object]:

@@ -17,7 +17,7 @@ import httpx
 from tokencache._log_safe import log_safe_text
 from tokencache.health import Finding, compare_clocks, failed, ok, skipped, warning
 from tokencache.providers.oauth_response import date_of
-from tokencache.providers.transport import host_of, shared_trust
+from tokencache.providers.transport import host_of, is_loopback, new_client, shared_trust
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,8 +81,11 @@ def _handshake(address: httpx.URL, trust: ssl.SSLContext, timeout: float) -> Fin
     where = host_of(address)
     try:
         with socket.create_connection((address.host, _port(address)), timeout) as plain:
-            if address.scheme != "https":
+            if address.scheme != "https" and is_loopback(address.host):
                 return ok("TLS", f"not used: {address.scheme}:// on {where}, which accepts connections")
+            if address.scheme != "https":
+                remedy = "use https://, or make sure that the network between encrypts (a service mesh)"
+                return warning("TLS", f"not used: {where} gets the credential unencrypted (allow_http)", remedy)
             with trust.wrap_socket(plain, server_hostname=address.host) as secured:
                 return _certified(where, secured)
     except ssl.SSLCertVerificationError as error:
@@ -116,7 +119,7 @@ def _compared(address: httpx.URL, trust: ssl.SSLContext, timeout: float) -> Find
     where = host_of(address)
     before, started = time.time(), time.monotonic()
     try:
-        with httpx.Client(verify=trust, timeout=timeout) as client:
+        with new_client(httpx.Client, verify=trust, timeout=timeout) as client:
             response = client.head(address, headers={"User-Agent": "tokencache"})
     except (httpx.HTTPError, OSError, ValueError, ImportError) as error:
         remedy = "check the network, and the proxy variables (HTTPS_PROXY, ALL_PROXY, NO_PROXY) if there are any"

@@ -24,7 +24,7 @@ from tokencache._engine.effects import (
 )
 from tokencache._engine.flow import Copy, Failed, Job, Kept, Obtained, obtain
 from tokencache.errors import BackendUnavailable, DeadlineExceeded, ProviderRejected, ProviderUnavailable
-from tokencache.policy import RefreshPolicy
+from tokencache.policy import RefreshPolicy, schedule
 from tokencache.ports import Cooldown, Found, Granted, Held, LeaseGrant, Stored
 from tokencache.token import Token
 
@@ -242,23 +242,22 @@ def test_an_older_stored_token_does_not_displace_a_newer_one() -> None:
         (ProviderRejected("no"), 300.0, 300.0, True),
         (ProviderUnavailable("429", retry_at=WALL + 42), 42.0, 42.0, False),
         (ProviderUnavailable("429", retry_at=WALL + 4200), 300.0, 300.0, False),
-        (ProviderUnavailable("429", retry_at=WALL - 5), 0.0, 0.0, False),
+        (ProviderUnavailable("429", retry_at=WALL), 0.1, 1.0, False),
+        (ProviderUnavailable("429", retry_at=WALL - 5), 0.1, 1.0, False),
+        (ProviderRejected("no", retry_at=WALL + 42), 42.0, 42.0, True),
         (ProviderUnavailable("500"), 0.1, 1.0, False),
     ],
-    ids=["rejected", "retry", "retry-clamped", "retry-past", "backoff"],
+    ids=["rejected", "retry", "retry-clamped", "retry-zero", "retry-past", "rejected-retry", "backoff"],
 )
 def test_a_failure_leaves_a_cooldown(error: ProviderUnavailable, low: float, high: float, permanent: bool) -> None:
-    """INV-7: the cooldown holds duration, identity and reason, but no secret; one that is over is not left."""
+    """INV-7: the cooldown holds duration, identity and reason. A Retry-After in the past does not shorten backoff."""
     outcome, effects = play(job(), {Load: [None], Lease: [Granted(GRANT)], Fetch: [error]})
     assert isinstance(outcome, Failed)
     assert low <= outcome.next_at <= high
     (released,) = [effect for effect in effects if isinstance(effect, Release)]
-    if high == 0:
-        assert released.cooldown is None
-    else:
-        assert isinstance(released.cooldown, Cooldown)
-        assert (released.cooldown.identity, released.cooldown.permanent) == ("me", permanent)
-        assert released.cooldown.remaining == outcome.next_at
+    assert isinstance(released.cooldown, Cooldown)
+    assert (released.cooldown.identity, released.cooldown.permanent) == ("me", permanent)
+    assert released.cooldown.remaining == outcome.next_at
 
 
 def test_backoff_continues_from_the_fleets_count() -> None:
@@ -318,3 +317,27 @@ def test_a_record_lives_no_longer_than_its_lifetime() -> None:
     outcome, _ = play(job(), {Load: [record]})
     assert isinstance(outcome, Obtained)
     assert outcome.copy.usable_at == pytest.approx(3540.0)
+
+
+@pytest.mark.parametrize(
+    ("hint", "refresh"),
+    [(1800, 1800.0), ("1700", 1700.0), (10, 360.0), (3599, 2880.0), (4000, 2880.0), (True, 2880.0), (None, 2880.0)],
+)
+def test_a_token_is_renewed_at_the_age_that_the_provider_names(hint: object, refresh: float) -> None:
+    """Entra's `refresh_in` is obeyed by the process that fetched and by those that read the record."""
+    policy = RefreshPolicy(jitter=0.0, window=3600.0, window_fraction=0.2, early=0.0)
+    got = token("new").replace(extra={} if hint is None else {"refresh_in": hint})
+    outcome, _ = play(job(policy=policy), {Load: [None], Lease: [Granted(GRANT)], Fetch: [got], Commit: [True]})
+    assert isinstance(outcome, Obtained)
+    assert outcome.copy.refresh_at == pytest.approx(refresh)
+    shared = Stored(_record.encode(got, fence=1, identity="me", key="k"), 100_000.0)
+    outcome, _ = play(job(policy=policy), {Load: [shared]})
+    assert isinstance(outcome, Obtained)
+    assert outcome.copy.refresh_at == pytest.approx(refresh)
+
+
+@pytest.mark.parametrize(("took", "window"), [(0.0, 2.0), (0.9, 2.0), (1.2, 2.4), (2.5, 3.25), (60.0, 3.25)])
+def test_the_window_is_longer_than_a_slow_login(took: float, window: float) -> None:
+    """With tokens of 6.5 s and logins of 2.5 s a renewal must begin early enough to be done in time."""
+    plan = schedule(RefreshPolicy(), lifetime=6.5, remaining=6.5, spread=0.0, took=took)
+    assert plan.usable - plan.refresh == pytest.approx(window)

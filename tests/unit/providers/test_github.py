@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
 import jwt
@@ -300,3 +301,24 @@ def test_a_source_shares_one_login(github: GitHub) -> None:
         assert reader.token().value == again.token().value == "ghs_1"
         assert writer.token().value == "ghs_2"
         assert reader.issuer == github.url
+
+
+def test_a_refused_time_is_tried_once_with_the_date_of_github(github: GitHub) -> None:
+    """A host whose clock is wrong by hours still gets a token, with a warning."""
+    date, warnings = formatdate(time.time() + 7200, usegmt=True), list[str]()
+    github.refuse(401, "'Expiration time' claim ('exp') is too far in the future", Date=date)
+    told = FetchContext(None, time.monotonic() + 30, "cold", time.monotonic, warnings.append)
+    with pytest.raises(ProviderRejected):
+        app(base_url=github.url).fetch(told)
+    claims = [
+        jwt.decode(asked.headers["authorization"][7:], options={"verify_signature": False}) for asked in github.asked
+    ]
+    assert [round((each["iat"] - time.time()) / 60) for each in claims] == [-1, 119]
+    assert warnings == ["GitHub refused the time of the assertion; asking once more with GitHub's Date"]
+
+
+def test_http_is_for_loopback_unless_it_is_allowed() -> None:
+    """An Enterprise Server inside a mesh may be reached by http."""
+    with pytest.raises(ConfigurationError, match="allow_http"):
+        app(base_url="http://ghe.mesh/api/v3")
+    assert app(base_url="http://ghe.mesh/api/v3", allow_http=True)

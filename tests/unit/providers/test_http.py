@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import socket
 import ssl
 import threading
 import time
+import zlib
 from typing import TYPE_CHECKING
 
 import httpx
@@ -439,7 +441,8 @@ def test_a_compressed_answer_is_read(half: str) -> None:
     [
         (b"\x1f\x8bbroken", "gzip", "broken"),
         (gzip.compress(GOOD, mtime=0)[:-12], "gzip", "cut off"),
-        (GOOD, "br", "encoding"),
+        (b"\x1b\x03\x00", "br", "encoding"),
+        (b"\xff\xff", "deflate", "broken"),
     ],
 )
 def test_broken_compression_is_reported(half: str, body: bytes, encoding: str, says: str) -> None:
@@ -447,6 +450,22 @@ def test_broken_compression_is_reported(half: str, body: bytes, encoding: str, s
     answer = reply(body, "200 OK", f"Content-Encoding: {encoding}")
     with RawServer(answer) as server, pytest.raises(ProviderUnavailable, match=says):
         get(Plain(server.url), half)
+
+
+@HALVES
+@pytest.mark.parametrize("coding", ["utf-8", "UTF-8", "none", "identity", "binary", "br"])
+def test_a_body_under_an_unknown_coding_is_read_as_it_stands(half: str, coding: str) -> None:
+    """Some servers name a character set, or "none", as the coding of a plain body."""
+    with RawServer(reply(GOOD, "200 OK", f"Content-Encoding: {coding}")) as server:
+        assert get(Plain(server.url), half).value == "good-1"
+
+
+@HALVES
+def test_deflate_without_its_header_is_read(half: str) -> None:
+    """Some servers send raw deflate, without the zlib header of RFC 9110 section 8.4.1.2."""
+    packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    with RawServer(reply(packer.compress(GOOD) + packer.flush(), "200 OK", "Content-Encoding: deflate")) as server:
+        assert get(Plain(server.url), half).value == "good-1"
 
 
 @HALVES
@@ -808,13 +827,135 @@ def test_errors_of_the_rfc_are_permanent(error: str, status: int) -> None:
     )
 
 
-@pytest.mark.parametrize("status", [400, 401, 403])
-@pytest.mark.parametrize("body", [b"", b"<html>no</html>", b"[]", b'{"error": null}', b'{"error": 7}'])
-def test_a_refusal_without_a_body_is_permanent(status: int, body: bytes) -> None:
-    """Statuses 400, 401 and 403 reject, whatever the body."""
-    with pytest.raises(ProviderRejected) as caught:
+@pytest.mark.parametrize("status", [400, 403])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>no</html>",
+        b"[]",
+        b'{"error": null}',
+        b'{"error": 7}',
+        b'{"error": {}}',
+        b'{"message": "Forbidden"}',
+    ],
+)
+def test_a_page_without_an_oauth_error_is_transient(status: int, body: bytes) -> None:
+    """A firewall's page is not the provider's word about the credentials; the message names proxy and firewall."""
+    with pytest.raises(ProviderUnavailable, match="look for a proxy or firewall in between") as caught:
         raise_for_error(response(status, body), provider="plain")
-    assert caught.value.status == status
+    assert (caught.value.status, caught.value.retry_at) == (status, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "kind"),
+    [
+        (b"", {}, ProviderRejected),
+        (b'{"message": "Invalid credentials"}', {}, ProviderRejected),
+        (b"<html>Unauthorized</html>", {"www_authenticate": 'Basic realm="id"'}, ProviderRejected),
+        (b"<html>Sign in to this network</html>", {}, ProviderUnavailable),
+        (b"[]", {}, ProviderUnavailable),
+        (b"", {"retry_after": "3"}, ProviderUnavailable),
+    ],
+)
+def test_a_bare_401_is_a_refusal_unless_it_is_a_page(
+    body: bytes, headers: dict[str, str], kind: type[Exception]
+) -> None:
+    """A 401 is about credentials (RFC 9110 section 15.5.2); a page without WWW-Authenticate may be a proxy's."""
+    with pytest.raises(kind) as caught:
+        raise_for_error(response(401, body, **headers), provider="plain")
+    assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("code", ["temporarily_unavailable", "server_error", "slow_down", "internal_failure"])
+def test_a_temporary_error_in_a_400_is_transient(code: str) -> None:
+    """Some servers send temporary errors with status 400."""
+    with pytest.raises(ProviderUnavailable, match="wait before asking again"):
+        raise_for_error(response(400, json.dumps({"error": code}).encode()), provider="plain")
+
+
+def test_retry_after_on_a_400_is_obeyed() -> None:
+    """Entra throttles with 400 and Retry-After; a permanent error stays permanent."""
+    with pytest.raises(ProviderUnavailable) as caught:
+        raise_for_error(response(400, b'{"error": "throttled"}', retry_after="9"), provider="plain", now=50.0)
+    assert caught.value.retry_at == 59.0
+    with pytest.raises(ProviderRejected):
+        raise_for_error(response(400, b'{"error": "invalid_client"}', retry_after="9"), provider="plain")
+
+
+def test_a_remedy_replaces_the_general_advice() -> None:
+    """The caller knows its settings, so it may give the last words for an error code."""
+    with pytest.raises(ProviderRejected, match=r"; set client_auth$"):
+        raise_for_error(
+            response(401, b'{"error": "invalid_client"}'), provider="p", remedies={"invalid_client": "set client_auth"}
+        )
+
+
+@pytest.mark.parametrize(
+    "spelling", ["bearer", "BEARER", "Bearer ", "BearerToken", "bearer_token", "Bearer Token", "", None, 7]
+)
+def test_each_known_spelling_of_bearer_is_sent_as_bearer(spelling: object) -> None:
+    """Apigee calls the scheme BearerToken; resource servers know only Bearer (RFC 6750)."""
+    token, _ = token_from_mapping(
+        {"access_token": "t", "token_type": spelling}, provider="p", date=None, before_wall=time.time()
+    )
+    assert token.token_type == "Bearer"
+
+
+@pytest.mark.parametrize(
+    ("given", "setting", "sent"), [("DPoP", None, "DPoP"), ("mac", None, "mac"), ("Foo", "Token", "Token")]
+)
+def test_another_scheme_stays_unless_a_setting_replaces_it(given: str, setting: str | None, sent: str) -> None:
+    """The setting of a provider overrides what its server says."""
+    token, _ = token_from_mapping(
+        {"access_token": "t", "token_type": given}, provider="p", date=None, before_wall=time.time(), token_type=setting
+    )
+    assert token.token_type == sent
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        (
+            b"access_token=gho_16C7&scope=repo%2Cgist&token_type=bearer",
+            {"access_token": "gho_16C7", "scope": "repo,gist"},
+        ),
+        (b"access_token=a%26b&expires=5184000\n", {"access_token": "a&b", "expires": "5184000"}),
+        (b"error=bad_code&error_description=too+late", {"error": "bad_code", "error_description": "too late"}),
+        ('{"access_token": "ü"}'.encode("utf-16"), {"access_token": "ü"}),
+    ],
+)
+def test_a_form_and_utf_16_are_read(body: bytes, fields: dict[str, str]) -> None:
+    """GitHub's default answer is a form; some servers send UTF-16 with a byte-order mark."""
+    found = read_json(response(200, body), provider="plain")
+    assert found.items() >= fields.items()
+
+
+@pytest.mark.parametrize("body", [b"<a href='?access_token=x'>", b"no error=here {", b"hello", b"a=b"])
+def test_other_texts_are_not_forms(body: bytes) -> None:
+    """A page that happens to hold an equals sign is not a token response."""
+    with pytest.raises(ProviderUnavailable, match="neither a JSON object nor a form"):
+        read_json(response(200, body), provider="plain")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"errcode": 40013, "errmsg": "invalid appid"}, ": invalid appid (40013); look"),
+        ({"code": "E1", "msg": "no such app"}, ": no such app (E1); look"),
+        ({"code": 0, "msg": "ok"}, ": ok; look"),
+        ({"errors": [{"message": "a"}, {"message": "b"}]}, ": a, b; look"),
+        ({"errors": [{"title": "Bad", "code": 4}]}, ": title: Bad; code: 4; look"),
+        ({"error": {"type": "OAuthException", "message": "bad app"}}, ": OAuthException, bad app; "),
+        ({"data": {}}, "access_token; check that the address"),
+        ({"errmsg": "the secret is s3cr3t-s3cr3t"}, ": the secret is <hidden>; look"),
+    ],
+)
+def test_an_error_inside_a_200_is_quoted(fields: dict[str, object], said: str) -> None:
+    """The server's words are in the message, scrubbed."""
+    with pytest.raises(ProviderUnavailable) as caught:
+        token_from_mapping(fields, provider="p", date=None, before_wall=0.0, secrets=("s3cr3t-s3cr3t",))
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize("status", [404, 405, 408, 410, 425, 429, 500, 502, 503, 504, 599])

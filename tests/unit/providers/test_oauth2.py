@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 from base64 import b64decode
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -20,6 +21,7 @@ from tokencache import Token
 from tokencache._keys import fingerprint
 from tokencache.errors import ConfigurationError, ProviderRejected, ProviderUnavailable
 from tokencache.ports import FetchContext, Secret
+from tokencache.providers._jose import lifespan
 from tokencache.providers.oauth2 import (
     ClientCredentials,
     CustomGrant,
@@ -50,8 +52,8 @@ class Server:
         """Keep the request and give the next answer: a mapping, or a status with one."""
         self.requests.append(request)
         given = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        status, body = given if isinstance(given, tuple) else (200, given)
-        return httpx.Response(status, json=body)
+        status, body, *headers = given if isinstance(given, tuple) else (200, given)
+        return httpx.Response(status, json=body, headers=headers[0] if headers else None)
 
     @property
     def form(self) -> dict[str, list[str]]:
@@ -563,3 +565,160 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "jwt", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'tokencache\[jose\]'"):
         ClientCredentials(token_url=URL, client_id="abc", private_key=pem(RSA))
+
+
+# --- the time of assertions -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("lifetime", "begin", "end"), [(3600, -60, 3540), (180, -60, 120), (60, -30, 30), (1, 0, 1)])
+def test_an_assertion_begins_up_to_a_minute_ago(lifetime: int, begin: int, end: int) -> None:
+    """A clock that is fast by some seconds does no harm, and the server's limit of the lifetime holds by its clock."""
+    assert lifespan(1000.7, lifetime) == {"iat": 1000 + begin, "nbf": 1000 + begin, "exp": 1000 + end}
+
+
+def claims_of_last(server: Server, field: str) -> dict[str, Any]:
+    """Return the claims of the assertion in the last request."""
+    options = {"verify_exp": False, "verify_iat": False, "verify_nbf": False}
+    return jwt.decode(server.form[field][0], RSA.public_key(), algorithms=["RS256"], audience=URL, options=options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "field"),
+    [
+        (ClientCredentials, {"client_id": "abc"}, "client_assertion"),
+        (JWTBearer, {"assertion_issuer": "abc"}, "assertion"),
+    ],
+)
+@pytest.mark.parametrize("said", ["exp claim is in the past", "Token used too early", "check your iat and exp values"])
+@pytest.mark.parametrize("ahead", [-7200, 7200])
+def test_a_refused_time_is_tried_once_with_the_server_s_date(
+    kind: type[OAuth2Provider], options: dict[str, Any], field: str, said: str, ahead: int
+) -> None:
+    """A host whose clock is wrong by hours still gets a token, with a warning."""
+    now, warnings = int(time.time()), list[str]()
+    date = formatdate(now + ahead, usegmt=True)
+    server = Server((400, {"error": "invalid_grant", "error_description": said}, {"Date": date}), (200, ANSWER))
+    provider = kind(client=server.client, token_url=URL, private_key=pem(RSA), **options)
+    assert provider.fetch(context(warnings=warnings)).value == "tok"
+    assert claims_of_last(server, field)["iat"] == now + ahead - 60
+    assert [text for text in warnings if "time of the assertion" in text]
+
+
+@pytest.mark.parametrize(
+    ("said", "ahead", "options"),
+    [
+        ("no such client", 7200, {"private_key": pem(RSA)}),
+        ("exp claim is in the past", 0, {"private_key": pem(RSA)}),
+        ("the secret has expired", 7200, {"client_secret": SECRET}),
+    ],
+    ids=["another reason", "clocks agree", "nothing was signed"],
+)
+def test_other_refusals_are_not_tried_again(said: str, ahead: int, options: dict[str, Any]) -> None:
+    """INV-7: a refusal for another reason costs one request."""
+    date = formatdate(time.time() + ahead, usegmt=True)
+    server = Server((400, {"error": "invalid_client", "error_description": said}, {"Date": date}))
+    with pytest.raises(ProviderRejected, match=said):
+        fetch(ClientCredentials, server, client_id="abc", **options)
+    assert len(server.requests) == 1
+
+
+def test_a_time_that_is_refused_twice_is_an_error() -> None:
+    """There is one more request, not a loop."""
+    date = formatdate(time.time() + 7200, usegmt=True)
+    server = Server((400, {"error": "invalid_client", "error_description": "exp"}, {"Date": date}))
+    with pytest.raises(ProviderRejected):
+        fetch(ClientCredentials, server, client_id="abc", private_key=pem(RSA))
+    assert len(server.requests) == 2
+
+
+# --- answers of other shapes ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "token_field", "expiry_field"),
+    [
+        ({"data": {"token": "t", "ttl": {"seconds": 90}}}, "data.token", "data.ttl.seconds"),
+        ({"data": {"token": "t", "ttl": 90}}, "data.token", "ttl"),
+        ({"data": {"token": "t"}, "meta": {"expires": 90}}, "data.token", "meta.expires"),
+        ({"access_token": "t", "session": {"expires": 90}}, "access_token", "session.expires"),
+    ],
+)
+def test_token_and_expiry_may_lie_in_nested_objects(
+    answer: dict[str, Any], token_field: str, expiry_field: str
+) -> None:
+    """Dots lead into objects, for the expiry as for the token, from the top or from beside the token."""
+    options = {"client_id": "a", "client_secret": "s", "token_field": token_field, "expiry_fields": [expiry_field]}
+    token = fetch(ClientCredentials, Server(answer), **options)
+    assert (token.value, token.lifetime) == ("t", pytest.approx(90, abs=1))
+
+
+def test_longest_lifetime_limits_an_api_that_counts_milliseconds() -> None:
+    """3,600,000 "seconds" of an API that counts milliseconds are cut to the setting."""
+    options = {"client_id": "a", "client_secret": "s", "longest_lifetime": 3600.0}
+    token = fetch(ClientCredentials, Server({**ANSWER, "expires_in": 3_600_000}), **options)
+    assert token.lifetime == pytest.approx(3600, abs=1)
+
+
+def test_the_scheme_may_be_set() -> None:
+    """A server names one scheme, its API wants another; the setting decides and is part of the identity."""
+    options = {"client_id": "a", "client_secret": "s"}
+    token = fetch(ClientCredentials, Server({**ANSWER, "token_type": "jwt"}), token_type="Token", **options)
+    assert token.authorization == "Token tok"
+    plain, named = (ClientCredentials(token_url=URL, **options, **more) for more in ({}, {"token_type": "Token"}))
+    assert plain.identity() != named.identity()
+
+
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+def test_a_refused_client_learns_of_the_other_way_to_send_the_secret(method: str) -> None:
+    """Some servers do not accept Basic, and say invalid_client."""
+    server = Server((401, {"error": "invalid_client"}))
+    with pytest.raises(ProviderRejected) as caught:
+        fetch(ClientCredentials, server, client_id="a", client_secret="s", client_auth=method)
+    assert ("client_secret_post" in str(caught.value)) is (method == "client_secret_basic")
+
+
+def test_an_empty_grant_type_is_not_sent() -> None:
+    """An API that only resembles OAuth gets no grant_type field."""
+    server = Server()
+    fetch(CustomGrant, server, grant_type="", client_id="a", parameters={"api_key": "k"})
+    assert server.form == {"api_key": ["k"], "client_id": ["a"]}
+
+
+# --- http:// ----------------------------------------------------------------------------------------------------
+
+
+def test_http_is_refused_unless_it_is_allowed() -> None:
+    """Inside a mesh the network encrypts; then a named switch accepts http."""
+    options = {"token_url": "http://id.mesh:8080/token", "client_id": "a", "client_secret": "s"}
+    with pytest.raises(ConfigurationError, match="set allow_http=true"):
+        ClientCredentials(**options)
+    server = Server()
+    assert ClientCredentials(**options, allow_http=True, client=server.client).fetch(context()).value == "tok"
+    assert str(server.requests[0].url) == "http://id.mesh:8080/token"
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_the_metadata_s_endpoint_follows_the_same_rule(allowed: bool) -> None:
+    """An https issuer that names an http endpoint is refused, unless http is allowed."""
+    metadata = {"issuer": "https://id.example", "token_endpoint": "http://id.mesh/token"}
+    server = Server(metadata, ANSWER)
+    provider = ClientCredentials(
+        issuer="https://id.example", client_id="a", client_secret="s", allow_http=allowed, client=server.client
+    )
+    if allowed:
+        assert provider.fetch(context()).value == "tok"
+        return
+    with pytest.raises(ProviderUnavailable, match="token_endpoint must begin with https"):
+        provider.fetch(context())
+
+
+@pytest.mark.parametrize("host", ["localhost", "id.localhost", "127.0.0.1", "[::1]"])
+def test_names_under_localhost_are_loopback(host: str) -> None:
+    """RFC 6761 section 6.3: each name under localhost is this machine."""
+    assert ClientCredentials(token_url=f"http://{host}:9/token", client_id="a", client_secret="s").name
+
+
+def test_a_name_that_only_ends_like_localhost_is_not_loopback() -> None:
+    """evil-localhost is another host."""
+    with pytest.raises(ConfigurationError, match="https"):
+        ClientCredentials(token_url="http://evil-localhost/token", client_id="a", client_secret="s")

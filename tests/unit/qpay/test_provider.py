@@ -194,7 +194,7 @@ def test_a_busy_system_is_transient(fake_qpay: FakeQPay, half: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(502, ProviderUnavailable), (403, ProviderRejected), (200, ProviderUnavailable)]
+    ("status", "kind"), [(502, ProviderUnavailable), (403, ProviderUnavailable), (200, ProviderUnavailable)]
 )
 def test_a_proxys_page_is_read_by_its_status(fake_qpay: FakeQPay, status: int, kind: type[Exception]) -> None:
     """The proxy answers in HTML: the status decides, and a 200 with HTML is not a token."""
