@@ -48,7 +48,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "testing": ("testing", "values decisions threads drivers"),
 }
 PURE = ("values", "decisions", "flow")
-# Of other layers, what says of itself that it is pure or does no I/O.
+# Modules of other layers whose docstring says that they are pure or do no I/O.
 PURE_TOO = (
     "tokencache.backends.memcached._form",
     "tokencache.backends.redis._protocol",

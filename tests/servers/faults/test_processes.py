@@ -253,7 +253,7 @@ def test_the_commit_of_a_stopped_holder_is_refused(
             qpay._on_loop(qpay._gate.set)
     fence, logins = store.fence(source.key), qpay.logins
     held = ExitStack()
-    held.enter_context(qpay.hold())  # from before the call, until before the wait
+    held.enter_context(qpay.hold())  # the login does not answer before this block ends
     with asking(source.renew) as newer, held:
         qpay.wait_for_logins(3)
         owner = store.open().inspect(source.key).owner

@@ -8,8 +8,8 @@ store that did not answer; a process that was shown a usable record does not fet
 INV-3 no older record over a newer one, in the store or in a process. INV-4 no error while a usable token is held.
 INV-5 without the store a process fetches one at a time and once per ``probe``; what it fetched is shared in the end.
 INV-6 a refused token does not return to the process that refused it, no other is dropped, a young replacement stays.
-INV-7 the pauses that a provider's failure asks for are kept by all. INV-8 every call ends by its deadline, and all is
-well in the end. INV-10 no identity gets another's token.
+INV-7 the pauses that a provider's failure asks for are kept by all. INV-8 every call ends by its deadline, and each
+process gets a token after the last fault. INV-10 no identity gets another's token.
 """
 
 from __future__ import annotations

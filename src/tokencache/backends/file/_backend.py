@@ -372,7 +372,7 @@ class FileBackend:
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    """What a waiter saw at its last poll."""
+    """The state of the files at a waiter's last poll."""
 
     raw: bytes | None
     signature: tuple[int, int, int] | None
