@@ -57,7 +57,7 @@ class Resolver:
     ========= ================== ========================= ========= ======================= =======================
     ..        argument           table                     attribute file, variables         default
     ========= ================== ========================= ========= ======================= =======================
-    provider  object, function   of that name                                                entry point of that name
+    provider  object, function   of that name                                                plugin of that name
     key       ``key``            ``key``                   ``key``                           made, see ``Resolved``
     policy    ``policy``         ``policy``: single fields ``policy`` ``TokenCache(policy)``, ``RefreshPolicy()``
                                  over what follows                   then ``[policy]``
@@ -156,7 +156,7 @@ class Resolver:
 
 
 def _provider(provider: str | TokenProvider | Fetcher, key: str | None) -> TokenProvider:
-    """Return the provider of an entry point, the given provider, or one that calls the given function."""
+    """Return the provider of a plugin, the given provider, or one that calls the given function."""
     if isinstance(provider, str):
         return plugins.load_provider_factory(provider)()
     if hasattr(provider, "fetch") or hasattr(provider, "afetch"):

@@ -150,7 +150,7 @@ class TokenCache:
         """Return the source for a provider; an equal provider gives the same source.
 
         ``provider`` is a :class:`~tokencache.ports.TokenProvider`, a name, or a function. A name is that of a provider
-        in the configuration, or of an entry point (``"qpay"``). A function may be sync or async, and may take the
+        in the configuration, or of a plugin (``"qpay"``). A function may be sync or async, and may take the
         :class:`~tokencache.ports.FetchContext`; it returns a :class:`Token` or the OAuth response as a mapping, and
         needs a ``key``. A ``key`` is used unchanged. With ``keep_warm``, a thread renews the token until the cache is
         closed, also while no caller asks for it, and also in the child of a fork.

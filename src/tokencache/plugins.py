@@ -1,8 +1,11 @@
-"""Plugins: backends and providers that installed distributions declare as entry points.
+"""Plugins: our own backends and providers, and those that installed distributions declare as entry points.
 
-Each entry is loaded at its first use; listing the entries loads nothing. ``redis+sentinel://`` is the entry
-``redis.sentinel`` of the group ``tokencache.backends``. An entry that needs an extra of its distribution names it:
-``redis = "tokencache.backends.redis:from_url [redis]"``.
+Each entry is loaded at its first use; listing the entries loads nothing. Ours are in a table of this module, so they
+are found where the metadata of distributions are missing: in a zipapp, or in a program packed by PyInstaller. Only
+other names are looked up in the metadata, and no other distribution can replace an entry of ours.
+
+``redis+sentinel://`` is the entry ``redis.sentinel`` of the group ``tokencache.backends``. An entry that needs an
+extra of its distribution names it: ``redis = "tokencache.backends.redis:from_url [redis]"``.
 
 A backend's entry point is a callable that takes a :class:`~tokencache.url.BackendURL`. A provider's entry point is a
 function or a class. ``cache.source("qpay")`` calls it without arguments. A table of a configuration
@@ -19,12 +22,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import wraps
+from importlib import import_module
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar, cast
 
 from tokencache.errors import BackendConflict, BackendNotInstalled, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from importlib.metadata import EntryPoint
 
     from tokencache.errors import TokenCacheError
@@ -33,6 +37,30 @@ if TYPE_CHECKING:
 
 BACKENDS: Final = "tokencache.backends"
 PROVIDERS: Final = "tokencache.providers"
+
+_NAME: Final = "tokencache"
+_REDIS: Final = "tokencache.backends.redis:from_url [redis]"
+_OURS: Final[Mapping[str, Mapping[str, str]]] = {
+    BACKENDS: {
+        "file": "tokencache.backends.file:from_url",
+        "memcached": "tokencache.backends.memcached:from_url [memcached]",
+        "memory": "tokencache.backends.memory:from_url",
+        "redis": _REDIS,
+        "rediss": _REDIS,
+        "unix": _REDIS,
+        "redis.sentinel": _REDIS,
+        "redis.cluster": _REDIS,
+    },
+    PROVIDERS: {
+        "client_credentials": "tokencache.providers.oauth2:ClientCredentials [jose]",
+        "custom_grant": "tokencache.providers.oauth2:CustomGrant",
+        "jwt_bearer": "tokencache.providers.oauth2:JWTBearer [jose]",
+        "password": "tokencache.providers.oauth2:Password",
+        "qpay": "tokencache_qpay.provider:from_env",
+        "refresh_token": "tokencache.providers.oauth2:RefreshToken",
+        "token_exchange": "tokencache.providers.oauth2:TokenExchange",
+    },
+}
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,6 +75,14 @@ class Plugin:
     distribution: str
     version: str
     value: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A plugin, and the function that imports its object."""
+
+    plugin: Plugin
+    load: Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +102,23 @@ _ERRORS: Final = {
 
 def known(group: str) -> list[Plugin]:
     """Return the declared entries of a group, by name, and load nothing; a name claimed twice appears twice."""
-    entries = [_describe(entry) for entry in _entries(group)]
+    entries = [entry.plugin for entry in _entries(group)]
     return sorted(entries, key=lambda plugin: (plugin.name, plugin.distribution))
+
+
+def is_known(group: str, name: str) -> bool:
+    """Return whether a group has an entry of that name."""
+    return name in _OURS[group] or any(entry.plugin.name == name for entry in _foreign(group))
+
+
+def own_version() -> str:
+    """Return the version of tokencache, ``"?"`` where its metadata are missing."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(_NAME)
+    except PackageNotFoundError:
+        return "?"
 
 
 def load_backend_factory(url: BackendURL) -> Callable[[BackendURL], Backend]:
@@ -110,7 +161,7 @@ def _load(group: str, name: str) -> Callable[..., object]:
     return _translated(factory, entry, errors)
 
 
-def _translated(factory: Callable[P, R], entry: EntryPoint, errors: _Errors) -> Callable[P, R]:
+def _translated(factory: Callable[P, R], entry: _Entry, errors: _Errors) -> Callable[P, R]:
     """Return the factory with its import errors translated: it may import its client library only when called."""
 
     @wraps(factory)
@@ -123,31 +174,48 @@ def _translated(factory: Callable[P, R], entry: EntryPoint, errors: _Errors) -> 
     return make
 
 
-def _find(group: str, name: str) -> EntryPoint:
-    """Return the entry of that name."""
+def _find(group: str, name: str) -> _Entry:
+    """Return the entry of that name; metadata are read only for a name that is not ours."""
+    if name in _OURS[group]:
+        return _own(group, name, "?")
     errors = _ERRORS[group]
-    entries = _entries(group)
-    found = [entry for entry in entries if entry.name == name]
+    entries = _foreign(group)
+    found = [entry for entry in entries if entry.plugin.name == name]
     if not found:
-        raise ConfigurationError(_unknown(group, name, {entry.name for entry in entries}))
+        raise ConfigurationError(_unknown(group, name, {*_OURS[group], *(entry.plugin.name for entry in entries)}))
     if len(found) > 1:
-        claims = " and ".join(f"{plugin.distribution} {plugin.version}" for plugin in map(_describe, found))
+        claims = " and ".join(f"{entry.plugin.distribution} {entry.plugin.version}" for entry in found)
         message = f"the {errors.noun} {name!r} is claimed by {claims}; uninstall one of them"
         raise errors.conflict(message)
     return found[0]
 
 
-def _entries(group: str) -> list[EntryPoint]:
-    """Return the entries of a group, one per name and distribution.
+def _entries(group: str) -> list[_Entry]:
+    """Return the entries of a group, ours first."""
+    version = own_version()
+    return [*(_own(group, name, version) for name in _OURS[group]), *_foreign(group)]
+
+
+def _own(group: str, name: str, version: str) -> _Entry:
+    """Return an entry of ours."""
+    value = _OURS[group][name]
+    module, _, attribute = value.partition(" ")[0].partition(":")
+    return _Entry(Plugin(name, group, _NAME, version, value), lambda: getattr(import_module(module), attribute))
+
+
+def _foreign(group: str) -> list[_Entry]:
+    """Return the entries of other distributions, one per name and distribution.
 
     A distribution may be found twice, for example as an editable installation beside old metadata. Python imports the
     first one on ``sys.path``.
     """
     from importlib.metadata import entry_points
 
-    first: dict[tuple[str, str], EntryPoint] = {}
+    first: dict[tuple[str, str], _Entry] = {}
     for entry in entry_points(group=group):
-        first.setdefault((entry.name, _describe(entry).distribution), entry)
+        plugin = _describe(entry)
+        if plugin.distribution != _NAME:  # an older release of ours declared its entries
+            first.setdefault((plugin.name, plugin.distribution), _Entry(plugin, entry.load))
     return list(first.values())
 
 
@@ -160,17 +228,14 @@ def _describe(entry: EntryPoint) -> Plugin:
 
 
 def _unknown(group: str, name: str, names: set[str]) -> str:
-    """Return the message for a name that no distribution declares."""
+    """Return the message for a name that is neither ours nor declared by a distribution."""
     from difflib import get_close_matches
 
     shown = sorted(_shown(group, each) for each in names)
     asked = _shown(group, name)
-    noun = _ERRORS[group].noun
-    if not shown:
-        return f"there is no {noun} {asked!r}: no {noun} plugins are installed; reinstall tokencache"
     close = get_close_matches(asked, shown, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"there is no {noun} {asked!r}; known: {', '.join(shown)}{hint}"
+    return f"there is no {_ERRORS[group].noun} {asked!r}; known: {', '.join(shown)}{hint}"
 
 
 def _shown(group: str, name: str) -> str:
@@ -178,19 +243,18 @@ def _shown(group: str, name: str) -> str:
     return name.replace(".", "+") if group == BACKENDS else name
 
 
-def _missing(entry: EntryPoint, noun: str, error: ImportError) -> str:
+def _missing(entry: _Entry, noun: str, error: ImportError) -> str:
     """Return the message for a library that is missing or too old, with the line that installs it."""
     needed = f"the module {error.name!r}" if error.name else "a module"
-    extras = f"[{','.join(entry.extras)}]" if entry.extras else ""
-    distribution = _describe(entry).distribution
-    what = f"the {noun} {entry.name!r} needs {needed}, which could not be imported"
-    return f"{what}: pip install '{distribution}{extras}'"
+    _, bracket, extras = entry.plugin.value.partition("[")
+    what = f"the {noun} {entry.plugin.name!r} needs {needed}, which could not be imported"
+    return f"{what}: pip install '{entry.plugin.distribution}{bracket}{extras}'"
 
 
-def _broken(entry: EntryPoint, noun: str, what: str) -> str:
+def _broken(entry: _Entry, noun: str, what: str) -> str:
     """Return the message for an entry that does not name a factory."""
-    plugin = _describe(entry)
+    plugin = entry.plugin
     return (
-        f"the {noun} {entry.name!r} of {plugin.distribution} {plugin.version} is broken: {plugin.value!r} {what};"
+        f"the {noun} {plugin.name!r} of {plugin.distribution} {plugin.version} is broken: {plugin.value!r} {what};"
         " upgrade or reinstall that distribution"
     )

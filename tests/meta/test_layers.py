@@ -156,7 +156,7 @@ def is_private(name: str) -> bool:
 
 
 def test_only_the_demo_knows_qpay() -> None:
-    """The framework finds the QPay plugin only through entry points; the demo is the one module that imports it."""
+    """The framework has only the name of the QPay plugin, in a table; the demo is the one module that imports it."""
     knowing = {
         name for name, tree in MODULES.items() if any(used.startswith("tokencache_qpay") for used in imports(tree))
     }

@@ -1,4 +1,4 @@
-"""The packaging: entry points exist, extras bring the libraries in use, and the pins fit the requirements."""
+"""The packaging: plugins and scripts exist, extras bring the libraries in use, and the pins fit the requirements."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from tokencache.plugins import BACKENDS, PROVIDERS, known
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
@@ -24,15 +26,13 @@ PINNED = [
     for name in ("dev.txt", "bench.txt")
 ]
 PINS = {canonicalize_name(name): version for pins in PINNED for name, version in pins.items()}
-TARGETS = {
-    *(target for group in PROJECT["project"]["entry-points"].values() for target in group.values()),
-    *PROJECT["project"]["scripts"].values(),
-}
+OURS = [plugin for group in (BACKENDS, PROVIDERS) for plugin in known(group) if plugin.distribution == "tokencache"]
+TARGETS = {*(plugin.value for plugin in OURS), *PROJECT["project"]["scripts"].values()}
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))
-def test_each_entry_point_leads_to_something_callable(target: str) -> None:
-    """Each entry point and script of ours names a callable."""
+def test_each_plugin_and_script_leads_to_something_callable(target: str) -> None:
+    """Each plugin and script of ours names a callable."""
     module, _, name = target.partition(" ")[0].partition(":")
     assert callable(getattr(importlib.import_module(module), name))
 

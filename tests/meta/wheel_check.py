@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Import the packages, load our entry points, run the console script; exit 1 with the reason otherwise."""
+    """Import the packages, load our plugins, run the console script; exit 1 with the reason otherwise."""
     import tokencache
     import tokencache_qpay
 
@@ -29,14 +29,13 @@ def main() -> None:
     from tokencache.providers.presets import presets
 
     _require("zoom" in presets(), "the presets' data are not in it")
-    names: set[str] = set()
-    for group in ("tokencache.backends", "tokencache.providers"):
-        for entry in metadata.entry_points(group=group):
-            names.add(f"{group}:{entry.name}")
-            if not entry.extras:
-                _require(callable(entry.load()), f"{group}:{entry.name} is not callable")
-    expected = {"tokencache.backends:memory", "tokencache.backends:file", "tokencache.providers:qpay"}
-    _require(expected <= names, f"missing entry points: {sorted(expected - names)}")
+    from tokencache.plugins import BACKENDS, PROVIDERS, known, load_provider_factory, open_backend
+
+    _require({"memory", "file"} <= {plugin.name for plugin in known(BACKENDS)}, "backends are missing")
+    _require({plugin.version for plugin in known(BACKENDS)} == {metadata.version("tokencache")}, "another version")
+    _require(bool(open_backend("memory://")), "memory:// does not open")
+    for plugin in known(PROVIDERS):
+        _require(callable(load_provider_factory(plugin.name)), f"the provider {plugin.name} is not callable")
     try:
         tokencache.TokenCache("redis://localhost")
     except tokencache.BackendNotInstalled as error:
@@ -53,7 +52,7 @@ def main() -> None:
         _require("qpay" in ran.stdout, f"`tokencache plugins` does not list qpay: {ran.stdout!r}")
         ran = subprocess.run([script, "new", "provider", "acme"], capture_output=True, text=True, check=False)
         _require(ran.returncode == 0, f"`tokencache new provider` exited {ran.returncode}: {ran.stderr}")
-    print(f"wheel, {sys.argv[1]}: ok ({len(names)} entry points)")
+    print(f"wheel, {sys.argv[1]}: ok ({len(known(BACKENDS))} backends, {len(known(PROVIDERS))} providers)")
 
 
 def _require(held: bool, message: str) -> None:

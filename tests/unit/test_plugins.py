@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tokencache import TokenCache
+from tokencache.backends.memory import MemoryBackend
 from tokencache.errors import BackendConflict, BackendNotInstalled, ConfigurationError
-from tokencache.plugins import BACKENDS, PROVIDERS, Plugin, known, load_backend_factory, load_provider_factory
+from tokencache.plugins import (
+    BACKENDS,
+    PROVIDERS,
+    Plugin,
+    _load,
+    is_known,
+    known,
+    load_backend_factory,
+    load_provider_factory,
+    open_backend,
+)
 from tokencache.url import BackendURL
 
 if TYPE_CHECKING:
@@ -22,7 +34,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Return a function that installs a distribution into a folder on ``sys.path``; no other one is visible."""
+    """Return a function that installs a distribution into a folder on ``sys.path``; no other one is visible.
+
+    The metadata of tokencache itself are not visible either.
+    """
     before = set(sys.modules)
 
     def write(
@@ -63,6 +78,11 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 def url(text: str) -> BackendURL:
     """Return a URL."""
     return BackendURL.parse(text)
+
+
+def foreign(group: str) -> list[Plugin]:
+    """Return the listed entries that are not ours."""
+    return [plugin for plugin in known(group) if plugin.distribution != "tokencache"]
 
 
 WORKING = {"plug_one": "def from_url(url): return ('one', str(url))\ndef from_env(): return 'provider one'\n"}
@@ -113,16 +133,48 @@ def test_importing_looks_for_no_entry_points() -> None:
     assert run.stdout.strip() == "False"
 
 
+def test_our_plugins_need_no_metadata(install: Install) -> None:
+    """Without any metadata, our backends and providers are listed, and each loads what it names."""
+    del install
+    for group, first in ((BACKENDS, "memory"), (PROVIDERS, "client_credentials")):
+        ours = known(group)
+        assert first in {plugin.name for plugin in ours}
+        assert {plugin.distribution for plugin in ours} == {"tokencache"}
+        for plugin in ours:
+            module, _, name = plugin.value.partition(" ")[0].partition(":")
+            assert getattr(import_module(module), name) is _load(group, plugin.name).__wrapped__  # type: ignore[attr-defined]
+
+
+def test_our_plugins_read_no_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend, a provider by name and one of a configuration are ours, so the metadata are not read."""
+    monkeypatch.setattr(metadata, "entry_points", lambda **_: pytest.fail("the metadata were read"))
+    acme = {"TYPE": "client_credentials", "TOKEN_URL": "https://id.example/t", "CLIENT_ID": "i", "CLIENT_SECRET": "s"}
+    environ = {f"TOKENCACHE_PROVIDER_ACME_{name}": value for name, value in acme.items()}
+    for url_of_ours in ("memory://", "file://", "redis+sentinel://h/main", "memcached://h"):
+        assert open_backend(url_of_ours)
+    assert load_provider_factory("custom_grant")
+    assert TokenCache.from_env({"TOKENCACHE_BACKEND": "memory://", **environ}).source("acme").provider == "acme"
+
+
+def test_no_plugin_replaces_our_own(install: Install) -> None:
+    """Another distribution's entry of a name of ours is listed, and ours is loaded; an older release of ours is not."""
+    install("dist-one", backends={"memory": "plug_one:from_url"}, modules=WORKING)
+    install("tokencache", backends={"memory": "plug_old:from_url", "gone": "plug_old:from_url"}, version="0.0.1")
+    assert isinstance(open_backend("memory://"), MemoryBackend)
+    assert [plugin.distribution for plugin in known(BACKENDS) if plugin.name == "memory"] == ["dist-one", "tokencache"]
+    assert not is_known(BACKENDS, "gone")
+
+
 def test_known_lists_the_declared_entries(install: Install) -> None:
     """The list has every entry of a group, by name, with its distribution and version."""
     install("dist-b", backends={"b": "plug_b:x", "a": "plug_a:x [extra]"}, version="2.1")
     install("dist-a", backends={"b": "other:x"}, providers={"p": "plug_p:x"})
-    assert known(BACKENDS) == [
+    assert foreign(BACKENDS) == [
         Plugin("a", BACKENDS, "dist-b", "2.1", "plug_a:x [extra]"),
         Plugin("b", BACKENDS, "dist-a", "1.0", "other:x"),
         Plugin("b", BACKENDS, "dist-b", "2.1", "plug_b:x"),
     ]
-    assert known(PROVIDERS) == [Plugin("p", PROVIDERS, "dist-a", "1.0", "plug_p:x")]
+    assert foreign(PROVIDERS) == [Plugin("p", PROVIDERS, "dist-a", "1.0", "plug_p:x")]
 
 
 def test_a_scheme_of_two_distributions_is_refused(install: Install) -> None:
@@ -155,7 +207,7 @@ def test_one_distribution_listed_twice_is_not_a_conflict(install: Install, same:
     install("dist-one", backends={"one": "plug_one:from_url"}, modules=WORKING)
     install(same, backends={"one": "plug_one:from_url"}, version="0.9", folder=folder)
     assert load_backend_factory(url("one://h"))(url("one://h")) == ("one", "one://h")
-    assert len(known(BACKENDS)) == 1
+    assert len(foreign(BACKENDS)) == 1
 
 
 @pytest.mark.parametrize(
@@ -221,20 +273,15 @@ def test_errors_of_a_factory_pass_unchanged(install: Install) -> None:
 
 def test_an_unknown_name_is_refused_with_the_known_ones(install: Install) -> None:
     """The error lists the known names, as users write them, and the closest."""
-    install("dist-one", backends={"redis": "x:y", "redis.sentinel": "x:y", "file": "x:y"}, providers={"qpay.v2": "x:y"})
+    install("dist-one", backends={"shop.v2": "x:y"}, providers={"shop.v2": "x:y"})
     with pytest.raises(ConfigurationError) as caught:
         load_backend_factory(url("redis+sentinal://:hunter2@h"))
     assert str(caught.value) == (
-        "there is no backend 'redis+sentinal'; known: file, redis, redis+sentinel; did you mean 'redis+sentinel'?"
+        "there is no backend 'redis+sentinal'; known: file, memcached, memory, redis, redis+cluster, redis+sentinel,"
+        " rediss, shop+v2, unix; did you mean 'redis+sentinel'?"
     )
-    with pytest.raises(ConfigurationError, match=r"^there is no provider 'zzz'; known: qpay\.v2$"):
+    with pytest.raises(ConfigurationError, match=r"^there is no provider 'zzz'; known: client_.*, shop\.v2, token_ex"):
         load_provider_factory("zzz")
-
-
-def test_without_any_entry_points_the_error_names_the_remedy(install: Install) -> None:
-    """If no metadata is found, the message says what to do."""
-    with pytest.raises(ConfigurationError, match="no backend plugins are installed; reinstall tokencache"):
-        load_backend_factory(url("memory://"))
 
 
 def test_a_name_twice_in_one_distribution_is_not_a_conflict(install: Install) -> None:
@@ -243,7 +290,7 @@ def test_a_name_twice_in_one_distribution_is_not_a_conflict(install: Install) ->
     lines = f"[{BACKENDS}]\none = plug_one:from_url\none = plug_absent:from_url\n"
     (site / "dist_one-1.0.dist-info" / "entry_points.txt").write_text(lines)
     assert load_backend_factory(url("one://"))
-    assert [plugin.value for plugin in known(BACKENDS)] == ["plug_one:from_url"]
+    assert [plugin.value for plugin in foreign(BACKENDS)] == ["plug_one:from_url"]
 
 
 def test_metadata_without_a_name_is_ignored(install: Install) -> None:
@@ -253,4 +300,4 @@ def test_metadata_without_a_name_is_ignored(install: Install) -> None:
     info.mkdir()
     (info / "entry_points.txt").write_text(f"[{BACKENDS}]\nother = plug_one:from_url\n")
     assert load_backend_factory(url("one://"))
-    assert [plugin.distribution for plugin in known(BACKENDS)] == ["dist-one", "an unnamed distribution"]
+    assert [plugin.distribution for plugin in foreign(BACKENDS)] == ["dist-one", "an unnamed distribution"]

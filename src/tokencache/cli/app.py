@@ -102,9 +102,9 @@ def run(stdout: Stream) -> int:
 def _version(wanted: bool) -> None:
     """If ``wanted``, print the version and end."""
     if wanted:
-        from importlib.metadata import version
+        from tokencache.plugins import own_version
 
-        _print(f"tokencache {version('tokencache')}")
+        _print(f"tokencache {own_version()}")
         raise typer.Exit(Exit.OK)
 
 

@@ -78,8 +78,8 @@ class Names:
         for plugin in plugins.known(group):
             if plugin.name == self.name:
                 message = (
-                    f"{plugin.distribution} {plugin.version} brings a {self.kind} {self.shown!r} already, and of two"
-                    " with one name neither is loaded; choose another name"
+                    f"{plugin.distribution} {plugin.version} brings a {self.kind} {self.shown!r} already, which would"
+                    " block the new one; choose another name"
                 )
                 raise ConfigurationError(message)
         if find_spec(self.package) is not None:

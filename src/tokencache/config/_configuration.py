@@ -282,10 +282,10 @@ class Configuration:
 
     def _require_installed(self, name: str) -> None:
         """Raise :class:`Mistake` for a provider that is neither configured nor installed."""
-        from tokencache.plugins import PROVIDERS, known
+        from tokencache.plugins import PROVIDERS, is_known, known
 
-        names = {*self.names, *(plugin.name for plugin in known(PROVIDERS))}
-        if name not in names:
+        if name not in self.names and not is_known(PROVIDERS, name):
+            names = {*self.names, *(plugin.name for plugin in known(PROVIDERS))}
             remedy = unknown(self._tables.place, "provider", name, names).remedy.replace("remove it", "use another")
             raise Mistake(self._tables.place, f"there is no provider {name[:40]!r}, neither here nor installed", remedy)
 

@@ -81,18 +81,16 @@ def _brought_in(rests: Mapping[str, str], known: Iterable[str]) -> dict[str, str
 
     If one name begins with another, the longer one needs a value that names a provider, and another setting.
     """
-    from tokencache.plugins import PROVIDERS
-    from tokencache.plugins import known as installed
+    from tokencache.plugins import PROVIDERS, is_known
 
-    types = {plugin.name for plugin in installed(PROVIDERS)}
     found: dict[str, str] = {}
     candidates = {
         rest.removesuffix(kind): rest for kind in _KINDS for rest in rests if rest.endswith(kind) and rest != kind
     }
     for name, rest in sorted(candidates.items(), key=lambda item: len(item[0])):
         within = any(name != other and name.startswith(f"{other}_") for other in (*known, *found))
-        meant = (rest.endswith("_PRESET") or rests[rest] in types) and any(
-            other != rest and other.startswith(f"{name}_") for other in rests
+        meant = any(other != rest and other.startswith(f"{name}_") for other in rests) and (
+            rest.endswith("_PRESET") or is_known(PROVIDERS, rests[rest])
         )
         if name not in known and (not within or meant):
             found[name] = name.lower()

@@ -23,7 +23,7 @@ from tokencache.backends.memory import MemoryBackend
 from tokencache.config import Configuration, Setting
 from tokencache.config._factory import schema_of
 from tokencache.config._types import kind_of
-from tokencache.plugins import BACKENDS, PROVIDERS
+from tokencache.plugins import PROVIDERS
 from tokencache.ports import SecretText
 from tokencache.testing.fakes import Recorder
 
@@ -88,7 +88,7 @@ def handmade(client: MemoryBackend) -> Acme:
 
 @pytest.fixture(autouse=True)
 def providers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Install only this module's providers; start in an empty folder, without variables."""
+    """Install only this module's plugins; start in an empty folder, without variables."""
     module = ModuleType("plug_config")
     vars(module).update(Acme=Acme, plain=plain, handmade=handmade)
     monkeypatch.setitem(sys.modules, "plug_config", module)
@@ -96,9 +96,7 @@ def providers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dist-config\nVersion: 1.0\n")
     names = {"acme": "Acme", "plain": "plain", "handmade": "handmade"}
-    known = {entry.name: entry.value for entry in metadata.entry_points(group=BACKENDS)}
-    lines = [f"[{PROVIDERS}]", *(f"{name} = plug_config:{value}" for name, value in names.items()), f"[{BACKENDS}]"]
-    lines += [f"{name} = {known[name]}" for name in ("memory", "file", "redis", "rediss")]
+    lines = [f"[{PROVIDERS}]", *(f"{name} = plug_config:{value}" for name, value in names.items())]
     (info / "entry_points.txt").write_text("\n".join(lines))
     monkeypatch.setattr(
         metadata, "distributions", lambda: metadata.Distribution.discover(path=[str(tmp_path / "site")])
