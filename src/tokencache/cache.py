@@ -16,6 +16,7 @@ from tokencache._fork import Stage, enrol
 from tokencache._resolver import Resolver
 from tokencache.errors import BackendClosed
 from tokencache.events import log
+from tokencache.shared import Shared
 from tokencache.source import TokenSource
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Settings(TypedDict, total=False):
     wall: Clock
 
 
-class TokenCache:
+class TokenCache(Shared):
     """A backend and the sources on it; a context manager for ``with`` and ``async with``.
 
     ``backend`` is a URL (``memory://``, ``file:///folder``, ``redis://host/0``, …), a

@@ -20,6 +20,7 @@ from tokencache.errors import (
     TokenCacheError,
 )
 from tokencache.events import FetchFailed, TokenInvalidated, observe
+from tokencache.shared import Shared
 from tokencache.steps import adrive, drive
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ T = TypeVar("T")
 Steps: TypeAlias = "Generator[JoinFlight | RunFlow, Any, T]"
 
 
-class TokenSource(LocalCopy):
+class TokenSource(LocalCopy, Shared):
     """A provider bound to a backend; safe to share between threads, event loops and over ``fork``.
 
     Made by :meth:`tokencache.TokenCache.source`.

@@ -21,6 +21,7 @@ import httpx
 from tokencache import TokenCache
 from tokencache.integrations.httpx import TokenAuth
 from tokencache.providers.transport import closing_handshake, new_client
+from tokencache.shared import Shared
 from tokencache.steps import adrive, drive
 from tokencache_qpay import _calls
 from tokencache_qpay._answers import exchange
@@ -80,7 +81,7 @@ def _signed(method: M, make: Callable[..., object]) -> M:
     return method
 
 
-class _Client:
+class _Client(Shared):
     """The common part of both clients."""
 
     def __init__(self, source: TokenSource, *, base_url: str | None = None, timeout: float = _TIMEOUT) -> None:

@@ -20,7 +20,7 @@ ROOT = "tokencache"
 # Each layer, from the bottom up: its modules, and the layers that they may import beside their own. A package stands
 # for all its modules except those with their own line.
 LAYERS: dict[str, tuple[str, str]] = {
-    "values": ("errors events health policy ports steps token", ""),
+    "values": ("errors events health policy ports shared steps token", ""),
     "decisions": ("_keys _record expiry records", "values"),
     "flow": ("_engine.effects _engine.flow", "values decisions"),
     "system": ("_engine.clock _fork _log_safe", "values"),

@@ -38,6 +38,7 @@ MODULES = [
     "tokencache.providers.transport",
     "tokencache.records",
     "tokencache.status",
+    "tokencache.shared",
     "tokencache.steps",
     "tokencache.testing.contract",
     "tokencache.testing.fakes",

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from tokencache.errors import BackendClosed, BackendUnavailable
+from tokencache.shared import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,7 @@ _POLL: Final = 0.2
 """Poll interval in seconds when all waiter threads are busy."""
 
 
-class ThreadedBackend:
+class ThreadedBackend(Shared):
     """Runs each call of a backend on a thread of its own pools; the application's pools stay free.
 
     Waits and other calls have separate pools, because a commit must never queue behind the waiters that it wakes.

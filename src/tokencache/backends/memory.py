@@ -14,6 +14,7 @@ from tokencache._fork import Stage, enrol
 from tokencache._record import fence_of, is_another, is_late
 from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot, Stored
+from tokencache.shared import Shared
 
 if TYPE_CHECKING:
     from tokencache.health import Finding
@@ -50,7 +51,7 @@ def _end_of_slot(_key: str, value: _Slot, _now: float) -> float:
     return value.ends_at
 
 
-class MemoryBackend:
+class MemoryBackend(Shared):
     """Keeps at most ``size`` records in this process; LRU eviction makes room.
 
     Sources that share one instance share its tokens. Only ``wait`` blocks, so event loops call the others inline.

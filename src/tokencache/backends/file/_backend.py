@@ -35,6 +35,7 @@ from tokencache.backends.file._state import Countdown, Lease, Pause, Term, diges
 from tokencache.errors import BackendClosed, BackendUnavailable, ConfigurationError
 from tokencache.health import failed, ok
 from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot
+from tokencache.shared import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -60,7 +61,7 @@ def from_url(url: BackendURL) -> FileBackend:
     return FileBackend(url.path or None, poll=float(poll))
 
 
-class FileBackend:
+class FileBackend(Shared):
     """Records and leases as files in ``folder``; without one, in the user's cache folder.
 
     The first write makes the folder, with mode 700. ``ConfigurationError`` is raised if another user owns the folder

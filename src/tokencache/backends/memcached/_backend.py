@@ -37,6 +37,7 @@ from tokencache.backends.memcached._form import (
 from tokencache.backends.memcached._servers import Servers, check_library, prefix_of, read_servers, settings_of
 from tokencache.errors import BackendClosed, BackendUnavailable, ConfigurationError
 from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot, Stored
+from tokencache.shared import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -57,7 +58,7 @@ _TRIES: Final = 8
 _PORT: Final = 11211
 
 
-class MemcachedBackend:
+class MemcachedBackend(Shared):
     """Shares records and leases over memcached.
 
     ``servers`` are one or several ``"host:port"`` or ``(host, port)``, the same for the whole fleet; the default is

@@ -22,6 +22,7 @@ from tokencache.backends._client_library import version_of
 from tokencache.backends.redis._connect import MOST_CONNECTIONS, Target, check_library, connect, target_of
 from tokencache.backends.redis._protocol import Command, Protocol, ScriptCall, look_at, stored_of, translated
 from tokencache.errors import BackendClosed, ConfigurationError
+from tokencache.shared import Shared
 
 if TYPE_CHECKING:
     import asyncio
@@ -36,7 +37,7 @@ _FOREIGN_POLL: Final = 0.05
 """Poll interval in seconds for a holder that sends no wake-up, or when all waiting connections are busy."""
 
 
-class RedisBackend:
+class RedisBackend(Shared):
     """Shares records and leases over Redis.
 
     Made from a URL by :func:`from_url`, or around a client of your own: ``RedisBackend(client=redis.Redis(…))``. The
@@ -282,7 +283,7 @@ class _Idle:
                     stack.pop().disconnect()
 
 
-class AsyncRedisBackend:
+class AsyncRedisBackend(Shared):
     """The half of the Redis backend for one event loop."""
 
     def __init__(self, target: Target, protocol: Protocol, parent: RedisBackend) -> None:
