@@ -10,7 +10,7 @@ from tokencache._engine.drivers import arun, run
 from tokencache._engine.flights import Flights
 from tokencache._engine.flow import Failed, Job, Kept, Obtained, drop, obtain
 from tokencache._engine.identity import Identity
-from tokencache._engine.launcher import on_thread
+from tokencache._engine.launcher import off_loop
 from tokencache._engine.local import LocalCopy
 from tokencache.errors import (
     BackendUnavailable,
@@ -468,4 +468,4 @@ class TokenSource(LocalCopy, Shared):
     async def _prepare(self) -> None:
         """Compute the identity off the event loop, because its fingerprint is slow."""
         if self._identity is None:
-            await on_thread(self._identify)
+            await off_loop(self._identify)

@@ -23,7 +23,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "values": ("errors events health policy ports shared steps token", ""),
     "decisions": ("_keys _record expiry records", "values"),
     "flow": ("_engine.effects _engine.flow", "values decisions"),
-    "system": ("_engine.clock _fork _log_safe", "values"),
+    "system": ("_engine.clock _engine.launcher _fork _log_safe", "values"),
     "encryption": ("_crypto", "values decisions"),
     "plugins": ("_default_backend plugins url", "values"),
     "threads": ("backends._threaded", "values"),

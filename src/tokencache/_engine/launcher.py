@@ -94,6 +94,14 @@ async def on_thread(call: Callable[[], T]) -> T:
     return await future
 
 
+async def off_loop(call: Callable[[], T]) -> T:
+    """Make a slow call without stalling the loop: on a thread of its own, or here if no thread can be started."""
+    try:
+        return await on_thread(call)
+    except RuntimeError:
+        return call()
+
+
 def run_coroutine(start: Callable[[], Coroutine[object, object, T]]) -> T:
     """Run a coroutine to its end, from any thread; if the thread runs an event loop, on a thread of its own."""
     import asyncio

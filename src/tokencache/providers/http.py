@@ -20,6 +20,7 @@ from tokencache.providers._exchange import (
     plain_response,
     restore_cookies,
 )
+from tokencache.providers._preparation import prepare
 from tokencache.providers.oauth_response import raise_for_error
 from tokencache.providers.transport import host_of, new_client
 from tokencache.steps import adrive, drive
@@ -200,6 +201,7 @@ class HTTPTokenProvider(ABC):
         if self._async_client is not None:
             yield self._open(self._async_client)
             return
+        await prepare(self._verify)
         async with self._fresh(httpx.AsyncClient, context) as client:
             yield client
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from tokencache._engine.launcher import off_loop
 from tokencache.backends._client_library import version_of
 from tokencache.backends.redis._protocol import LONGEST_BLOCK, misused
 
@@ -143,6 +144,35 @@ def _silent() -> dict[str, None]:
 
 def connect(target: Target, library: str, *, waiting: bool) -> Any:
     """Return a client that connects when it is first used; ``library`` is ``redis`` or ``redis.asyncio``."""
+    client = _client(target, library, waiting=waiting)
+    if library == "redis.asyncio" and "ssl" in target.settings:
+        if target.cluster:
+            kind = _preparing(client.connection_kwargs["connection_class"])
+            client.connection_kwargs["connection_class"] = kind  # of the nodes that the cluster will name
+            for node in client.nodes_manager.startup_nodes.values():
+                node.connection_class = kind
+        else:
+            pool = client.connection_pool
+            pool.connection_class = _preparing(pool.connection_class)
+    return client
+
+
+def _preparing(kind: Any) -> Any:
+    """Return the class of TLS connections with its certificates read on a thread, once: redis-py does so each time."""
+    made: list[Any] = []
+
+    class Preparing(kind):  # type: ignore[misc]
+        async def connect(self) -> None:
+            if not self.is_connected and self.ssl_context.context is None:
+                self.ssl_context.context = made[0] if made else await off_loop(self.ssl_context.get)
+                made.append(self.ssl_context.context)
+            await super().connect()
+
+    return Preparing
+
+
+def _client(target: Target, library: str, *, waiting: bool) -> Any:
+    """Return the client of redis-py."""
     kinds = {name: import_module(f"{library}.{name}") for name in ("client", "cluster", "retry", "sentinel")}
     once = kinds["retry"].Retry(import_module("redis.backoff").NoBackoff(), 0)
     arguments = {**target.arguments(waiting=waiting), "retry": once, **_silent()}
