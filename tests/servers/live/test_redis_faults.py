@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
 
 from tokencache import RefreshPolicy, Token, TokenCache
-from tokencache.backends.redis import _protocol, from_url
+from tokencache.backends.redis import RedisBackend, _protocol, from_url
 from tokencache.events import BackendFailed
+from tokencache.plugins import open_backend
 from tokencache.testing._server_process import wait_until
 from tokencache.testing.contract import BackendContract
 from tokencache.testing.fakes import FakeProvider, Recorder
@@ -21,8 +24,6 @@ from tokencache_qpay.testing import FakeQPay, fleet
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from tokencache.backends.redis import RedisBackend
 
 pytestmark = pytest.mark.live
 
@@ -108,6 +109,28 @@ def test_a_closed_backend_leaves_no_connection_open(
         backend.close()
         assert count_sockets() == before
         del clients
+
+
+def test_tls_without_verification_is_shared_and_warned_of(tls_redis: RedisServer) -> None:
+    """`ssl_cert_reqs=none` accepts a certificate of an unknown authority in both halves; `doctor` warns of it."""
+    url = f"rediss://localhost:{tls_redis.port}/0?ssl_cert_reqs=none"
+    seen = Recorder()
+
+    async def token() -> Token:
+        async with TokenCache(url, observers=[seen]) as cache:
+            return await cache.source(FakeProvider(), key="unverified").atoken()
+
+    with TokenCache(url, observers=[seen]) as cache:
+        first = cache.source(FakeProvider(), key="unverified").token()
+    assert asyncio.run(token()).value == first.value
+    assert not seen.of(BackendFailed)
+    client = redis.Redis(port=tls_redis.port, ssl=True, ssl_cert_reqs="none", ssl_check_hostname=False)
+    for backend in (open_backend(url), RedisBackend(client=client)):
+        (warned,) = [finding for finding in backend.findings("k") if finding.check == "TLS"]
+        assert warned.mark == "warning"
+        assert "ssl_cert_reqs=none" in warned.seen
+    client.close()
+    assert not [finding for finding in open_backend(tls_redis.url).findings("k") if finding.check == "TLS"]
 
 
 def test_tls_and_an_acl_user_are_enough(tls_redis: RedisServer, certificates: Certificates) -> None:

@@ -19,7 +19,15 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tokencache._fork import Stage, enrol
 from tokencache.backends._client_library import version_of
-from tokencache.backends.redis._connect import MOST_CONNECTIONS, Target, check_library, connect, target_of
+from tokencache.backends.redis._connect import (
+    MOST_CONNECTIONS,
+    Target,
+    check_library,
+    connect,
+    is_unverified,
+    settings_of,
+    target_of,
+)
 from tokencache.backends.redis._protocol import Command, Protocol, ScriptCall, look_at, stored_of, translated
 from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.shared import Shared
@@ -129,11 +137,13 @@ class RedisBackend(Shared):
 
     def findings(self, key: str) -> Iterator[Finding]:
         """Check version, rights, role, eviction, wake-ups and clock (:mod:`tokencache.health`)."""
-        from tokencache.backends.redis._health import examine
+        from tokencache.backends.redis._health import examine, unverified
 
         names = self._protocol.names(key)
         library = ".".join(map(str, version_of("redis", extra="redis")))
-        return examine(names, self._where, library, lambda command: self._execute(names[0], command)[0])
+        if is_unverified(settings_of(self._own) if self._target is None else self._target.settings):
+            yield unverified(self._where)
+        yield from examine(names, self._where, library, lambda command: self._execute(names[0], command)[0])
 
     def close(self) -> None:
         """Close the connections that were made here."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib import import_module
+from ssl import CERT_NONE, TLSVersion
 from typing import TYPE_CHECKING, Any, Final
 
 from tokencache._engine.launcher import off_loop
@@ -23,9 +24,13 @@ OPTIONS: Final[dict[str, Any]] = {
     "waiters": int,
     "db": int,
     "ssl_ca_certs": str,
+    "ssl_ca_data": str,
+    "ssl_cert_reqs": str,
     "ssl_certfile": str,
-    "ssl_keyfile": str,
     "ssl_check_hostname": bool,
+    "ssl_ciphers": str,
+    "ssl_keyfile": str,
+    "ssl_min_version": int,
     "sentinel_username": str,
     "sentinel_password": str,
 }
@@ -77,7 +82,7 @@ def target_of(url: BackendURL) -> Target:
     tls = {name: options.pop(name) for name in list(options) if name.startswith("ssl_")}
     settings: dict[str, Any] = {name: value for name in _LOGIN if (value := getattr(url, name))}
     if url.scheme == "rediss" or tls:
-        settings |= {"ssl": True, **tls}
+        settings |= {"ssl": True, **_checked_tls(tls)}
     service, socket, database = _path(url, options.pop("db", 0))
     if database:
         if url.scheme == "redis+cluster":
@@ -91,6 +96,23 @@ def target_of(url: BackendURL) -> Target:
         if options.get(name, 1) <= 0:
             raise misused(option=name, value=options[name], remedy="give more than 0 seconds")
     return Target(url.scheme, _hosts(url), service, socket, settings=settings, sentinel=sentinel, **options)
+
+
+def _checked_tls(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the TLS options as both halves of redis-py take them."""
+    if "ssl_cert_reqs" in options:
+        given = options["ssl_cert_reqs"]
+        reqs = given.lower().removeprefix("cert_")  # redis-py says "none", and Celery says "CERT_NONE" too
+        if reqs not in {"none", "optional", "required"}:
+            raise misused(option="ssl_cert_reqs", value=given, remedy="give none, optional or required")
+        options |= {"ssl_cert_reqs": reqs} | ({"ssl_check_hostname": False} if reqs == "none" else {})
+    if "ssl_min_version" in options:
+        try:
+            options["ssl_min_version"] = TLSVersion(options["ssl_min_version"])
+        except ValueError:
+            remedy = "give 771 for TLS 1.2 or 772 for TLS 1.3, as redis-py does"
+            raise misused(option="ssl_min_version", value=options["ssl_min_version"], remedy=remedy) from None
+    return options
 
 
 def _path(url: BackendURL, database: int) -> tuple[str, str, int]:
@@ -131,6 +153,18 @@ def _hosts(url: BackendURL) -> tuple[tuple[str, int], ...]:
     return tuple((host, port or usual) for host, port in url.hosts) or (("localhost", usual),)
 
 
+def settings_of(client: Any) -> dict[str, Any]:
+    """Return the settings of the connections of a client that was passed in."""
+    cluster = getattr(client, "get_connection_kwargs", None)
+    settings: dict[str, Any] = client.connection_pool.connection_kwargs if cluster is None else cluster()
+    return settings
+
+
+def is_unverified(settings: dict[str, Any]) -> bool:
+    """Return whether connections with these settings accept any certificate of their server."""
+    return settings.get("ssl_cert_reqs", "required") in {"none", None, CERT_NONE}
+
+
 def check_library() -> None:
     """Raise ``BackendNotInstalled`` if redis-py is too old."""
     version_of("redis", extra="redis")
@@ -166,7 +200,7 @@ def _preparing(kind: Any) -> Any:
             if not self.is_connected and self.ssl_context.context is None:
                 self.ssl_context.context = made[0] if made else await off_loop(self.ssl_context.get)
                 made.append(self.ssl_context.context)
-            await super().connect()
+            await kind.connect(self)
 
     return Preparing
 

@@ -59,6 +59,12 @@ def examine(names: tuple[str, str, str], where: str, library: str, ask: Ask) -> 
     yield _clock(where, ask)
 
 
+def unverified(where: str) -> Finding:
+    """Return the warning that TLS accepts any certificate."""
+    seen = f"{where}: its certificate is not verified (ssl_cert_reqs=none), so a server in between can read the tokens"
+    return warning("TLS", seen, "give the authority of its certificate: ssl_ca_certs=…, or ssl_ca_data=…")
+
+
 def _server(about: dict[str, str], where: str, library: str) -> Finding:
     """Return the version of this server."""
     valkey = about.get("valkey_version")

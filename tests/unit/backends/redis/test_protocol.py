@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 
 import pytest
 from hypothesis import example, given
@@ -14,7 +15,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from tokencache import BackendClosed, BackendUnavailable, ConfigurationError, TokenCache
 from tokencache.backends.redis import RedisBackend
-from tokencache.backends.redis._connect import Target, connect, target_of
+from tokencache.backends.redis._connect import Target, connect, is_unverified, settings_of, target_of
 from tokencache.backends.redis._protocol import (
     LONGEST_BLOCK,
     Protocol,
@@ -65,6 +66,31 @@ def test_options_reach_the_connection() -> None:
 
 
 @pytest.mark.parametrize(
+    ("option", "settings"),
+    [
+        ("ssl_cert_reqs=none", {"ssl_cert_reqs": "none", "ssl_check_hostname": False}),
+        ("ssl_cert_reqs=CERT_NONE", {"ssl_cert_reqs": "none", "ssl_check_hostname": False}),
+        ("ssl_cert_reqs=CERT_REQUIRED", {"ssl_cert_reqs": "required"}),
+        ("ssl_cert_reqs=none&ssl_check_hostname=true", {"ssl_cert_reqs": "none", "ssl_check_hostname": False}),
+        ("ssl_min_version=772", {"ssl_min_version": ssl.TLSVersion.TLSv1_3}),
+        ("ssl_ciphers=HIGH&ssl_ca_data=PEM", {"ssl_ciphers": "HIGH", "ssl_ca_data": "PEM"}),
+    ],
+)
+@pytest.mark.parametrize("library", ["redis", "redis.asyncio"])
+@pytest.mark.parametrize("server", ["rediss://a", "redis+sentinel://a/m", "redis+cluster://a"])
+def test_tls_options_have_the_names_of_redis_py(
+    option: str, settings: dict[str, object], library: str, server: str
+) -> None:
+    """Each option reaches the connections of both halves."""
+    if "cluster" in server and library == "redis":
+        pytest.skip("this client connects when it is made")
+    target = read(f"{server}?{option}")
+    assert settings.items() <= target.settings.items()
+    assert settings.items() <= settings_of(connect(target, library, waiting=False)).items()
+    assert is_unverified(target.settings) == ("NONE" in option.upper())
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("redis://a/x", "give the number of a database, as in redis://localhost:6379/0"),
@@ -77,6 +103,8 @@ def test_options_reach_the_connection() -> None:
         ("redis://a?db=one", "'db' of redis:// must be a whole number"),
         ("redis+sentinel://a", "name the master, as in redis\\+sentinel://"),
         ("redis+cluster://a/1", "a cluster has no databases"),
+        ("rediss://a?ssl_cert_reqs=nein", "ssl_cert_reqs='nein': give none, optional or required"),
+        ("rediss://a?ssl_min_version=1", "ssl_min_version=1: give 771 for TLS 1.2 or 772 for TLS 1.3"),
         ("unix://", "name the server's socket, as in unix:///"),
     ],
 )
