@@ -60,7 +60,8 @@ class TokenCache(Shared):
 
     ``encrypt`` seals the records (AES-256-GCM; ``pip install 'tokencache[crypto]'``). It is a key of 32 bytes, or their
     hexadecimal or base64 text. Of several keys, the first encrypts and all decrypt. With ``"provider"``, each source's
-    key is derived from its provider's credential. A record that cannot be decrypted counts as missing.
+    key is derived from its provider's credential. A record that cannot be decrypted counts as missing,
+    or is a ``ConfigurationError`` if the provider is ``refreshing``.
 
     Raises ``ConfigurationError`` for a bad URL, and ``BackendNotInstalled`` or ``BackendConflict`` as
     :func:`~tokencache.plugins.open_backend` does.

@@ -86,7 +86,8 @@ class TokenProvider(Protocol):
     - ``policy``: a :class:`~tokencache.policy.RefreshPolicy`, used unless the caller or the configuration names one.
     - ``key``: the key of the record, used unchanged, unless the caller or the configuration names one.
     - ``refreshing``: ``True`` if only the last token's refresh token leads to the next token. Then a process never
-      fetches without a lease, the record outlives its token, and a 401 does not delete it.
+      fetches without a lease, the record outlives its token, and a 401 does not delete it. A record that cannot be
+      used is an error, not a miss.
     - ``"issuer"`` in the identity: the address of the issuer of the tokens, which ``TokenSource.issuer`` returns.
 
     A fetch raises :class:`~tokencache.errors.ProviderRejected` or :class:`~tokencache.errors.ProviderUnavailable`.

@@ -45,7 +45,14 @@ from tokencache._engine.effects import (
     sleep,
     wait,
 )
-from tokencache.errors import BackendUnavailable, DeadlineExceeded, ProviderError, ProviderRejected, ProviderUnavailable
+from tokencache.errors import (
+    BackendUnavailable,
+    ConfigurationError,
+    DeadlineExceeded,
+    ProviderError,
+    ProviderRejected,
+    ProviderUnavailable,
+)
 from tokencache.events import CommitRefused, FetchFailed, RecordIgnored, TokenFetched, TokenLoaded, TokenUnchanged
 from tokencache.policy import LONGEST_COOLDOWN, backoff, schedule, unchanged_pause
 from tokencache.ports import Cooldown, Found, Granted, Held, Stored
@@ -241,9 +248,9 @@ def _lease(job: Job, seen: bytes | None) -> Flow[Outcome]:
                 assert_never(reply)
 
 
-def _knowing(job: Job, copy: Copy | None) -> Job:
+def _knowing(job: Job, copy: Copy | Failed | None) -> Job:
     """Return the job with the token of a newer record as ``latest``: its refresh token is still good."""
-    return job if copy is None or copy.token.refresh_token is None else replace(job, latest=copy.token)
+    return job if not isinstance(copy, Copy) or copy.token.refresh_token is None else replace(job, latest=copy.token)
 
 
 def _fetch(job: Job, grant: LeaseGrant) -> Flow[Outcome]:
@@ -353,7 +360,7 @@ def _newer(job: Job) -> Flow[Copy | None]:
     if stored is None or isinstance(stored, Unreachable):
         return None
     copy = yield from _read(job, stored, before)
-    if copy is None or copy.token.value in job.refused:
+    if not isinstance(copy, Copy) or copy.token.value in job.refused:
         return None
     at = yield from now()
     return copy if usable(copy, at.clock) else None
@@ -524,21 +531,35 @@ def read(job: Job, stored: Stored, at: Instants) -> Copy:
     )
 
 
-def _read(job: Job, stored: Stored, at: Instants) -> Flow[Copy | None]:
+def _read(job: Job, stored: Stored, at: Instants) -> Flow[Copy | Failed | None]:
     """Decode a record into a copy; a record that cannot be used gives an event, and counts as missing.
+
+    With ``refreshing`` it is a failure: the record may hold the only good refresh token, and a server revokes the
+    whole family for an older one.
 
     ``at`` is from before the request for the record, so a slow answer ends the countdown early, not late (INV-1).
     """
     try:
         return read(job, stored, at)
     except _record.UnreadableRecord as error:
-        message = f"the record at {job.key!r} is not used and counts as missing: {error}"
+        meaning = "so no refresh token is spent" if job.refreshing else "and counts as missing"
+        message = f"the record at {job.key!r} is not used, {meaning}: {error}"
         yield from emit(RecordIgnored(provider=job.provider, key=job.key, message=message))
-        return None
+        if not job.refreshing:
+            return None
+        remedy = "correct that, or delete the record and sign in again"
+        return Failed(
+            ConfigurationError(f"[{job.provider}] {message}; {remedy}"), at.clock + job.policy.probe, job.attempt
+        )
 
 
-def _acceptable(job: Job, copy: Copy) -> Flow[bool]:
-    """Return whether a stored copy answers the job: it is usable, not refused, and newer than a usable current one."""
+def _acceptable(job: Job, copy: Copy | Failed) -> Flow[bool]:
+    """Return whether a stored copy answers the job: it is usable, not refused, and newer than a usable current one.
+
+    A failure to read it answers the job too.
+    """
+    if isinstance(copy, Failed):
+        return True
     at = yield from now()
     if not usable(copy, at.clock) or copy.token.value in job.refused:
         return False
@@ -554,8 +575,10 @@ def _acceptable(job: Job, copy: Copy) -> Flow[bool]:
     return copy.token.value != current.token.value and copy.usable_at > current.usable_at
 
 
-def _take(job: Job, copy: Copy) -> Flow[Outcome]:
+def _take(job: Job, copy: Copy | Failed) -> Flow[Outcome]:
     """Take a stored copy. The current token under a new fence means that the provider had no newer one."""
+    if isinstance(copy, Failed):
+        return copy
     at = yield from now()
     current = job.current
     if current is not None and usable(current, at.clock) and copy.token.value == current.token.value:

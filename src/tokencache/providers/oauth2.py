@@ -59,7 +59,7 @@ class RefreshToken(OAuth2Provider):
 
     If the server rotates refresh tokens, the record holds the newest one and outlives its token. The one given here is
     used only without a record, so the backend must be durable. Such servers revoke all tokens if a refresh token is
-    spent twice. So it is spent under the lease only, never without the backend.
+    spent twice. So it is spent under the lease only: never without the backend, or beside an unusable record.
     """
 
     grant_type = "refresh_token"

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tokencache import ProviderRejected, RefreshPolicy, Token, TokenCache, TokenSource
+from tokencache._record import encode
 from tokencache.backends.memory import MemoryBackend
-from tokencache.errors import BackendUnavailable
+from tokencache.errors import BackendUnavailable, ConfigurationError
+from tokencache.ports import LeaseGrant
 from tokencache.testing.fakes import FakeClock, FlakyBackend
 
 if TYPE_CHECKING:
@@ -176,3 +178,65 @@ def test_a_holder_that_lost_its_lease_takes_the_newer_record() -> None:
     assert seen.is_set()
     assert token.value == "t1"
     assert fleet.provider.spent == ["r0", "r0"]
+
+
+def unreadable_records() -> Mapping[str, bytes]:
+    """Return a record of each kind that may hold the newest refresh token, and cannot be used here."""
+    ours = Token("t9", expires_at=2e9, issued_at=1.9e9, refresh_token="r9")
+    sealed = b'{"v":1,"fence":7,"sealed":"cGxhbnRlZA=="}'
+    foreign = encode(ours, fence=7, identity="another", reason="cold")
+    return {"damaged": b"{", "newer": b'{"v":2,"fence":7}', "sealed": sealed, "foreign": foreign}
+
+
+WHY = {"damaged": "damaged", "newer": "newer version", "sealed": "sealed", "foreign": "other credentials"}
+
+
+@pytest.mark.parametrize("kind", WHY)
+def test_a_record_that_cannot_be_used_does_not_spend_the_configured_refresh_token(kind: str) -> None:
+    """The error says what lies there; the server revokes the whole family for a refresh token that was spent before."""
+    fleet = Fleet()
+    source = fleet.source()
+    assert fleet.backend.commit(LeaseGrant(source.key, "them", 8, 3.0), unreadable_records()[kind], 9e6)
+    for _ in range(3):
+        with pytest.raises(ConfigurationError, match=f"{WHY[kind]}.*delete the record and sign in again"):
+            source.token()
+        fleet.clock.advance(POLICY.probe + 1)
+    assert fleet.provider.spent == []
+
+    stored = fleet.backend.load(source.key)
+    assert stored is not None
+    assert fleet.backend.discard(source.key, stored.data)
+    assert source.token().value == "t1"
+
+
+@pytest.mark.parametrize("kind", WHY)
+def test_a_usable_token_is_served_beside_a_record_that_cannot_be_used(kind: str) -> None:
+    """INV-4: the renewal fails and spends nothing, and the token that this process holds stays in use to its end."""
+    fleet = Fleet()
+    source = fleet.source()
+    source.token()
+    grant = LeaseGrant(source.key, "them", 2**53 - 1, 3.0)
+    assert fleet.backend.commit(
+        grant, unreadable_records()[kind].replace(b'"fence":7', b'"fence":9007199254740991'), 9e6
+    )
+    fleet.clock.advance(3500)
+    assert source.token().value == "t1"
+    with pytest.raises(ConfigurationError, match=WHY[kind]):
+        source.renew()
+    fleet.clock.advance(100)
+    with pytest.raises(ConfigurationError, match=WHY[kind]):
+        source.token()
+    assert fleet.provider.spent == ["r0"]
+
+
+def test_a_new_token_is_not_lost_to_a_record_that_cannot_be_used() -> None:
+    """INV-4: the token of a holder that lost its lease to such a record is used, though it is not stored."""
+    fleet = Fleet()
+    source = fleet.source()
+
+    def overwritten() -> None:
+        record = unreadable_records()["foreign"].replace(b'"fence":7', b'"fence":9007199254740991')
+        assert fleet.backend.commit(LeaseGrant(source.key, "them", 2**53 - 1, 3.0), record, 9e6)
+
+    fleet.provider.before = overwritten
+    assert source.token().value == "t1"
