@@ -4,6 +4,8 @@
 ``tokenType``, ``scope``, ``issuedAt``, ``lifetime`` (the float seconds that keep a short token exact),
 ``refreshToken``, ``refreshExpiresAt``, ``againAt``, ``kept`` and ``extra``. A sealed record is
 ``{"v": 1, "fence": …, "sealed": "…"}``. The fence stays readable, because backends compare it (INV-3).
+
+Another program's record has no ``v``. It may begin with a byte order mark, and name its fields in snake case.
 """
 
 from __future__ import annotations
@@ -226,13 +228,16 @@ def _own(data: bytes) -> _Fields | None:
 
 def _any(data: bytes, key: str, sealing: Sealing | None) -> _Fields:
     """Return the fields of any record, also a sealed one or another program's; raises ``UnreadableRecord``."""
-    fields = _parse(data)
+    bare = data.removeprefix(_BOM)
+    fields = _parse(bare)
     if fields is None:
-        _refuse(f"it is larger than {LARGEST} bytes" if len(data) > LARGEST else "it is damaged or not a JSON object")
+        _refuse(f"it is larger than {LARGEST} bytes" if len(data) > LARGEST else _malformed(bare))
 
     _require_version(fields)
     if sealing is not None or "sealed" in fields:
         fields = _opened(fields, key, sealing)
+    if "v" not in fields:
+        fields = {_CAMEL[name]: value for name, value in fields.items() if name in _CAMEL} | fields
     _require_kinds(fields)
 
     given: dict[str, Any] = fields  # the types are checked
@@ -245,7 +250,7 @@ def _any(data: bytes, key: str, sealing: Sealing | None) -> _Fields:
         access_token=get("accessToken") or "",
         expires_at=expires_at,
         v=VERSION,
-        fence=_fence(fields),
+        fence=_fence(fields) if len(bare) == len(data) else None,  # as `fence_of` and Lua read it
         token_type=get("tokenType"),
         scope=get("scope"),
         issued_at=_instant(fields, "issuedAt"),
@@ -258,6 +263,13 @@ def _any(data: bytes, key: str, sealing: Sealing | None) -> _Fields:
         again_at=_number(fields, "againAt"),
         extra=get("extra"),
     )
+
+
+def _malformed(data: bytes) -> str:
+    """Return what is wrong with data that is not a JSON object."""
+    if data.lstrip()[:1] == b'"':
+        return "it is a JSON string, which does not say when its token expires"
+    return "it is damaged or not a JSON object"
 
 
 def _exact(expires_at: float, issued_at: float | None, lifetime: float | None) -> tuple[float, float | None]:
@@ -401,6 +413,8 @@ def _refuse(why: str) -> NoReturn:
     raise UnreadableRecord(why)
 
 
+_BOM: Final = b"\xef\xbb\xbf"
+_CAMEL: Final = dict(zip(_Fields.__struct_fields__, _Fields.__struct_encode_fields__, strict=True))
 _OWN: Final = msgspec.json.Decoder(_Fields)
 _SPACE: Final = " \t\n\r"
 _JSON: Final = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)

@@ -22,9 +22,9 @@ class Status:
     """What is known of a token, its lease, its cooldown and its backend. Instants are epoch seconds, durations seconds.
 
     ``identity`` is a fingerprint. ``stored`` tells what lies in the backend: ``ours``, ``foreign`` (another
-    identity's, or unreadable), ``none`` or ``unknown`` (no answer). ``local`` tells whether this process holds a
-    usable copy. ``round_trip`` is how long the backend took to answer this. ``expires_at``, ``refresh_at`` and
-    ``usable_until`` are of the local copy if there is one, else of the record.
+    identity's, or unreadable), ``none`` or ``unknown`` (no answer). ``ignored`` tells why a foreign one is not used.
+    ``local`` tells whether this process holds a usable copy. ``round_trip`` is how long the backend took to answer
+    this. ``expires_at``, ``refresh_at`` and ``usable_until`` are of the local copy if there is one, else of the record.
     """
 
     provider: str
@@ -43,6 +43,7 @@ class Status:
     lease_owner: str | None
     lease_remaining: float | None
     cooldown: Cooldown | None
+    ignored: str | None = None
 
     def as_dict(self) -> dict[str, object]:
         """Return plain values, fit for JSON."""
@@ -59,13 +60,14 @@ def report(job: Job, copy: Copy | None, until: float, world: SourceContext) -> F
     stored: Literal["ours", "foreign", "none", "unknown"] = "none"
     shown = copy if usable(copy, at.clock) else None
     local = shown is not None
+    ignored = None
     if isinstance(slot, Unreachable):
         problem, stored, slot = slot.error, "unknown", Slot(None)
     elif slot.stored is not None:
         try:
             found = read(job, slot.stored, at)
-        except _record.UnreadableRecord:
-            stored = "foreign"
+        except _record.UnreadableRecord as error:
+            stored, ignored = "foreign", str(error)
         else:
             stored = "ours"
             shown = shown or (found if usable(found, at.clock) else None)
@@ -89,4 +91,5 @@ def report(job: Job, copy: Copy | None, until: float, world: SourceContext) -> F
         lease_owner=slot.owner,
         lease_remaining=slot.remaining,
         cooldown=slot.cooldown,
+        ignored=ignored,
     )

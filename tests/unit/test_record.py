@@ -73,6 +73,8 @@ RECORDS = {
         Token("opaque-token", expires_at=1704067200.75, issued_at=1704063600.75), None, None, None, 3600
     ),
     "foreign-iso.json": Record(FOREIGN, None, None, None, None),
+    "foreign-snake-case.json": Record(FOREIGN.replace(refresh_token="r"), None, None, None, None),
+    "foreign-byte-order-mark.json": Record(FOREIGN, None, None, None, None),
 }
 
 
@@ -272,12 +274,10 @@ def test_every_truncated_record_is_unreadable(name: str) -> None:
             b"null",
             b"[]",
             b"1",
-            b'"x"',
             b"{}]",
             b"OK",
             b"\x00",
             b"\xff\xfe",
-            b"\xef\xbb\xbf{}",
             dump() + b"x",
         ),
         *(dump().decode().encode("utf-16"), b"\x80\x04\x95", b"[" * 100_000, b'{"a":' * 100_000),
@@ -300,6 +300,23 @@ def test_bytes_that_are_not_a_json_object_are_unreadable(data: bytes) -> None:
     """Only a strict JSON object is read."""
     assert refusal(data) == "it is damaged or not a JSON object"
     assert fence_of(data) is None
+
+
+@pytest.mark.parametrize("data", [f'"{SECRET}"'.encode(), f' "{SECRET}'.encode(), f'\ufeff"{SECRET}"'.encode()])
+def test_a_bare_string_is_named(data: bytes) -> None:
+    """A JSON string says nothing of its token's end, so it is refused, and the refusal says what it is."""
+    assert refusal(data) == "it is a JSON string, which does not say when its token expires"
+    assert fence_of(data) is None
+
+
+def test_names_in_snake_case_are_another_programs() -> None:
+    """Snake case is read only without ``v``; a name in camel case counts more; a fence after a BOM is none."""
+    assert decode(dump(v=..., expires_at=9, access_token="x")).token.value == SECRET
+    assert "'expiresAt' is missing" in refusal(dump(expiresAt=..., expires_at=1704067200))
+    assert "'accessToken' or" in refusal(dump(accessToken=..., access_token=SECRET))
+    marked = b"\xef\xbb\xbf" + dump()
+    assert decode(marked).token.value == SECRET
+    assert decode(marked).fence is fence_of(marked) is None
 
 
 def test_a_record_over_the_size_limit_is_unreadable() -> None:

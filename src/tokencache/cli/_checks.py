@@ -27,6 +27,10 @@ STUCK: Final = RefreshPolicy().timeout
 _TTL: Final = 5.0
 _NAMES: Final = 8
 _LIBRARIES: Final = ("httpx", "msgspec", "cachetools")
+_FOREIGN_REMEDY: Final = (
+    'let its writer store {"accessToken": …, "expiresAt": <epoch seconds>} and use the same credentials,'
+    " or give this provider a key of its own"
+)
 _STUCK_REMEDY: Final = "if no process of yours took it, delete the lock: docs/troubleshooting.md, A lock that is stuck"
 
 
@@ -128,8 +132,7 @@ def _record(status: Status) -> Finding:
         case "ours":
             return ok("record", f"the token stored at {status.key} has expired; the next caller fetches another")
         case "foreign":
-            remedy = "use the credentials of the process that wrote it, or give this provider a key of its own"
-            return warning("record", f"the record at {status.key} is unreadable, or of another identity", remedy)
+            return warning("record", f"the record at {status.key} is not used: {status.ignored}", _FOREIGN_REMEDY)
         case "none":
             return ok("record", f"no token is stored at {status.key} yet; the next caller fetches one")
         case _:

@@ -139,7 +139,7 @@ def view_of(slot: Slot, at: float, read: Reading | None = None) -> View:
     """Return the log-safe view of a slot."""
     stored = slot.stored
     fields = {} if stored is None else (read or _fields)(stored.data)
-    expires_at = _number(fields.get("expiresAt"))
+    expires_at = _number(fields.get("expiresAt", fields.get("expires_at")))
     ends_at = None
     if stored is not None and stored.remaining is not None:
         ends_at = at + stored.remaining

@@ -129,7 +129,7 @@ def check(data: bytes) -> None:
 
 def check_expiry(found: Record, fields: dict[str, object]) -> None:
     """Check that only `expiresAt` makes a token last longer: another field adds less than a second."""
-    said = fields["expiresAt"]
+    said = fields.get("expiresAt", fields.get("expires_at"))
     if "v" not in fields:
         meant = classify(said)
         assert meant is not None
@@ -154,6 +154,7 @@ def check_expiry(found: Record, fields: dict[str, object]) -> None:
 @example(data=b'{"a":' * 100_000)
 @example(data=b'{"fence":' + b"9" * 5000 + b"}")
 @example(data=b'\xef\xbb\xbf{"accessToken":"x","expiresAt":2000000000}')
+@example(data=b'\xef\xbb\xbf{"fence":3,"access_token":"x","expires_at":2000000000}')
 def test_bytes_of_any_kind_raise_only_a_refusal(data: bytes) -> None:
     """INV-9: any bytes are a usable record or refused, and the refusal quotes none of them."""
     check(data)

@@ -252,6 +252,15 @@ def test_a_record_of_another_identity_is_a_warning(fake: FakeQPay, monkeypatch: 
     assert found["token token"].mark == "skipped"
 
 
+@pytest.mark.usefixtures("fake")
+def test_the_doctor_names_what_another_program_stored(tmp_path: Path) -> None:
+    """A record in a form that cannot be read is described, with the form that its writer must store."""
+    assert FileBackend(tmp_path / "tokencache").commit(LeaseGrant(KEY, "them", 1, 3.0), b'"planted-token"', 60.0)
+    _, found = examined("qpay", "--no-login")
+    assert "it is a JSON string" in found["token record"].seen
+    assert '{"accessToken": …, "expiresAt": <epoch seconds>}' in str(found["token record"].remedy)
+
+
 class Third(FakeProvider):
     """A third party's provider; the test sets what its hook does."""
 
