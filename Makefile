@@ -10,6 +10,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?=
 BACKEND ?=
 ARGS ?=
+AT ?=
 SCHEDULES ?= 5000
 FIRST_SEED ?= 0
 CORES := $(shell nproc 2>/dev/null || echo 2)
@@ -35,7 +36,7 @@ PEERS := $(PIP) install --constraint $(PINS) --constraint requirements/bench.txt
 PURE := tests/unit tests/contract tests/integrations tests/security tests/meta
 PYTHONS := 3.11 3.12 3.13
 
-.PHONY: help demo test check tests-pure test-all test-pure-all lint typecheck format order-service bench bench-quick bench-cells reliability simulate simulate-nightly scale fuzz openapi oidc wheel clean servers
+.PHONY: help demo test check tests-pure test-all test-pure-all lint typecheck format order-service bench bench-quick bench-cells reliability simulate simulate-nightly scale given fuzz openapi oidc wheel clean servers
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -107,6 +108,9 @@ scale: $(DOCS_STAMP) ## Simulate fleets of any size and write docs/scale.md with
 
 reliability: $(DEV_STAMP) ## Run the fault matrix and write docs/reliability.md.
 	@$(BIN)/python -m pytest tests/servers/faults --reliability $(ARGS)
+
+given: $(DEV_STAMP) ## Hold the contract and a stampede on servers of yours: AT="/path/to/valkey-server memcached://host redis://host". Empties them.
+	@TOKENCACHE_TRY_SERVERS="$(AT)" $(BIN)/python -m pytest tests/servers/given -q -r fE $(ARGS)
 
 fuzz: $(DEV_STAMP) ## Try thousands of inputs and programs of calls, for some ten minutes. ARGS=… goes to pytest.
 	@$(BIN)/python -m pytest tests/servers/fuzz --hypothesis-profile=long --durations=0 --durations-min=60 $(ARGS)

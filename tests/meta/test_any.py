@@ -16,6 +16,7 @@ REASONS = {
     "tokencache/source.py": "what a step is answered depends on the step",
     "tokencache/backends/memcached/_servers.py": "a client of the user's is of any class",
     "tokencache/backends/redis/_connect.py": REDIS,
+    "tokencache/backends/redis/_library.py": "the client library types neither its exceptions nor its pools",
     "tokencache/backends/redis/_health.py": REDIS,
     "tokencache/backends/redis/_backend.py": REDIS,
     "tokencache/cli/_fleet.py": JSON,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from valkey import Valkey
 
 from tokencache.backends.redis import RedisBackend, from_url
 from tokencache.testing.contract import BackendContract
@@ -31,3 +32,12 @@ class TestRedisBackend(BackendContract):
         backend = from_url(BackendURL.parse(self.url))
         backend._execute("any", ["FLUSHALL"])
         return backend
+
+
+class TestValkeyClient(TestRedisBackend):
+    """Every law, with a client of the user's own from valkey-py, which raises errors of its own."""
+
+    def make_backend(self, tmp_path: Path) -> RedisBackend:
+        """Return a backend around such a client; event loops use it through threads."""
+        super().make_backend(tmp_path).close()
+        return RedisBackend(client=Valkey.from_url(self.url.partition("?")[0], socket_timeout=30.0))

@@ -14,11 +14,9 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from redis.exceptions import MovedError, NoScriptError, RedisClusterException, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tokencache._fork import Stage, enrol
-from tokencache.backends._client_library import version_of
 from tokencache.backends.redis._connect import (
     MOST_CONNECTIONS,
     Target,
@@ -28,6 +26,7 @@ from tokencache.backends.redis._connect import (
     settings_of,
     target_of,
 )
+from tokencache.backends.redis._library import Library, UnknownScript
 from tokencache.backends.redis._protocol import Command, Protocol, ScriptCall, look_at, stored_of, translated
 from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.shared import Shared
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
     from tokencache.ports import Cooldown, LeaseGrant, LeaseReply, Slot, Stored
     from tokencache.url import BackendURL
 
-_FAILURES: Final = (RedisError, RedisClusterException, OSError)  # the second is not a subclass of the first
+_REDIS_PY: Final = Library.named("redis")
 _FOREIGN_POLL: Final = 0.05
 """Poll interval in seconds for a holder that sends no wake-up, or when all waiting connections are busy."""
 
@@ -48,9 +47,10 @@ _FOREIGN_POLL: Final = 0.05
 class RedisBackend(Shared):
     """Shares records and leases over Redis.
 
-    Made from a URL by :func:`from_url`, or around a client of your own: ``RedisBackend(client=redis.Redis(…))``. The
-    backend never closes your client and uses its time-outs and retries. The client must not decode replies. It is a
-    client for threads; event loops call it through threads, up to 32 at once.
+    Made from a URL by :func:`from_url`, or around a client of your own, of redis-py or valkey-py:
+    ``RedisBackend(client=redis.Redis(…))``. The backend never closes your client and uses its time-outs and retries.
+    The client must not decode replies. It is a client for threads; event loops call it through threads, up to 32 at
+    once.
     """
 
     name = "redis"
@@ -63,6 +63,7 @@ class RedisBackend(Shared):
         if client is not None and "asyncio" in type(client).__module__:
             message = "RedisBackend(client=…): this client is for event loops; give a redis.Redis, which serves both"
             raise ConfigurationError(message)
+        self._library = _REDIS_PY if client is None else Library.of(client)
         if client is not None and client.get_encoder().decode_responses:
             message = (
                 "RedisBackend(client=…): the client has decode_responses=True; records are bytes, so give one without"
@@ -86,7 +87,7 @@ class RedisBackend(Shared):
         self._client: Any = None
         self._waiting: Any = None
         self._waiters = threading.Semaphore(self._limit)
-        self._idle = _Idle()
+        self._idle = _Idle(self._library)
         self._halves: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncRedisBackend] = (
             weakref.WeakKeyDictionary()
         )
@@ -140,10 +141,11 @@ class RedisBackend(Shared):
         from tokencache.backends.redis._health import examine, unverified
 
         names = self._protocol.names(key)
-        library = ".".join(map(str, version_of("redis", extra="redis")))
         if is_unverified(settings_of(self._own) if self._target is None else self._target.settings):
             yield unverified(self._where)
-        yield from examine(names, self._where, library, lambda command: self._execute(names[0], command)[0])
+        yield from examine(
+            names, self._where, self._library.version, lambda command: self._execute(names[0], command)[0]
+        )
 
     def close(self) -> None:
         """Close the connections that were made here."""
@@ -180,7 +182,7 @@ class RedisBackend(Shared):
         """Call a script by its name, or by its text where the server does not know it."""
         try:
             return self._execute(call.keys[0], call.evalsha())[0]
-        except _Unknown:
+        except UnknownScript:
             return self._execute(call.keys[0], call.eval())[0]
 
     def _execute(self, key: str, *commands: Command, waiting: bool = False) -> list[Any]:
@@ -201,14 +203,14 @@ class RedisBackend(Shared):
             connection = idle.take(pool)
             try:
                 connection.send_packed_command(packed(connection))
-                replies = [_reply(connection) for _ in range(count)]
+                replies = [_reply(connection, self._library) for _ in range(count)]
             except BaseException:
                 connection.disconnect()  # else the next command would read the unread reply
                 raise
             idle.put(pool, connection)
-            return checked(replies)
-        except _FAILURES as error:
-            if self._cluster and _is_of_topology(error):
+            return self._library.checked(replies)
+        except self._library.failures as error:
+            if self._cluster and self._library.is_of_topology(error):
                 self._forget()
             raise translated(error, self._where) from None
 
@@ -216,7 +218,7 @@ class RedisBackend(Shared):
         """Close the clients; the next call connects anew and asks a cluster where nodes and slots are."""
         with self._lock:
             clients, self._client, self._waiting = (self._client, self._waiting), None, None
-            idle, self._idle = self._idle, _Idle()
+            idle, self._idle = self._idle, _Idle(self._library)
         idle.close()
         for client in clients:
             if client is not None:
@@ -226,10 +228,7 @@ class RedisBackend(Shared):
 
     def _pool(self, key: str, *, waiting: bool) -> Any:
         """Return the pool of the server that has ``key``."""
-        client = self._connected(waiting=waiting)
-        if self._cluster:
-            return client.get_redis_connection(client.get_node_from_key(key)).connection_pool
-        return client.connection_pool
+        return self._library.pool(self._connected(waiting=waiting), key, cluster=self._cluster)
 
     def _connected(self, *, waiting: bool) -> Any:
         """Return the client for commands, or the one for blocking reads."""
@@ -252,11 +251,12 @@ class RedisBackend(Shared):
 class _Idle:
     """The idle connections of each pool.
 
-    A pool of redis-py takes back every connection, even after an interrupt that left a reply unread. Here only a
+    A library's own pool takes back every connection, even after an interrupt that left a reply unread. Here only a
     connection that has answered comes back, so no later call reads another call's reply.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, library: Library) -> None:
+        self._failures = library.failures
         self._stacks: weakref.WeakKeyDictionary[Any, list[Any]] = weakref.WeakKeyDictionary()
         self._closed = False
 
@@ -271,7 +271,7 @@ class _Idle:
             try:
                 if not connection.can_read():
                     return connection
-            except (RedisError, OSError):
+            except self._failures:
                 pass  # the server has closed it
             connection.disconnect()
         connection = pool.connection_class(**pool.connection_kwargs)
@@ -383,7 +383,7 @@ class AsyncRedisBackend(Shared):
         """Call a script by its name, or by its text where the server does not know it."""
         try:
             return (await self._execute(call.keys[0], call.evalsha()))[0]
-        except _Unknown:
+        except UnknownScript:
             return (await self._execute(call.keys[0], call.eval()))[0]
 
     async def _execute(self, key: str, *commands: Command, waiting: bool = False) -> list[Any]:
@@ -423,10 +423,10 @@ class AsyncRedisBackend(Shared):
                 returned = lender.release(connection)
                 if returned is not None:
                     await returned
-            return checked(replies)
-        except _FAILURES as error:
+            return _REDIS_PY.checked(replies)
+        except _REDIS_PY.failures as error:
             self._time_outs += isinstance(error, TimeoutError | RedisTimeoutError)
-            if self._target.cluster and _is_of_topology(error):
+            if self._target.cluster and _REDIS_PY.is_of_topology(error):
                 await _let_go(client)  # the next call asks where nodes and slots are
             raise translated(error, self._target.where) from None
         finally:
@@ -448,21 +448,17 @@ class AsyncRedisBackend(Shared):
         return pool, await pool.get_connection()
 
 
-class _Unknown(Exception):
-    """The server does not know the script."""
-
-
 def _look(connection: Any, record: str) -> tuple[bytes]:
     """Return the commands that read a record, encoded for this connection."""
     encoder = connection.encoder
     return look_at(record, encoder.encoding, encoder.encoding_errors)
 
 
-def _reply(connection: Any) -> Any:
+def _reply(connection: Any, library: Library) -> Any:
     """Read one reply; an error reply is returned, so that the replies after it are read too."""
     try:
         return connection.read_response()
-    except ResponseError as error:
+    except library.refusal as error:
         return error
 
 
@@ -470,13 +466,13 @@ async def _areply(connection: Any) -> Any:
     """Read one reply, from an event loop."""
     try:
         return await connection.read_response()
-    except ResponseError as error:
+    except _REDIS_PY.refusal as error:
         return error
 
 
 async def _let_go(client: Any) -> None:
     """Close a client's connections; a failure to close is ignored."""
-    with suppress(*_FAILURES):
+    with suppress(*_REDIS_PY.failures):
         await client.aclose()
 
 
@@ -484,21 +480,6 @@ def _sentinels(client: Any) -> list[Any]:
     """Return the clients by which a client asks the sentinels for its master."""
     pool = getattr(client, "connection_pool", None)  # a cluster's client has no pool
     return getattr(getattr(pool, "sentinel_manager", None), "sentinels", [])
-
-
-def _is_of_topology(error: Exception) -> bool:
-    """Return whether a failure may mean that nodes or slots of a cluster have moved."""
-    return isinstance(error, MovedError) or not isinstance(error, ResponseError)
-
-
-def checked(replies: list[Any]) -> list[Any]:
-    """Return the replies, or raise the first error among them."""
-    for reply in replies:
-        if isinstance(reply, NoScriptError):
-            raise _Unknown(str(reply))
-        if isinstance(reply, ResponseError):
-            raise reply
-    return replies
 
 
 def closed() -> BackendClosed:

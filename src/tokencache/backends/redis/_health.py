@@ -69,7 +69,7 @@ def _server(about: dict[str, str], where: str, library: str) -> Finding:
     """Return the version of this server."""
     valkey = about.get("valkey_version")
     version = valkey or about.get("redis_version", "?")
-    seen = f"{'Valkey' if valkey else 'Redis'} {version} at {where}, redis-py {library}"
+    seen = f"{'Valkey' if valkey else 'Redis'} {version} at {where}, {library}"
     major = version.partition(".")[0]
     if not valkey and major.isdigit() and int(major) < _OLDEST:
         return failed("server", seen, f"upgrade the server to Redis {_OLDEST} or newer: it has no streams")
