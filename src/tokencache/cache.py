@@ -11,6 +11,7 @@ from cachetools import LRUCache
 
 from tokencache import _keys
 from tokencache._engine.context import SourceContext
+from tokencache._engine.flow import KeyUse
 from tokencache._engine.warmer import Warmer
 from tokencache._fork import Stage, enrol
 from tokencache._resolver import Resolver
@@ -89,6 +90,7 @@ class TokenCache(Shared):
         self._wall = wall
         self._lock = threading.Lock()  # guards _table and _warmer
         self._table: LRUCache[tuple[object, ...], TokenSource] = LRUCache(sources)
+        self._uses: LRUCache[tuple[object, ...], tuple[bytes, KeyUse]] = LRUCache(sources)
         self._closed = False
         self._warmer: Warmer | None = None
         enrol(Stage.LOCKS, self._after_fork)
@@ -163,11 +165,12 @@ class TokenCache(Shared):
             raise BackendClosed(_CLOSED)
         found = self._resolver.resolve(provider, key=key, policy=policy, keep_warm=keep_warm)
         name, identity = found.provider.name, found.provider.identity()
-        entry = (found.handle, name, _keys.quick_fingerprint(name, identity), found.key, found.policy)
+        quick = _keys.quick_fingerprint(name, identity)
+        entry = (found.handle, name, quick, found.key, found.policy)
         with self._lock:
             source = self._table.get(entry)
             if source is None:
-                source = self._table[entry] = self._make(found)
+                source = self._table[entry] = self._make(found, self._use_of(found, quick))
             if found.keep_warm and self._warmer is None:
                 self._warmer = Warmer()
         if found.keep_warm and self._warmer is not None:
@@ -223,7 +226,15 @@ class TokenCache(Shared):
         """The backend of every source whose table in the configuration names no other."""
         return self._resolver.main.backend
 
-    def _make(self, found: Resolved) -> TokenSource:
+    def _use_of(self, found: Resolved, quick: bytes) -> KeyUse:
+        """Return what is known of a key; two identities of this cache contest the one that both were given."""
+        if found.key is None:
+            return KeyUse()
+        first, use = self._uses.setdefault((found.handle, found.key), (quick, KeyUse()))
+        use.contested = use.contested or first != quick
+        return use
+
+    def _make(self, found: Resolved, use: KeyUse) -> TokenSource:
         """Make a source."""
         handle = found.handle
         world = SourceContext(
@@ -237,7 +248,7 @@ class TokenCache(Shared):
             observers=self._observers,
             sealer=found.sealer,
         )
-        source = TokenSource(world, policy=found.policy, namespace=self._resolver.namespace, key=found.key)
+        source = TokenSource(world, policy=found.policy, namespace=self._resolver.namespace, key=found.key, use=use)
         enrol(Stage.SOURCES, source._start_afresh)  # noqa: SLF001  (it is not for users)
         return source
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 from tokencache import status
 from tokencache._engine.drivers import arun, run
 from tokencache._engine.flights import Flights
-from tokencache._engine.flow import Failed, Job, Kept, Obtained, drop, obtain
+from tokencache._engine.flow import Failed, Job, Kept, KeyUse, Obtained, drop, obtain
 from tokencache._engine.identity import Identity
 from tokencache._engine.launcher import off_loop
 from tokencache._engine.local import LocalCopy
@@ -79,10 +79,20 @@ class TokenSource(LocalCopy, Shared):
         "_namespace",
         "_spread",
         "_tasks",
+        "_use",
     )
 
-    def __init__(self, world: SourceContext, *, policy: RefreshPolicy, namespace: str, key: str | None) -> None:
+    def __init__(
+        self,
+        world: SourceContext,
+        *,
+        policy: RefreshPolicy,
+        namespace: str,
+        key: str | None,
+        use: KeyUse | None = None,
+    ) -> None:
         self._namespace = namespace
+        self._use = use or KeyUse()
         self._given_key = key
         self._identity: Identity | None = None
         self._spread = world.draw() * 2 - 1
@@ -459,6 +469,7 @@ class TokenSource(LocalCopy, Shared):
             failure=self._failure,
             unleased_fetch_at=self._unleased_fetch_at,
             sealing=identity.sealing,
+            use=self._use,
         )
 
     def _owner(self) -> str:

@@ -33,7 +33,7 @@ from tokencache.events import (
     TokenLoaded,
     TokenUnchanged,
 )
-from tokencache.ports import Cooldown
+from tokencache.ports import Cooldown, LeaseGrant
 from tokencache.testing.fakes import FakeClock, FakeProvider, FlakyBackend, Recorder
 
 if TYPE_CHECKING:
@@ -287,6 +287,46 @@ def test_another_programs_record_of_two_fields_is_accepted(world: World) -> None
     source = world.cache.source(world.provider, key="shared")
     assert source.token().value == "foreign"
     assert world.provider.calls == 0
+
+
+def plain(world: World, value: str) -> None:
+    """Store a record of another program, which does not say whose it is."""
+    end = int(world.clock.wall()) + 3600
+    data = f'{{"accessToken":"{value}","expiresAt":{end}}}'.encode()
+    assert world.backend.commit(LeaseGrant("shared", "them", 2**53 - 1, 3), data, 3540)
+
+
+def test_a_record_of_nobody_is_not_taken_where_another_identity_was_seen(world: World) -> None:
+    """INV-10: after a record of other credentials at the key, one that does not say whose it is may be theirs."""
+    world.another().source(FakeProvider("theirs", secret="theirs", wall=world.clock.wall), key="shared").token()
+    source = world.cache.source(world.provider, key="shared")
+    assert source.token().value == "fake-token-1"
+    plain(world, "plain")
+    world.clock.advance(3600)
+    plain(world, "plain-too")
+    assert source.token().value == "fake-token-2"
+    assert any("does not say whose it is" in event.message for event in world.seen.of(RecordIgnored))
+    assert world.another().source(world.provider, key="shared").token().value == "fake-token-2"
+
+
+def test_a_record_of_nobody_is_not_taken_by_two_sources_of_one_key(world: World) -> None:
+    """INV-10: a cache with two identities at one key knows that such a record is wrong for one of them."""
+    plain(world, "plain")
+    theirs = FakeProvider("theirs", secret="theirs", wall=world.clock.wall)
+    theirs.value = "other"
+    one, two = (world.cache.source(provider, key="shared") for provider in (world.provider, theirs))
+    assert {one.token().value, two.token().value} == {"fake-token-1", "other"}
+    assert world.provider.calls == theirs.calls == 1
+
+
+def test_one_identity_twice_takes_the_record_of_one_writer(world: World) -> None:
+    """A second source of the same credentials contests nothing, and another key has a use of its own."""
+    plain(world, "plain")
+    world.cache.source(FakeProvider("theirs", secret="theirs", wall=world.clock.wall), key="elsewhere")
+    one = world.cache.source(world.provider, key="shared")
+    two = world.cache.source(world.provider, key="shared", policy=RefreshPolicy(early=10))
+    assert one is not two
+    assert one.token().value == two.token().value == "plain"
 
 
 @pytest.mark.parametrize("junk", [b"", b"{", b"[]", b'{"v":99,"accessToken":"x","expiresAt":2e9}', b"\xff" * 100])

@@ -131,6 +131,13 @@ class Failed:
 Outcome: TypeAlias = Obtained | Kept | Failed
 
 
+@dataclass(slots=True)
+class KeyUse:
+    """What this process has seen of one key: ``contested`` once another identity used it, too."""
+
+    contested: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """The input of one run of the flow.
@@ -161,6 +168,7 @@ class Job:
     unleased_fetch_at: float = -math.inf
     sealing: Sealing | None = None
     latest: Token | None = None
+    use: KeyUse = field(default_factory=KeyUse, compare=False)
 
 
 def usable(copy: Copy | None, clock: float) -> bool:
@@ -488,7 +496,13 @@ def _wait_for_backend(job: Job, at: Instants) -> Outcome:
 def read(job: Job, stored: Stored, at: Instants) -> Copy:
     """Decode a record into a copy as of ``at``; raises ``UnreadableRecord``, also for another identity's (INV-10)."""
     record = _record.decode(stored.data, key=job.key, sealing=job.sealing)
+    if record.identity is None and job.use.contested:
+        text = (
+            "it does not say whose it is, and other credentials use this key, too; give each of them a key of its own"
+        )
+        raise _record.UnreadableRecord(text)
     if record.identity is not None and record.identity != job.identity:
+        job.use.contested = True
         text = "it is for other credentials or settings; give each of them a key of its own"
         raise _record.UnreadableRecord(text)
     token = record.token

@@ -31,6 +31,9 @@ _FOREIGN_REMEDY: Final = (
     'let its writer store {"accessToken": …, "expiresAt": <epoch seconds>} and use the same credentials,'
     " or give this provider a key of its own"
 )
+_PLAIN_REMEDY: Final = (
+    "nothing, if all programs at this key have the same credentials; else give each credential a key of its own"
+)
 _STUCK_REMEDY: Final = "if no process of yours took it, delete the lock: docs/troubleshooting.md, A lock that is stuck"
 
 
@@ -127,6 +130,9 @@ def binds(status: Status) -> bool:
 
 def _record(status: Status) -> Finding:
     match status.stored:
+        case "ours" if status.fence is None and status.usable_until is not None and not status.local:
+            seen = f"the token stored at {status.key} is another program's, and does not say whose it is"
+            return warning("record", f"{seen}: each process with this key takes it", _PLAIN_REMEDY)
         case "ours" if status.usable_until is not None:
             return ok("record", f"a token is stored at {status.key}, usable for {_left(status.usable_until)}")
         case "ours":

@@ -253,6 +253,16 @@ def test_a_record_of_another_identity_is_a_warning(fake: FakeQPay, monkeypatch: 
 
 
 @pytest.mark.usefixtures("fake")
+def test_the_doctor_warns_of_a_record_that_any_merchant_would_take(tmp_path: Path) -> None:
+    """INV-10: a usable record of another program does not say whose token it is."""
+    data = json.dumps({"accessToken": "theirs", "expiresAt": int(dt.datetime.now(dt.UTC).timestamp()) + 3600}).encode()
+    assert FileBackend(tmp_path / "tokencache").commit(LeaseGrant(KEY, "them", 1, 3.0), data, 3540.0)
+    _, found = examined("qpay", "--no-login")
+    assert found["token record"].mark == "warning"
+    assert "give each credential a key of its own" in str(found["token record"].remedy)
+
+
+@pytest.mark.usefixtures("fake")
 def test_the_doctor_names_what_another_program_stored(tmp_path: Path) -> None:
     """A record in a form that cannot be read is described, with the form that its writer must store."""
     assert FileBackend(tmp_path / "tokencache").commit(LeaseGrant(KEY, "them", 1, 3.0), b'"planted-token"', 60.0)
