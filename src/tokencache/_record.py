@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, NamedTuple, NoReturn, Protocol, cast
 
@@ -27,7 +28,11 @@ VERSION: Final = 1
 LARGEST: Final = 1 << 20
 """The size of the largest record, in bytes; larger data is not a record."""
 
-_LARGEST_FENCE: Final = 2**53 - 1  # from 2**53 on, neighbours look equal in Lua
+LARGEST_FENCE: Final = 2**53 - 1
+"""The largest fence. Lua holds the next number exactly too, but cannot tell it from the one after."""
+
+_FENCE: Final = re.compile(rb'[ \t\r\n]*\{(?:[^{\[]*?,)??[ \t\r\n]*"fence"[ \t\r\n]*:[ \t\r\n]*([0-9]+)[ \t\r\n]*[,}]')
+_MOST_DIGITS: Final = len(str(LARGEST_FENCE))
 _ROUNDING: Final = 0.001
 _FAR: Final = 1e11  # seconds; an instant or a duration of a record is smaller
 _NUMBERS: Final = (int, float)
@@ -57,7 +62,7 @@ class Record(NamedTuple):
     again_at: float | None = None
 
 
-_Fence = Annotated[int, msgspec.Meta(ge=0, le=_LARGEST_FENCE)]
+_Fence = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_FENCE)]
 _Seconds = Annotated[float, msgspec.Meta(gt=-_FAR, lt=_FAR)]
 
 
@@ -164,16 +169,25 @@ def decode(data: bytes, *, key: str = "", sealing: Sealing | None = None) -> Rec
 
     if token is None:
         _refuse("its field 'accessToken' or 'tokenType' is missing or unusable")
-    return Record(token, fields.fence, fields.identity, fields.reason, lifetime, fields.kept or 0.0, fields.again_at)
+    return Record(token, fence_of(data), fields.identity, fields.reason, lifetime, fields.kept or 0.0, fields.again_at)
 
 
 def fence_of(data: bytes) -> int | None:
     """Return the fence of a record, sealed or not; ``None`` if it has none. Never raises.
 
-    It is the integer, from 0 to 2**53 - 1, in the field ``fence`` of a JSON object.
+    It is the integer, from 0 to 2**53 - 1, in the field ``fence`` of a JSON object, in front of every object and list
+    inside::
+
+        {"v":1,"fence":5,"accessToken":"a"}     5
+        {"accessToken":"a","fence":5,"extra":   5, though the record is damaged
+        {"extra":{"a":1},"fence":5}             none
+
+    It is read by a pattern, not by a JSON parser: no two parsers agree on damaged texts, and Lua must find the same.
     """
-    fields = _parse(data)
-    return None if fields is None else _fence(fields)
+    found = _FENCE.match(data) if b'"fence"' in data and len(data) <= LARGEST else None
+    if found is None or len(digits := found[1]) > _MOST_DIGITS or (fence := int(digits)) > LARGEST_FENCE:
+        return None
+    return fence
 
 
 def is_another(data: bytes, seen: bytes | None) -> bool:
@@ -235,7 +249,7 @@ def _any(data: bytes, key: str, sealing: Sealing | None) -> _Fields:
 
     _require_version(fields)
     if sealing is not None or "sealed" in fields:
-        fields = _opened(fields, key, sealing)
+        fields = _opened(fields, fence_of(data), key, sealing)
     if "v" not in fields:
         fields = {_CAMEL[name]: value for name, value in fields.items() if name in _CAMEL} | fields
     _require_kinds(fields)
@@ -250,7 +264,6 @@ def _any(data: bytes, key: str, sealing: Sealing | None) -> _Fields:
         access_token=get("accessToken") or "",
         expires_at=expires_at,
         v=VERSION,
-        fence=_fence(fields) if len(bare) == len(data) else None,  # as `fence_of` and Lua read it
         token_type=get("tokenType"),
         scope=get("scope"),
         issued_at=_instant(fields, "issuedAt"),
@@ -287,7 +300,7 @@ def _exact(expires_at: float, issued_at: float | None, lifetime: float | None) -
     return expires_at, lifetime if lifetime > 0 else None
 
 
-def _opened(fields: dict[str, object], key: str, sealing: Sealing | None) -> dict[str, object]:
+def _opened(fields: dict[str, object], fence: int | None, key: str, sealing: Sealing | None) -> dict[str, object]:
     """Return the fields inside a sealed record."""
     from base64 import b64decode
 
@@ -297,14 +310,15 @@ def _opened(fields: dict[str, object], key: str, sealing: Sealing | None) -> dic
     if not isinstance(sealed, str):
         _refuse("it is not sealed, though an encryption key is set here")
 
-    inner: dict[str, object] | None = None
+    plain, inner = b"", None
     with suppress(Exception):  # the text of a library's error may hold a secret
-        inner = _parse(sealing.open(key, b64decode(sealed, validate=True)))
+        plain = sealing.open(key, b64decode(sealed, validate=True))
+        inner = _parse(plain)
     if inner is None:
         _refuse("it was sealed with another encryption key, for another record key, or is damaged")
 
     # The fence outside is readable and could be changed by any writer; the one inside is authenticated.
-    if _fence(inner) != _fence(fields):
+    if fence_of(plain) != fence:
         _refuse("its fence is not the one that was sealed")
     _require_version(inner)
     return inner
@@ -355,14 +369,6 @@ def _instant(fields: dict[str, object], name: str) -> float | None:
     if found is None or found.kind == "duration":
         _refuse(f"its field {name!r} is not an instant")
     return found.amount
-
-
-def _fence(fields: dict[str, object]) -> int | None:
-    """Return the fence; ``None`` if it is not an integer that a Lua script can compare exactly."""
-    fence = fields.get("fence")
-    if isinstance(fence, bool) or not isinstance(fence, int):
-        return None
-    return fence if 0 <= fence <= _LARGEST_FENCE else None
 
 
 def _storable(fields: Mapping[str, object]) -> dict[str, object]:

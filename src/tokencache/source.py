@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from tokencache import status
 from tokencache._engine.drivers import arun, run
+from tokencache._engine.effects import sleep
 from tokencache._engine.flights import Flights
-from tokencache._engine.flow import Failed, Job, Kept, KeyUse, Obtained, drop, obtain
+from tokencache._engine.flow import SHORTEST_WAIT, Failed, Job, Kept, KeyUse, Obtained, drop, obtain
 from tokencache._engine.identity import Identity
 from tokencache._engine.launcher import off_loop
 from tokencache._engine.local import LocalCopy
@@ -210,6 +212,7 @@ class TokenSource(LocalCopy, Shared):
 
     def _acquire(self, deadline: float, reason: Reason | None = None, unlike: str | None = None) -> Steps[Token]:
         """Lead or join flights until there is a usable token, other than ``unlike`` if that is given."""
+        vain, asked_at = 0, -math.inf  # turns in a row that took no time
         while True:
             now = self._clock()
             token = self._answer(now, unlike)
@@ -220,6 +223,10 @@ class TokenSource(LocalCopy, Shared):
                 who = f"[{self.provider}] {self._known_key()!r}"
                 message = f"{who}: no token before the deadline; allow more time, or see status()"
                 raise DeadlineExceeded(message)
+            vain = vain + 1 if now - asked_at < SHORTEST_WAIT else 0
+            if vain > 1:  # flights that take no time and bring no token must not keep this loop busy
+                yield RunFlow(lambda: sleep(SHORTEST_WAIT))
+            asked_at = self._clock()
 
             place = self._lead_or_join(lambda: self._answer(self._clock(), unlike) is None)
             if place is None:

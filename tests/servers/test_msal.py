@@ -17,7 +17,7 @@ from redis import Redis
 from tokencache.backends.memory import MemoryBackend
 from tokencache.errors import BackendUnavailable, ConfigurationError
 from tokencache.integrations.msal import SharedTokenCache
-from tokencache.ports import Granted
+from tokencache.ports import Found, Granted, Stored
 from tokencache.records import fence_of
 
 if TYPE_CHECKING:
@@ -282,6 +282,24 @@ def test_a_lease_that_never_comes_does_not_hold_the_caller(
     backend.release(reply.lease)
     cache.add(user(2))
     assert len(refresh_tokens(SharedTokenCache(backend, key=KEY))) == 2
+
+
+def test_a_store_that_finds_the_same_record_for_ever_does_not_hold_the_caller(
+    backend: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INV-8: each lease is answered by a record that the cache has seen; it asks at a pace, and gives up."""
+    monkeypatch.setattr("tokencache.integrations.msal._PATIENCE", 0.2)
+    asked: list[object] = []
+
+    def found(*args: object) -> Found:
+        asked.append(args)
+        return Found(Stored(b"{}", None))
+
+    backend.lease = found  # type: ignore[method-assign]
+    cache = SharedTokenCache(backend, key=KEY)
+    cache.add(user(1))
+    assert 2 <= len(asked) <= 12
+    assert len(refresh_tokens(cache)) == 1
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from tokencache.token import Token
 
 SHORTEST_WAIT: Final = 0.02  # seconds
-BLIND_WAIT: Final = 0.2  # seconds between leases while the backend refuses to wait
+LONGEST_PAUSE: Final = 0.2  # seconds between leases that change nothing
 KEPT: Final = 90 * 86_400.0
 """How long a refresh token of unknown lifetime is kept after its access token ended, in seconds."""
 _AT_ANY_TIME: Final = -math.inf
@@ -218,7 +218,7 @@ def drop(job: Job, value: str) -> Flow[bool]:
 
 def _lease(job: Job, seen: bytes | None) -> Flow[Outcome]:
     """Ask for the lease until there is a token, a failure, or the deadline has passed."""
-    blind = False
+    vain = 0  # turns in a row that took no time and changed nothing
     while True:
         at = yield from now()
         if at.clock >= job.deadline:
@@ -236,24 +236,34 @@ def _lease(job: Job, seen: bytes | None) -> Flow[Outcome]:
                 # Not for us, or at its end. Naming it as seen makes the next answer a lease.
                 seen = stored.data
                 job = _knowing(job, copy)
+                yield from _pause(job, vain)
+                vain += 1
             case Held(cooldown=Cooldown() as cooldown):
                 return (yield from _cooled(job, cooldown))
             case Held(remaining=remaining):
+                yield from _pause(job, vain)
                 at = yield from now()
                 pause = min(max(remaining, SHORTEST_WAIT), max(job.deadline - at.clock, 0.0))
                 woken = yield from wait(job.key, seen, pause)
-                # The backend answers leases but refuses two waits in a row: poll, with jitter.
-                if isinstance(woken, Unreachable) and blind:
-                    yield from sleep(min(pause, BLIND_WAIT * (1 + (yield from draw()))))
-                blind = isinstance(woken, Unreachable)
                 if isinstance(woken, Stored):
                     copy = yield from _read(job, woken, at)
                     if copy is not None and (yield from _acceptable(job, copy)):
                         return (yield from _take(job, copy))
+                after = yield from now()
+                early = woken is not None or after.clock - at.clock < min(pause, SHORTEST_WAIT)
+                vain = vain + 1 if early else 0
             case Granted(lease=grant):
                 return (yield from _fetch(job, grant))
             case _:
                 assert_never(reply)
+
+
+def _pause(job: Job, vain: int) -> Flow[None]:
+    """Wait a moment if the last turns were in vain, longer after each: no answer may keep the loop busy."""
+    if vain:
+        at = yield from now()
+        pause = min(SHORTEST_WAIT * 2.0 ** min(vain - 1, 10), LONGEST_PAUSE) * (1 + (yield from draw()))
+        yield from sleep(max(min(pause, job.deadline - at.clock), 0.0))
 
 
 def _knowing(job: Job, copy: Copy | Failed | None) -> Job:

@@ -37,6 +37,8 @@ _Base: Any = msal.SerializableTokenCache  # calls name it instead of super(), to
 _LEASE: Final = 3.0
 _PATIENCE: Final = 3.0
 """How long a change waits for the lease; after that it is stored with the next change."""
+_PAUSE: Final = 0.02
+"""The least seconds between two requests for the lease, from the second on."""
 _UNSTORED: Final = 1_000
 """The maximum number of changes kept during an outage of the backend."""
 _PROBE: Final = 1.0
@@ -192,19 +194,21 @@ class SharedTokenCache(_Base):  # type: ignore[misc]
         ends_at = time.monotonic() + _PATIENCE
         stored = self._backend.load(self._key)
         seen = None if stored is None else stored.data
+        pause = 0.0
         while True:
             reply = self._backend.lease(self._key, owner, "msal", seen, _LEASE)
-            match reply:
-                case Granted(lease=lease):
-                    return lease, seen
-                case Found(stored=newer):
-                    seen = newer.data
-                case Held(remaining=remaining):
-                    left = ends_at - time.monotonic()
-                    if left <= 0:
-                        return None, seen
-                    woken = self._backend.wait(self._key, seen, min(remaining, left))
-                    seen = seen if woken is None else woken.data
+            if isinstance(reply, Granted):
+                return reply.lease, seen
+            if isinstance(reply, Found):
+                seen = reply.stored.data
+            left = ends_at - time.monotonic()
+            if left <= 0:
+                return None, seen
+            time.sleep(min(pause, left))  # a store whose answer never changes must not keep this loop busy
+            pause = _PAUSE
+            if isinstance(reply, Held):
+                woken = self._backend.wait(self._key, seen, min(reply.remaining, left))
+                seen = seen if woken is None else woken.data
 
     def _encode(self, fence: int) -> bytes:
         """Return the record: MSAL's own JSON, sealed or not, with a fence that backends can read."""

@@ -15,9 +15,18 @@ from typing import TYPE_CHECKING
 import pytest
 from redis import Redis
 
-from tokencache import BackendClosed, BackendUnavailable, RefreshPolicy, Token, TokenCache, TokenSource
+from tokencache import (
+    BackendClosed,
+    BackendUnavailable,
+    DeadlineExceeded,
+    RefreshPolicy,
+    Token,
+    TokenCache,
+    TokenSource,
+)
 from tokencache.backends.redis import RedisBackend, from_url
 from tokencache.backends.redis._connect import MOST_CONNECTIONS
+from tokencache.backends.redis._protocol import keys_of
 from tokencache.events import BackendFailed, CommitRefused, RecordIgnored
 from tokencache.ports import Found, Granted, Held
 from tokencache.testing.fakes import FakeProvider, Recorder
@@ -222,6 +231,36 @@ def test_an_interrupted_call_leaves_no_connection_out_of_step(redis_url: str, st
     plain = {name: value for name, value in os.environ.items() if not name.startswith("COV")}  # tracing is too slow
     ran = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE * 2, check=False, env=plain)
     assert ran.stdout.split() == ["1000", "0"], ran.stderr[-2000:]
+
+
+def calls(store: Redis, command: str) -> int:
+    """Return how many commands of one kind the server has seen."""
+    stats = store.info("commandstats")
+    assert isinstance(stats, dict)
+    seen = stats.get(f"cmdstat_{command}", {}).get("calls", 0)
+    assert isinstance(seen, int)
+    return seen
+
+
+@pytest.mark.parametrize("data", [b'{"fence":5,"x":"\\ud800"}', b'{"fence":5,"x":' + b"[" * 2_000, b'{"fence":5}\x00'])
+def test_a_record_that_parsers_read_differently_is_replaced(backend: RedisBackend, store: Redis, data: bytes) -> None:
+    """INV-2: one login replaces it, in a load, a lease and a commit."""
+    store.set("k", data)
+    before = calls(store, "evalsha")
+    with TokenCache(backend) as cache:
+        assert cache.source(FakeProvider(), key="k").token().value == "fake-token-1"
+    assert calls(store, "evalsha") - before <= 4  # each script may be unknown once
+
+
+def test_a_poisoned_wake_up_does_not_keep_a_waiter_busy(backend: RedisBackend, store: Redis) -> None:
+    """INV-8: an entry with the highest id ends each wait at once; the waiter looks a few times a second."""
+    lock, ready = keys_of("k", cluster=False)[1:]
+    store.set(lock, f"{10**15}:another", px=60_000)
+    store.xadd(ready, {"record": "x", "ttl": "1"}, id=f"{2**64 - 1}-{2**64 - 1}")
+    before = calls(store, "xread")
+    with TokenCache(backend) as cache, pytest.raises(DeadlineExceeded):
+        cache.source(FakeProvider(), key="k").token(timeout=1.0)
+    assert 2 <= calls(store, "xread") - before <= 20
 
 
 def test_a_users_client_serves_threads_and_loops(qpay: FakeQPay, redis_url: str, store: Redis) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 WALL = 1_800_000_000.0
 DOWN = Unreachable(BackendUnavailable("down"))
+EARLY = object()  # a wait that ends at once and tells nothing
 GRANT = LeaseGrant("k", "me", 100, 3.0)
 
 
@@ -93,9 +94,12 @@ def play(orders: Job, replies: Mapping[type[Effect], list[object]]) -> tuple[Out
             case Emit():
                 pass
             case Sleep(duration=duration) | Wait(timeout=duration):
-                clock += duration
                 done.append(effect)
                 reply = queues[Wait].pop(0) if isinstance(effect, Wait) and queues.get(Wait) else None
+                if reply is EARLY:
+                    reply = None
+                else:
+                    clock += duration
             case _:
                 done.append(effect)
                 if not isinstance(effect, Release):
@@ -151,14 +155,48 @@ def test_a_process_whose_waits_are_refused_polls_at_a_limited_rate() -> None:
         job(), {Load: [None], Lease: [*[Held(2.0)] * 4, Found(stored("theirs"))], Wait: [DOWN, DOWN, None, DOWN]}
     )
     assert isinstance(outcome, Obtained)
-    assert [type(effect).__name__ for effect in effects if isinstance(effect, Wait | Sleep)] == [
-        "Wait",
-        "Wait",
-        "Sleep",
-        "Wait",
-        "Wait",
+    assert waits(effects) == ["Wait", 0.03, "Wait", 0.06, "Wait", "Wait"]
+
+
+def waits(effects: list[Effect]) -> list[object]:
+    """Return the waits by name, and the pauses between them in seconds."""
+    return [
+        pytest.approx(effect.duration) if isinstance(effect, Sleep) else "Wait"
+        for effect in effects
+        if isinstance(effect, Wait | Sleep)
     ]
-    assert all(0.2 <= effect.duration <= 0.4 for effect in effects if isinstance(effect, Sleep))
+
+
+def test_an_early_wake_up_without_news_costs_a_pause() -> None:
+    """A store that wakes its waiter at once, each time for nothing, is asked at a pace that falls to a few a second."""
+    outcome, effects = play(
+        job(), {Load: [None], Lease: [*[Held(2.0)] * 7, Found(stored("theirs"))], Wait: [*[EARLY] * 6, None]}
+    )
+    assert isinstance(outcome, Obtained)
+    pauses = [0.03, 0.06, 0.12, 0.24, 0.3, 0.3]
+    assert waits(effects) == ["Wait", *(each for pause in pauses for each in (pause, "Wait"))]
+
+
+def test_a_wake_up_with_a_useless_record_costs_a_pause() -> None:
+    """A wake-up that carries a record of another identity is a turn in vain."""
+    theirs = stored("x", identity="somebody else")
+    outcome, effects = play(
+        job(), {Load: [None], Lease: [*[Held(2.0)] * 3, Found(stored("good"))], Wait: [theirs, theirs, None]}
+    )
+    assert isinstance(outcome, Obtained)
+    assert waits(effects) == ["Wait", 0.03, "Wait", 0.06, "Wait"]
+
+
+def test_a_store_that_finds_the_same_record_again_is_not_asked_without_a_pause() -> None:
+    """A backend that calls a record news for ever gets a second question at once, and each further one after a pause.
+
+    At the deadline the flow ends.
+    """
+    useless = Found(stored("x", identity="somebody else"))
+    outcome, effects = play(job(deadline=1.0), {Load: [None], Lease: [useless] * 7})
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, DeadlineExceeded)
+    assert waits(effects) == [0.03, 0.06, 0.12, 0.24, 0.3, 0.25]
 
 
 def test_a_waiter_gives_up_at_the_deadline() -> None:

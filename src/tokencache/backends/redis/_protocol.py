@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 from cachetools import LRUCache
 
 from tokencache._log_safe import log_safe_text
-from tokencache._record import fence_of
 from tokencache.backends.redis import _scripts
 from tokencache.errors import BackendUnavailable, ConfigurationError
 from tokencache.ports import Cooldown, Found, Granted, Held, LeaseGrant, Slot, Stored
@@ -116,15 +115,7 @@ class Protocol:
 
     def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> ScriptCall:
         """Ask for the lease."""
-        fence = None if seen is None else fence_of(seen)
-        arguments = (
-            owner,
-            identity,
-            milliseconds(ttl),
-            b"" if seen is None or fence is not None else seen,
-            "" if fence is None else str(fence),
-            "0" if seen is None else "1",
-        )
+        arguments = (owner, identity, milliseconds(ttl), seen or b"", "0" if seen is None else "1")
         return ScriptCall(LEASE, self.names(key), arguments)
 
     def leased(self, key: str, owner: str, ttl: float, reply: object) -> LeaseReply:

@@ -1,27 +1,37 @@
 """The Lua scripts of the Redis backend: lease, commit, release, extend and discard, each one round trip.
 
-Every script has three keys: the record, the lock, the stream of wake-ups. A record's fence is its top-level integer
-``fence`` from 0 to 2**53 - 1, as :func:`tokencache.records.fence_of` reads it. The lock holds ``<fence>:<owner>``,
-``cooldown:<identity>:<JSON>``, or what another program wrote with ``SET … NX PX``. The fence of a lease has sixteen
-digits: the time in microseconds. Fences are formatted with ``%.0f``, because the Lua of some servers writes large
-numbers in another form. COMMIT follows the rule of :func:`tokencache.records.is_late`. The wake-up carries the record
-to the current waiters, and expires two seconds later.
+Every script has three keys: the record, the lock, the stream of wake-ups. A record's fence is what
+:func:`tokencache.records.fence_of` reads: the scripts have the same pattern, so both find the same in any text. The
+lock holds ``<fence>:<owner>``, ``cooldown:<identity>:<JSON>``, or what another program wrote with ``SET … NX PX``. The
+fence of a lease has sixteen digits: the time in microseconds. Fences are formatted with ``%.0f``, because the Lua of
+some servers writes large numbers in another form. COMMIT follows the rule of :func:`tokencache.records.is_late`. The
+wake-up carries the record to the current waiters, and expires two seconds later.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-_FENCE: Final = """
+from tokencache._record import LARGEST, LARGEST_FENCE
+
+RECORD: Final = f"""
 local function fence_of(data)
-  if not data then return nil end
-  local ok, table = pcall(cjson.decode, data)
-  if not ok or type(table) ~= 'table' then return nil end
-  local fence = table['fence']
-  if type(fence) ~= 'number' or fence < 0 or fence > 9007199254740991 or fence % 1 ~= 0 then return nil end
-  return fence
+  if not data or #data > {LARGEST} then return nil end
+  local blank = '[ \\t\\r\\n]*'
+  local fence = blank .. '"fence"' .. blank .. ':' .. blank .. '([0-9]+)' .. blank .. '[,}}]'
+  local start = '^' .. blank .. '{{'
+  local digits = string.match(data, start .. fence) or string.match(data, start .. '[^{{%[]-,' .. fence)
+  if not digits or #digits > {len(str(LARGEST_FENCE))} or tonumber(digits) > {LARGEST_FENCE} then return nil end
+  return tonumber(digits)
+end
+
+local function is_another(data, seen)
+  local ours, theirs = fence_of(data), fence_of(seen)
+  if ours and theirs then return ours > theirs end
+  return data ~= seen
 end
 """
+"""What scripts know of records: the functions of their names in :mod:`tokencache.records`, word for word."""
 
 _WAKE: Final = """
 local function wake(fence, data, ttl)
@@ -31,20 +41,12 @@ end
 """
 
 LEASE: Final = (
-    _FENCE
+    RECORD
     + """
 local owner, identity, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local seen, seen_fence = ARGV[4], tonumber(ARGV[5])
-local data = redis.call('GET', KEYS[1])
+local data, seen = redis.call('GET', KEYS[1]), ARGV[5] == '1' and ARGV[4]
 local fence = fence_of(data)
-if data then
-  local news
-  if ARGV[6] == '0' then news = true
-  elseif fence and seen_fence then news = fence > seen_fence
-  elseif seen_fence then news = true
-  else news = data ~= seen end
-  if news then return {'found', data, redis.call('PTTL', KEYS[1])} end
-end
+if data and is_another(data, seen) then return {'found', data, redis.call('PTTL', KEYS[1])} end
 
 local lock = redis.call('GET', KEYS[2])
 if lock then
@@ -72,7 +74,7 @@ return {'granted', text}
 )
 
 COMMIT: Final = (
-    _FENCE
+    RECORD
     + _WAKE
     + """
 local mine = ARGV[1]
