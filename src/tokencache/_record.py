@@ -190,6 +190,16 @@ def fence_of(data: bytes) -> int | None:
     return fence
 
 
+def next_fence(wall: float, stored: int | None, *earlier: int) -> int:
+    """Return the fence of a new lease: above that of the stored record, and of each ``earlier`` lease that is known.
+
+    It is the wall clock's microseconds, or one more than the highest of the others. Above the largest fence there is no
+    other, so an earlier lease at it does not count; above a stored record at it comes a number that is none, and the
+    record after that has a fence again.
+    """
+    return max(int(wall * 1e6), (stored or 0) + 1, *(fence + 1 for fence in earlier if fence < LARGEST_FENCE))
+
+
 def is_another(data: bytes, seen: bytes | None) -> bool:
     """Return whether ``data`` is another record than ``seen``: a higher fence, or other bytes if one has no fence."""
     if seen is None:

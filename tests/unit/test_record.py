@@ -20,6 +20,7 @@ from tokencache._record import (
     fence_of,
     is_another,
     is_late,
+    next_fence,
 )
 from tokencache.token import Token
 
@@ -410,6 +411,22 @@ OTHER_BYTES = dump(fence=7, reason="renew")
 def test_a_higher_fence_makes_another_record(data: bytes, seen: bytes | None, *, another: bool) -> None:
     """INV-3: a higher fence makes another record; if one of the two has no fence, other bytes do."""
     assert is_another(data, seen) is another
+
+
+@pytest.mark.parametrize(
+    ("stored", "earlier", "fence"),
+    [
+        (None, (), 7_000_000),
+        (7_000_000, (), 7_000_001),
+        (7_000_004, (9_000_000, 8_000_000), 9_000_001),
+        (2**53 - 1, (), 2**53),
+        (None, (2**53 - 2,), 2**53 - 1),
+        (None, (2**53 - 1, 10**400), 7_000_000),
+    ],
+)
+def test_the_next_fence(stored: int | None, earlier: tuple[int, ...], fence: int) -> None:
+    """INV-3: it is above the wall clock and all that is known; an earlier one that leaves no room is forgotten."""
+    assert next_fence(7.0, stored, *earlier) == fence
 
 
 @pytest.mark.parametrize("held", [True, False])

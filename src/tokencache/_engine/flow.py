@@ -69,6 +69,7 @@ SHORTEST_WAIT: Final = 0.02  # seconds
 LONGEST_PAUSE: Final = 0.2  # seconds between leases that change nothing
 KEPT: Final = 90 * 86_400.0
 """How long a refresh token of unknown lifetime is kept after its access token ended, in seconds."""
+_MOST_ATTEMPTS: Final = 1_000_000  # the number comes from the store, and is written there again
 _AT_ANY_TIME: Final = -math.inf
 
 
@@ -452,7 +453,7 @@ def _cooled(job: Job, cooldown: Cooldown) -> Flow[Outcome]:
         error = ProviderRejected(cooldown.message, error=cooldown.error, status=cooldown.status, retry_at=retry_at)
     else:
         error = ProviderUnavailable(cooldown.message, error=cooldown.error, status=cooldown.status, retry_at=retry_at)
-    return Failed(error, at.clock + remaining, max(cooldown.attempt, job.attempt))
+    return Failed(error, at.clock + remaining, min(max(cooldown.attempt, job.attempt), _MOST_ATTEMPTS))
 
 
 def _without_backend(job: Job) -> Flow[Outcome]:

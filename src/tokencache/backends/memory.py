@@ -11,7 +11,7 @@ from cachetools import TLRUCache
 
 from tokencache._engine.clock import steady_clock
 from tokencache._fork import Stage, enrol
-from tokencache._record import fence_of, is_another, is_late
+from tokencache._record import fence_of, is_another, is_late, next_fence
 from tokencache.errors import BackendClosed, ConfigurationError
 from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot, Stored
 from tokencache.shared import Shared
@@ -95,8 +95,8 @@ class MemoryBackend(Shared):
                     return Held(slot.ends_at - now)
                 fence = slot.lease.fence
             else:
-                known = 0 if stored is None else fence_of(stored.data) or 0
-                fence = self._fence = max(int(time.time() * 1e6), self._fence + 1, known + 1)
+                known = None if stored is None else fence_of(stored.data)
+                fence = self._fence = next_fence(time.time(), known, self._fence)
             grant = LeaseGrant(key, owner, fence, ttl)
             self._slots[key] = _Slot(now + ttl, lease=grant)
             return Granted(grant)

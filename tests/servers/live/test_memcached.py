@@ -356,6 +356,27 @@ def test_a_lock_of_another_program_is_respected(backend: MemcachedBackend, other
     assert other.get(KEY) == record(lease.fence)
 
 
+def test_a_lock_with_a_giant_fence_spoils_no_later_lease(backend: MemcachedBackend, other: Client) -> None:
+    """INV-3: its fence counts as none, so the lock is another program's, and the next lease has a usual fence."""
+    other.set(f"{KEY}:lock", b'{"fence": %b, "owner": "x", "endsAt": 0, "ttl": 1}' % (b"9" * 4_300))
+    held(ask(backend))
+    other.delete(f"{KEY}:lock")
+    lease = granted(ask(backend))
+    assert lease.fence < 2**52
+    assert backend.commit(lease, record(lease.fence), LONG) is True
+
+
+def test_a_lease_above_the_largest_fence_is_kept_and_freed(backend: MemcachedBackend, other: Client) -> None:
+    """INV-2: a record with the largest fence is replaced under a lease like any other, and fences are usual again."""
+    other.set(KEY, record(2**53 - 1))
+    lease = granted(ask(backend, seen=record(2**53 - 1)))
+    held(ask(backend, "b", seen=record(2**53 - 1)))
+    assert backend.extend(lease, LONG) is True
+    assert backend.commit(lease, record(None, "good"), LONG) is True
+    assert other.get(f"{KEY}:lock") is None
+    assert granted(ask(backend, "b", seen=record(None, "good"))).fence < 2**52
+
+
 def test_prefix_and_settings_of_a_users_client_are_used(server: MemcachedServer, other: Client) -> None:
     """The backend uses the settings of a client, but not the client itself."""
     for client in (

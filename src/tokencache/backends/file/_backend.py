@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from tokencache._engine.clock import steady_clock
 from tokencache._fork import Stage, enrol
-from tokencache._record import is_another, is_late
+from tokencache._record import LARGEST_FENCE, is_another, is_late, next_fence
 from tokencache.backends._polling import PollPacer
 from tokencache.backends.file import _flock
 from tokencache.backends.file._folder import LIMIT, Folder, unavailable
@@ -258,9 +258,8 @@ class FileBackend(Shared):
         cooldown = state.live_cooldown(now)
         if cooldown is not None and cooldown.identity == identity:
             return Held(cooldown.remaining, cooldown)
-        fence = 1 + max(
-            int(self._wall() * 1e6) - 1, state.fence, files.mutex_fence(), files.record_fence() or 0, self._highest
-        )
+        earlier = (state.fence, files.mutex_fence(), self._highest)
+        fence = next_fence(self._wall(), files.record_fence(), *earlier)
         return Granted(self._grant(files, state, replace(wanted, fence=fence), now))
 
     def _grant(self, files: KeyFiles, state: State, grant: LeaseGrant, now: float) -> LeaseGrant:
@@ -384,7 +383,7 @@ class _Look:
 def _is_live(lease: LeaseGrant, state: State, now: float) -> bool:
     """Return whether the owner still holds the lease: it has not ended, and no other owner took it."""
     live = state.live_lease(now)
-    return live is not None and live.owner == lease.owner and state.fence == lease.fence
+    return live is not None and live.owner == lease.owner and state.fence == min(lease.fence, LARGEST_FENCE)
 
 
 def _cache_folder() -> Path:

@@ -7,7 +7,7 @@ import re
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
-from tokencache._record import fence_of
+from tokencache._record import LARGEST_FENCE, fence_of
 from tokencache.backends.file._state import boot_id, dump, parse
 from tokencache.ports import Stored
 
@@ -99,8 +99,9 @@ class KeyFiles:
     def mutex_fence(self) -> int:
         """Return the last fence granted, as the mutex file has it."""
         digits, end, _ = os.pread(self._mutex, 64, 0).partition(b"\n")
-        return int(digits) if end and digits.isdigit() else 0
+        fence = int(digits) if end and digits.isdigit() else 0
+        return fence if fence <= LARGEST_FENCE else 0
 
     def write_mutex_fence(self, fence: int) -> None:
         """Write the last fence granted, so that it outlives the state file."""
-        os.pwrite(self._mutex, b"%d\n" % fence, 0)
+        os.pwrite(self._mutex, b"%d\n" % min(fence, LARGEST_FENCE), 0)

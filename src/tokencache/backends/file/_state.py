@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
+from tokencache._record import LARGEST_FENCE
 from tokencache.ports import Cooldown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_FAR: Final = 1e12  # from here on a number of seconds means nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ def digest(data: bytes) -> str:
 
 def dump(state: State, boot: str) -> bytes:
     """Return the state as JSON."""
-    table: dict[str, object] = {"v": 1, "boot": boot, "fence": state.fence}
+    table: dict[str, object] = {"v": 1, "boot": boot, "fence": min(state.fence, LARGEST_FENCE)}
     if state.lease:
         table["lease"] = {"owner": state.lease.owner, **_span(state.lease.term)}
     if state.pause:
@@ -195,12 +197,12 @@ def _whole(raw: object) -> int:
 
 def _fence(raw: object) -> int:
     fence = _whole(raw)
-    if fence < 0:
+    if not 0 <= fence <= LARGEST_FENCE:
         raise ValueError
     return fence
 
 
 def _number(raw: object) -> float:
-    if not isinstance(raw, int | float) or isinstance(raw, bool) or not math.isfinite(raw):
+    if not isinstance(raw, int | float) or isinstance(raw, bool) or not abs(raw) < _FAR:
         raise TypeError
     return float(raw)

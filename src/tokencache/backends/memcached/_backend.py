@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from cachetools import LRUCache
 
 from tokencache._fork import Stage, enrol
-from tokencache._record import fence_of, is_another, is_late
+from tokencache._record import LARGEST_FENCE, fence_of, is_another, is_late, next_fence
 from tokencache.backends._polling import PollPacer
 from tokencache.backends.memcached._form import (
     Lease,
@@ -307,10 +307,9 @@ class MemcachedBackend(Shared):
 
     def _next_fence(self, key: str, seen: bytes | None, stored: Stored | None) -> int:
         """Return a fence above every known one: the wall clock in µs, or the highest plus one."""
-        records = (seen, None if stored is None else stored.data)
-        known = max(fence_of(data) or 0 for data in (*records, b"") if data is not None)
+        known = max(fence_of(data or b"") or 0 for data in (seen, stored and stored.data))
         with self._guard:
-            return max(int(self._wall() * 1e6), known + 1, self._fences.get(key, 0) + 1)
+            return next_fence(self._wall(), known, self._fences.get(key, 0))
 
 
 def from_url(url: BackendURL) -> MemcachedBackend:
@@ -346,7 +345,7 @@ def _put(session: Session, lock: str, before: Item | None, lease: Lease) -> bool
 def _is_of(item: Item, lease: LeaseGrant) -> bool:
     """Return whether the lock holds exactly this lease, not a later one of the same owner."""
     held = lock_of(item.data)
-    return isinstance(held, Lease) and (held.owner, held.fence) == (lease.owner, lease.fence)
+    return isinstance(held, Lease) and (held.owner, held.fence) == (lease.owner, min(lease.fence, LARGEST_FENCE))
 
 
 def _binds(pause: Pause, identity: str, now: float) -> bool:

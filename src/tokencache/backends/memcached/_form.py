@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
 
+from tokencache._record import LARGEST_FENCE
 from tokencache.ports import Cooldown
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def lock_expiry(ttl: float) -> int:
 
 def lease_value(lease: Lease) -> bytes:
     """Return the value of a lock for a lease."""
-    return _dump({"fence": lease.fence, "owner": lease.owner, "endsAt": lease.ends_at, "ttl": lease.ttl})
+    fence = min(lease.fence, LARGEST_FENCE)  # above a record with the largest fence; readers know no higher one
+    return _dump({"fence": fence, "owner": lease.owner, "endsAt": lease.ends_at, "ttl": lease.ttl})
 
 
 def pause_value(cooldown: Cooldown, now: float) -> bytes:
@@ -118,7 +120,9 @@ def lock_of(data: bytes) -> Lock:
         cooldown = _cooldown(_table(table["cooldown"]))
         return Foreign() if cooldown is None else Pause(cooldown, ends_at, ttl)
     fence, owner = _typed(table.get("fence"), int), _typed(table.get("owner"), str)
-    return Foreign() if fence is None or owner is None else Lease(fence, owner, ends_at, ttl)
+    if fence is None or owner is None or not 0 <= fence <= LARGEST_FENCE:
+        return Foreign()
+    return Lease(fence, owner, ends_at, ttl)
 
 
 def remaining_of(lock: Lock, now: float) -> float:

@@ -183,7 +183,7 @@ class Protocol:
             ((_, ((_, fields),)),) = cast("_Entries", streams)
             _, data, _, ttl = fields
             return Stored(data, int(ttl) / 1000) if data else None
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None  # another program wrote into the stream: poll again
 
     def slot(self, record: bytes | None, life: int, lock: bytes | None, left: int) -> Slot:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tokencache.ports import LeaseGrant, LeaseReply
 
 KEY = "qpay:access_token"
+GIANT = b'{"v": 1, "boot": "", "fence": 1, "%b": ' + b"9" * 4_300 + b"}"
 OTHER_USER = 65534
 
 
@@ -216,7 +217,9 @@ def test_the_state_holds_no_secret(backend: FileBackend, folder: Path) -> None:
     assert "s3cr3t" not in repr(backend) + repr(backend.load(KEY)) + repr(backend.inspect(KEY))
 
 
-@pytest.mark.parametrize("junk", [b"", b"\x00", b"{}", b"[" * 100_000, b'{"v": 1, "fence": NaN}'])
+@pytest.mark.parametrize(
+    "junk", [b"", b"\x00", b"{}", b"[" * 100_000, b'{"v": 1, "fence": NaN}', GIANT % b"fence", GIANT % b"v"]
+)
 def test_an_unreadable_state_is_replaced(backend: FileBackend, junk: bytes) -> None:
     """With an unreadable state file its content is lost, but the fence still grows."""
     data = store(backend)
@@ -251,6 +254,29 @@ def test_the_fence_grows_after_the_folder_is_deleted(backend: FileBackend, folde
     shutil.rmtree(folder)
     world.epoch -= 86_400.0
     assert granted(ask(backend, "b")).fence > before.fence
+
+
+def test_a_mutex_file_with_a_giant_number_has_no_fence(backend: FileBackend) -> None:
+    """A number of 63 digits counts as none, so that fences go on at the wall time."""
+    backend.release(granted(ask(backend)))
+    path_of(backend, "mutex").write_bytes(b"9" * 60 + b"\n")
+    path_of(backend, "state").unlink()
+    assert granted(ask(backend, "b")).fence == 1_700_000_000_000_001
+
+
+@pytest.mark.parametrize("fence", [2**53 - 2, 2**53 - 1])
+def test_one_record_with_the_largest_fence_spoils_no_other(backend: FileBackend, fence: int) -> None:
+    """INV-3: the lease above it is held, and the leases of other keys, and the one after, have usual fences."""
+    path = backend.record_path(KEY)
+    path.parent.mkdir(mode=0o700, parents=True)
+    path.write_bytes(record(fence))
+    lease = granted(ask(backend, seen=record(fence)))
+    assert lease.fence == fence + 1
+    held(ask(backend, "b", seen=record(fence)))
+    assert backend.extend(lease, 60.0) is True
+    assert granted(backend.lease("other", "a", "me", None, 60.0)).fence < 2**52
+    assert backend.commit(lease, record(None, "good"), 60.0) is True
+    assert granted(ask(backend, "b", seen=record(None, "good"))).fence < 2**52
 
 
 def test_the_fence_is_the_wall_time_if_that_is_higher(backend: FileBackend, world: World) -> None:

@@ -101,6 +101,11 @@ def test_a_lease_survives_its_written_form() -> None:
     assert lease_value(LEASE).isascii()
 
 
+def test_a_lease_above_the_largest_fence_is_still_a_lease() -> None:
+    """INV-2: a lease above a record with the largest fence says that fence, so that its lock stays readable."""
+    assert lock_of(lease_value(replace(LEASE, fence=2**53))) == replace(LEASE, fence=2**53 - 1)
+
+
 def test_a_cooldown_survives_its_written_form() -> None:
     """Every field of the cooldown survives; the remaining time is computed again."""
     pause = lock_of(pause_value(cooldown(5.0), NOW))
@@ -121,6 +126,9 @@ GOOD = json.loads(pause_value(cooldown(), NOW))
         {"fence": 1, "owner": "a", "ttl": 1.0},
         {"fence": True, "owner": "a", "endsAt": NOW, "ttl": 1.0},
         {"fence": 1.5, "owner": "a", "endsAt": NOW, "ttl": 1.0},
+        {"fence": -1, "owner": "a", "endsAt": NOW, "ttl": 1.0},
+        {"fence": 2**53, "owner": "a", "endsAt": NOW, "ttl": 1.0},
+        {"fence": 10**4_000, "owner": "a", "endsAt": NOW, "ttl": 1.0},
         {"fence": 1, "owner": 2, "endsAt": NOW, "ttl": 1.0},
         {"fence": 1, "owner": "a", "endsAt": True, "ttl": 1.0},
         {"fence": 1, "owner": "a", "endsAt": 1e300, "ttl": 1.0},
