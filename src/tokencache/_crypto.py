@@ -84,7 +84,8 @@ class Sealer:
         if self._sealing is None and not _keys.has_secret(provider.identity()):
             message = (
                 f"[{provider.name}] encrypt='provider' derives the key from the provider's own credential, and its"
-                " identity holds no Secret; give the fleet a key of its own, or wrap the credential in Secret"
+                " identity holds no Secret that only its holders know (the path of a file, a certificate and claims"
+                f" are public); give the fleet a key of its own: {MAKE_ONE}"
             )
             raise ConfigurationError(message)
 

@@ -63,11 +63,11 @@ def stretched(provider_name: str, identity: Mapping[str, object], purpose: bytes
 
 
 def has_secret(identity: Mapping[str, object]) -> bool:
-    """Return whether an identity holds a credential that is not empty."""
+    """Return whether an identity holds a credential that is not empty and that only its holders know."""
     found: list[bool] = []
 
     def hide(secret: Secret) -> bytes:
-        found.append(bool(secret.reveal()))
+        found.append(secret.secret and bool(secret.reveal()))
         return b""
 
     _encode_identity("", identity, hide)

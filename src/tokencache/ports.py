@@ -26,12 +26,17 @@ SecretText: TypeAlias = Annotated[str, "secret"]
 
 
 class Secret:
-    """A credential inside an identity: it enters the key only as a slow fingerprint, and no repr shows it."""
+    """A credential inside an identity: it enters the key only as a slow fingerprint, and no repr shows it.
 
-    __slots__ = ("_value",)
+    ``secret`` says whether only the holders of the credential know the value. It is false for the path of a file, the
+    thumbprint of a certificate or unverified claims: ``encrypt="provider"`` derives no key from these.
+    """
 
-    def __init__(self, value: str | bytes) -> None:
+    __slots__ = ("_value", "secret")
+
+    def __init__(self, value: str | bytes, *, secret: bool = True) -> None:
         self._value = value.encode() if isinstance(value, str) else bytes(value)
+        self.secret = secret
 
     def reveal(self) -> bytes:
         """Return the credential as bytes."""

@@ -314,3 +314,21 @@ def test_the_worker_reads_its_orders_from_stdin(
     worker.main()
     report = json.loads(capsys.readouterr().out)
     assert set(report) == {"key", "seconds"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["verify", "qpay", "-p", "2"], ["bench", "-p", "2", "-t", "2"]],
+    ids=lambda c: c[0],
+)
+def test_no_module_of_the_working_folder_is_run(
+    command: list[str], fake: FakeQPay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`python -m` puts the working folder first on the path; a `random.py` there would run with the credentials."""
+    assert fake.url
+    for name in ("random", "json", "httpx", "tokencache"):
+        (tmp_path / f"{name}.py").write_text("open('ran-it', 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    ran = run.invoke(app, [*command, "-b", (tmp_path / "tokens").as_uri()])
+    assert ran.exit_code == Exit.OK, ran.output
+    assert not (tmp_path / "ran-it").exists()

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tokencache import ConfigurationError, FetchContext, Secret, Token, TokenCache
 from tokencache._crypto import RecordSealing, Sealer, read_key
@@ -20,6 +23,7 @@ from tokencache._record import UnreadableRecord, decode, encode, fence_of
 from tokencache.backends.file import FileBackend
 from tokencache.backends.memory import MemoryBackend
 from tokencache.events import RecordIgnored, TokenFetched, TokenLoaded
+from tokencache.providers.oauth2 import ClientCredentials, JWTBearer, Password, RefreshToken, TokenExchange
 from tokencache.testing.fakes import Recorder
 
 if TYPE_CHECKING:
@@ -310,3 +314,42 @@ if __name__ == "__main__":  # the golden record, written once
         issued("golden-token"), fence=1704063600500000, identity=ID, key="orders-api", sealing=RecordSealing([KEY])
     )
     GOLDEN.write_bytes(sealed)
+
+
+URL = "https://id.example/token"
+JWT = "eyJhbGciOiJub25lIn0.eyJpc3MiOiJpIiwic3ViIjoicyJ9."
+
+
+@pytest.mark.parametrize("kind", ["assertion file", "certificate", "subject file", "public client", "header"])
+def test_no_key_is_derived_from_public_data(kind: str, tmp_path: Path) -> None:
+    """The path of a file, a certificate, claims and headers are known to many; the error says what to do."""
+    (tmp_path / "jwt").write_text(JWT)
+    certified = trustme.CA().issue_cert("client.example")
+    certified.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    certified.private_key_pem.write_to_path(tmp_path / "key.pem")
+    pair = {"certificate": str(tmp_path / "cert.pem"), "certificate_key": str(tmp_path / "key.pem")}
+    file = str(tmp_path / "jwt")
+    provider = {
+        "assertion file": lambda: ClientCredentials(token_url=URL, client_id="c", client_assertion_file=file),
+        "certificate": lambda: ClientCredentials(token_url=URL, client_id="c", **pair),  # type: ignore[typeddict-item]
+        "subject file": lambda: TokenExchange(token_url=URL, client_id="c", subject_token_file=file),
+        "public client": lambda: ClientCredentials(token_url=URL, client_id="c"),
+        "header": lambda: ClientCredentials(token_url=URL, client_id="c", headers={"User-Agent": "shop"}),
+    }[kind]()
+    with pytest.raises(ConfigurationError, match="give the fleet a key of its own"):
+        TokenCache(MemoryBackend(), encrypt="provider").source(provider)
+
+
+def test_a_key_is_derived_from_real_secrets() -> None:
+    """A secret, a private key, a password, a refresh token, or a subject token that is given as text."""
+    pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    base = {"token_url": URL, "client_id": "c"}
+    for provider in (
+        ClientCredentials(**base, client_secret="s"),
+        ClientCredentials(**base, private_key=pem.decode()),
+        JWTBearer(**base, private_key=pem.decode()),
+        Password(**base, username="u", password="p"),
+        RefreshToken(**base, refresh_token="r"),
+        TokenExchange(**base, subject_token="t"),
+    ):
+        Sealer("provider").admit(provider)

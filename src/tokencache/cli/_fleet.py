@@ -70,7 +70,7 @@ class Fleet:
         try:
             with _uninterrupted():
                 for _ in range(processes):
-                    command = [sys.executable, "-m", worker]
+                    command = [sys.executable, "-P", "-m", worker]  # no module of the working folder is imported
                     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
                     self._workers.append(process)
             for number, process in enumerate(self._workers):

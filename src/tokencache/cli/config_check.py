@@ -46,9 +46,11 @@ def check(path: str | None) -> ConfigReport:
     Without a path the file is found as by every other command. Raises ``ConfigurationError`` if neither a file nor
     variables exist.
     """
-    found = path or find(os.environ)
-    shown = None if found is None else str(found)
+    shown = path
+    found: str | os.PathLike[str] | None = path
     try:
+        found = path or find(os.environ)
+        shown = None if found is None else str(found)
         plan = Configuration.over(None if found is None else read_file(found), os.environ)
     except Mistake as mistake:
         place = mistake.place

@@ -73,6 +73,9 @@ class Doctor:
 
     def _all(self) -> Iterator[Result]:
         yield Result("runtime", versions(None if self._name is None else _distribution_of(self._name)))
+        path = self._setup.plan.path
+        where = "variables and defaults, no file" if path is None else str(path.absolute())
+        yield Result("runtime", ok("configuration", where))
         configured: Resolved | None = None
         if self._name is not None:
             configured = yield from self._made_provider(self._name)

@@ -155,7 +155,7 @@ def _not_shared(report: dict[str, Any], verdict: Verdict) -> str | None:
 def _report(orders: dict[str, object]) -> dict[str, Any]:
     """Run one fresh process and return what it says."""
     with subprocess.Popen(
-        [sys.executable, "-m", "tokencache.cli._verify_worker"],
+        [sys.executable, "-P", "-m", "tokencache.cli._verify_worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -12,7 +15,6 @@ from tokencache.config._types import Given
 from tokencache.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
 VARIABLE: Final = "TOKENCACHE_CONFIG"
@@ -28,6 +30,7 @@ TABLES: Final[Mapping[str, str]] = {
 }
 ENCRYPTION: Final = ("keys", "from_provider")
 
+_log: Final = logging.getLogger("tokencache")
 _AT: Final = re.compile(r"\(at line (\d+), column (\d+)\)")
 
 
@@ -47,11 +50,45 @@ class Tables:
 
 
 def find(environ: Mapping[str, str]) -> Path | None:
-    """Return the file of ``TOKENCACHE_CONFIG``, else the one in the working folder, ``None`` without both."""
+    """Return the file of ``TOKENCACHE_CONFIG``, else the one in the working folder, ``None`` without both.
+
+    Raises ``ConfigurationError`` for a file in the working folder that another user owns or can write to: it could
+    send this user's secrets to any address.
+    """
     named = environ.get(VARIABLE)
     if named:
         return Path(named)
-    return Path(NAME) if Path(NAME).exists() else None
+    path = Path(NAME)
+    if not path.exists():
+        return None
+    why = _untrusted(path)
+    if why is not None:
+        raise Mistake(Place(str(path.absolute())), why, f"read it, then name it by hand: --config or {VARIABLE}")
+    return path
+
+
+def _untrusted(path: Path) -> str | None:
+    """Return why a file that was found is not trusted, ``None`` if only this user and root can change it."""
+    if os.name != "posix":
+        return None
+    about = path.stat()
+    if about.st_uid not in {os.getuid(), 0}:
+        return "another user owns this file"
+    if about.st_mode & stat.S_IWOTH or (about.st_mode & stat.S_IWGRP and not _is_own_group(about.st_gid)):
+        return "other users can write to this file"
+    return None
+
+
+def _is_own_group(group: int) -> bool:
+    """Return whether a group has this user as its only member, as on systems with a group for each user."""
+    import grp
+    import pwd
+
+    try:
+        me, members = pwd.getpwuid(os.getuid()), grp.getgrgid(group).gr_mem
+    except KeyError:
+        return False
+    return me.pw_gid == group and set(members) <= {me.pw_name}
 
 
 def read_file(path: str | os.PathLike[str]) -> Tables:
@@ -64,6 +101,9 @@ def read_file(path: str | os.PathLike[str]) -> Tables:
     document: dict[str, object] = {}
     try:
         document = tomllib.loads(path.read_bytes().decode())
+        if (why := _untrusted(path)) is not None:
+            _log.warning("%s: %s, so they can read and redirect the secrets that it names", path, why)
+        _log.info("the configuration is that of %s", path.absolute())
     except FileNotFoundError:
         problem = "there is no such file"
     except OSError as error:

@@ -6,10 +6,12 @@ Third-party exceptions do not leave it, because their texts may hold a header, a
 
 from __future__ import annotations
 
+import socket
+import threading
 import zlib
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, cast
 
 import httpx
 
@@ -17,8 +19,10 @@ from tokencache.errors import ConfigurationError, ProviderUnavailable
 from tokencache.providers.transport import closing_handshake, host_of, what_failed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Generator, Iterable, Mapping
     from http.cookiejar import Cookie, CookieJar
+
+    import httpcore
 
     from tokencache.errors import TokenCacheError
     from tokencache.ports import Clock
@@ -50,14 +54,29 @@ class TimedRequest:
         """Host and port for messages: no userinfo, no path, no query."""
         return host_of(self.request.url)
 
-    def bound(self) -> None:
-        """Limit each phase of a blocking exchange to the time that is left when that phase begins."""
-        limits = self._limits()
+    @contextmanager
+    def bound(self) -> Generator[list[httpcore.NetworkStream]]:
+        """Limit each phase of a blocking exchange to the time that is left, and close its connection at the end.
 
-        def trace(_: str, info: dict[str, object]) -> None:
+        A server that sends a byte from time to time keeps within the limit of each read. So a timer shuts down the
+        newest of the streams that this yields; the caller adds that of a connection that was open before.
+        """
+        limits = self._limits()
+        streams: list[httpcore.NetworkStream] = []
+
+        def trace(event: str, info: dict[str, object]) -> None:
             self._renew(limits, info)
+            if event.endswith((".connect_tcp.complete", ".connect_unix_socket.complete", ".start_tls.complete")):
+                streams.append(cast("httpcore.NetworkStream", info["return_value"]))
 
         self.request.extensions = {**self.request.extensions, "timeout": limits, "trace": trace}
+        timer = threading.Timer(self.remaining, _shut_down, [streams])
+        timer.name, timer.daemon = "tokencache-deadline", True
+        timer.start()
+        try:
+            yield streams
+        finally:
+            timer.cancel()
 
     def abound(self) -> None:
         """Do the same for an exchange in an event loop."""
@@ -89,6 +108,8 @@ class TimedRequest:
     def explain(self, error: Exception) -> TokenCacheError:
         """Return our error for a third-party one; it quotes only log-safe text."""
         who = f"[{self.provider}]"
+        if not self.remaining:  # then the connection was closed here
+            error = TimeoutError()
         if isinstance(error, httpx.LocalProtocolError):
             return ConfigurationError(
                 f"{who} the request to {self.host} cannot be sent: a header holds a forbidden character;"
@@ -97,6 +118,14 @@ class TimedRequest:
         if isinstance(error, httpx.UnsupportedProtocol):
             return ConfigurationError(f"{who} the token address must begin with https:// (or http:// on loopback)")
         return ProviderUnavailable(f"{who} {what_failed(error, self.host, self.limit)}")
+
+
+def _shut_down(streams: list[httpcore.NetworkStream]) -> None:
+    """Shut down the newest stream, so that a thread that reads from it wakes at once."""
+    for stream in streams[-1:]:
+        open_socket = stream.get_extra_info("socket")
+        with suppress(OSError, AttributeError):  # SSLSocket.shutdown would take the TLS object from the reading thread
+            socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
 
 
 class Body:

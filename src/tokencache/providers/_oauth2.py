@@ -144,6 +144,10 @@ class OAuth2Provider(HTTPTokenProvider):
         """Return what the grant adds to the identity, with its credentials; all of it enters as a slow fingerprint."""
         return {}
 
+    def grant_is_secret(self) -> bool:
+        """Return whether :meth:`grant_identity` holds a secret that only its holders know."""
+        return False
+
     def identity(self) -> Mapping[str, object]:
         """Return the identity of its tokens; everything that may be secret enters as one slow fingerprint."""
         options = self._options
@@ -154,18 +158,20 @@ class OAuth2Provider(HTTPTokenProvider):
             "headers": {name.lower(): value for name, value in options.get("headers", {}).items()},
         }
         given = {part: dict(values) for part, values in hidden.items() if values}
+        known = bool(options.get("client_secret") or options.get("private_key")) or self.grant_is_secret()
         return {
             "issuer": options.get("issuer") or options.get("token_url"),
             "token_url": options.get("token_url"),
             "grant_type": self.grant_type,
             "client_id": self._auth.client_id,
             "client_auth": self._auth.method,
+            **({"assertion_audience": options["assertion_audience"]} if "assertion_audience" in options else {}),
             "scope": set(self._scope),
             "audience": options.get("audience"),
             "resource": set(self._resource),
             "token_field": options.get("token_field", "access_token"),
             **({"token_type": options["token_type"]} if "token_type" in options else {}),
-            "credentials": Secret(json.dumps(given, sort_keys=True)) if given else None,
+            "credentials": Secret(json.dumps(given, sort_keys=True), secret=known) if given else None,
         }
 
     def token_flow(self, context: FetchContext) -> TokenFlow:

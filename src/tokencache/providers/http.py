@@ -150,21 +150,22 @@ class HTTPTokenProvider(ABC):
         return reply
 
     def _send(self, client: httpx.Client, call: TimedRequest) -> _Reply:
-        call.bound()
         before = cookies_of(client.cookies.jar)
         try:
-            response = client.send(call.request, stream=True, auth=None, follow_redirects=False)
-            try:
-                restore_cookies(client.cookies.jar, before, response)
-                if response.is_stream_consumed:  # a transport that answers from memory
-                    return plain_response(response, response.content)
-                body = Body(call, response.headers.get("content-encoding", ""))
-                for chunk in response.iter_raw():
-                    body.feed(chunk)
-                    call.check()
-                return plain_response(response, body.complete())
-            finally:
-                response.close()
+            with call.bound() as streams:
+                response = client.send(call.request, stream=True, auth=None, follow_redirects=False)
+                try:
+                    streams.extend(filter(None, [response.extensions.get("network_stream")]))
+                    restore_cookies(client.cookies.jar, before, response)
+                    if response.is_stream_consumed:  # a transport that answers from memory
+                        return plain_response(response, response.content)
+                    body = Body(call, response.headers.get("content-encoding", ""))
+                    for chunk in response.iter_raw():
+                        body.feed(chunk)
+                        call.check()
+                    return plain_response(response, body.complete())
+                finally:
+                    response.close()
         except Exception as error:  # noqa: BLE001  a transport that was passed in may raise anything
             return _reply_for(error, call, client, before)
 

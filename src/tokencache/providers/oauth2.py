@@ -79,6 +79,10 @@ class RefreshToken(OAuth2Provider):
         """Return the configured refresh token, which identifies the user."""
         return {"refresh_token": self._given}
 
+    def grant_is_secret(self) -> bool:
+        """Return whether the grant holds a secret: the refresh token."""
+        return True
+
     def token_flow(self, context: FetchContext) -> TokenFlow:
         """Spend the newest refresh token, or the configured one if no record has one."""
         known = context.previous
@@ -107,6 +111,10 @@ class Password(OAuth2Provider):
     def grant_identity(self) -> Mapping[str, str]:
         """Return user and password."""
         return self.grant_fields("", 0.0)
+
+    def grant_is_secret(self) -> bool:
+        """Return whether the grant holds a secret: the password."""
+        return True
 
 
 class JWTBearer(OAuth2Provider):
@@ -168,6 +176,7 @@ class JWTBearer(OAuth2Provider):
     def grant_identity(self) -> Mapping[str, str]:
         """Return the assertion's issuer, subject and key."""
         named = {"iss": self._issuer, "sub": self._subject, "private_key": self._private_key}
+        named["scope"] = "in the assertion" if not self._scope_in_form else "in the form"
         return named | {f"claim {name}": value for name, value in self._claims.items()}
 
 
@@ -211,6 +220,10 @@ class TokenExchange(OAuth2Provider):
         """Return the identities of the exchanged tokens, and the requested type."""
         return {**self._subject.identity(), **self._actor.identity(), "requested": self._requested or ""}
 
+    def grant_is_secret(self) -> bool:
+        """Return whether the grant holds a secret: a token given as text."""
+        return self._subject.given or self._actor.given
+
 
 class CustomGrant(OAuth2Provider):
     """Any other grant: ``grant_type`` with its ``parameters``, for example Zoom's ``account_credentials``.
@@ -243,7 +256,10 @@ class _Presented:
         return {} if text is None else {self._role: text, f"{self._role}_type": self._kind}
 
     def identity(self) -> dict[str, str]:
-        """Return the identity of the token; a JWT in a file changes, so its issuer and subject count."""
+        """Return the identity of the token. The JWT in a file changes, so its path, issuer and subject count.
+
+        The claims are not verified. The path keeps a forged JWT in another file from the holder's record.
+        """
         text = self._read()
         if text is None:
             return {}
@@ -254,7 +270,13 @@ class _Presented:
         return {
             self._role: json.dumps(named, sort_keys=True) if "sub" in named else text,
             f"{self._role}_type": self._kind,
+            **({} if self._path is None else {f"{self._role}_file": self._path}),
         }
+
+    @property
+    def given(self) -> bool:
+        """Whether the token is a text. The claims of a token in a file are no secret."""
+        return self._text is not None
 
     def _read(self) -> str | None:
         """Return the current token."""

@@ -663,3 +663,13 @@ def test_the_doctor_uses_the_shared_backend(fake: FakeQPay, tmp_path: Path) -> N
     with TokenCache(tmp_path.joinpath("fleet").as_uri()) as cache:
         cache.source("qpay").token()
     assert fake.logins == 1
+
+
+def test_the_doctor_names_the_configuration_file(fake: FakeQPay, tmp_path: Path) -> None:
+    """A found file decides where the credentials go, so the report names it."""
+    assert fake.url
+    _, found = examined()
+    assert found["runtime configuration"].seen == "variables and defaults, no file"
+    (tmp_path / "my.toml").write_text("")
+    _, found = examined("--config", str(tmp_path / "my.toml"))
+    assert found["runtime configuration"].seen == str(tmp_path / "my.toml")

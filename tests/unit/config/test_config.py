@@ -873,3 +873,47 @@ def test_importing_tokencache_loads_no_configuration() -> None:
     bare = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
     ran = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("mode", [0o646, 0o666])
+def test_a_found_file_that_others_can_write_to_is_refused(mode: int) -> None:
+    """A stranger's `tokencache.toml` could send this user's secrets to any address."""
+    found = Path("tokencache.toml")
+    found.write_text("")
+    found.chmod(mode)
+    assert "other users can write to this file; read it, then name it by hand" in complaint()
+    found.chmod(0o644)
+    assert Configuration.load(environ={})
+
+
+def test_a_found_file_of_another_user_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may own it, as in an image of a container; another user may not."""
+    Path("tokencache.toml").write_text("")
+    owner = Path("tokencache.toml").stat().st_uid
+    monkeypatch.setattr("os.getuid", lambda: owner + 1)
+    if owner == 0:
+        assert Configuration.load(environ={})
+    monkeypatch.setattr(Path, "stat", _owned_by(owner + 2))
+    assert "another user owns this file" in complaint()
+
+
+def test_a_named_file_that_others_can_write_to_is_taken_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """The user named it; the log says what is wrong, and which file is used."""
+    Path("mine.toml").write_text('namespace = "mine:"')
+    Path("mine.toml").chmod(0o666)
+    caplog.set_level("INFO", "tokencache")
+    assert Configuration.load("mine.toml", environ={}).namespace == "mine:"
+    assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    assert "other users can write to this file" in caplog.text
+    assert f"the configuration is that of {Path('mine.toml').absolute()}" in caplog.text
+
+
+def _owned_by(owner: int) -> Callable[..., os.stat_result]:
+    """Return a ``stat`` that reports another owner."""
+    real = Path.stat
+
+    def stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        about = real(path, follow_symlinks=follow_symlinks)
+        return os.stat_result([*about[:4], owner, *about[5:10]])
+
+    return stat

@@ -415,6 +415,37 @@ def test_a_decompression_bomb_takes_no_memory() -> None:
 
 
 @HALVES
+@pytest.mark.parametrize(
+    ("head", "drip"),
+    [
+        (b"HTTP/1.1 200 OK\r\nX-A: ", b"a"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0"),
+        (b"", b"HTTP/1.1 103 Early Hints\r\nX: y\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b" "),
+    ],
+    ids=["header", "chunk size", "early hints", "body"],
+)
+def test_a_server_that_drips_is_left_at_the_deadline(half: str, head: bytes, drip: bytes) -> None:
+    """INV-8: each read gets its byte in time, so only an overall deadline ends the request and its connection."""
+    left = threading.Event()
+
+    def drop_by_drop(connection: socket.socket, server: RawServer) -> None:
+        connection.sendall(head)
+        try:
+            for _ in range(200):
+                connection.sendall(drip)
+                if server.ended.wait(0.05):
+                    return
+        except OSError:
+            left.set()
+
+    with RawServer(drop_by_drop) as server:
+        with pytest.raises(ProviderUnavailable, match="gave no complete answer within"):
+            get(Plain(server.url, timeout=0.4), half)
+        assert left.wait(30), "the connection stayed open"
+
+
+@HALVES
 def test_an_endless_body_is_refused(half: str) -> None:
     """The rest of a plain body beyond the limit is not read."""
     head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"

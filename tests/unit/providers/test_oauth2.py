@@ -213,6 +213,9 @@ def test_a_renewed_file_of_the_same_subject_keeps_the_identity(tmp_path: Path) -
     first = identity(iss="i", sub="a", aud="x", iat=1)
     assert identity(iss="i", sub="a", aud="x", iat=2) == first
     assert identity(iss="i", sub="b", aud="x", iat=2) != first
+    forged = tmp_path / "forged"
+    forged.write_text(jwt.encode({"iss": "i", "sub": "a", "aud": "x"}, "y" * 32, algorithm="HS256"))
+    assert TokenExchange(token_url=URL, subject_token_file=str(forged)).identity()["credentials"] != first
 
 
 @pytest.mark.parametrize("tokens", [{}, {"subject_token": "a", "subject_token_file": "b"}], ids=["none", "both"])

@@ -45,7 +45,7 @@ def serving(qpay: FakeQPay, shop_token: str, port: int, workers: int) -> Generat
         log = Path(folder, "log")
         with log.open("wb") as written:
             service = subprocess.Popen(  # noqa: S603  (constant arguments)
-                [sys.executable, "-m", "order_service", "--port", str(port), "--workers", str(workers)],
+                [sys.executable, "-P", "-m", "order_service", "--port", str(port), "--workers", str(workers)],
                 env={**os.environ, **qpay.environ, **given},
                 stdin=subprocess.DEVNULL,
                 stdout=written,

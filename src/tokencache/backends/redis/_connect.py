@@ -213,6 +213,7 @@ def _client(target: Target, library: str, *, waiting: bool) -> Any:
     arguments["max_connections"] = target.waiters if waiting else MOST_CONNECTIONS
     if target.scheme == "redis+sentinel":
         first = {name: arguments[name] for name in ("socket_connect_timeout", "protocol", "retry")}
+        first |= {name: value for name, value in target.settings.items() if name.startswith("ssl")}
         first |= {"socket_timeout": target.timeout, **target.sentinel}
         sentinels = kinds["sentinel"].Sentinel(list(target.hosts), sentinel_kwargs=first, **arguments)
         return sentinels.master_for(target.service)

@@ -280,3 +280,28 @@ def test_a_load_is_packed_as_the_client_library_packs_it(record: str, encoding: 
     encoder = connection.encoder
     packed = connection.pack_commands([["GET", record], ["PTTL", record]])
     assert b"".join(look_at(record, encoder.encoding, encoder.encoding_errors)) == b"".join(packed)
+
+
+def test_tls_options_hold_for_the_sentinels_too() -> None:
+    """A sentinel that is asked in clear text would see its password, and could name any master."""
+    import redis.sentinel
+
+    made: list[dict[str, object]] = []
+
+    class Sentinel(redis.sentinel.Sentinel):
+        """Records its arguments."""
+
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            made.append(kwargs)
+            super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+
+    target = target_of(
+        BackendURL.parse("redis+sentinel://:pw@a/m?ssl_ca_certs=ca.pem&ssl_check_hostname=false&sentinel_password=spw")
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redis.sentinel, "Sentinel", Sentinel)
+        connect(target, "redis", waiting=False).close()
+    (arguments,) = made
+    for settings in (arguments, arguments["sentinel_kwargs"]):
+        assert isinstance(settings, dict)
+        assert (settings["ssl"], settings["ssl_ca_certs"], settings["ssl_check_hostname"]) == (True, "ca.pem", False)
