@@ -11,6 +11,9 @@ now, so that QPay or its user may try again.
 
 from __future__ import annotations
 
+import threading
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import isawaitable
@@ -19,7 +22,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from tokencache.errors import TokenCacheError
+from tokencache.errors import ConfigurationError, TokenCacheError
 from tokencache.steps import adrive, drive
 from tokencache_qpay._calls import check_payment, get_payment
 from tokencache_qpay.errors import QPayInvalidRequest, QPayNotFound, QPayValidationError
@@ -48,6 +51,11 @@ _LONGEST: Final = 200
 _BODY_LIMIT: Final = 1 << 16
 _SUCCESS: Final = (200, "SUCCESS")
 _UNKNOWN: Final = (404, "no such payment")
+_BUSY: Final = (503, "try again later")
+_UNKNOWN_FOR: Final = 10.0
+_MOST_UNKNOWN: Final = 1000
+AT_ONCE: Final = 16
+"""How many confirmations an endpoint makes at the same time, by default."""
 _WRONG_METHOD: Final = (405, "GET or POST")
 _PLAIN: Final = "text/plain; charset=utf-8"
 _METHODS: Final = frozenset({"GET", "POST"})
@@ -127,13 +135,53 @@ def _confirmation(callback: Callback) -> Generator[Call[Any], Any, Confirmed | N
     return Confirmed(callback, payment, check) if paid else None
 
 
+class _Gate:
+    """Lets a limited number of expected callbacks reach QPay. Its lock guards ``_running`` and ``_unknown``."""
+
+    def __init__(self, expected: Callable[[Callback], bool] | None, at_once: int) -> None:
+        if at_once < 1:
+            message = f"[qpay] at_once={at_once!r} must be 1 or more"
+            raise ConfigurationError(message)
+        self._expected = expected
+        self._free = at_once
+        self._unknown: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def admitted(self, callback: Callback) -> Generator[tuple[int, str] | None]:
+        """Give the answer to a call that must not reach QPay, ``None`` for one that may."""
+        if self._expected is not None and not self._expected(callback):
+            yield _UNKNOWN
+            return
+        with self._lock:
+            known = self._unknown.get(callback.payment_id, 0.0) > time.monotonic()
+            admitted = not known and self._free > 0
+            self._free -= admitted
+        try:
+            yield None if admitted else _UNKNOWN if known else _BUSY
+        finally:
+            with self._lock:
+                self._free += admitted
+
+    def remember(self, callback: Callback, confirmed: Confirmed | None) -> None:
+        """Remember a payment that QPay did not confirm, for a short time."""
+        if confirmed is None:
+            with self._lock:
+                while len(self._unknown) >= _MOST_UNKNOWN:
+                    del self._unknown[next(iter(self._unknown))]
+                self._unknown[callback.payment_id] = time.monotonic() + _UNKNOWN_FOR
+
+
 class _DjangoRequest(Protocol):
     """The part of Django's request that the view uses."""
 
     method: str
     META: Mapping[str, str]
-    body: bytes
     content_type: str | None
+
+    def read(self, size: int) -> bytes:
+        """Return the next bytes of the body."""
+        ...
 
 
 Scope: TypeAlias = "MutableMapping[str, Any]"
@@ -144,9 +192,12 @@ Send: TypeAlias = "Callable[[MutableMapping[str, Any]], Awaitable[None]]"
 class _Endpoint:
     """An ASGI application. It is an object, because Starlette does not treat a function as an ASGI application."""
 
-    def __init__(self, client: AsyncQPayClient, paid: Callable[[Confirmed], Awaitable[None] | None]) -> None:
+    def __init__(
+        self, client: AsyncQPayClient, paid: Callable[[Confirmed], Awaitable[None] | None], gate: _Gate
+    ) -> None:
         self._client = client
         self._paid = paid
+        self._gate = gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -158,30 +209,49 @@ class _Endpoint:
         if scope["method"] in _METHODS:
             body = await _body(receive)
             kind = headers.get(b"content-type", b"").decode("latin-1")
-            status, text = await _answer_async(self._client, self._paid, scope["query_string"], body, kind)
+            status, text = await _answer_async(
+                self._client, self._paid, self._gate, (scope["query_string"], body, kind)
+            )
         head = [(b"content-type", _PLAIN.encode()), (b"content-length", b"%d" % len(text))]
         await send({"type": "http.response.start", "status": status, "headers": head})
         await send({"type": "http.response.body", "body": text.encode()})
 
 
 def asgi_callback(
-    client: AsyncQPayClient, paid: Callable[[Confirmed], Awaitable[None] | None]
+    client: AsyncQPayClient,
+    paid: Callable[[Confirmed], Awaitable[None] | None],
+    *,
+    expected: Callable[[Callback], bool] | None = None,
+    at_once: int = AT_ONCE,
 ) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
     """Return an ASGI application for the callback.
 
     In Starlette and FastAPI it is a route of its own: ``app.router.routes.append(Route("/qpay/callback",
     asgi_callback(client, paid)))``. Do not mount it: a mount redirects to the path with a slash, and QPay may not
     follow. ``paid`` is called with the confirmation; the server reports what it raises.
+
+    Anyone can forge a call, and each forged call costs calls to QPay. ``expected`` returns whether a call has the
+    unguessable part that the shop put into the order's ``callback_url``; another call gets 404, and QPay is not asked.
+    At most ``at_once`` confirmations run at the same time; beyond them the answer is 503. A payment that QPay did not
+    confirm is not asked for again within ten seconds. Give the endpoint a client of its own, so that confirmations do
+    not use up the connections of the shop's own calls.
     """
-    return _Endpoint(client, paid)
+    return _Endpoint(client, paid, _Gate(expected, at_once))
 
 
-def django_callback(client: QPayClient, paid: Callable[[Confirmed], None]) -> Callable[[Any], object]:
+def django_callback(
+    client: QPayClient,
+    paid: Callable[[Confirmed], None],
+    *,
+    expected: Callable[[Callback], bool] | None = None,
+    at_once: int = AT_ONCE,
+) -> Callable[[Any], object]:
     """Return a Django view for the callback.
 
     In ``urlpatterns``: ``path("qpay/callback", django_callback(client, paid))``. The view is CSRF-exempt: QPay sends no
-    CSRF token.
+    CSRF token. :func:`asgi_callback` explains ``expected`` and ``at_once``.
     """
+    gate = _Gate(expected, at_once)
     http: Any = import_module("django.http")
     csrf: Any = import_module("django.views.decorators.csrf")
 
@@ -189,25 +259,34 @@ def django_callback(client: QPayClient, paid: Callable[[Confirmed], None]) -> Ca
         status, text = _WRONG_METHOD
         if request.method in _METHODS:
             query = request.META.get("QUERY_STRING", "")
-            status, text = _answer(client, paid, query, request.body[:_BODY_LIMIT], request.content_type or "")
+            body = request.read(_BODY_LIMIT)  # `body` would read all of it
+            status, text = _answer(client, paid, gate, (query, body, request.content_type or ""))
         return http.HttpResponse(text, status=status, content_type=_PLAIN)
 
     return cast("Callable[[Any], object]", csrf.csrf_exempt(view))
 
 
-def flask_callback(client: QPayClient, paid: Callable[[Confirmed], None]) -> Callable[[], object]:
+def flask_callback(
+    client: QPayClient,
+    paid: Callable[[Confirmed], None],
+    *,
+    expected: Callable[[Callback], bool] | None = None,
+    at_once: int = AT_ONCE,
+) -> Callable[[], object]:
     """Return a Flask view for the callback.
 
     ``app.add_url_rule("/qpay/callback", view_func=flask_callback(client, paid), methods=["GET", "POST"])``.
+    :func:`asgi_callback` explains ``expected`` and ``at_once``.
     """
+    gate = _Gate(expected, at_once)
     flask: Any = import_module("flask")
 
     def qpay_callback() -> object:
         request = flask.request
         status, text = _WRONG_METHOD
         if request.method in _METHODS:
-            body = request.get_data()[:_BODY_LIMIT]
-            status, text = _answer(client, paid, request.query_string, body, request.content_type or "")
+            body = request.stream.read(_BODY_LIMIT)  # `get_data` would read all of it
+            status, text = _answer(client, paid, gate, (request.query_string, body, request.content_type or ""))
         return flask.Response(text, status=status, content_type=_PLAIN)
 
     return qpay_callback
@@ -224,11 +303,19 @@ async def _body(receive: Receive) -> bytes:
 
 
 def _answer(
-    client: QPayClient, paid: Callable[[Confirmed], None], query: str | bytes, body: bytes, content_type: str
+    client: QPayClient,
+    paid: Callable[[Confirmed], None],
+    gate: _Gate,
+    call: tuple[str | bytes, bytes, str],
 ) -> tuple[int, str]:
-    """Call the shop with the confirmation; return status and text of the answer."""
+    """Call the shop with the confirmation; return status and text of the answer. ``call`` is for ``read_callback``."""
     try:
-        confirmed = confirm(client, read_callback(query, body, content_type))
+        callback = read_callback(*call)
+        with gate.admitted(callback) as refusal:
+            if refusal is not None:
+                return refusal
+            confirmed = confirm(client, callback)
+            gate.remember(callback, confirmed)
     except TokenCacheError as error:
         return _trouble(error)
     if confirmed is None:
@@ -240,13 +327,17 @@ def _answer(
 async def _answer_async(
     client: AsyncQPayClient,
     paid: Callable[[Confirmed], Awaitable[None] | None],
-    query: bytes,
-    body: bytes,
-    content_type: str,
+    gate: _Gate,
+    call: tuple[bytes, bytes, str],
 ) -> tuple[int, str]:
-    """Call the shop with the confirmation; return status and text of the answer."""
+    """Call the shop with the confirmation; return status and text of the answer. ``call`` is for ``read_callback``."""
     try:
-        confirmed = await confirm_async(client, read_callback(query, body, content_type))
+        callback = read_callback(*call)
+        with gate.admitted(callback) as refusal:
+            if refusal is not None:
+                return refusal
+            confirmed = await confirm_async(client, callback)
+            gate.remember(callback, confirmed)
     except TokenCacheError as error:
         return _trouble(error)
     if confirmed is None:
@@ -259,4 +350,4 @@ async def _answer_async(
 
 def _trouble(error: TokenCacheError) -> tuple[int, str]:
     """Return the answer after a failed confirmation; its text has no details."""
-    return (400, "no payment is named") if isinstance(error, QPayInvalidRequest) else (503, "try again later")
+    return (400, "no payment is named") if isinstance(error, QPayInvalidRequest) else _BUSY

@@ -220,7 +220,7 @@ def test_the_page_changes_to_paid_without_a_reload(shop: Shop, tmp_path: Path) -
             browser.picture(f"open-{width}")
 
         payment_id = shop.qpay.pay(session["invoice_id"])
-        assert http.get("/qpay/callback", params={"qpay_payment_id": payment_id}).text == "SUCCESS"
+        assert http.get(shop.qpay.callback_of(payment_id)).text == "SUCCESS"
         browser.until("document.body.dataset.status === 'paid'")
         for width, height in SIZES:
             seen = browser.look(width, height)

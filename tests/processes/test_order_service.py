@@ -52,9 +52,9 @@ async def ordered(http: httpx.AsyncClient, amount: object = 100, **headers: str)
     return answer.json()
 
 
-async def called_back(http: httpx.AsyncClient, payment_id: str) -> tuple[int, str]:
+async def called_back(http: httpx.AsyncClient, shop: Shop, payment_id: str) -> tuple[int, str]:
     """Call the service as QPay does."""
-    answer = await http.get("/qpay/callback", params={"qpay_payment_id": payment_id}, headers={"Authorization": ""})
+    answer = await http.get(shop.qpay.callback_of(payment_id), headers={"Authorization": ""})
     return answer.status_code, answer.text
 
 
@@ -78,7 +78,8 @@ def test_a_session_is_all_that_is_needed_to_pay(shop: Shop) -> None:
         assert session["banks"][0]["link"].startswith("khanbank://")
         (asked,) = shop.invoices.values()
         assert asked["sender_invoice_no"] == session["order"]
-        assert asked["callback_url"] == "http://shop.test/qpay/callback"
+        proof = shop.settings.proof(session["order"])
+        assert asked["callback_url"] == f"http://shop.test/qpay/callback?order={session['order']}&proof={proof}"
         assert asked["amount"] == 100
         shown = await http.get(f"/api/payment-session/{session['order']}", headers={"Authorization": ""})
         assert (shown.status_code, shown.json()) == (200, session)
@@ -276,13 +277,30 @@ def test_a_callback_pays_its_order_and_no_other(shop: Shop, caplog: pytest.LogCa
 
     async def scenario(http: httpx.AsyncClient) -> None:
         mine, other = await ordered(http), await ordered(http)
-        assert await called_back(http, "493622150113497") == (404, "no such payment")
         payment_id = shop.qpay.pay(mine["invoice_id"])
-        answers = await asyncio.gather(*(called_back(http, payment_id) for _ in range(10)))
+        unknown = shop.qpay.callback_of(payment_id).replace(f"qpay_payment_id={payment_id}", "qpay_payment_id=493622")
+        assert (await http.get(unknown)).text == "no such payment"
+        answers = await asyncio.gather(*(called_back(http, shop, payment_id) for _ in range(10)))
         assert answers == [(200, "SUCCESS")] * 10
         states = [(await http.get(f"/api/payment-session/{each['order']}")).json()["status"] for each in (mine, other)]
         assert states == ["paid", "open"]
         assert [line for line in caplog.messages if "is paid" in line] == [f"order {mine['order']} is paid"]
+
+    serve(shop, scenario)
+
+
+def test_a_forged_callback_costs_no_call_to_qpay(shop: Shop) -> None:
+    """Without the proof of an order, or with another order's, the answer is 404 and QPay is not asked."""
+
+    async def scenario(http: httpx.AsyncClient) -> None:
+        mine, other = await ordered(http), await ordered(http)
+        asked = shop.qpay.requests
+        right = shop.settings.proof(mine["order"])
+        for query in ({}, {"order": other["order"], "proof": right}, {"order": mine["order"], "proof": right[:-1]}):
+            for number in range(100):
+                answer = await http.get("/qpay/callback", params={"qpay_payment_id": f"forged-{number}", **query})
+                assert (answer.status_code, answer.text) == (404, "no such payment")
+        assert shop.qpay.requests == asked
 
     serve(shop, scenario)
 
@@ -293,7 +311,7 @@ def test_a_partial_payment_does_not_pay_an_order(shop: Shop) -> None:
     async def scenario(http: httpx.AsyncClient) -> None:
         session = await ordered(http)
         for amount, status in ((40, "open"), (60, "paid")):
-            assert await called_back(http, shop.qpay.pay(session["invoice_id"], amount)) == (200, "SUCCESS")
+            assert await called_back(http, shop, shop.qpay.pay(session["invoice_id"], amount)) == (200, "SUCCESS")
             assert (await http.get(f"/api/payment-session/{session['order']}")).json()["status"] == status
 
     serve(shop, scenario)
@@ -306,11 +324,11 @@ def test_a_callback_that_cannot_be_confirmed_changes_nothing(shop: Shop) -> None
         session = await ordered(http)
         payment_id = shop.qpay.pay(session["invoice_id"])
         with shop.qpay.fail_while(where="shop"):
-            assert (await called_back(http, payment_id))[0] == 503
+            assert (await called_back(http, shop, payment_id))[0] == 503
         assert (await http.get(f"/api/payment-session/{session['order']}")).json()["status"] == "open"
-        assert await called_back(http, payment_id) == (200, "SUCCESS")
+        assert await called_back(http, shop, payment_id) == (200, "SUCCESS")
         strange = shop.qpay._shop._create({**next(iter(shop.invoices.values()))})["invoice_id"]
-        assert await called_back(http, shop.qpay.pay(str(strange))) == (200, "SUCCESS")
+        assert await called_back(http, shop, shop.qpay.pay(str(strange))) == (200, "SUCCESS")
 
     serve(shop, scenario)
 
@@ -399,7 +417,7 @@ def test_no_secret_is_in_an_answer_or_a_log(shop: Shop, caplog: pytest.LogCaptur
 
     async def scenario(http: httpx.AsyncClient) -> None:
         session = await http.post(CREATE, json={"amount": 100})
-        paid = await http.get(f"/qpay/callback?qpay_payment_id={shop.qpay.pay(session.json()['invoice_id'])}")
+        paid = await http.get(shop.qpay.callback_of(shop.qpay.pay(session.json()["invoice_id"])))
         said.extend([session.text, paid.text, repr(session.headers), repr(shop.settings)])
         shop.qpay.reset_next(where="shop")
         said.append((await http.post(CREATE, json={"amount": 100})).text)

@@ -142,6 +142,8 @@ class Body:
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes from the wire. Raises ``ProviderUnavailable`` if the body gets too large."""
         if self._inflate is not None:
+            if self._inflate.eof:
+                self._refuse("more bytes after the end of its compressed body")
             with suppress(zlib.error):
                 return self._keep(self._inflate.decompress(chunk, self._room + 1))
             if self._coding != "deflate" or self._parts:

@@ -139,6 +139,10 @@ class FakeQPay:
         """Pay an invoice, by default in full, and return the payment's id."""
         return self._shop.pay(invoice_id, amount, kind)
 
+    def callback_of(self, payment_id: str) -> str:
+        """Return the address that QPay calls for a payment: the invoice's, with the payment's id appended."""
+        return self._shop.callback_of(payment_id)
+
     def fail_next(
         self,
         count: int = 1,

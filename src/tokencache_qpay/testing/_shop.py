@@ -84,6 +84,16 @@ class Shop:
                 invoice.status = "CLOSED"
             return payment_id
 
+    def callback_of(self, payment_id: str) -> str:
+        """Return the address that QPay calls for a payment: the invoice's, with the payment's id appended."""
+        with self._lock:
+            for invoice in self._invoices.values():
+                if any(row["payment_id"] == payment_id for row in invoice.payments):
+                    url = str(invoice.asked["callback_url"])
+                    return f"{url}{'&' if '?' in url else '?'}qpay_payment_id={payment_id}"
+        message = f"there is no payment {payment_id!r}; `pay` returns the ids"
+        raise KeyError(message)
+
     def _invoice(self, invoice_id: str) -> _Invoice:
         invoice = self._invoices.get(invoice_id)
         if invoice is None:

@@ -415,6 +415,17 @@ def test_a_decompression_bomb_takes_no_memory() -> None:
 
 
 @HALVES
+@pytest.mark.parametrize("rest", [b"\0" * 100_000, gzip.compress(b" " * 1000)], ids=["zeros", "another member"])
+def test_bytes_after_a_compressed_body_are_refused(half: str, rest: bytes) -> None:
+    """They pass no limit of the body: zlib would keep them all in memory."""
+    chunks = [gzip.compress(GOOD), rest, rest]
+    body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n"
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with RawServer(head + body) as server, pytest.raises(ProviderUnavailable, match="after the end"):
+        get(Plain(server.url), half)
+
+
+@HALVES
 @pytest.mark.parametrize(
     ("head", "drip"),
     [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -13,14 +15,18 @@ from django.test import RequestFactory
 from flask import Flask
 from starlette.applications import Starlette
 from starlette.routing import Route
+from werkzeug.test import EnvironBuilder
+from werkzeug.wrappers import Response
 
-from tokencache import TokenCache
+from tokencache import ConfigurationError, TokenCache
+from tokencache.testing.fakes import FakeClock
 from tokencache_qpay import (
     AsyncQPayClient,
     Callback,
     InvoiceRequest,
     QPayClient,
     QPayInvalidRequest,
+    QPayNotFound,
     QPayProvider,
     asgi_callback,
     confirm,
@@ -28,6 +34,7 @@ from tokencache_qpay import (
     flask_callback,
     read_callback,
 )
+from tokencache_qpay.callbacks import AT_ONCE
 from tokencache_qpay.testing import FakeQPay, fake_qpay
 
 if TYPE_CHECKING:
@@ -243,3 +250,117 @@ def test_the_endpoint_accepts_http_only() -> None:
     application = asgi_callback(None, print)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="only HTTP"):
         asyncio.run(application({"type": "websocket"}, nothing, nothing))  # type: ignore[arg-type]
+
+
+def endpoint(
+    client: QPayClient,
+    told: list[Confirmed],
+    *,
+    expected: Callable[[Callback], bool] | None = None,
+    at_once: int = AT_ONCE,
+) -> Callable[[str], tuple[int, str]]:
+    """Return a function that calls a Flask view."""
+    app = Flask("shop")
+    app.add_url_rule(
+        "/qpay",
+        view_func=flask_callback(client, told.append, expected=expected, at_once=at_once),
+        methods=["GET", "POST"],
+    )
+
+    def ask(query: str) -> tuple[int, str]:
+        got = app.test_client().open(f"/qpay?{query}")
+        return got.status_code, got.text
+
+    return ask
+
+
+def test_an_unexpected_callback_reaches_no_qpay(fake_qpay: FakeQPay) -> None:
+    """The shop checks its own unguessable part before QPay is asked."""
+    source = TokenCache("memory://").source(QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url))
+    with QPayClient(source) as client:
+        ask = endpoint(client, [], expected=lambda callback: callback.parameters.get("proof") == "right")
+        assert ask("qpay_payment_id=1&proof=wrong") == (404, "no such payment")
+        assert fake_qpay.requests == 0
+        assert ask("qpay_payment_id=1&proof=right") == (404, "no such payment")
+        assert fake_qpay.requests > 0
+
+
+def test_an_unknown_payment_is_asked_for_once(fake_qpay: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeats of a forged call within ten seconds cost no call to QPay; later it may have become true."""
+    clock = FakeClock()
+    monkeypatch.setattr("tokencache_qpay.callbacks.time", SimpleNamespace(monotonic=clock))
+    source = TokenCache("memory://").source(QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url))
+    with QPayClient(source) as client:
+        ask = endpoint(client, [])
+        answers = {ask("qpay_payment_id=forged") for _ in range(50)}
+        asked = fake_qpay.requests
+        assert answers == {(404, "no such payment")}
+        clock.advance(9.9)
+        ask("qpay_payment_id=forged")
+        assert fake_qpay.requests == asked
+        clock.advance(0.2)
+        ask("qpay_payment_id=forged")
+        assert fake_qpay.requests == asked + 1
+
+
+def test_confirmations_beyond_the_limit_are_put_off(fake_qpay: FakeQPay) -> None:
+    """A slow QPay holds up as many confirmations as allowed, and no other request of the shop."""
+    asked, release = threading.Semaphore(0), threading.Event()
+
+    class Slow:
+        """A client whose QPay does not answer yet."""
+
+        def send(self, call: object) -> object:
+            asked.release()
+            release.wait(30)
+            message = "no"
+            raise QPayNotFound(message, status=404)
+
+    answers: list[tuple[int, str]] = []
+    ask = endpoint(Slow(), [], at_once=2)  # type: ignore[arg-type]
+    threads = [threading.Thread(target=lambda n=n: answers.append(ask(f"qpay_payment_id={n}"))) for n in range(2)]
+    for thread in threads:
+        thread.start()
+        assert asked.acquire(timeout=30)
+    assert ask("qpay_payment_id=third") == (503, "try again later")
+    release.set()
+    for thread in threads:
+        thread.join(30)
+    assert answers == [(404, "no such payment")] * 2
+    assert ask("qpay_payment_id=fourth") == (404, "no such payment")
+
+
+@pytest.mark.parametrize("at_once", [0, -1])
+def test_a_limit_below_one_is_refused(at_once: int) -> None:
+    """It would refuse every callback."""
+    with pytest.raises(ConfigurationError, match="at_once"):
+        asgi_callback(None, print, at_once=at_once)  # type: ignore[arg-type]
+
+
+def test_a_large_body_is_not_read() -> None:
+    """Flask and Django give the endpoint the first 64 KiB; the rest stays unread."""
+
+    class Large:
+        """An endless body that counts what is read."""
+
+        taken = 0
+
+        def read(self, size: int = -1) -> bytes:
+            assert 0 < size <= 1 << 17, "all of it was asked for"
+            self.taken += size
+            return b"1" * size
+
+    body = Large()
+    ask = Flask("shop")
+    ask.add_url_rule("/qpay", view_func=flask_callback(None, print), methods=["POST"])  # type: ignore[arg-type]
+    about = {"wsgi.input": body, "CONTENT_LENGTH": str(300 << 20), "CONTENT_TYPE": FORM}
+    environ = EnvironBuilder("/qpay", method="POST").get_environ() | about
+    got = Response.from_app(ask, environ)
+    assert got.status_code == 400
+    assert body.taken <= 1 << 17
+    if not django_settings.configured:
+        django_settings.configure(ALLOWED_HOSTS=["*"], SECRET_KEY="x")
+    view: Any = django_callback(None, print)  # type: ignore[arg-type]
+    request = RequestFactory().post("/qpay", b"1" * (3 << 20), content_type=FORM)
+    assert view(request).status_code == 400
+    assert len(request.read()) == (3 << 20) - (1 << 16)

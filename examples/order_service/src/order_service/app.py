@@ -44,6 +44,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     settings = settings or Settings.from_env()
     cache = TokenCache(settings.backend)
     client = AsyncQPayClient(cache.source("qpay"))
+    confirming = AsyncQPayClient(cache.source("qpay"))  # its connections are not those of the shop's own calls
     orders = Orders(settings.orders)
     checkout = Checkout(client, orders, settings)
 
@@ -51,6 +52,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         yield
         await client.aclose()
+        await confirming.aclose()
         await cache.aclose()
         orders.close()
 
@@ -58,7 +60,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.include_router(_for_the_shop(checkout, settings))
     app.include_router(_for_customers(checkout, settings))
-    app.router.routes.append(Route(CALLBACK, asgi_callback(client, checkout.paid)))
+    app.router.routes.append(Route(CALLBACK, asgi_callback(confirming, checkout.paid, expected=checkout.expected)))
     return app
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import re
 from base64 import b64encode
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from order_service.orders import Order, Orders
     from order_service.settings import Settings
     from tokencache_qpay import AsyncQPayClient
-    from tokencache_qpay.callbacks import Confirmed
+    from tokencache_qpay.callbacks import Callback, Confirmed
     from tokencache_qpay.models import CreatedInvoice, PaymentCheck
 
 log = logging.getLogger("order_service")
@@ -65,6 +66,11 @@ class Checkout:
         else:
             await self._settle(order, confirmed.check)
 
+    def expected(self, callback: Callback) -> bool:
+        """Return whether a call has the proof of its order, so that forged calls cost no call to QPay."""
+        proof = self._settings.proof(callback.parameters.get("order", ""))
+        return hmac.compare_digest(callback.parameters.get("proof", "").encode(), proof.encode())
+
     async def check(self, order_id: str) -> Order | None:
         """Ask QPay whether an order is paid, for a customer that says so: callbacks get lost. Rate-limited."""
         order = await self.get(order_id)
@@ -79,7 +85,7 @@ class Checkout:
             invoice_code=self._settings.invoice_code,
             sender_invoice_no=order.id,
             invoice_description=description,
-            callback_url=f"{self._settings.public_url}{CALLBACK}",
+            callback_url=f"{self._settings.public_url}{CALLBACK}?order={order.id}&proof={self._settings.proof(order.id)}",
             amount=order.amount,
         )
         try:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 
 from order_service.__main__ import PORT, WORKERS
-from order_service.checkout import CALLBACK
 from tokencache_qpay.testing import FakeQPay
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def order(client: httpx.Client, shop_token: str, amount: str) -> dict[str, Any]:
 def pay(client: httpx.Client, qpay: FakeQPay, session: dict[str, Any]) -> str:
     """Pay like a customer, call back like QPay, and return the new status of the order."""
     payment_id = qpay.pay(session["invoice_id"])
-    client.get(CALLBACK, params={"qpay_payment_id": payment_id}).raise_for_status()
+    client.get(qpay.callback_of(payment_id)).raise_for_status()
     return str(client.get(f"/api/payment-session/{session['order']}").raise_for_status().json()["status"])
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Final, Self
 
 from tokencache import ConfigurationError
@@ -30,6 +32,10 @@ class Settings:
     public_url: str
     backend: str = field(default="file://", repr=False)  # its URL may hold a password
     orders: str = "orders.db"
+
+    def proof(self, order: str) -> str:
+        """Return the unguessable part of an order's callback address."""
+        return hmac.new(self.shop_token.encode(), f"callback {order}".encode(), sha256).hexdigest()[:32]
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
