@@ -157,7 +157,9 @@ class Cooldown:
 
     It binds only ``identity``. ``permanent`` is true for :class:`ProviderRejected`, false for
     :class:`ProviderUnavailable`. ``attempt`` counts the failures in a row, so that the next holder's backoff continues.
-    ``remaining`` is in seconds: in a release from that moment, in an answer of the backend from the answer.
+    ``remaining`` is in seconds: in a release from that moment, in an answer of the backend from the answer. ``message``
+    and ``error`` come from the store, where any writer may put escape sequences of a terminal: unprintable characters
+    become blanks.
     """
 
     identity: str
@@ -167,6 +169,13 @@ class Cooldown:
     message: str
     error: str | None = None
     status: int | None = None
+
+    def __post_init__(self) -> None:
+        """Make the texts printable."""
+        for name in ("message", "error"):
+            text = getattr(self, name)
+            if isinstance(text, str) and not text.isprintable():
+                object.__setattr__(self, name, "".join(char if char.isprintable() else " " for char in text))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,15 +32,19 @@ def discover(
     no metadata, or if they belong to another issuer (RFC 8414 section 3.3).
     """
     response: httpx.Response | None = None
-    for url in _places(issuer):
-        request = httpx.Request("GET", url, extensions={"timeout": {"read": timeout}})
+    for place in _places(issuer):
+        request = httpx.Request("GET", place, extensions={"timeout": {"read": timeout}})
         response = yield request
         if response.is_success:
             named, found = _read(provider, issuer, read_json(response, provider=provider), mutual_tls=mutual_tls)
             try:
-                return Endpoints(secure_url(provider, "token_endpoint", found, allow_http=allow_http), named)
+                url = secure_url(provider, "token_endpoint", found, allow_http=allow_http)
             except ConfigurationError as error:
                 reason = str(error)
+            else:
+                if url.startswith("https:") or issuer.startswith("http:") or allow_http:
+                    return Endpoints(url, named)
+                reason = f"[{provider}] token_endpoint must begin with https://, as its issuer does"  # also on loopback
             raise ProviderUnavailable(reason)
     if response is not None and response.status_code >= 500:  # noqa: PLR2004
         raise_for_error(response, provider=provider)

@@ -43,6 +43,8 @@ class TimedRequest:
     clock: Clock = field(repr=False)
     ends_at: float
     limit: float
+    closed: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+    """Set when the connection was shut down at the deadline."""
 
     @property
     def remaining(self) -> float:
@@ -70,7 +72,7 @@ class TimedRequest:
                 streams.append(cast("httpcore.NetworkStream", info["return_value"]))
 
         self.request.extensions = {**self.request.extensions, "timeout": limits, "trace": trace}
-        timer = threading.Timer(self.remaining, _shut_down, [streams])
+        timer = threading.Timer(self.remaining, self._shut_down, [streams])
         timer.name, timer.daemon = "tokencache-deadline", True
         timer.start()
         try:
@@ -100,6 +102,14 @@ class TimedRequest:
         if "timeout" in info:
             info["timeout"] = limits["connect"]
 
+    def _shut_down(self, streams: list[httpcore.NetworkStream]) -> None:
+        """Shut down the newest stream, so that a thread that reads from it wakes at once."""
+        self.closed.set()
+        for stream in streams[-1:]:
+            open_socket = stream.get_extra_info("socket")
+            with suppress(OSError, TypeError):  # SSLSocket.shutdown would take the TLS object from the reading thread
+                socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
+
     def check(self) -> None:
         """Raise ``TimeoutError`` if no time is left."""
         if not self.remaining:
@@ -108,7 +118,7 @@ class TimedRequest:
     def explain(self, error: Exception) -> TokenCacheError:
         """Return our error for a third-party one; it quotes only log-safe text."""
         who = f"[{self.provider}]"
-        if not self.remaining:  # then the connection was closed here
+        if self.closed.is_set():
             error = TimeoutError()
         if isinstance(error, httpx.LocalProtocolError):
             return ConfigurationError(
@@ -118,14 +128,6 @@ class TimedRequest:
         if isinstance(error, httpx.UnsupportedProtocol):
             return ConfigurationError(f"{who} the token address must begin with https:// (or http:// on loopback)")
         return ProviderUnavailable(f"{who} {what_failed(error, self.host, self.limit)}")
-
-
-def _shut_down(streams: list[httpcore.NetworkStream]) -> None:
-    """Shut down the newest stream, so that a thread that reads from it wakes at once."""
-    for stream in streams[-1:]:
-        open_socket = stream.get_extra_info("socket")
-        with suppress(OSError, AttributeError):  # SSLSocket.shutdown would take the TLS object from the reading thread
-            socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
 
 
 class Body:

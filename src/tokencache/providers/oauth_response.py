@@ -11,8 +11,10 @@ import json
 import math
 import re
 import time
+from base64 import b64encode
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, cast
+from unicodedata import normalize
 from urllib.parse import parse_qsl, quote, quote_plus, unquote, unquote_plus
 
 from tokencache.errors import ProviderRejected, ProviderUnavailable
@@ -31,6 +33,8 @@ __all__ = ["ServerError", "date_of", "raise_for_error", "read_json", "retry_at_o
 DEFAULT_LIFETIME: Final = 300.0
 LONGEST_RETRY: Final = 300.0
 _TEXT_LIMIT: Final = 300
+_SCANNED: Final = 4096
+_SHORTEST_FORM: Final = 8
 _DEEPEST: Final = 8
 _REJECTING_STATUSES: Final = frozenset({400, 401, 403})
 _TRANSIENT: Final = frozenset({"temporarily_unavailable", "server_error", "slow_down", "internal_failure"})
@@ -237,12 +241,20 @@ def date_of(response: httpx.Response) -> float | None:
 def scrub(text: str, secrets: Collection[str]) -> str:
     """Return a server's text for a message: no secret, no unprintable character, at most 300 characters.
 
-    A text that holds a secret in the escapes of URLs, HTML or JSON is not quoted at all.
+    A text that holds a secret in another form is not quoted at all: in the escapes of URLs, HTML or JSON, in
+    hexadecimal or base64, in other letters, split, or cut short. Only the first 4,096 characters are looked at.
     """
+    from html import unescape
+
+    if len(text) > _SCANNED:  # a secret that is cut here must not be shown by its beginning
+        text = text[: max(_SCANNED - max((len(each) for each in secrets), default=0), 0)]
+
     # Replaced before and after: a control character inside the echo or inside the secret could hide a match.
     text = _without(text, secrets)
     printable = _without("".join(char if char.isprintable() else " " for char in text), secrets)
     if any(each in view for view in (*_unescaped(text), *_unescaped(printable)) for each in secrets if each):
+        return "<hidden>"
+    if any(form in flat for flat in (_flat(text), _flat(unquote(unescape(text)))) for form in _forms(secrets)):
         return "<hidden>"
     text = " ".join(printable.split())
     return text if len(text) <= _TEXT_LIMIT else text[: _TEXT_LIMIT - 1] + "…"
@@ -254,6 +266,25 @@ def _without(text: str, secrets: Collection[str]) -> str:
     for form in sorted(spellings - {""}, key=len, reverse=True):
         text = text.replace(form, "<hidden>")
     return text
+
+
+def _flat(text: str) -> str:
+    """Return the letters and digits of a text, in one case and one width."""
+    return "".join(char for char in normalize("NFKC", text).casefold() if char.isalnum())
+
+
+def _forms(secrets: Collection[str]) -> Iterator[str]:
+    """Yield what betrays a secret in a flat text: its first half, and the middle of its hexadecimal and base64 text."""
+    for each in secrets:
+        flat, data = _flat(each), each.encode("utf-8", "replace")
+        if len(flat) < _SHORTEST_FORM:
+            continue
+        yield flat[: max(_SHORTEST_FORM, len(flat) // 2)]
+        yield data.hex()
+        for shift in range(3):  # base64 looks different at each of three places
+            middle = b64encode(bytes(shift) + data)[4:-4].decode()
+            if len(_flat(middle)) >= _SHORTEST_FORM:
+                yield _flat(middle)
 
 
 def _unescaped(text: str) -> Iterator[str]:

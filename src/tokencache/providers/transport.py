@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["closing_handshake", "host_of", "is_loopback", "new_client", "secure_url", "shared_trust", "what_failed"]
 
 _Client = TypeVar("_Client", httpx.Client, httpx.AsyncClient)
+_DIRECT: Final[dict[str, None]] = dict.fromkeys(
+    ["all://localhost", "all://*.localhost", "all://127.0.0.1", "all://[::1]"]
+)
+"""The addresses of this machine. http is allowed there, so a proxy would see the credential in clear text."""
 _CERTIFICATE: Final = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")  # TLS alerts for a bad or missing certificate
 
 
@@ -99,18 +103,19 @@ def new_client(
     timeout: float = 5.0,
     cookies: CookieJar | None = None,
 ) -> _Client:
-    """Return a new HTTP client that uses the proxies of the environment, as httpx does.
+    """Return a new HTTP client that uses the proxies of the environment, as httpx does, but never for this machine.
 
     httpx makes no client at all if ``NO_PROXY`` holds an entry that it cannot read, such as ``fd00::/8``. Here the
     entry is ignored, and ``warn`` gets a text that names it. Raises what httpx raises.
     """
     trust = verify or shared_trust()
     try:
-        return kind(verify=trust, timeout=timeout, cookies=cookies)
+        return kind(verify=trust, timeout=timeout, cookies=cookies, mounts=dict(_DIRECT))
     except httpx.InvalidURL:
         mounts, ignored = _mounts(kind, trust)
     if ignored and warn is not None:
         warn(f"NO_PROXY: {', '.join(map(repr, ignored))} is not a host name or an address, and is ignored")
+    mounts |= _DIRECT
     return kind(verify=trust, trust_env=False, mounts=mounts, timeout=timeout, cookies=cookies)
 
 

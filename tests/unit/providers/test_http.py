@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import json
 import socket
@@ -11,6 +12,7 @@ import threading
 import time
 import zlib
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -322,7 +324,9 @@ def test_each_phase_gets_the_time_left_at_its_start() -> None:
     handshake: dict[str, object] = {"timeout": 99.0}
     for bind in (call.bound, call.abound):
         now = 100.0
-        bind()
+        begun = bind()
+        if begun is not None:
+            begun.__enter__()
         limits = request.extensions["timeout"]
         assert set(limits) == {"connect", "read", "write", "pool"}
         assert 9.0 < limits["connect"] < 10.0
@@ -337,6 +341,8 @@ def test_each_phase_gets_the_time_left_at_its_start() -> None:
         if told is not None:
             asyncio.run(told)
         assert 0.0 < limits["read"] < 0.1
+        if begun is not None:
+            begun.__exit__(None, None, None)
 
 
 @pytest.mark.parametrize(("own", "limit"), [(None, 5.0), (1_000.0, 5.0), (2.0, 2.0)])
@@ -1107,3 +1113,69 @@ def _refusing_url() -> str:
     """Return an address without a server."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}/token"
+
+
+ECHO = "sekretCLIENT/9f+8e=7d"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        ECHO.upper(),
+        ECHO[:-3],
+        ECHO[:12],
+        quote(quote(ECHO, safe=""), safe="").lower(),
+        base64.b64encode(ECHO.encode()).decode(),
+        base64.b64encode(b"id:" + ECHO.encode()).decode(),
+        base64.urlsafe_b64encode(b"ab" + ECHO.encode()).decode(),
+        ECHO.encode().hex(),
+        " ".join(ECHO),
+        f"{ECHO[:8]}\n{ECHO[8:]}",
+        "\u200b".join(ECHO),
+        "".join(chr(ord(char) + 0xFEE0) for char in ECHO),
+    ],
+    ids=[
+        "upper",
+        "truncated",
+        "half",
+        "urls",
+        "base64",
+        "pair",
+        "base64url",
+        "hex",
+        "spaced",
+        "newline",
+        "zero-width",
+        "full-width",
+    ],
+)
+def test_a_secret_in_another_form_is_not_quoted(form: str) -> None:
+    """INV-9: a server may echo what it was sent in any form; then none of its text is shown."""
+    assert scrub(f"bad credential {form}", (ECHO,)) == "<hidden>"
+
+
+def test_other_texts_are_still_quoted() -> None:
+    """A remedy needs the server's words: a short secret or another token hides nothing more than itself."""
+    assert scrub("client 7 is unknown", ("7",)) == "client <hidden> is unknown"
+    assert scrub("the client sekret is unknown", (ECHO,)) == "the client sekret is unknown"
+
+
+@pytest.mark.parametrize("unit", ["\\", "&amp;", "%25", "\\u0041", ECHO])
+def test_a_huge_text_is_cut_before_it_is_searched(unit: str) -> None:
+    """A megabyte of escapes costs as much as the part that can be shown; the secret at the cut stays hidden."""
+    whole = unit * ((1 << 20) // len(unit))
+    tracked = Counted(whole)
+    assert scrub(tracked, (ECHO,)) == scrub(whole[:4200], (ECHO,))
+    assert tracked.sliced, "the whole text was searched"
+    assert "sekretCLIENT" not in scrub("x" * 4090 + ECHO, (ECHO,))
+    assert "sekret" not in scrub(" " * 4090 + ECHO, (ECHO,))
+
+
+class Counted(str):  # noqa: SLOT000
+    """A text that records whether a part of it was taken."""
+
+    sliced = False
+
+    def __getitem__(self, key: object) -> str:
+        self.sliced = True
+        return str.__getitem__(self, key)  # type: ignore[index]

@@ -725,3 +725,12 @@ def test_a_name_that_only_ends_like_localhost_is_not_loopback() -> None:
     """evil-localhost is another host."""
     with pytest.raises(ConfigurationError, match="https"):
         ClientCredentials(token_url="http://evil-localhost/token", client_id="a", client_secret="s")
+
+
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9/steal", "http://localhost/steal"])
+def test_an_https_issuer_cannot_name_an_http_endpoint_on_loopback(endpoint: str) -> None:
+    """Another program on this host may listen there; https was asked for."""
+    server = Server({"issuer": "https://id.example", "token_endpoint": endpoint})
+    provider = ClientCredentials(issuer="https://id.example", client_id="a", client_secret="s", client=server.client)
+    with pytest.raises(ProviderUnavailable, match="token_endpoint must begin with https"):
+        provider.fetch(context())

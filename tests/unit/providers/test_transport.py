@@ -118,3 +118,15 @@ def _resolve_to_loopback(url: str) -> Callable[..., list[Any]]:
 
     del url
     return resolve
+
+
+@KINDS
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "id.localhost", "[::1]"])
+def test_no_proxy_sees_what_goes_to_this_machine(
+    kind: Any, host: str, monkeypatch: pytest.MonkeyPatch, closing: Callable[[Any], Any]
+) -> None:
+    """Http is allowed on loopback, so a proxy of the environment would see the credential in clear text."""
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:3128")
+    client = closing(new_client(kind))
+    assert client._transport_for_url(httpx.URL(f"http://{host}:9/t")) is client._transport
+    assert client._transport_for_url(httpx.URL("http://id.example/t")) is not client._transport
