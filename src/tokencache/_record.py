@@ -193,9 +193,9 @@ def fence_of(data: bytes) -> int | None:
 def next_fence(wall: float, stored: int | None, *earlier: int) -> int:
     """Return the fence of a new lease: above that of the stored record, and of each ``earlier`` lease that is known.
 
-    It is the wall clock's microseconds, or one more than the highest of the others. Above the largest fence there is no
-    other, so an earlier lease at it does not count; above a stored record at it comes a number that is none, and the
-    record after that has a fence again.
+    It is the wall clock's microseconds, or one more than the highest of the others. An earlier lease with the largest
+    fence does not count, because no fence is above it. A stored record with the largest fence is replaced by a record
+    whose number is too large for a fence; the record after that one has a fence again.
     """
     return max(int(wall * 1e6), (stored or 0) + 1, *(fence + 1 for fence in earlier if fence < LARGEST_FENCE))
 

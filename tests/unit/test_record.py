@@ -310,7 +310,7 @@ def test_a_bare_string_is_named(data: bytes) -> None:
 
 
 def test_names_in_snake_case_are_another_programs() -> None:
-    """Snake case is read only without ``v``; a name in camel case counts more; a fence after a BOM is none."""
+    """Snake case is read only without ``v``; a name in camel case counts more; a fence after a BOM does not count."""
     assert decode(dump(v=..., expires_at=9, access_token="x")).token.value == SECRET
     assert "'expiresAt' is missing" in refusal(dump(expiresAt=..., expires_at=1704067200))
     assert "'accessToken' or" in refusal(dump(accessToken=..., access_token=SECRET))

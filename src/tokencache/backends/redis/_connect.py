@@ -180,20 +180,26 @@ def connect(target: Target, library: str, *, waiting: bool) -> Any:
     """Return a client that connects when it is first used; ``library`` is ``redis`` or ``redis.asyncio``."""
     client = _client(target, library, waiting=waiting)
     if library == "redis.asyncio" and "ssl" in target.settings:
+        made: list[Any] = []
         if target.cluster:
-            kind = _preparing(client.connection_kwargs["connection_class"])
+            kind = _preparing(client.connection_kwargs["connection_class"], made)
             client.connection_kwargs["connection_class"] = kind  # of the nodes that the cluster will name
             for node in client.nodes_manager.startup_nodes.values():
                 node.connection_class = kind
         else:
-            pool = client.connection_pool
-            pool.connection_class = _preparing(pool.connection_class)
+            pools = [client.connection_pool]
+            if target.scheme == "redis+sentinel":
+                pools += [each.connection_pool for each in pools[0].sentinel_manager.sentinels]
+            for pool in pools:
+                pool.connection_class = _preparing(pool.connection_class, made)
     return client
 
 
-def _preparing(kind: Any) -> Any:
-    """Return the class of TLS connections with its certificates read on a thread, once: redis-py does so each time."""
-    made: list[Any] = []
+def _preparing(kind: Any, made: list[Any]) -> Any:
+    """Return the class of TLS connections with its certificates read on a thread, once: redis-py does so each time.
+
+    ``made`` holds the TLS settings when they are known; all connections of a client have the same.
+    """
 
     class Preparing(kind):  # type: ignore[misc]
         async def connect(self) -> None:

@@ -30,7 +30,7 @@ from tokencache.url import BackendURL
 
 @pytest.mark.parametrize("ttl", [b"9" * 400, b"9" * 5_000, b"x", b""], ids=len)
 def test_a_wake_up_with_a_giant_number_brings_nothing(ttl: bytes) -> None:
-    """INV-5: another program's entry in the stream is no failure of the server: the waiter looks again."""
+    """INV-5: another program's entry in the stream is not a failure of the server; the waiter looks again."""
     entry = (b"1-1", (b"record", b"{}", b"ttl", ttl))
     assert Protocol(cluster=False).woken(((b"K:ready", (entry,)),)) is None
 
