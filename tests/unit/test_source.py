@@ -296,7 +296,7 @@ def plain(world: World, value: str) -> None:
     assert world.backend.commit(LeaseGrant("shared", "them", 2**53 - 1, 3), data, 3540)
 
 
-def test_a_record_of_nobody_is_not_taken_where_another_identity_was_seen(world: World) -> None:
+def test_a_nameless_record_is_not_taken_where_another_identity_was_seen(world: World) -> None:
     """INV-10: after a record of other credentials at the key, one that does not say whose it is may be theirs."""
     world.another().source(FakeProvider("theirs", secret="theirs", wall=world.clock.wall), key="shared").token()
     source = world.cache.source(world.provider, key="shared")
@@ -309,7 +309,7 @@ def test_a_record_of_nobody_is_not_taken_where_another_identity_was_seen(world: 
     assert world.another().source(world.provider, key="shared").token().value == "fake-token-2"
 
 
-def test_a_record_of_nobody_is_not_taken_by_two_sources_of_one_key(world: World) -> None:
+def test_a_nameless_record_is_not_taken_by_two_sources_of_one_key(world: World) -> None:
     """INV-10: a cache with two identities at one key knows that such a record is wrong for one of them."""
     plain(world, "plain")
     theirs = FakeProvider("theirs", secret="theirs", wall=world.clock.wall)
