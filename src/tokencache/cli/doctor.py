@@ -157,6 +157,8 @@ class Doctor:
         except TokenCacheError as error:
             remedy = "start it, or correct the URL: docs/troubleshooting.md, Redis connection error"
             yield Result("backend", failed("reachable", str(error), remedy))
+            if "ACL" in str(error) and isinstance(backend, ExaminedBackend):  # it answers, and can tell what it lacks
+                yield from _heard("backend", lambda: backend.findings(key))
             return
         yield Result("backend", ok("reachable", f"{self._shown} answers within {took:.1f} ms"))
         yield Result("backend", round_trip(backend, scratch_key(backend, key)))

@@ -115,7 +115,7 @@ def _redis_ground(url: str, *, aio: bool) -> Iterator[Ground]:
         (half or one, other),
         rounding=0.0,
         plant=lambda key, data: command("SET", keys_of(key, cluster=False)[0], data),
-        end_lease=lambda key: command("DEL", keys_of(key, cluster=False)[1]),
+        end_lease=lambda key: command("DEL", *(keys_of(key, cluster=False)[place] for place in (1, 3))),
         end_record=lambda key: command("DEL", keys_of(key, cluster=False)[0]),
     )
     if half is not None:
@@ -151,7 +151,7 @@ def memcached_ground() -> Iterator[Ground]:
             (one, other),
             rounding=2.0,
             plant=lambda key, data: client.set(names_of(key)[0], data),
-            end_lease=lambda key: client.delete(names_of(key)[1]),
+            end_lease=lambda key: client.delete_many(names_of(key)[1:]),
             end_record=lambda key: client.delete(names_of(key)[0]),
         )
         client.close()

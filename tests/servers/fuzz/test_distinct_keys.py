@@ -30,6 +30,7 @@ PIECES = st.sampled_from(
             "lock",
             ":lock",
             ":ready",
+            ":cooldown",
             "tokencache:sha256:",
             "a" * 250,
             " ",
@@ -81,7 +82,7 @@ def lookalikes(draw: st.DrawFn) -> set[str]:
 
 @FUZZ
 @given(keys=lookalikes())
-@example(keys={"a", "a:lock", "a:ready", "{a}", "{a}:lock"})
+@example(keys={"a", "a:lock", "a:ready", "{a}", "{a}:lock", "a:cooldown", "{a}:cooldown"})
 @example(keys={"{", "%7B", "%257B", "}"})
 @example(keys={"\ud800", "\\xed\\xa0\\x80", "\\ud800"})
 def test_no_name_in_a_store_belongs_to_two_keys(keys: set[str]) -> None:

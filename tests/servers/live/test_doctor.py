@@ -108,19 +108,20 @@ def test_a_full_redis_is_reported(fake: FakeQPay) -> None:
         (f"~{KEY}* {RIGHTS} -xadd +info", "XADD qpay:access_token:ready"),
         (f"~{KEY}* {RIGHTS} -time +info", "TIME"),
         (f"~{KEY}* {RIGHTS} -evalsha +info", "EVALSHA"),
-        (f"~{KEY} ~{KEY}:lock {RIGHTS} +info", "ACL"),
+        (f"~{KEY} ~{KEY}:lock ~{KEY}:cooldown {RIGHTS} +info", "ACL"),
+        (f"~{KEY} ~{KEY}:lock ~{KEY}:ready {RIGHTS} +info", "ACL"),
         (f"~{KEY}* {RIGHTS} -eval +info", "ACL"),
     ],
 )
 def test_a_missing_right_is_named(fake: FakeQPay, rules: str, lacking: str) -> None:
-    """An ACL that lacks a command, or one of the three keys, fails by its name with the ACL line; nothing is tried."""
+    """An ACL that lacks a command, or one of the four keys, fails by its name with the ACL line; nothing is tried."""
     with RedisServer() as server:
         code, found = examined(user(server, rules), "--no-login")
         left = server.command("KEYS", "*")
     assert code == Exit.FAILED
     assert found["backend rights"].mark == "failed"
     assert lacking in found["backend rights"].seen
-    assert f"~{KEY}:lock" in str(found["backend rights"].remedy)
+    assert f"~{KEY}:lock ~{KEY}:ready ~{KEY}:cooldown" in str(found["backend rights"].remedy)
     assert left == [], "asking what is allowed does nothing of it"
 
 
@@ -136,7 +137,7 @@ def test_forbidden_xread_is_reported(fake: FakeQPay) -> None:
 def test_the_least_rights_of_the_documents_pass(fake: FakeQPay) -> None:
     """With only the rights of docs/backends.md, on only the three keys, no check fails; others are skipped."""
     with RedisServer() as server:
-        code, found = examined(user(server, f"~{KEY} ~{KEY}:lock ~{KEY}:ready {RIGHTS}"))
+        code, found = examined(user(server, f"~{KEY} ~{KEY}:lock ~{KEY}:ready ~{KEY}:cooldown {RIGHTS}"))
     assert code == Exit.OK, found
     assert found["backend rights"].mark == "ok"
     assert {name for name, finding in found.items() if finding.mark == "skipped"} == {

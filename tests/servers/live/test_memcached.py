@@ -181,14 +181,14 @@ def test_a_cooldown_is_kept_for_its_whole_length(server: MemcachedServer, monkey
     """INV-7: the server keeps a cooldown for at least its length."""
     backend = connect(server)
     expiries: list[int] = []
-    genuine = Session.replace
+    genuine = Session.add
 
-    def noted(self: Session, name: str, data: bytes, item: Item, expiry: int) -> bool:
+    def noted(self: Session, name: str, data: bytes, expiry: int) -> bool:
         expiries.append(expiry)
-        return genuine(self, name, data, item, expiry)
+        return genuine(self, name, data, expiry)
 
     lease = granted(ask(backend))
-    monkeypatch.setattr(Session, "replace", noted)
+    monkeypatch.setattr(Session, "add", noted)
     backend.release(lease, cooldown(20.0))
     assert expiries == [21]
     backend.close()
@@ -291,19 +291,19 @@ def test_a_lock_without_a_length_is_respected(backend: MemcachedBackend, other: 
 
 
 def test_the_longest_plain_key_fits(backend: MemcachedBackend, other: Client) -> None:
-    """245 characters and `:lock` are memcached's limit of 250; one more character, and the key is hashed."""
-    for length in (245, 246, 250, 251):
+    """241 characters and `:cooldown` are memcached's limit of 250; one more character, and the key is hashed."""
+    for length in (241, 242, 250, 251):
         lease = granted(backend.lease("k" * length, "a", "identity", None, LONG))
         assert backend.commit(lease, record(lease.fence), LONG)
-    assert other.get("k" * 245) is not None
-    assert other.get("k" * 246) is None
+    assert other.get("k" * 241) is not None
+    assert other.get("k" * 242) is None
 
 
 def test_the_largest_value_fits_with_the_longest_key(backend: MemcachedBackend) -> None:
     """The server accepts every value within our limit."""
-    lease = granted(backend.lease("k" * 245, "a", "identity", None, LONG))
+    lease = granted(backend.lease("k" * 241, "a", "identity", None, LONG))
     assert backend.commit(lease, b"x" * LARGEST, LONG)
-    stored = backend.load("k" * 245)
+    stored = backend.load("k" * 241)
     assert stored is not None
     assert len(stored.data) == LARGEST
 
@@ -336,6 +336,44 @@ def test_a_server_with_small_items_refuses_and_keeps_the_record() -> None:
 
 
 # --- other programs
+
+
+def test_a_cooldown_locks_no_other_program_out(backend: MemcachedBackend, other: Client) -> None:
+    """INV-7: after a rejection here, a program that knows only `add K:lock` fetches, and its record is found."""
+    lease = granted(ask(backend))
+    assert not other.add(f"{KEY}:lock", b"1", expire=20, noreply=False)
+    backend.release(lease, cooldown())
+    assert other.get(f"{KEY}:lock") is None
+    assert held(ask(backend)).cooldown is not None
+    assert other.get(f"{KEY}:lock") is None, "a caller that is refused takes no lock"
+
+    assert other.add(f"{KEY}:lock", b"1", expire=20, noreply=False)
+    assert held(ask(backend)).cooldown is None, "the other program may bring a token"
+    slot = backend.inspect(KEY)
+    assert (slot.owner, slot.cooldown is None) == ("another program", False)
+    other.set(KEY, b'{"accessToken":"theirs","expiresAt":4102444800}', expire=60, noreply=False)
+    other.delete(f"{KEY}:lock", noreply=False)
+    assert found(ask(backend)).data == b'{"accessToken":"theirs","expiresAt":4102444800}'
+
+
+def test_a_cooldown_that_comes_before_the_lock_is_seen(
+    backend: MemcachedBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """INV-7: a holder that fails between our read and our lease leaves its cooldown to us; we take no lease."""
+    first = granted(ask(backend))
+    genuine, reads = Session.read, iter([True])
+
+    def fails_after(session: Session, *names: str) -> dict[str, Item]:
+        items = genuine(session, *names)
+        if next(reads, False):
+            items = {}  # as if the holder had come and gone since
+            connection_of_the_holder.release(first, cooldown())
+        return items
+
+    connection_of_the_holder = backend
+    monkeypatch.setattr(Session, "read", fails_after)
+    assert held(ask(backend, "late")).cooldown is not None
+    assert backend.inspect(KEY).owner is None
 
 
 def test_a_lock_of_another_program_is_respected(backend: MemcachedBackend, other: Client) -> None:

@@ -254,7 +254,7 @@ def test_a_record_that_parsers_read_differently_is_replaced(backend: RedisBacken
 
 def test_a_poisoned_wake_up_does_not_keep_a_waiter_busy(backend: RedisBackend, store: Redis) -> None:
     """INV-8: an entry with the highest id ends each wait at once; the waiter looks a few times a second."""
-    lock, ready = keys_of("k", cluster=False)[1:]
+    _, lock, ready, _ = keys_of("k", cluster=False)
     store.set(lock, f"{10**15}:another", px=60_000)
     store.xadd(ready, {"record": "x", "ttl": "1"}, id=f"{2**64 - 1}-{2**64 - 1}")
     before = calls(store, "xread")

@@ -1,8 +1,9 @@
 """The memcached backend: ``memcached://host:port,host:port``, records and leases for a fleet, by pymemcache.
 
-The record has the key ``K`` and the lease ``K:lock``. Both are on one server, which pymemcache's rendezvous hash
-chooses for ``K``. A lease is taken by ``add``, and changed or freed by ``gets`` and ``cas``. There are no scripts and
-no wake-ups: a call takes up to three round trips, and waiters poll every few milliseconds.
+The record has the key ``K``, the lease ``K:lock`` and a cooldown ``K:cooldown``. All are on one server, which
+pymemcache's rendezvous hash chooses for ``K``. A lease is taken by ``add``, and changed or freed by ``gets`` and
+``cas``. There are no scripts and no wake-ups: a call takes up to three round trips, four if it leaves or replaces a
+cooldown, and waiters poll every few milliseconds.
 
 A lease that a process saw unchanged for its whole ``ttl``, by its own steady clock, has ended: its holder would have
 extended it. The server counts whole seconds and may keep it up to a second longer.
@@ -25,11 +26,11 @@ from tokencache._record import LARGEST_FENCE, fence_of, is_another, is_late, nex
 from tokencache.backends._polling import PollPacer
 from tokencache.backends.memcached._form import (
     Lease,
-    Pause,
     lease_value,
     lock_expiry,
     lock_of,
     names_of,
+    pause_of,
     pause_value,
     record_expiry,
     remaining_of,
@@ -40,9 +41,9 @@ from tokencache.ports import Found, Granted, Held, LeaseGrant, Slot, Stored
 from tokencache.shared import Shared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from tokencache.backends.memcached._form import Lock
+    from tokencache.backends.memcached._form import Lock, Names
     from tokencache.backends.memcached._servers import Server, Session, Spec
     from tokencache.backends.memcached._wire import Item
     from tokencache.health import Finding
@@ -103,16 +104,16 @@ class MemcachedBackend(Shared):
 
     def load(self, key: str) -> Stored | None:
         """Return the record, or ``None``; memcached does not report its remaining time."""
-        record, _ = self._names(key)
+        record = self._names(key).record
         with self._server(record).session() as session:
             return _stored(session.read(record).get(record))
 
     def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> LeaseReply:
         """Ask for the lease: one round trip when the record is found or the lease held, three when it is granted."""
-        record, lock = names = self._names(key)
+        record, lock, pause = names = self._names(key)
         with self._server(record).session() as session:
             for _ in range(_TRIES):
-                items = session.read(record, lock)
+                items = session.read(record, lock, pause)
                 stored = _stored(items.get(record))
                 if stored is not None and is_another(stored.data, seen):
                     return Found(stored)
@@ -121,18 +122,21 @@ class MemcachedBackend(Shared):
                 again = isinstance(held, Lease) and held.owner == owner
                 if not again and self._abandoned(key, items.get(lock), held):
                     held = None
-                if not (again or held is None or (isinstance(held, Pause) and not _binds(held, identity, now))):
-                    return _held(held, now)
+                if held is not None and not again:
+                    return Held(remaining_of(held, now))
+                bound = None if again else _bound(items.get(pause), identity, now)
+                if bound is not None:
+                    return bound
 
                 fence = held.fence if isinstance(held, Lease) else self._next_fence(key, seen, stored)
                 if _put(session, lock, items.get(lock), Lease(fence, owner, now + ttl, ttl)):
                     grant = LeaseGrant(key, owner, fence, ttl)
-                    return Granted(grant) if again else self._granted(session, names, grant, seen)
+                    return Granted(grant) if again else self._granted(session, names, grant, identity, seen)
             return Held(_LONGEST_PAUSE)  # each time another caller was first
 
     def commit(self, lease: LeaseGrant, data: bytes, ttl: float) -> bool:
         """Store the record, free the lease: three round trips; waiters see it at their next poll."""
-        record, lock = self._names(lease.key)
+        record, lock, _ = names = self._names(lease.key)
         with self._server(record).session() as session:
             for _ in range(_TRIES):
                 items = session.read(record, lock)
@@ -146,20 +150,20 @@ class MemcachedBackend(Shared):
                 else:
                     done = session.replace(record, data, before, record_expiry(ttl))
                 if done:
-                    self._free(session, lock, lease, held)
+                    self._free(session, names, lease, items)
                     return True
             failure = "other processes keep changing the record; it was not stored"
             raise session.failure(failure)
 
     def release(self, lease: LeaseGrant, cooldown: Cooldown | None = None) -> None:
-        """Free the lease if it is still the caller's, and store ``cooldown`` in its place."""
-        record, lock = self._names(lease.key)
+        """Free the lease if it is still the caller's, and store ``cooldown`` beside it."""
+        record, lock, pause = names = self._names(lease.key)
         with self._server(record).session() as session:
-            self._free(session, lock, lease, session.read(lock).get(lock), cooldown)
+            self._free(session, names, lease, session.read(lock, pause), cooldown)
 
     def extend(self, lease: LeaseGrant, ttl: float) -> bool:
         """Make the lease last ``ttl`` seconds from now."""
-        record, lock = self._names(lease.key)
+        record, lock, _ = self._names(lease.key)
         with self._server(record).session() as session:
             for _ in range(_TRIES):
                 item = session.read(lock).get(lock)
@@ -175,7 +179,7 @@ class MemcachedBackend(Shared):
         An outage of less than a second does not end the wait. The holder is fetching, and after a restart not all
         waiters may go to the provider.
         """
-        record, lock = self._names(key)
+        record, lock, _ = self._names(key)
         give_up = time.monotonic() + timeout
         with self._pacer:
             answered_at = time.monotonic()
@@ -191,7 +195,7 @@ class MemcachedBackend(Shared):
                     stored, held = _stored(items.get(record)), self._seen(key, items.get(lock))
                     if stored is not None and is_another(stored.data, seen):
                         return stored
-                    if held is None or isinstance(held, Pause) or self._abandoned(key, items.get(lock), held):
+                    if held is None or self._abandoned(key, items.get(lock), held):
                         return None
 
                 left = give_up - time.monotonic()
@@ -200,7 +204,7 @@ class MemcachedBackend(Shared):
 
     def discard(self, key: str, seen: bytes) -> bool:
         """Delete the record if its bytes are ``seen``."""
-        record, _ = self._names(key)
+        record = self._names(key).record
         with self._server(record).session() as session:
             for _ in range(_TRIES):
                 item = session.read(record).get(record)
@@ -212,22 +216,21 @@ class MemcachedBackend(Shared):
 
     def inspect(self, key: str) -> Slot:
         """Report record, lease and cooldown: one round trip."""
-        record, lock = self._names(key)
+        record, lock, pause = self._names(key)
         with self._server(record).session() as session:
-            items = session.read(record, lock)
+            items = session.read(record, lock, pause)
         stored, held, now = _stored(items.get(record)), self._seen(key, items.get(lock)), self._wall()
-        remaining = 0.0 if held is None else remaining_of(held, now)
-        if held is None or remaining <= 0:
-            return Slot(stored)
-        if isinstance(held, Pause):
-            return Slot(stored, remaining=remaining, cooldown=_held(held, now).cooldown)
-        return Slot(stored, held.owner if isinstance(held, Lease) else "another program", remaining)
+        cooldown = _cooldown(items.get(pause), now)
+        if held is None:
+            return Slot(stored, remaining=None if cooldown is None else cooldown.remaining, cooldown=cooldown)
+        owner = held.owner if isinstance(held, Lease) else "another program"
+        return Slot(stored, owner, remaining_of(held, now), cooldown)
 
     def findings(self, key: str) -> Iterator[Finding]:
         """Check version, cas, evictions, room for an item and clocks (:mod:`tokencache.health`)."""
         from tokencache.backends.memcached._health import examine
 
-        record, _ = self._names(key)
+        record = self._names(key).record
         return examine(self._servers, self._server(record))
 
     def close(self) -> None:
@@ -244,8 +247,8 @@ class MemcachedBackend(Shared):
             self._closing.set()
         self._servers.after_fork()
 
-    def _names(self, key: str) -> tuple[str, str]:
-        """Return the names of record and lock."""
+    def _names(self, key: str) -> Names:
+        """Return the names of record, lock and cooldown."""
         return names_of(key, self._prefix)
 
     def _server(self, record: str) -> Server:
@@ -255,32 +258,49 @@ class MemcachedBackend(Shared):
             raise BackendClosed(message)
         return self._servers.of(record)
 
-    def _granted(self, session: Session, names: tuple[str, str], lease: LeaseGrant, seen: bytes | None) -> LeaseReply:
-        """Read the record again: the last holder may have stored it between our read and our lease."""
-        record, lock = names
+    def _granted(
+        self, session: Session, names: Names, lease: LeaseGrant, identity: str, seen: bytes | None
+    ) -> LeaseReply:
+        """Read again: the last holder may have left a record or a cooldown between our read and our lease."""
         self._note(lease.key, lease.fence)
-        items = session.read(record, lock)
-        stored = _stored(items.get(record))
-        if stored is None or not is_another(stored.data, seen):
-            return Granted(lease)
-        self._free(session, lock, lease, items.get(lock))
-        return Found(stored)
+        items = session.read(*names)
+        stored, pause = _stored(items.get(names.record)), items.get(names.cooldown)
+        reply: LeaseReply | None
+        if stored is not None and is_another(stored.data, seen):
+            reply = Found(stored)
+        else:
+            reply = _bound(pause, identity, self._wall())
+        if reply is not None:
+            self._free(session, names, lease, items)
+            return reply
+        if pause is not None:  # of another identity, or ended
+            session.delete(names.cooldown, pause)
+        return Granted(lease)
 
     def _free(
-        self, session: Session, lock: str, lease: LeaseGrant, item: Item | None, cooldown: Cooldown | None = None
+        self,
+        session: Session,
+        names: Names,
+        lease: LeaseGrant,
+        items: Mapping[str, Item],
+        cooldown: Cooldown | None = None,
     ) -> None:
-        """Empty the lock if it is still the caller's, or leave a cooldown in it."""
+        """Delete the lock if it is still the caller's; before that, store the cooldown, or a waiter would miss it."""
         for _ in range(_TRIES):
+            item = items.get(names.lock)
             if item is None or not _is_of(item, lease):
                 return
-            if cooldown is None:
-                done = session.delete(lock, item)
-            else:
-                left = pause_value(cooldown, self._wall())
-                done = session.replace(lock, left, item, lock_expiry(cooldown.remaining))
-            if done:
+            left = cooldown is None or self._leave(session, names.cooldown, items.get(names.cooldown), cooldown)
+            if left and session.delete(names.lock, item):
                 return
-            item = session.read(lock).get(lock)  # a heartbeat changed the lock meanwhile
+            items = session.read(names.lock, names.cooldown)  # a heartbeat changed the lock meanwhile
+
+    def _leave(self, session: Session, name: str, before: Item | None, cooldown: Cooldown) -> bool:
+        """Store a cooldown if its item is still as it was ``before``; return whether it was."""
+        value, expiry = pause_value(cooldown, self._wall()), lock_expiry(cooldown.remaining)
+        if before is None:
+            return session.add(name, value, expiry)
+        return session.replace(name, value, before, expiry)
 
     def _seen(self, key: str, item: Item | None) -> Lock | None:
         """Return the content of a lock, and remember its fence: the next fence must be higher (INV-3)."""
@@ -348,12 +368,16 @@ def _is_of(item: Item, lease: LeaseGrant) -> bool:
     return isinstance(held, Lease) and (held.owner, held.fence) == (lease.owner, min(lease.fence, LARGEST_FENCE))
 
 
-def _binds(pause: Pause, identity: str, now: float) -> bool:
-    """Return whether a cooldown still applies to this identity."""
-    return pause.cooldown.identity == identity and remaining_of(pause, now) > 0
+def _cooldown(item: Item | None, now: float) -> Cooldown | None:
+    """Return the cooldown of an item, with its remaining time; ``None`` if it is missing or has ended."""
+    pause = None if item is None else pause_of(item.data)
+    remaining = 0.0 if pause is None else remaining_of(pause, now)
+    return None if pause is None or remaining <= 0 else replace(pause.cooldown, remaining=remaining)
 
 
-def _held(lock: Lock, now: float) -> Held:
-    """Return the answer to a caller that finds the lock held."""
-    remaining = remaining_of(lock, now)
-    return Held(remaining, replace(lock.cooldown, remaining=remaining) if isinstance(lock, Pause) else None)
+def _bound(item: Item | None, identity: str, now: float) -> Held | None:
+    """Return the answer to a caller whose identity is in a cooldown, ``None`` for any other caller."""
+    cooldown = _cooldown(item, now)
+    if cooldown is None or cooldown.identity != identity:
+        return None
+    return Held(cooldown.remaining, cooldown)

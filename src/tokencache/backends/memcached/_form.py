@@ -1,8 +1,8 @@
-"""The format of the memcached backend: names of record and lock, their expiry, the content of a lock. No I/O.
+"""The format of the memcached backend: names of its items, their expiry, what a lock and a cooldown hold. No I/O.
 
-A lock is JSON: a lease ``{"fence": …, "owner": "…", "endsAt": …, "ttl": …}``, or after a failed fetch a cooldown
-``{"cooldown": {…}, "endsAt": …, "ttl": …}``. Any other value is the lock of a program that knows only
-``add K:lock``; it is respected. ``endsAt`` is by the wall clock of its writer.
+A lock is JSON, ``{"fence": …, "owner": "…", "endsAt": …, "ttl": …}``. Any other value is the lock of a program that
+knows only ``add K:lock``; it is respected. A cooldown is ``{"cooldown": {…}, "endsAt": …, "ttl": …}``. It is an item of
+its own: at the lock it would stop such programs. ``endsAt`` is by the wall clock of its writer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar, cast
 
 from tokencache._record import LARGEST_FENCE
 from tokencache.ports import Cooldown
@@ -30,6 +30,7 @@ DELETED: Final = -1
 
 _LONGEST_KEY: Final = 250
 _LOCK: Final = ":lock"
+_COOLDOWN: Final = ":cooldown"
 _HASHED: Final = "tokencache:sha256:"
 _PLAIN: Final = re.compile(r"[!-~]+")
 _UNKNOWN: Final = 1.0  # seconds to report for a lock without an end
@@ -50,7 +51,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A cooldown, as a lock holds it."""
+    """A cooldown, as its item holds it."""
 
     cooldown: Cooldown
     ends_at: float
@@ -61,20 +62,28 @@ class Foreign:
     """The lock of another program, without an end."""
 
 
-Lock: TypeAlias = Lease | Pause | Foreign
+Lock: TypeAlias = Lease | Foreign
+
+
+class Names(NamedTuple):
+    """The names of the three items of a key; they lie on the server of the record."""
+
+    record: str
+    lock: str
+    cooldown: str
 
 
 @lru_cache(1 << 14)
-def names_of(key: str, prefix: int = 0) -> tuple[str, str]:
-    """Return the names of record and lock; ``prefix`` is the length of the client's key prefix.
+def names_of(key: str, prefix: int = 0) -> Names:
+    """Return the names of the items of a key; ``prefix`` is the length of the client's key prefix.
 
     A key that memcached does not allow, or whose name might be another key's, is hashed. So distinct keys have
     distinct names, and no key can end a command.
     """
-    fits = len(key) <= _LONGEST_KEY - len(_LOCK) - prefix and _PLAIN.fullmatch(key)
-    if not fits or key.endswith(_LOCK) or key.startswith(_HASHED):
+    fits = len(key) <= _LONGEST_KEY - len(_COOLDOWN) - prefix and _PLAIN.fullmatch(key)
+    if not fits or key.endswith((_LOCK, _COOLDOWN)) or key.startswith(_HASHED):
         key = _HASHED + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-    return key, key + _LOCK
+    return Names(key, key + _LOCK, key + _COOLDOWN)
 
 
 def record_expiry(ttl: float) -> int:
@@ -87,7 +96,7 @@ def record_expiry(ttl: float) -> int:
 
 
 def lock_expiry(ttl: float) -> int:
-    """Return the expiry of a lock that must live for at least ``ttl`` seconds: up to two seconds longer."""
+    """Return the expiry of a lock or cooldown that must live for ``ttl`` seconds: up to two seconds longer."""
     return min(max(math.ceil(ttl), 0) + 1, LONGEST)
 
 
@@ -98,7 +107,7 @@ def lease_value(lease: Lease) -> bytes:
 
 
 def pause_value(cooldown: Cooldown, now: float) -> bytes:
-    """Return the value of a lock for a cooldown that begins now."""
+    """Return the value of a cooldown that begins now."""
     told = {
         "identity": cooldown.identity,
         "permanent": cooldown.permanent,
@@ -116,17 +125,25 @@ def lock_of(data: bytes) -> Lock:
     ends_at, ttl = _number(table.get("endsAt")), _number(table.get("ttl"))
     if ends_at is None or ttl is None:
         return Foreign()
-    if "cooldown" in table:
-        cooldown = _cooldown(_table(table["cooldown"]))
-        return Foreign() if cooldown is None else Pause(cooldown, ends_at, ttl)
     fence, owner = _typed(table.get("fence"), int), _typed(table.get("owner"), str)
     if fence is None or owner is None or not 0 <= fence <= LARGEST_FENCE:
         return Foreign()
     return Lease(fence, owner, ends_at, ttl)
 
 
-def remaining_of(lock: Lock, now: float) -> float:
-    """Return the remaining seconds of a lock; zero only for a cooldown that has ended.
+def pause_of(data: bytes) -> Pause | None:
+    """Parse the value of a cooldown; ``None`` for any other value. Never raises."""
+    table = _table(_parse(data))
+    ends_at, ttl, cooldown = (
+        _number(table.get("endsAt")),
+        _number(table.get("ttl")),
+        _cooldown(_table(table.get("cooldown"))),
+    )
+    return None if ends_at is None or ttl is None or cooldown is None else Pause(cooldown, ends_at, ttl)
+
+
+def remaining_of(lock: Lock | Pause, now: float) -> float:
+    """Return the remaining seconds of a lock or a cooldown; zero only for a cooldown that has ended.
 
     A cooldown ends by the wall clock, to the fraction of a second. A lease counts as held while the server has it,
     so two clocks that differ do not make two holders (INV-2).

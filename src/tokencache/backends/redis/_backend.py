@@ -131,10 +131,7 @@ class RedisBackend(Shared):
 
     def inspect(self, key: str) -> Slot:
         """Report record, lease and cooldown: plain reads in one round trip."""
-        record, lock, _ = self._protocol.names(key)
-        return self._protocol.slot(
-            *self._execute(record, ["GET", record], ["PTTL", record], ["GET", lock], ["PTTL", lock])
-        )
+        return self._protocol.slot(self._execute(self._protocol.names(key)[0], *self._protocol.inspect(key)))
 
     def findings(self, key: str) -> Iterator[Finding]:
         """Check version, rights, role, eviction, wake-ups and clock (:mod:`tokencache.health`)."""
@@ -352,10 +349,7 @@ class AsyncRedisBackend(Shared):
 
     async def inspect(self, key: str) -> Slot:
         """Report record, lease and cooldown."""
-        record, lock, _ = self._protocol.names(key)
-        return self._protocol.slot(
-            *await self._execute(record, ["GET", record], ["PTTL", record], ["GET", lock], ["PTTL", lock])
-        )
+        return self._protocol.slot(await self._execute(self._protocol.names(key)[0], *self._protocol.inspect(key)))
 
     async def close(self) -> None:
         """Close this loop's connections, and the backend for all threads and loops."""

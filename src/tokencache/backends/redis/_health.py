@@ -11,7 +11,7 @@ from tokencache.health import Finding, compare_clocks, failed, ok, skipped, warn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tokencache.backends.redis._protocol import Command
+    from tokencache.backends.redis._protocol import Command, Names
 
     Ask: TypeAlias = Callable[[Command], Any]
 
@@ -20,10 +20,11 @@ _FULL: Final = 0.9
 
 RIGHTS: Final = """
 if not redis.acl_check_cmd then return 'unknown' end
-local record, lock, ready = KEYS[1], KEYS[2], KEYS[3]
+local record, lock, ready, cooldown = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local calls = {
   {'GET', record}, {'PTTL', record}, {'SET', record, '', 'PX', '1'}, {'DEL', record},
   {'GET', lock}, {'PTTL', lock}, {'SET', lock, '', 'PX', '1'}, {'DEL', lock}, {'PEXPIRE', lock, '1'},
+  {'GET', cooldown}, {'PTTL', cooldown}, {'SET', cooldown, '', 'PX', '1'}, {'DEL', cooldown},
   {'XADD', ready, 'MAXLEN', '1', '*', 'record', ''}, {'PEXPIRE', ready, '1'}, {'XREAD', 'STREAMS', ready, '0-0'},
   {'TIME'}, {'EVALSHA', '', '0'}
 }
@@ -36,11 +37,11 @@ for _, call in ipairs(calls) do
 end
 return missing
 """
-"""Asks which commands the ACL allows on the three keys, and runs none of them (Redis 7 or newer)."""
+"""Asks which commands the ACL allows on the keys, and runs none of them (Redis 7 or newer)."""
 
 
-def examine(names: tuple[str, str, str], where: str, library: str, ask: Ask) -> Iterator[Finding]:
-    """Yield the findings; ``ask`` sends one command to the server that has ``names``: record, lock and stream."""
+def examine(names: Names, where: str, library: str, ask: Ask) -> Iterator[Finding]:
+    """Yield the findings; ``ask`` sends one command to the server that has ``names``: the four names of a key."""
     try:
         about = _fields(ask(["INFO"]))
     except BackendUnavailable as error:
@@ -103,7 +104,7 @@ def _eviction(about: dict[str, str]) -> Finding:
     return ok("eviction", seen)
 
 
-def _rights(names: tuple[str, str, str], ask: Ask) -> Finding:
+def _rights(names: Names, ask: Ask) -> Finding:
     """Return whether the ACL allows this user the commands of the scripts."""
     keys = " ".join(f"~{name}" for name in names)
     remedy = (

@@ -23,14 +23,17 @@ if TYPE_CHECKING:
     from tokencache.ports import LeaseReply
 
 Command: TypeAlias = "Sequence[str | bytes | int]"
+_Read: TypeAlias = "tuple[bytes | None, int, bytes | None, int, bytes | None, int]"
 _Entries: TypeAlias = "Sequence[tuple[bytes, Sequence[tuple[bytes, Sequence[bytes]]]]]"
 
 LONGEST_BLOCK: Final = 1.0
 """Longest blocking read, in seconds. After it the waiter polls once, in case a wake-up was lost."""
 
-_COOLDOWN: Final = b"cooldown:"
+Names: TypeAlias = "tuple[str, str, str, str]"
+"""The names of record, lock, stream and cooldown."""
+
 _HASHED: Final = "tokencache:sha256:"
-_AMBIGUOUS: Final = re.compile(r"\Atokencache:sha256:|:(?:lock|ready)\Z|[\ud800-\udfff]")
+_AMBIGUOUS: Final = re.compile(r"\Atokencache:sha256:|:(?:lock|ready|cooldown)\Z|[\ud800-\udfff]")
 _TAG: Final = re.compile(r"[^{]*\{[^}]+\}")
 
 
@@ -59,7 +62,7 @@ class ScriptCall:
     """One call of a script: its keys and arguments, as EVALSHA or EVAL takes them."""
 
     script: Script
-    keys: tuple[str, str, str]
+    keys: Names
     arguments: tuple[str | bytes, ...]
 
     def evalsha(self) -> list[str | bytes | int]:
@@ -79,8 +82,8 @@ def look_at(record: str, encoding: str, errors: str) -> tuple[bytes]:
 
 
 @lru_cache(1 << 14)
-def keys_of(key: str, *, cluster: bool) -> tuple[str, str, str]:
-    """Return the names of record, lock and stream; in a cluster all three hash to one slot.
+def keys_of(key: str, *, cluster: bool) -> Names:
+    """Return the names of record, lock, stream and cooldown; in a cluster all hash to one slot.
 
     A key whose names might be another key's, or are not UTF-8, is hashed. So distinct keys have distinct names.
     """
@@ -88,8 +91,8 @@ def keys_of(key: str, *, cluster: bool) -> tuple[str, str, str]:
     unsafe = _AMBIGUOUS.search(key) or (cluster and tag is None and ("{" in key or "}" in key))
     if unsafe or (tag and key[0] == "{" and tag.end() == len(key)):  # "{a}:lock" is the lock of "a"
         key, tag = _HASHED + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest(), None
-    slot = key if tag or not cluster else f"{{{key}}}"  # all three names share the key's own hash tag
-    return key, f"{slot}:lock", f"{slot}:ready"
+    slot = key if tag or not cluster else f"{{{key}}}"  # all names share the key's own hash tag
+    return key, f"{slot}:lock", f"{slot}:ready", f"{slot}:cooldown"
 
 
 def milliseconds(duration: float) -> str:
@@ -109,8 +112,8 @@ class Protocol:
         """Start with a fresh lock in the child of a fork."""
         self._lock = threading.Lock()
 
-    def names(self, key: str) -> tuple[str, str, str]:
-        """Return the names of record, lock and stream."""
+    def names(self, key: str) -> Names:
+        """Return the names of record, lock, stream and cooldown."""
         return keys_of(key, cluster=self._cluster)
 
     def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> ScriptCall:
@@ -151,7 +154,7 @@ class Protocol:
                 "status": cooldown.status,
                 "identity": cooldown.identity,
             }
-            left = _COOLDOWN + cooldown.identity.encode() + b":" + json.dumps(table).encode()
+            left = cooldown.identity.encode() + b":" + json.dumps(table).encode()
             ttl = milliseconds(cooldown.remaining)
         return ScriptCall(RELEASE, self.names(lease.key), (str(lease.fence), lease.owner, left, ttl))
 
@@ -186,21 +189,23 @@ class Protocol:
         except (TypeError, ValueError, OverflowError):
             return None  # another program wrote into the stream: poll again
 
-    def slot(self, record: bytes | None, life: int, lock: bytes | None, left: int) -> Slot:
-        """Return the slot that ``inspect`` reports."""
-        stored = stored_of(record, life)
+    def inspect(self, key: str) -> list[Command]:
+        """Return the plain reads of record, lock and cooldown, each with its countdown."""
+        record, lock, _, cooldown = self.names(key)
+        return [[command, name] for name in (record, lock, cooldown) for command in ("GET", "PTTL")]
+
+    def slot(self, replies: Sequence[object]) -> Slot:
+        """Read the answers to ``inspect``."""
+        record, life, lock, left, told, rest = cast("_Read", replies)
+        stored, cooldown = stored_of(record, life), None
+        if told is not None:
+            _, brace, text = told.partition(b"{")
+            cooldown = _cooldown(brace + text, remaining_of(rest) or 0.0)
         if lock is None:
-            return Slot(stored)
-        if lock.startswith(_COOLDOWN):
-            _, brace, text = lock.partition(b"{")
-            remaining = remaining_of(left) or 0.0
-            cooldown = _cooldown(brace + text, remaining)
-            if cooldown is not None:
-                return Slot(stored, remaining=remaining, cooldown=cooldown)
-            lock = b""
+            return Slot(stored, remaining=cooldown.remaining if cooldown else None, cooldown=cooldown)
         _, colon, owner = lock.partition(b":")
         name = owner if colon else b"another program"
-        return Slot(stored, name.decode("utf-8", "replace"), remaining_of(left))
+        return Slot(stored, name.decode("utf-8", "replace"), remaining_of(left), cooldown)
 
 
 def stored_of(data: object, life: object) -> Stored | None:

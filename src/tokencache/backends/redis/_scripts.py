@@ -1,11 +1,12 @@
 """The Lua scripts of the Redis backend: lease, commit, release, extend and discard, each one round trip.
 
-Every script has three keys: the record, the lock, the stream of wake-ups. A record's fence is what
+Every script has four keys: the record, the lock, the stream of wake-ups, the cooldown. A record's fence is what
 :func:`tokencache.records.fence_of` reads: the scripts have the same pattern, so both find the same in any text. The
-lock holds ``<fence>:<owner>``, ``cooldown:<identity>:<JSON>``, or what another program wrote with ``SET … NX PX``. The
-fence of a lease has sixteen digits: the time in microseconds. Fences are formatted with ``%.0f``, because the Lua of
-some servers writes large numbers in another form. COMMIT follows the rule of :func:`tokencache.records.is_late`. The
-wake-up carries the record to the current waiters, and expires two seconds later.
+lock holds ``<fence>:<owner>``, or what another program wrote with ``SET … NX PX``. The cooldown is
+``<identity>:<JSON>``. It has a key of its own: at the lock it would stop programs that know only the lock. The fence of
+a lease has sixteen digits: the time in microseconds. Fences are formatted with ``%.0f``, because the Lua of some
+servers writes large numbers in another form. COMMIT follows the rule of :func:`tokencache.records.is_late`. The wake-up
+carries the record to the current waiters, and expires two seconds later.
 """
 
 from __future__ import annotations
@@ -57,11 +58,15 @@ if lock then
     redis.call('PEXPIRE', KEYS[2], ttl)
     return {'granted', held}
   end
-  local rest = string.match(lock, '^cooldown:(.*)$')
-  if not rest then return {'held', left, held or ''} end
-  if string.sub(rest, 1, #identity + 1) == identity .. ':' then
-    return {'cooldown', left, string.sub(rest, #identity + 2)}
+  return {'held', left, held or ''}
+end
+
+local cooldown = redis.call('GET', KEYS[4])
+if cooldown then
+  if string.sub(cooldown, 1, #identity + 1) == identity .. ':' then
+    return {'cooldown', redis.call('PTTL', KEYS[4]), string.sub(cooldown, #identity + 2)}
   end
+  redis.call('DEL', KEYS[4])
 end
 
 local now = redis.call('TIME')
@@ -96,7 +101,8 @@ RELEASE: Final = (
     _WAKE
     + """
 if redis.call('GET', KEYS[2]) ~= ARGV[1] .. ':' .. ARGV[2] then return 0 end
-if ARGV[3] ~= '' then redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4]) else redis.call('DEL', KEYS[2]) end
+redis.call('DEL', KEYS[2])
+if ARGV[3] ~= '' then redis.call('SET', KEYS[4], ARGV[3], 'PX', ARGV[4]) end
 wake(ARGV[1], '', '0')
 return 1
 """

@@ -19,6 +19,7 @@ from tokencache.backends.memcached._form import (
     lock_expiry,
     lock_of,
     names_of,
+    pause_of,
     pause_value,
     record_expiry,
     remaining_of,
@@ -38,34 +39,35 @@ def safe(name: str, prefix: int = 0) -> bool:
 @given(ANY_TEXT, ANY_TEXT)
 @example("a", "a:lock")
 @example("a:lock", "a:lock:lock")
+@example("a", "a:cooldown")
 @example("a b", names_of("a b")[0])
-@example("k" * 245, "k" * 246)
+@example("k" * 241, "k" * 242)
 @example("\u212b", "\u00c5")
 def test_different_keys_have_different_names_that_fit(one: str, other: str) -> None:
-    """Whatever a key holds, its two names are single words of at most 250 bytes, and no other key has them."""
+    """Whatever a key holds, its names are single words of at most 250 bytes, and no other key has them."""
     names, others = names_of(one), names_of(other)
     assert all(map(safe, names + others))
-    assert len({*names, *others}) == (2 if one == other else 4)
+    assert len({*names, *others}) == (3 if one == other else 6)
 
 
 def test_the_contracts_hostile_keys_have_different_names() -> None:
-    """No two of the hostile keys share a name, for a record or a lock."""
+    """No two of the hostile keys share a name, for a record, a lock or a cooldown."""
     names = [name for key in HOSTILE_KEYS for name in names_of(key)]
-    assert len(set(names)) == 2 * len(HOSTILE_KEYS)
+    assert len(set(names)) == 3 * len(HOSTILE_KEYS)
     assert all(map(safe, names))
 
 
 def test_a_plain_key_is_used_unchanged() -> None:
     """Another program finds the record and the lock where it expects them."""
-    assert names_of("qpay:access_token") == ("qpay:access_token", "qpay:access_token:lock")
-    assert names_of("k" * 245) == ("k" * 245, "k" * 245 + ":lock")
+    assert names_of("qpay:access_token")[:2] == ("qpay:access_token", "qpay:access_token:lock")
+    assert names_of("k" * 241) == ("k" * 241, "k" * 241 + ":lock", "k" * 241 + ":cooldown")
 
 
 def test_the_clients_prefix_counts_for_the_length() -> None:
     """The prefix that the client adds to a key counts too."""
-    assert names_of("k" * 235, 10)[0] == "k" * 235
-    assert all(safe(name, 10) for name in names_of("k" * 236, 10))
-    assert len(names_of("k" * 236, 10)[0]) < 100
+    assert names_of("k" * 231, 10)[0] == "k" * 231
+    assert all(safe(name, 10) for name in names_of("k" * 232, 10))
+    assert len(names_of("k" * 232, 10)[0]) < 100
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_a_lease_above_the_largest_fence_is_still_a_lease() -> None:
 
 def test_a_cooldown_survives_its_written_form() -> None:
     """Every field of the cooldown survives; the remaining time is computed again."""
-    pause = lock_of(pause_value(cooldown(5.0), NOW))
+    pause = pause_of(pause_value(cooldown(5.0), NOW))
     assert pause == Pause(replace(cooldown(0.0), remaining=0.0), NOW + 5.0, 5.0)
 
 
@@ -133,16 +135,30 @@ GOOD = json.loads(pause_value(cooldown(), NOW))
         {"fence": 1, "owner": "a", "endsAt": True, "ttl": 1.0},
         {"fence": 1, "owner": "a", "endsAt": 1e300, "ttl": 1.0},
         {"fence": 1, "owner": "a", "endsAt": float("nan"), "ttl": 1.0},
+        GOOD,
+    ],
+)
+def test_an_incomplete_lock_counts_as_another_programs(table: object) -> None:
+    """A lock that lacks a field is respected like a lock of another program, without a crash."""
+    assert isinstance(lock_of(json.dumps(table).encode()), Foreign)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        *(None, [], "text", {}),
         GOOD | {"cooldown": None},
+        GOOD | {"endsAt": None},
+        GOOD | {"ttl": "1"},
         GOOD | {"cooldown": GOOD["cooldown"] | {"identity": 1}},
         GOOD | {"cooldown": GOOD["cooldown"] | {"message": None}},
         GOOD | {"cooldown": GOOD["cooldown"] | {"attempt": "1"}},
         GOOD | {"cooldown": GOOD["cooldown"] | {"permanent": 1}},
     ],
 )
-def test_an_incomplete_lock_counts_as_another_programs(table: object) -> None:
-    """A lock that lacks a field is respected like a lock of another program, without a crash."""
-    assert isinstance(lock_of(json.dumps(table).encode()), Foreign)
+def test_an_incomplete_cooldown_binds_no_caller(table: object) -> None:
+    """A cooldown that lacks a field counts as none, without a crash."""
+    assert pause_of(json.dumps(table).encode()) is None
 
 
 @given(st.binary(max_size=60))
@@ -157,8 +173,8 @@ def test_any_bytes_are_read_as_a_lock(data: bytes) -> None:
 def test_wrong_optional_fields_of_a_cooldown_are_left_out() -> None:
     """An error code or status of a wrong type is left out."""
     table = GOOD | {"cooldown": GOOD["cooldown"] | {"error": 5, "status": "x"}}
-    pause = lock_of(json.dumps(table).encode())
-    assert isinstance(pause, Pause)
+    pause = pause_of(json.dumps(table).encode())
+    assert pause is not None
     assert (pause.cooldown.error, pause.cooldown.status) == (None, None)
 
 
@@ -173,7 +189,9 @@ def test_a_lease_counts_as_held_by_any_clock(now: float, remaining: float) -> No
 )
 def test_a_cooldown_ends_by_the_clock(now: float, remaining: float) -> None:
     """INV-7: it lasts exactly as long as the failed holder asked for, to the fraction of a second."""
-    assert remaining_of(lock_of(pause_value(cooldown(5.0), NOW)), now) == pytest.approx(remaining)
+    pause = pause_of(pause_value(cooldown(5.0), NOW))
+    assert pause is not None
+    assert remaining_of(pause, now) == pytest.approx(remaining)
 
 
 def test_another_programs_lock_is_polled() -> None:

@@ -141,7 +141,10 @@ def test_in_a_cluster_the_keys_of_a_record_share_a_slot(key: str) -> None:
 
 
 PARTS = st.sampled_from(
-    ["a", "b", "{", "}", "%", "%7B", "%7D", "%25", ":lock", ":ready", "\ud800", "\\ud800", "tokencache:sha256:"]
+    [
+        *("a", "b", "{", "}", "%", "%7B", "%7D", "%25", ":lock", ":ready", ":cooldown"),
+        *("\ud800", "\\ud800", "tokencache:sha256:"),
+    ]
 )
 
 
@@ -162,9 +165,9 @@ def test_distinct_keys_have_distinct_names(keys: list[str]) -> None:
 def test_the_names_of_keys_are_the_documented_ones() -> None:
     """A plain key is the record's name, and the lock is beside it."""
     assert keys_of("qpay:access_token", cluster=False)[:2] == ("qpay:access_token", "qpay:access_token:lock")
-    assert keys_of("a", cluster=True) == ("a", "{a}:lock", "{a}:ready")
+    assert keys_of("a", cluster=True) == ("a", "{a}:lock", "{a}:ready", "{a}:cooldown")
     for key in ("{t}a", "a{t}"):
-        assert keys_of(key, cluster=True) == (key, f"{key}:lock", f"{key}:ready")
+        assert keys_of(key, cluster=True) == (key, f"{key}:lock", f"{key}:ready", f"{key}:cooldown")
 
 
 @pytest.mark.parametrize(
@@ -207,9 +210,11 @@ def test_a_cooldown_survives_the_lock() -> None:
     call = protocol.release(LeaseGrant("k", "o", 7, 3.0), cooldown)
     left = call.arguments[2]
     assert isinstance(left, bytes)
-    slot = protocol.slot(None, -2, left, 4000)
+    slot = protocol.slot([None, -2, None, -2, left, 4000])
     assert slot.cooldown == Cooldown("me", 4.0, permanent=True, attempt=3, message="Хаан банк", error="E", status=401)
-    assert protocol.slot(None, -2, b"theirs", -1).owner == "another program"
+    assert slot.owner is None
+    theirs = protocol.slot([None, -2, b"theirs", -1, left, 4000])
+    assert (theirs.owner, theirs.remaining, theirs.cooldown) == ("another program", None, slot.cooldown)
     assert protocol.release(LeaseGrant("k", "o", 7, 3.0), None).arguments[2] == b""
 
 
