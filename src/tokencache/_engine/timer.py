@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import heapq
 import itertools
 import threading
@@ -42,6 +43,7 @@ class Heartbeat:
 
     def after_fork(self) -> None:
         """Start without beats, also in the child of a fork, which has neither the parent's thread nor its leases."""
+        self.kind = _thread.start_new_thread
         self._changed = threading.Condition()  # guards _due and _running
         self._due: list[tuple[float, int, Beat]] = []
         self._running = False
@@ -52,12 +54,16 @@ class Heartbeat:
         beat = Beat(every, action)
         with self._changed:
             heapq.heappush(self._due, (time.monotonic() + every, next(self._order), beat))
-            if not self._running:
-                with suppress(RuntimeError):  # no thread can be started: the fetch goes on without a heartbeat
-                    threading.Thread(target=self._run, name="tokencache-heartbeat", daemon=True).start()
-                    self._running = True
-            elif self._due[0][2] is beat:
+            starts, self._running = not self._running, True
+            if self._due[0][2] is beat:
                 self._changed.notify()
+        if starts:  # not under the lock: where threads are greenlets, others run until the thread has started
+            try:
+                threading.Thread(target=self._run, name="tokencache-heartbeat", daemon=True).start()
+            except BaseException as error:
+                self._running = False
+                if not isinstance(error, RuntimeError):  # no thread can be started: the fetch goes on without
+                    raise
         return beat
 
     def _run(self) -> None:
@@ -91,5 +97,8 @@ _heartbeat = Heartbeat()
 
 
 def beat(every: float, action: Action) -> Beat:
-    """Start a beat on the timer thread of this process."""
+    """Start a beat on the timer thread of this process; on another one once a library has patched :mod:`threading`."""
+    global _heartbeat  # noqa: PLW0603  (one per process is the point)
+    if _heartbeat.kind is not _thread.start_new_thread:
+        _heartbeat = Heartbeat()
     return _heartbeat.start(every, action)

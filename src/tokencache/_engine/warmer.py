@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import sys
 import threading
 import weakref
 from contextlib import suppress
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 _PATIENCE: Final = 0.05  # in seconds; a slower fetch goes on in its flight, and the next source has its turn
 _LONGEST_PAUSE: Final = 60.0
 _GOODBYE: Final = 1.0
+_PATCHERS: Final = frozenset({"gevent", "eventlet"})
+"""Libraries that may patch :mod:`threading` soon after a fork: a thread that is started before then harms."""
 
 _warmers: weakref.WeakSet[Warmer] = weakref.WeakSet()
 
@@ -38,7 +41,7 @@ class Warmer:
                 return
             self._sources[source] = None
             self._changed.notify()
-            self._start()
+        self.start()
 
     def stop(self) -> None:
         """Stop renewing. A fetch in progress ends by itself."""
@@ -47,29 +50,34 @@ class Warmer:
             self._changed.notify()
             thread, self._thread = self._thread, None
         if thread is not None and thread is not threading.current_thread():
-            thread.join(_GOODBYE)
+            with suppress(RuntimeError):  # it has not started yet, and will end at once
+                thread.join(_GOODBYE)
 
     def after_fork(self) -> None:
-        """Start a thread in the child of a fork, which does not have the parent's."""
+        """Start a thread in the child of a fork, which does not have the parent's: now, or with its first flight."""
         self._changed = threading.Condition()
         self._thread = None
-        if self._sources and not self._stopped:
-            self._start()
+        if not _PATCHERS & sys.modules.keys():
+            self.start()
 
-    def _start(self) -> None:
-        """Start the thread, unless it runs already."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="tokencache-warm", daemon=True)
-            self._thread.start()
+    def start(self) -> None:
+        """Start the thread if there is work for it and it does not run."""
+        with self._changed:
+            if self._thread is not None or self._stopped or not self._sources:
+                return
+            thread = self._thread = threading.Thread(target=self._run, name="tokencache-warm", daemon=True)
+        try:  # not under the lock: where threads are greenlets, others run until the thread has started
+            thread.start()
+        except RuntimeError:  # no thread can be started now; the next flight tries again
+            self._thread = None
 
     def _run(self) -> None:
         """Renew the tokens that are due, then sleep until the next one is."""
-        while True:
+        while not self._stopped:
             pause = min(map(_renew_if_due, list(self._sources)), default=_LONGEST_PAUSE)
             with self._changed:
-                if self._stopped:
-                    return
-                self._changed.wait(pause)
+                if not self._stopped:
+                    self._changed.wait(pause)
 
 
 def _renew_if_due(source: TokenSource) -> float:
@@ -77,6 +85,12 @@ def _renew_if_due(source: TokenSource) -> float:
     with suppress(Exception):  # reported as an event already; the source keeps its own cooldown
         source.token(_PATIENCE)
     return min(source._rest(), _LONGEST_PAUSE)  # noqa: SLF001  (this module and the source are one algorithm)
+
+
+def resume() -> None:
+    """Start the threads that a fork ended, or that could not be started."""
+    for warmer in list(_warmers):
+        warmer.start()
 
 
 def _stop_all() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import functools
 import os
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tokencache._engine import timer
 from tokencache._engine.timer import Heartbeat
 
 if TYPE_CHECKING:
@@ -29,6 +32,32 @@ def test_the_timer_thread_ends_when_idle_and_starts_again(monkeypatch: pytest.Mo
         assert ran.wait(PATIENCE)
         while heart._running:
             threading.Event().wait(0.001)
+
+
+def test_the_timer_thread_is_not_started_under_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where threads are greenlets, others run until a thread has started; they would meet the held lock."""
+    heart = Heartbeat()
+    held: list[bool] = []
+    start = threading.Thread.start
+
+    def noted(thread: threading.Thread) -> None:
+        held.append(heart._changed._is_owned())  # type: ignore[attr-defined]
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", noted)
+    heart.start(0.001, lambda _beat: False)
+    assert held == [False]
+
+
+def test_a_patched_process_gets_another_timer_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that was started before gevent patched must not share connections with greenlets."""
+    before = timer._heartbeat
+    monkeypatch.setattr(timer, "_heartbeat", before)
+    timer.beat(3600, lambda _beat: False).stop()
+    assert timer._heartbeat is before
+    monkeypatch.setattr(_thread, "start_new_thread", functools.partial(_thread.start_new_thread))
+    timer.beat(3600, lambda _beat: False).stop()
+    assert timer._heartbeat is not before
 
 
 def test_the_earliest_beat_runs_first() -> None:

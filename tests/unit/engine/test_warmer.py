@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tokencache import RefreshPolicy, Token, TokenCache
+from tokencache._engine.warmer import Warmer
 from tokencache.errors import ProviderUnavailable
 from tokencache.testing.fakes import FakeProvider
 
@@ -129,3 +130,35 @@ def test_the_interpreter_exits_during_renewals(tmp_path: Path) -> None:
     )
     ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_the_thread_is_not_started_under_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where threads are greenlets, others run until a thread has started; they would meet the held lock."""
+    held: list[bool] = []
+    start = threading.Thread.start
+    warmer = Warmer()
+
+    def noted(thread: threading.Thread) -> None:
+        if thread.name == "tokencache-warm":
+            held.append(warmer._changed._is_owned())  # type: ignore[attr-defined]
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", noted)
+    warmer.add(TokenCache("memory://", observers=[]).source(FakeProvider()))
+    warmer.stop()
+    assert held == [False]
+
+
+def test_a_thread_that_could_not_be_started_is_started_with_the_next_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the limit of threads, ``keep_warm`` is not an error."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError(thread.name)
+
+    with TokenCache("memory://", observers=[]) as cache:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            source = cache.source(FakeProvider(), keep_warm=True)
+        assert not warmers()
+        source.token()
+        assert len(warmers()) == 1

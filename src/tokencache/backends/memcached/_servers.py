@@ -73,8 +73,8 @@ class Session:
         self._server = server
         self._connection = connection
         self._idle_since = 0.0
-        self._poller = select.poll()
-        if connection.sock is not None:
+        self._poller = select.poll() if hasattr(select, "poll") else None  # eventlet takes it away
+        if connection.sock is not None and self._poller is not None:
             self._poller.register(connection.sock, select.POLLIN)
 
     def __enter__(self) -> Self:
@@ -93,6 +93,8 @@ class Session:
         """Return whether the connection is reusable: not idle for too long, not closed, no unread answer."""
         if time.monotonic() - self._idle_since >= _STALE or self._connection.sock is None:
             return False
+        if self._poller is None:
+            return not select.select([self._connection.sock], [], [], 0)[0]
         return not self._poller.poll(0)
 
     def close(self) -> None:
@@ -220,7 +222,8 @@ class Server:
     def _let_the_kernel_time(self, sock: socket.socket | None) -> None:
         """Set the time-out in the kernel: with a time-out of Python, each read takes two system calls."""
         timeout = self._settings.get("timeout")
-        if type(sock) is socket.socket and isinstance(timeout, float | int):  # TLS waits by itself
+        plain = type(sock).__module__ == "socket"  # TLS waits by itself, and so do the sockets of gevent and eventlet
+        if sock is not None and plain and isinstance(timeout, float | int):
             span = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
             sock.settimeout(None)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
