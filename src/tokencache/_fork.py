@@ -3,10 +3,14 @@
 A fork copies locks that other threads hold, connections that the parent still uses, and records of threads that the
 child does not have. Only this module calls ``os.register_at_fork``. Providers, the QPay client and the command line do
 not enrol, because each fetch of a provider opens a client of its own.
+
+A C library that forks, such as uWSGI, does not run Python's hooks. So the code calls :func:`notice_fork` before it uses
+what a fork breaks, off the hot path.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from contextlib import ExitStack
@@ -33,7 +37,9 @@ _enrolled: Final[dict[Stage, WeakKeyDictionary[object, Callable[[object], None]]
     stage: WeakKeyDictionary() for stage in Stage
 }
 _turns: Final[dict[int, threading.RLock]] = {}  # a lock for each process id: an inherited one may be held for ever
-_ready = os.getpid()
+_ready = os.getpid()  # the process in which all is reset
+_resetting = 0  # the process in which a reset has begun
+_LOGGER: Final = logging.getLogger("tokencache")
 
 
 def enrol(stage: Stage, reset: Callable[[], None]) -> None:
@@ -55,16 +61,29 @@ def after_fork() -> None:
     It may be called at any moment and from any thread, and returns when all objects are reset. If one fails, the
     others are still reset, and the last error is raised at the end.
     """
-    global _ready  # noqa: PLW0603  (one per process is the point)
+    global _ready, _resetting  # noqa: PLW0603  (one per process is the point)
     pid = os.getpid()
     with _turns.setdefault(pid, threading.RLock()):
-        if _ready == pid:
+        if pid in {_ready, _resetting}:  # the second: called by a reset
             return
-        _ready = pid
-        with ExitStack() as stack:
-            for stage in reversed(Stage):  # a stack runs the last callback first
-                for owner, reset in list(_enrolled[stage].items()):
-                    stack.callback(reset, owner)
+        _resetting = pid
+        try:
+            with ExitStack() as stack:
+                for stage in reversed(Stage):  # a stack runs the last callback first
+                    for owner, reset in list(_enrolled[stage].items()):
+                        stack.callback(reset, owner)
+        finally:
+            _ready = pid  # not before: the child's other threads wait until all is reset
+
+
+def notice_fork() -> None:
+    """Reset every enrolled object if this process was forked without Python's hooks; else cost one system call."""
+    if os.getpid() == _ready:
+        return
+    try:
+        after_fork()
+    except Exception:  # as Python's hook does: the caller can go on
+        _LOGGER.exception("an object could not be reset after a fork")
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch

@@ -13,7 +13,7 @@ from tokencache import _keys
 from tokencache._engine.context import SourceContext
 from tokencache._engine.flow import KeyUse
 from tokencache._engine.warmer import Warmer
-from tokencache._fork import Stage, enrol
+from tokencache._fork import Stage, enrol, notice_fork
 from tokencache._resolver import Resolver
 from tokencache.errors import BackendClosed
 from tokencache.events import log
@@ -161,6 +161,7 @@ class TokenCache(Shared):
 
         Raises ``ConfigurationError`` for an unknown name, missing settings or a function without a key.
         """
+        notice_fork()
         if self._closed:
             raise BackendClosed(_CLOSED)
         found = self._resolver.resolve(provider, key=key, policy=policy, keep_warm=keep_warm)
@@ -193,6 +194,7 @@ class TokenCache(Shared):
 
     def _close(self) -> None:
         """Refuse new sources, and stop the warmer."""
+        notice_fork()
         self._closed = True
         if self._warmer is not None:
             self._warmer.stop()

@@ -14,6 +14,8 @@ from tokencache._engine.flow import SHORTEST_WAIT, Failed, Job, Kept, KeyUse, Ob
 from tokencache._engine.identity import Identity
 from tokencache._engine.launcher import off_loop
 from tokencache._engine.local import LocalCopy
+from tokencache._engine.warmer import resume
+from tokencache._fork import notice_fork
 from tokencache.errors import (
     BackendUnavailable,
     ConfigurationError,
@@ -289,6 +291,7 @@ class TokenSource(LocalCopy, Shared):
 
     def _drive(self, steps: Steps[T]) -> T:
         """Run the steps of a call on this thread."""
+        notice_fork()
         return drive(steps, self._perform)
 
     def _perform(self, step: JoinFlight | RunFlow) -> object:
@@ -301,6 +304,7 @@ class TokenSource(LocalCopy, Shared):
 
     async def _adrive(self, steps: Steps[T]) -> T:
         """Run the steps of a call on this event loop."""
+        notice_fork()
         return await adrive(steps, self._aperform)
 
     async def _aperform(self, step: JoinFlight | RunFlow) -> object:
@@ -314,6 +318,7 @@ class TokenSource(LocalCopy, Shared):
 
     def _serve_and_refresh(self, launch: Callable[[Flight, Reason], None]) -> Token | None:
         """Return the current token if it is usable, and start its renewal if that is due and no flight is open."""
+        notice_fork()
         now = self._clock()
         copy = self._usable(now)
         if copy is None:
@@ -349,6 +354,8 @@ class TokenSource(LocalCopy, Shared):
         if leads and not needed():  # another flight landed between the caller's look and this one
             self._abandon(flight)
             return None
+        if leads:
+            resume()
         return flight, leads
 
     def _fly(self, flight: Flight, reason: Reason) -> Outcome | None:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 import weakref
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +20,7 @@ import pytest
 from tokencache import TokenCache
 from tokencache._engine.timer import Heartbeat
 from tokencache._engine.warmer import Warmer
-from tokencache._fork import Stage, after_fork, enrol
+from tokencache._fork import Stage, after_fork, enrol, notice_fork
 from tokencache.backends.memory import MemoryBackend
 from tokencache.testing.fakes import FakeClock, FakeProvider
 
@@ -29,6 +33,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),  # threads of other tests may still run
 ]
+PATIENCE = 30
 ORDER = ["LOCKS", "CONNECTIONS", "SOURCES", "TIMERS", "WARMERS"]
 
 
@@ -58,6 +63,7 @@ def in_child(answer: Callable[[], object], fork: Callable[[], int] = os.fork) ->
     reads, writes = os.pipe()
     child = fork()
     if child == 0:  # pragma: no cover  (another process)
+        signal.alarm(2 * PATIENCE)
         try:
             os.write(writes, str(answer()).encode())
         finally:
@@ -89,6 +95,14 @@ def held(*locks: threading.Lock | threading.Condition) -> Generator[None]:
     finally:
         done.set()
         thread.join()
+
+
+def until_quiet() -> None:
+    """Wait until no flight's thread is left: one that is just ending may hold a lock of Python's own at the fork."""
+    ends_at = time.monotonic() + PATIENCE
+    while any(thread.name.startswith("tokencache-fake") for thread in threading.enumerate()):
+        assert time.monotonic() < ends_at
+        time.sleep(0.001)
 
 
 def fork_in_c() -> int:
@@ -129,7 +143,7 @@ def test_a_warmer_is_reset_last(monkeypatch: pytest.MonkeyPatch) -> None:
         found.append(not source._flights.flying)
         found.append(source._fresh_until < float("inf"))
 
-    monkeypatch.setattr(Warmer, "_start", look)
+    monkeypatch.setattr(Warmer, "start", look)
     warmer._sources[source] = None
     with held(*locks()):
         assert in_child(lambda: (len(found), all(found))) == "(9, True)"
@@ -152,6 +166,143 @@ def test_one_call_resets_after_a_fork_done_in_c() -> None:
 
     assert in_child(child, fork_in_c) == "['0', 'reset']"
     assert in_child(child) == "['1', 'reset']"
+
+
+def test_other_threads_wait_until_all_is_reset() -> None:
+    """A thread of the child uses nothing while another one resets it; a reset may itself ask for a reset."""
+    seen: list[str] = []
+    began, done = threading.Event(), threading.Event()
+
+    class Slow(Member):
+        def reset(self) -> None:
+            notice_fork()
+            began.set()
+            done.wait(PATIENCE)
+            super().reset()
+
+    member = Slow("reset", seen)
+    enrol(Stage.LOCKS, member.reset)
+
+    def child() -> list[str]:
+        first = threading.Thread(target=notice_fork)
+        second = threading.Thread(target=lambda: (began.wait(PATIENCE), notice_fork(), seen.append("second")))
+        first.start()
+        second.start()
+        began.wait(PATIENCE)
+        done.set()
+        first.join()
+        second.join()
+        return seen
+
+    assert in_child(child, fork_in_c) == "['reset', 'second']"
+
+
+def test_a_failure_to_reset_stops_no_caller(caplog: pytest.LogCaptureFixture) -> None:
+    """A third party's hook may raise: the caller of a token goes on, and the log says why."""
+    member = Failing("bad", [])
+    enrol(Stage.LOCKS, member.reset)
+
+    def child() -> list[str]:
+        notice_fork()
+        notice_fork()
+        return [record.message for record in caplog.records]
+
+    assert in_child(child, fork_in_c) == "['an object could not be reset after a fork']"
+
+
+def test_a_fork_that_may_be_patched_starts_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gunicorn patches after the fork: a thread that ran before would share connections with greenlets.
+
+    The warmer goes on with the first flight of the child.
+    """
+    provider = FakeProvider()
+    cache = TokenCache("memory://", observers=[])
+    source = cache.source(provider, keep_warm=True)
+    source.token()
+    monkeypatch.setitem(sys.modules, "gevent", sys)
+    until_quiet()
+
+    def child() -> list[bool]:
+        before = cache._warmer._thread is None  # type: ignore[union-attr]
+        source.renew()
+        return [before, cache._warmer._thread is not None]  # type: ignore[union-attr]
+
+    try:
+        assert in_child(child) == "[True, True]"
+    finally:
+        cache.close()
+
+
+FLIGHT = """
+import ctypes, os, signal, threading
+from tokencache import TokenCache
+from tokencache.testing.fakes import FakeProvider
+
+login = FakeProvider()
+login.gate.clear()
+cache = TokenCache("memory://", observers=[])
+source = cache.source(login)
+caller = threading.Thread(target=source.token)
+caller.start()
+assert login.started.wait(30)
+locks = [source._lock, source._flights._lock, cache._lock, cache._backend._changed]
+for lock in locks:
+    lock.acquire()
+child = ctypes.PyDLL(None).fork()
+if child == 0:
+    signal.alarm(30)
+    login.gate = threading.Event()
+    login.gate.set()
+    other = cache.source(lambda: {"access_token": "other", "expires_in": 60}, key="other")
+    print(login.calls, source.token().value == "fake-token-1", other.token().value, flush=True)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+for lock in locks:
+    lock.release()
+login.gate.set()
+caller.join()
+print(login.calls)
+"""
+
+WARM = """
+import ctypes, os, signal, threading
+from tokencache import TokenCache
+from tokencache._engine.timer import beat
+from tokencache.testing.fakes import FakeProvider
+
+login = FakeProvider(lifetime=20)
+source = TokenCache("memory://", observers=[]).source(login, keep_warm=True)
+source.token()
+beat(0.001, lambda _beat: False)
+while any(thread.name.startswith("tokencache-fake") for thread in threading.enumerate()):
+    threading.Event().wait(0.001)
+child = ctypes.PyDLL(None).fork()
+if child == 0:
+    signal.alarm(30)
+    ran = threading.Event()
+    login.lifetime = 1.0
+    source.renew()
+    while login.calls < 5:
+        threading.Event().wait(0.01)
+    beat(0.001, lambda _beat: bool(ran.set()))
+    print(ran.wait(30), flush=True)
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [pytest.param(FLIGHT, "1 True other\n1\n", id="flight"), pytest.param(WARM, "True\n0\n", id="heartbeat, warmer")],
+)
+def test_a_child_forked_in_c_does_what_the_hook_does(tmp_path: Path, program: str, said: str) -> None:
+    """INV-8: it joins no flight of its parent, waits for no lock, and has a timer and a warmer, as uWSGI's workers."""
+    script = tmp_path / "forked.py"
+    script.write_text(program)
+    ran = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=2 * PATIENCE, check=False
+    )
+    assert ran.stdout == said, ran.stderr
 
 
 def test_a_child_may_fork_again() -> None:

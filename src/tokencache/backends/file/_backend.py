@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tokencache._engine.clock import steady_clock
-from tokencache._fork import Stage, enrol
+from tokencache._fork import Stage, enrol, notice_fork
 from tokencache._record import LARGEST_FENCE, is_another, is_late, next_fence
 from tokencache.backends._polling import PollPacer
 from tokencache.backends.file import _flock
@@ -365,6 +365,7 @@ class FileBackend(Shared):
         raise FileNotFoundError(self._folder.path)
 
     def _require_open(self) -> None:
+        notice_fork()
         if self._closing.is_set():
             message = f"the file backend in {self._folder.path} was closed; make another one"
             raise BackendClosed(message)

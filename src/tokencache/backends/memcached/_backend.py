@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from cachetools import LRUCache
 
-from tokencache._fork import Stage, enrol
+from tokencache._fork import Stage, enrol, notice_fork
 from tokencache._record import LARGEST_FENCE, fence_of, is_another, is_late, next_fence
 from tokencache.backends._polling import PollPacer
 from tokencache.backends.memcached._form import (
@@ -253,6 +253,7 @@ class MemcachedBackend(Shared):
 
     def _server(self, record: str) -> Server:
         """Return the server of a record; raises ``BackendClosed`` after ``close()``."""
+        notice_fork()
         if self._closing.is_set():
             message = "the memcached backend is closed; make a new TokenCache"
             raise BackendClosed(message)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tokencache._fork import Stage, enrol
+from tokencache._fork import Stage, enrol, notice_fork
 from tokencache.backends.redis._connect import (
     MOST_CONNECTIONS,
     Target,
@@ -116,6 +116,7 @@ class RedisBackend(Shared):
 
     def wait(self, key: str, seen: bytes | None, timeout: float) -> Stored | None:  # noqa: ARG002  (see the stream)
         """Wait until the lease that was seen ends in a record or a release."""
+        notice_fork()
         command = self._protocol.wait(key, timeout)
         if command is None or not self._waiters.acquire(blocking=False):
             time.sleep(min(timeout, random.uniform(_FOREIGN_POLL / 2, _FOREIGN_POLL)))  # noqa: S311  (jitter)
@@ -154,6 +155,7 @@ class RedisBackend(Shared):
         """Return the half for the running event loop, with connections of its own."""
         import asyncio
 
+        notice_fork()
         loop = asyncio.get_running_loop()
         half = self._halves.get(loop)
         if half is None:
@@ -192,6 +194,7 @@ class RedisBackend(Shared):
         self, key: str, packed: Callable[[Any], Iterable[bytes]], count: int, *, waiting: bool = False
     ) -> list[Any]:
         """Send ``count`` commands and return the replies; an interrupted call closes its connection."""
+        notice_fork()
         if self._closed:
             raise closed()
         try:
