@@ -23,7 +23,7 @@ from tokencache.errors import (
     ProviderError,
     TokenCacheError,
 )
-from tokencache.events import FetchFailed, TokenInvalidated, observe
+from tokencache.events import FetchFailed, TokenInvalidated
 from tokencache.shared import Shared
 from tokencache.steps import adrive, drive
 
@@ -222,8 +222,7 @@ class TokenSource(LocalCopy, Shared):
                 return token
             self._stop_while_cooling(now)
             if now >= deadline:
-                who = f"[{self.provider}] {self._known_key()!r}"
-                message = f"{who}: no token before the deadline; allow more time, or see status()"
+                message = f"{self._who()}: no token before the deadline; allow more time, or see status()"
                 raise DeadlineExceeded(message)
             vain = vain + 1 if now - asked_at < SHORTEST_WAIT else 0
             if vain > 1:  # flights that take no time and bring no token must not keep this loop busy
@@ -234,6 +233,8 @@ class TokenSource(LocalCopy, Shared):
             if place is None:
                 continue
             flight, leads = place
+            if not leads:
+                self._stop_own_fetch(flight)
             # INV-6: the leader replaces a refused token that is missing, whether or not it reported the 401.
             why: Reason = reason or ("rejected" if self._copy is None and self._refused else "cold")
             outcome: Outcome | None = yield JoinFlight(flight, leads, why, deadline)
@@ -251,6 +252,19 @@ class TokenSource(LocalCopy, Shared):
                     if self._answer(self._clock(), unlike) is None:
                         raise error.replica() from error.__cause__
 
+    def _stop_own_fetch(self, flight: Flight) -> None:
+        """Raise if the flight would wait for its own caller."""
+        if flight.waits_for_caller():
+            message = (
+                f"{self._who()}: the fetch of this token asks for this token, and would wait for itself; "
+                "let the login do without it, with no HTTP client or log handler that needs it"
+            )
+            raise ConfigurationError(message)
+
+    def _who(self) -> str:
+        """Return the beginning of a message: which provider, which key."""
+        return f"[{self.provider}] {self._known_key()!r}"
+
     def _answer(self, now: float, unlike: str | None) -> Token | None:
         """Return the local token if it is usable and not ``unlike``."""
         copy = self._usable(now)
@@ -261,7 +275,7 @@ class TokenSource(LocalCopy, Shared):
         here = self._refuse(token)
         stored: bool = yield RunFlow(lambda: drop(self._job("rejected"), token.value))
         if here or stored:
-            observe(self._world.observers, TokenInvalidated(provider=self.provider, key=self.key, stored=stored))
+            self._world.tell(TokenInvalidated(provider=self.provider, key=self.key, stored=stored))
         return here or stored
 
     def _replace(self, token: Token) -> Steps[Token | None]:
@@ -362,7 +376,8 @@ class TokenSource(LocalCopy, Shared):
         """Run the flow on this thread and land the flight; abandon it if this thread is interrupted (INV-8)."""
         self._took_off(flight)
         try:
-            return self._landed(flight, run(obtain(self._job(reason)), self._world, self.key))
+            with flight.aboard():
+                return self._landed(flight, run(obtain(self._job(reason)), self._world, self.key))
         except Exception as error:
             self._crashed(flight, error)
             raise
@@ -373,8 +388,9 @@ class TokenSource(LocalCopy, Shared):
         """Run the flow on this event loop and land the flight; abandon it if the task is cancelled (INV-8)."""
         self._took_off(flight)
         try:
-            await self._prepare()
-            self._landed(flight, await arun(obtain(self._job(reason)), self._world, self.key))
+            with flight.aboard():
+                await self._prepare()
+                self._landed(flight, await arun(obtain(self._job(reason)), self._world, self.key))
         except Exception as error:  # noqa: BLE001  (all callers that joined get it)
             self._crashed(flight, error)
         finally:
@@ -386,9 +402,10 @@ class TokenSource(LocalCopy, Shared):
         flight.lost_at = self._clock() + self._policy.timeout + _GRACE
 
     def _landed(self, flight: Flight, outcome: Outcome) -> Outcome:
-        """Apply the outcome to the local copy, then give it to all waiters."""
+        """Apply the outcome to the local copy, tell the observers, then give it to all waiters."""
         self._apply(outcome)
         self._leave(flight)
+        flight.settle()
         flight.land(outcome)
         return outcome
 
@@ -398,7 +415,6 @@ class TokenSource(LocalCopy, Shared):
             if self._copy is not None:
                 self._fresh_until = min(self._clock() + self._policy.probe, self._copy.usable_at)
         self._leave(flight)
-        flight.fail(error)
 
         copy = self._copy
         event = FetchFailed(
@@ -411,7 +427,9 @@ class TokenSource(LocalCopy, Shared):
             pause=self._policy.probe,
             served=copy is not None and self._clock() < copy.usable_at,
         )
-        observe(self._world.observers, event)
+        flight.settle()
+        self._world.tell(event)
+        flight.fail(error)
 
     def _abandon(self, flight: Flight) -> None:
         """Make the waiters start over if the flight did not land (INV-8)."""
@@ -420,6 +438,7 @@ class TokenSource(LocalCopy, Shared):
                 if self._copy is not None:
                     self._fresh_until = min(self._fresh_until, self._due(self._copy, self._clock()))
             self._leave(flight)
+            flight.settle()
             flight.abandon()
 
     def _leave(self, flight: Flight) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tokencache._engine.effects import Draw, Emit, Instants, Now
+from tokencache._engine.flights import flight_of_context
 from tokencache._engine.launcher import LAUNCHER, Launcher
 from tokencache.events import LeaseLost, ProviderWarning, observe
 from tokencache.ports import FetchContext
@@ -52,8 +54,12 @@ class SourceContext:
                 raise NotImplementedError(message)
 
     def tell(self, event: Event) -> None:
-        """Give an event to the observers."""
-        observe(self.observers, event)
+        """Give an event to the observers; one of a flight when it is settled, as an observer may want the token."""
+        flight = flight_of_context()
+        if flight is None:
+            observe(self.observers, event)
+        else:
+            flight.later(functools.partial(observe, self.observers, event))
 
     def context(self, effect: Fetch, key: str) -> FetchContext:
         """Return the context of a fetch."""

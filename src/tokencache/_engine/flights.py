@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import deque
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
 from tokencache.errors import TokenCacheError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from tokencache._engine.flow import Outcome
 
@@ -58,16 +60,51 @@ class LoopWaiters:
 class Flight:
     """One run of the flow. It lands with an outcome or an error, or is abandoned when its runner died (INV-8)."""
 
-    __slots__ = ("_future", "_outcome", "_waiters", "loop", "lost_at", "started")
+    __slots__ = ("_future", "_later", "_outcome", "_outer", "_settled", "_waiters", "loop", "lost_at", "started")
 
     def __init__(self, lost_at: float) -> None:
         self.lost_at = lost_at
         self.started = False
         self.loop: asyncio.AbstractEventLoop | None = None
         self._waiters: dict[asyncio.AbstractEventLoop, LoopWaiters] = {}
+        self._later: deque[Callable[[], None]] = deque()
+        self._outer: Flight | None = None
+        self._settled = False
         self._outcome: Outcome | None = None
         self._future: Future[Outcome | None] = Future()
         self._future.set_running_or_notify_cancel()  # so that a waiter cannot cancel it for the others
+
+    @contextmanager
+    def aboard(self) -> Generator[None]:
+        """Count the code of the block as part of this flight, with what it calls on threads and tasks of its own."""
+        outer = flight_of_context()
+        self._outer = None if outer is None or outer.over else outer
+        mark = _aboard.set(self)
+        try:
+            yield
+        finally:
+            with suppress(ValueError):  # a task that is collected with its closed loop, by code of another context
+                _aboard.reset(mark)
+
+    def waits_for_caller(self) -> bool:
+        """Return whether the calling code is part of this flight, or of one that this flight waits for."""
+        flight = flight_of_context()
+        while flight is not None and flight is not self:
+            flight = flight._outer  # noqa: SLF001  (of the same class)
+        return flight is self
+
+    def later(self, call: Callable[[], None]) -> None:
+        """Make a call once the flight is settled: the call may ask for the token."""
+        self._later.append(call)
+        if self._settled:
+            self.settle()
+
+    def settle(self) -> None:
+        """Make the calls that were put off: the outcome is known to the source, and new callers do not join."""
+        self._settled = True
+        with suppress(IndexError):  # no call is left; another thread may have made the last
+            while True:
+                self._later.popleft()()
 
     def join(self, timeout: float) -> Outcome | None:
         """Wait on this thread; ``None`` if the flight was abandoned or stalled, or ``timeout`` passed."""
@@ -139,6 +176,14 @@ class Flight:
         return self._future.done()
 
 
+_aboard: ContextVar[Flight | None] = ContextVar("tokencache_flight", default=None)
+
+
+def flight_of_context() -> Flight | None:
+    """Return the flight that the calling code is part of, over or not."""
+    return _aboard.get()
+
+
 class Flights:
     """The flight of one source, if there is one."""
 
@@ -157,10 +202,10 @@ class Flights:
             lost = self._open
             if lost is not None and now < lost.lost_at and not lost.stalled:
                 return lost, False
-            self._open = Flight(lost_at)
-            if lost is not None:
-                lost.abandon()
-            return self._open, True
+            mine = self._open = Flight(lost_at)
+        if lost is not None:
+            lost.abandon()  # not under the lock: it calls back
+        return mine, True
 
     def leave(self, flight: Flight) -> None:
         """Close a flight before it lands, so that the next caller leads a new one."""

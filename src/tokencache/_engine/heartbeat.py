@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import contextvars
 from typing import TYPE_CHECKING
 
 from tokencache._engine import timer
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 def start(world: SourceContext, lease: LeaseGrant, deadline: float) -> timer.Beat:
     """Extend a lease every third of its length, on the timer thread, until the beat is stopped."""
-    return timer.beat(lease.ttl / 3, functools.partial(extend, world, lease, deadline))
+    context = contextvars.copy_context()  # so that a lost lease is reported as an event of the flight
+    return timer.beat(lease.ttl / 3, lambda beat: context.run(extend, world, lease, deadline, beat))
 
 
 def extend(world: SourceContext, lease: LeaseGrant, deadline: float, beat: timer.Beat) -> bool:

@@ -119,7 +119,8 @@ def run_coroutine(start: Callable[[], Coroutine[object, object, T]]) -> T:
         except BaseException as error:  # noqa: BLE001  (carried to the caller's thread)
             box.append(error)
 
-    thread = threading.Thread(target=target, name="tokencache-coroutine", daemon=True)
+    run = contextvars.copy_context().run
+    thread = threading.Thread(target=run, args=(target,), name="tokencache-coroutine", daemon=True)
     thread.start()
     thread.join()
     if isinstance(box[0], BaseException):
