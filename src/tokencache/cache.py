@@ -12,6 +12,7 @@ from cachetools import LRUCache
 from tokencache import _keys
 from tokencache._engine.context import SourceContext
 from tokencache._engine.flow import KeyUse
+from tokencache._engine.launcher import running_loop
 from tokencache._engine.warmer import Warmer
 from tokencache._fork import Stage, enrol, notice_fork
 from tokencache._resolver import Resolver
@@ -187,6 +188,7 @@ class TokenCache(Shared):
 
     async def aclose(self) -> None:
         """Close, from an event loop."""
+        running_loop()
         self._close()
         async with AsyncExitStack() as stack:
             for handle in self._resolver.handles:
@@ -211,6 +213,7 @@ class TokenCache(Shared):
 
     async def __aenter__(self) -> Self:
         """Return the cache itself."""
+        running_loop()
         return self
 
     async def __aexit__(

@@ -1,7 +1,8 @@
 """Events: frozen values that tell observers what happened. No event holds a secret (INV-9).
 
 An observer is a callable that takes one event. It runs in the thread or task that causes the event, so it must be
-quick. An exception that it raises is logged and not propagated.
+quick. Events of a fetch are told when the source has the outcome, and before the callers get it: an observer may ask
+for the token. An exception that it raises is logged and not propagated.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from tokencache._engine.effects import sleep
 from tokencache._engine.flights import Flights
 from tokencache._engine.flow import SHORTEST_WAIT, Failed, Job, Kept, KeyUse, Obtained, drop, obtain
 from tokencache._engine.identity import Identity
-from tokencache._engine.launcher import off_loop
+from tokencache._engine.launcher import off_loop, running_loop
 from tokencache._engine.local import LocalCopy
 from tokencache._engine.warmer import resume
 from tokencache._fork import notice_fork
@@ -221,9 +221,7 @@ class TokenSource(LocalCopy, Shared):
             if token is not None:
                 return token
             self._stop_while_cooling(now)
-            if now >= deadline:
-                message = f"{self._who()}: no token before the deadline; allow more time, or see status()"
-                raise DeadlineExceeded(message)
+            self._stop_at(deadline, now)
             vain = vain + 1 if now - asked_at < SHORTEST_WAIT else 0
             if vain > 1:  # flights that take no time and bring no token must not keep this loop busy
                 yield RunFlow(lambda: sleep(SHORTEST_WAIT))
@@ -251,6 +249,12 @@ class TokenSource(LocalCopy, Shared):
                 case Failed(error=error):
                     if self._answer(self._clock(), unlike) is None:
                         raise error.replica() from error.__cause__
+
+    def _stop_at(self, deadline: float, now: float) -> None:
+        """Raise if the deadline of the call has passed."""
+        if now >= deadline:
+            message = f"{self._who()}: no token before the deadline; allow more time, or see status()"
+            raise DeadlineExceeded(message)
 
     def _stop_own_fetch(self, flight: Flight) -> None:
         """Raise if the flight would wait for its own caller."""
@@ -318,6 +322,7 @@ class TokenSource(LocalCopy, Shared):
 
     async def _adrive(self, steps: Steps[T]) -> T:
         """Run the steps of a call on this event loop."""
+        running_loop()
         notice_fork()
         return await adrive(steps, self._aperform)
 

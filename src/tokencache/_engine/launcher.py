@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import threading
+from importlib import import_module
 from typing import TYPE_CHECKING, Final, TypeVar
+
+from tokencache.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import asyncio
@@ -26,9 +29,11 @@ class Launcher:
 
     def task(self, coroutine: Coroutine[object, object, T], name: str) -> asyncio.Task[T]:
         """Start a coroutine as a task of the running event loop; the caller must keep a reference to the task."""
-        import asyncio
-
-        return asyncio.get_running_loop().create_task(coroutine, name=name)
+        try:
+            return running_loop().create_task(coroutine, name=name)
+        except ConfigurationError:
+            coroutine.close()
+            raise
 
     def beside(
         self, call: Callable[[], object], name: str, *, lends: bool, abandon: Callable[[], object] = bool
@@ -64,6 +69,20 @@ LAUNCHER: Final = Launcher()
 """The default launcher of a source; it has no state."""
 
 
+def running_loop() -> asyncio.AbstractEventLoop:
+    """Return the running event loop; raises ``ConfigurationError`` where asyncio does not run, as under trio."""
+    import asyncio
+
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        message = (
+            "the async methods need a running event loop of asyncio, and none runs here; "
+            "under trio, call the sync method on a thread: await trio.to_thread.run_sync(source.token)"
+        )
+        raise ConfigurationError(message) from None
+
+
 async def on_thread(call: Callable[[], T]) -> T:
     """Run a call on a thread of its own, and await it.
 
@@ -90,7 +109,7 @@ async def on_thread(call: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             loop.call_soon_threadsafe(settle, result, error)
 
-    LAUNCHER.thread(target, "tokencache-call")
+    LAUNCHER.beside(target, "tokencache-call", lends=True)
     return await future
 
 
@@ -126,3 +145,12 @@ def run_coroutine(start: Callable[[], Coroutine[object, object, T]]) -> T:
     if isinstance(box[0], BaseException):
         raise box[0]
     return box[0]
+
+
+def is_main_interpreter() -> bool:
+    """Return whether this is not a subinterpreter, such as mod_wsgi has for each application."""
+    for name in ("_interpreters", "_xxsubinterpreters"):  # CPython 3.13 and newer, and older
+        with contextlib.suppress(ImportError):
+            interpreters = import_module(name)
+            return bool(interpreters.get_current() == interpreters.get_main())
+    return True  # another Python

@@ -47,6 +47,7 @@ class Heartbeat:
         self._changed = threading.Condition()  # guards _due and _running
         self._due: list[tuple[float, int, Beat]] = []
         self._running = False
+        self._stopped = False
         self._order = itertools.count()
 
     def start(self, every: float, action: Action) -> Beat:
@@ -54,7 +55,8 @@ class Heartbeat:
         beat = Beat(every, action)
         with self._changed:
             heapq.heappush(self._due, (time.monotonic() + every, next(self._order), beat))
-            starts, self._running = not self._running, True
+            starts = not (self._running or self._stopped)
+            self._running |= starts
             if self._due[0][2] is beat:
                 self._changed.notify()
         if starts:  # not under the lock: where threads are greenlets, others run until the thread has started
@@ -65,6 +67,12 @@ class Heartbeat:
                 if not isinstance(error, RuntimeError):  # no thread can be started: the fetch goes on without
                     raise
         return beat
+
+    def stop(self) -> None:
+        """End the thread, and start no other."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
 
     def _run(self) -> None:
         """Run the beats that are due, until the timer is idle."""
@@ -80,6 +88,9 @@ class Heartbeat:
         """Wait until a beat is due, and return it; ``None`` ends the thread."""
         with self._changed:
             while True:
+                if self._stopped:
+                    self._running = False
+                    return None
                 while self._due and self._due[0][2].stopped:
                     heapq.heappop(self._due)
                 if not self._due:
@@ -102,3 +113,8 @@ def beat(every: float, action: Action) -> Beat:
     if _heartbeat.kind is not _thread.start_new_thread:
         _heartbeat = Heartbeat()
     return _heartbeat.start(every, action)
+
+
+def stop() -> None:
+    """Stop all beats of this process, as the interpreter ends."""
+    _heartbeat.stop()

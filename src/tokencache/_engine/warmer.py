@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import sys
 import threading
 import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from tokencache._fork import Stage, enrol
+from tokencache._engine import timer
+from tokencache._engine.launcher import is_main_interpreter
+from tokencache._fork import Stage, enrol, notice_fork
 
 if TYPE_CHECKING:
     from tokencache.source import TokenSource
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 _PATIENCE: Final = 0.05  # in seconds; a slower fetch goes on in its flight, and the next source has its turn
 _LONGEST_PAUSE: Final = 60.0
 _GOODBYE: Final = 1.0
+_LOGGER: Final = logging.getLogger("tokencache")
 _PATCHERS: Final = frozenset({"gevent", "eventlet"})
 """Libraries that may patch :mod:`threading` soon after a fork: a thread that is started before then harms."""
 
@@ -68,8 +72,9 @@ class Warmer:
             thread = self._thread = threading.Thread(target=self._run, name="tokencache-warm", daemon=True)
         try:  # not under the lock: where threads are greenlets, others run until the thread has started
             thread.start()
-        except RuntimeError:  # no thread can be started now; the next flight tries again
+        except RuntimeError as error:
             self._thread = None
+            _LOGGER.warning("keep_warm: %s; callers renew their tokens until a thread can be started", error)
 
     def _run(self) -> None:
         """Renew the tokens that are due, then sleep until the next one is."""
@@ -94,9 +99,19 @@ def resume() -> None:
 
 
 def _stop_all() -> None:
-    """Stop all warmers before the interpreter ends."""
+    """End the threads before the interpreter ends: none may run code of an interpreter that is gone.
+
+    A subinterpreter, such as mod_wsgi has for each application, waits until its fetches have ended, because a thread
+    that is left would end the whole process. The main interpreter does not wait for fetches.
+    """
+    notice_fork()
     for warmer in list(_warmers):
         warmer.stop()
+    timer.stop()
+    if not is_main_interpreter():
+        for thread in threading.enumerate():
+            if thread.name.startswith("tokencache-") and thread is not threading.current_thread():
+                thread.join()
 
 
 atexit.register(_stop_all)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from tokencache import (
     DeadlineExceeded,
@@ -19,6 +21,7 @@ from tokencache import (
 from tokencache._engine.launcher import Launcher
 from tokencache._engine.timer import Heartbeat
 from tokencache.backends.memory import MemoryBackend
+from tokencache.errors import ConfigurationError
 from tokencache.testing.fakes import FakeProvider
 
 if TYPE_CHECKING:
@@ -143,3 +146,38 @@ def test_the_main_thread_calls_the_backend_if_no_thread_can_start() -> None:
     source._world = replace(source._world, launcher=Threadless())
     source.status()
     assert backend.places == [threading.main_thread()]
+
+
+def test_the_event_loop_makes_the_call_if_no_thread_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """INV-8: in a subinterpreter without threads, or at the limit of threads, a slow call is better than no token."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError(thread.name)
+
+    source = TokenCache("memory://", observers=[]).source(lambda: {"access_token": "t", "expires_in": 60}, key="k")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert asyncio.run(source.atoken()).value == "t"
+
+
+@pytest.mark.filterwarnings("error")
+def test_trio_is_told_of_the_way_through_a_thread() -> None:
+    """Each async method names asyncio and the remedy, and leaves no coroutine that nobody awaits."""
+    cache = TokenCache("memory://", observers=[])
+    source = cache.source(FakeProvider())
+    refused = pytest.raises(ConfigurationError, match=r"asyncio.*await trio\.to_thread\.run_sync\(source\.token\)")
+
+    async def main() -> None:
+        for call in (source.atoken, source.arenew, source.astatus, cache.aclose, cache.__aenter__):
+            with refused:
+                await call()  # type: ignore[operator]
+        token = await trio.to_thread.run_sync(source.token)
+        assert await source.atoken() is token  # a fresh token needs no loop
+        source._fresh_until = float("-inf")
+        assert await source.atoken() is token  # INV-4: it is usable, though nothing can renew it here
+        for refusal in (source.ainvalidate, source.areplace):
+            with refused:
+                await refusal(token)
+
+    trio.run(main)
+    gc.collect()  # a coroutine that was never awaited warns when it goes
