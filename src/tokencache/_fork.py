@@ -10,6 +10,7 @@ what a fork breaks, off the hot path.
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import threading
@@ -21,6 +22,25 @@ from weakref import WeakKeyDictionary
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import MethodType
+
+
+class LateLock:
+    """A lock to be held during a wait: made when it is first needed, and anew once a library has patched threading.
+
+    A lock from before gevent or eventlet patched would block all greenlets, or let them all pass. Call it for the lock
+    itself; ``kind`` is ``"Lock"`` or ``"RLock"``. An object that has one makes another after a fork.
+    """
+
+    __slots__ = ("_kind", "_made")
+
+    def __init__(self, kind: str = "Lock") -> None:
+        self._kind = kind
+        self._made: dict[object, threading.Lock] = {}
+
+    def __call__(self) -> threading.Lock:
+        """Return the lock of this moment's kind of threads."""
+        threads = _thread.start_new_thread
+        return self._made.get(threads) or self._made.setdefault(threads, getattr(threading, self._kind)())
 
 
 class Stage(Enum):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
 import ctypes
+import functools
 import gc
 import os
 import signal
@@ -20,7 +22,7 @@ import pytest
 from tokencache import TokenCache
 from tokencache._engine.timer import Heartbeat
 from tokencache._engine.warmer import Warmer
-from tokencache._fork import Stage, after_fork, enrol, notice_fork
+from tokencache._fork import LateLock, Stage, after_fork, enrol, notice_fork
 from tokencache.backends.memory import MemoryBackend
 from tokencache.testing.fakes import FakeClock, FakeProvider
 
@@ -136,7 +138,7 @@ def test_a_warmer_is_reset_last(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def locks() -> list[threading.Lock | threading.Condition]:
         breakers = (handle.reads._lock, handle.writes._lock)
-        return [source._lock, cache._lock, handle._lock, *breakers, backend._changed, heart._changed]
+        return [source._lock, cache._lock, handle._lock(), *breakers, backend._changed, heart._changed]
 
     def look(_warmer: Warmer) -> None:
         found.extend(lock.acquire(blocking=False) for lock in locks())
@@ -303,6 +305,17 @@ def test_a_child_forked_in_c_does_what_the_hook_does(tmp_path: Path, program: st
         [sys.executable, str(script)], capture_output=True, text=True, timeout=2 * PATIENCE, check=False
     )
     assert ran.stdout == said, ran.stderr
+
+
+def test_a_late_lock_is_one_for_each_kind_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock that is held during a wait must be a greenlet's where threads are greenlets."""
+    late, again = LateLock(), LateLock("RLock")
+    lock = late()
+    assert late() is lock
+    assert isinstance(again(), type(threading.RLock()))
+    monkeypatch.setattr(_thread, "start_new_thread", functools.partial(_thread.start_new_thread))
+    assert late() is not lock
+    assert late() is late()
 
 
 def test_a_child_may_fork_again() -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tokencache._engine.breaker import Breaker
-from tokencache._fork import Stage, enrol, reset_backend
+from tokencache._fork import LateLock, Stage, enrol, reset_backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +31,7 @@ class BackendHandle:
     __slots__ = ("__weakref__", "_backend", "_deferred", "_half", "_lock", "owned", "reads", "writes")
 
     def __init__(self, backend: Backend | Deferred, clock: Clock, probe: float, *, owned: bool = True) -> None:
-        self._lock = threading.Lock()  # guards _backend while it is made
+        self._lock = LateLock()  # guards _backend while it is made
         self._deferred: Deferred | None = None
         self._backend: Backend | None = None
         if isinstance(backend, Deferred):
@@ -55,7 +54,7 @@ class BackendHandle:
         """The backend; the first reading opens it."""
         opened = self._backend
         if opened is None:
-            with self._lock:
+            with self._lock():
                 opened = self._backend or self._open()
                 self._backend = opened
         return opened
@@ -88,6 +87,6 @@ class BackendHandle:
 
     def after_fork(self) -> None:
         """Give the child of a fork a lock and connections of its own."""
-        self._lock = threading.Lock()
+        self._lock = LateLock()
         self._half = None
         reset_backend(self._backend)

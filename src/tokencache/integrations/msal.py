@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from base64 import b64decode, b64encode
 from collections import deque
@@ -21,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msal  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 
-from tokencache._fork import Stage, enrol, reset_backend
+from tokencache._fork import LateLock, Stage, enrol, notice_fork, reset_backend
 from tokencache.errors import BackendError
 from tokencache.ports import Found, Granted, Held
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Generator, Iterator, Mapping, Sequence
 
     from tokencache._record import Sealing
@@ -89,12 +89,22 @@ class SharedTokenCache(_Base):  # type: ignore[misc]
         self._backend = backend
         self._key = key
         self._lifetime = lifetime
+        self._locks = LateLock("RLock")  # of MSAL; guards the attributes below too
         self._seen: bytes | None = None
         self._unstored: deque[_Change] = deque(maxlen=_UNSTORED)
-        self._lock: Any = threading.RLock()  # MSAL's own lock; it guards the attributes below too
         self._depth = 0
         self._ask_at = 0.0
         enrol(Stage.CONNECTIONS, self._after_fork)
+
+    @property
+    def _lock(self) -> threading.Lock:
+        """MSAL's own lock, in this process; also MSAL's methods take it."""
+        notice_fork()
+        return self._locks()
+
+    @_lock.setter
+    def _lock(self, lock: object) -> None:
+        """Ignore the lock that MSAL made with the cache."""
 
     def search(self, *args: Any, **kwargs: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401  (MSAL's parameters)
         """Return the matching entries of the stored record."""
@@ -232,6 +242,6 @@ class SharedTokenCache(_Base):  # type: ignore[misc]
 
     def _after_fork(self) -> None:
         """Make a new lock and new connections in the child of a fork."""
-        self._lock = threading.RLock()
+        self._locks = LateLock("RLock")
         self._depth = 0
         reset_backend(self._backend)

@@ -162,7 +162,7 @@ def test_the_event_loop_makes_the_call_if_no_thread_can_start(monkeypatch: pytes
 
 @pytest.mark.filterwarnings("error")
 def test_trio_is_told_of_the_way_through_a_thread() -> None:
-    """Each async method names asyncio and the remedy, and leaves no coroutine that nobody awaits."""
+    """Each async method names asyncio and the remedy, and leaves no coroutine without an await."""
     cache = TokenCache("memory://", observers=[])
     source = cache.source(FakeProvider())
     refused = pytest.raises(ConfigurationError, match=r"asyncio.*await trio\.to_thread\.run_sync\(source\.token\)")

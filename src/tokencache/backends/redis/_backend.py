@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tokencache._fork import Stage, enrol, notice_fork
+from tokencache._fork import LateLock, Stage, enrol, notice_fork
 from tokencache.backends.redis._connect import (
     MOST_CONNECTIONS,
     Target,
@@ -83,7 +83,7 @@ class RedisBackend(Shared):
 
     def _start_afresh(self) -> None:
         """Set the attributes that the child of a fork must not inherit."""
-        self._lock = threading.Lock()  # guards the making of clients
+        self._lock = LateLock()  # guards the making of clients; a cluster's asks its nodes
         self._client: Any = None
         self._waiting: Any = None
         self._waiters = threading.Semaphore(self._limit)
@@ -216,7 +216,7 @@ class RedisBackend(Shared):
 
     def _forget(self) -> None:
         """Close the clients; the next call connects anew and asks a cluster where nodes and slots are."""
-        with self._lock:
+        with self._lock():
             clients, self._client, self._waiting = (self._client, self._waiting), None, None
             idle, self._idle = self._idle, _Idle(self._library)
         idle.close()
@@ -237,7 +237,7 @@ class RedisBackend(Shared):
         made = self._waiting if waiting else self._client
         if made is not None:
             return made
-        with self._lock:
+        with self._lock():
             client = self._waiting if waiting else self._client
             if client is None:
                 client = connect(self._target, "redis", waiting=waiting)
