@@ -57,6 +57,7 @@ _enrolled: Final[dict[Stage, WeakKeyDictionary[object, Callable[[object], None]]
     stage: WeakKeyDictionary() for stage in Stage
 }
 _turns: Final[dict[int, threading.RLock]] = {}  # a lock for each process id: an inherited one may be held for ever
+_before: Final[list[Callable[[], None]]] = []
 _ready = os.getpid()  # the process in which all is reset
 _resetting = 0  # the process in which a reset has begun
 _LOGGER: Final = logging.getLogger("tokencache")
@@ -73,6 +74,17 @@ def reset_backend(backend: object) -> None:
     hook = getattr(backend, "after_fork", None)
     if hook is not None and all(each is not backend for each in list(_enrolled[Stage.CONNECTIONS])):
         hook()
+
+
+def before_fork() -> None:
+    """Let what must not be copied in mid-way end."""
+    for call in _before:
+        call()
+
+
+def call_before_forks(call: Callable[[], None]) -> None:
+    """Have ``call`` called in the parent before each fork, but not before a fork in C."""
+    _before.append(call)
 
 
 def after_fork() -> None:
@@ -107,4 +119,4 @@ def notice_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch
-    os.register_at_fork(after_in_child=after_fork)
+    os.register_at_fork(before=before_fork, after_in_child=after_fork)

@@ -154,7 +154,9 @@ def together(client: httpx.Client, step: str) -> list[dict[str, Any]]:
         return list(pool.map(lambda _: client.get(f"/{step}", headers={"Connection": "close"}).json(), range(WORKERS)))
 
 
-@pytest.mark.parametrize("fork", ["after import", "after use", "warm"])
+@pytest.mark.parametrize(
+    "fork", ["after import", *(pytest.param(fork, marks=pytest.mark.slow) for fork in ("after use", "warm"))]
+)
 @pytest.mark.parametrize("command", [GUNICORN, UWSGI], ids=["gunicorn-gevent", "uwsgi"])
 def test_eight_workers_share_one_login(
     tokens: TokenServer, backend: str, tmp_path: Path, command: list[str], fork: str

@@ -307,6 +307,39 @@ def test_a_child_forked_in_c_does_what_the_hook_does(tmp_path: Path, program: st
     assert ran.stdout == said, ran.stderr
 
 
+def test_a_fork_waits_for_the_fetch_of_a_warmer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program does not choose when its warmers fetch; a module in mid-import could never be imported in the child."""
+    provider = FakeProvider()
+    provider.gate.clear()
+    sleep = time.sleep
+
+    def asleep(duration: float) -> None:
+        provider.gate.set()
+        sleep(duration)
+
+    with TokenCache("memory://", observers=[]) as cache:
+        source = cache.source(provider, keep_warm=True)
+        assert provider.started.wait(PATIENCE)
+        monkeypatch.setattr("tokencache._engine.warmer._LONGEST_WAIT", PATIENCE)
+        monkeypatch.setattr("tokencache._engine.warmer.time.sleep", asleep)
+        assert in_child(lambda: source._token.value) == "fake-token-1"
+
+
+def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A provider that hangs holds one fork for some seconds, and the next ones not at all."""
+    provider = FakeProvider()
+    provider.gate.clear()
+    monkeypatch.setattr("tokencache._engine.warmer._LONGEST_WAIT", 0.01)
+    monkeypatch.setattr("tokencache._engine.warmer._patient_at", 0.0)
+    with TokenCache("memory://", observers=[]) as cache:
+        source = cache.source(provider, keep_warm=True)
+        assert provider.started.wait(PATIENCE)
+        assert in_child(lambda: source._flights.flying) == "False"
+        monkeypatch.setattr("tokencache._engine.warmer._is_fetching", lambda: pytest.fail("it waits again"))
+        assert in_child(lambda: source._flights.flying) == "False"
+        provider.gate.set()
+
+
 def test_a_late_lock_is_one_for_each_kind_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """A lock that is held during a wait must be a greenlet's where threads are greenlets."""
     late, again = LateLock(), LateLock("RLock")

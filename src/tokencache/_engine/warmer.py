@@ -6,13 +6,14 @@ import atexit
 import logging
 import sys
 import threading
+import time
 import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from tokencache._engine import timer
 from tokencache._engine.launcher import is_main_interpreter
-from tokencache._fork import Stage, enrol, notice_fork
+from tokencache._fork import Stage, call_before_forks, enrol, notice_fork
 
 if TYPE_CHECKING:
     from tokencache.source import TokenSource
@@ -20,11 +21,14 @@ if TYPE_CHECKING:
 _PATIENCE: Final = 0.05  # in seconds; a slower fetch goes on in its flight, and the next source has its turn
 _LONGEST_PAUSE: Final = 60.0
 _GOODBYE: Final = 1.0
+_LONGEST_WAIT: Final = 5.0
+_LOOK: Final = 0.005
 _LOGGER: Final = logging.getLogger("tokencache")
 _PATCHERS: Final = frozenset({"gevent", "eventlet"})
 """Libraries that may patch :mod:`threading` soon after a fork: a thread that is started before then harms."""
 
 _warmers: weakref.WeakSet[Warmer] = weakref.WeakSet()
+_patient_at = 0.0  # when a fork waits for a fetch again
 
 
 class Warmer:
@@ -96,6 +100,33 @@ def resume() -> None:
     """Start the threads that a fork ended, or that could not be started."""
     for warmer in list(_warmers):
         warmer.start()
+
+
+def _is_fetching() -> bool:
+    """Return whether a source that is kept warm has an open flight."""
+    sources = [source for warmer in list(_warmers) for source in list(warmer._sources)]
+    return any(source._flights.flying for source in sources)  # noqa: SLF001  (this module and the source are one)
+
+
+def _let_fetches_end() -> None:
+    """Wait until no fetch of a warmer is in progress, for some seconds at most; after a wait in vain, not for a minute.
+
+    The lock of a module that a thread is importing stays taken in the child of a fork for ever. A program does not
+    choose when its warmers fetch, so it cannot fork at another moment.
+    """
+    global _patient_at  # noqa: PLW0603  (one per process is the point)
+    now = time.monotonic()
+    if now < _patient_at:
+        return
+    ends_at = now + _LONGEST_WAIT
+    while _is_fetching():
+        if time.monotonic() >= ends_at:
+            _patient_at = ends_at + _LONGEST_PAUSE
+            return
+        time.sleep(_LOOK)
+
+
+call_before_forks(_let_fetches_end)
 
 
 def _stop_all() -> None:
