@@ -104,7 +104,7 @@ def resume() -> None:
 
 def _is_fetching() -> bool:
     """Return whether a source that is kept warm has an open flight."""
-    sources = [source for warmer in list(_warmers) for source in list(warmer._sources)]
+    sources = [source for warmer in list(_warmers) for source in list(warmer._sources)]  # noqa: SLF001
     return any(source._flights.flying for source in sources)  # noqa: SLF001  (this module and the source are one)
 
 
