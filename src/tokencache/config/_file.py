@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tokencache._files import content_of, expanded
 from tokencache.config._place import Mistake, Place, as_table, unknown
 from tokencache.config._types import Given
 from tokencache.errors import ConfigurationError
@@ -95,12 +96,13 @@ def read_file(path: str | os.PathLike[str]) -> Tables:
     """Return the tables of a TOML file; raises ``ConfigurationError`` if it cannot be read."""
     import tomllib
 
-    path = Path(path).expanduser()
+    path = Path(path)
     place = Place(str(path))
     problem: str | None = None
     document: dict[str, object] = {}
     try:
-        document = tomllib.loads(path.read_bytes().decode())
+        path = expanded(path)
+        document = tomllib.loads(content_of(path, pipes=True).decode())
         if (why := _untrusted(path)) is not None:
             _log.warning("%s: %s, so they can read and redirect the secrets that it names", path, why)
         _log.info("the configuration is that of %s", path.absolute())
@@ -112,6 +114,9 @@ def read_file(path: str | os.PathLike[str]) -> Tables:
         raise _syntax(place, str(error)) from None
     except UnicodeDecodeError as error:
         problem = f"it is not UTF-8 text (byte {error.start})"
+    except (RecursionError, ValueError) as error:  # a number of thousands of digits is a ValueError
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else "a number in it is too long"
+        raise Mistake(place, what, "correct the file") from None
     if problem is not None:
         raise Mistake(place, problem, f"correct the path: --config, {VARIABLE}, or {NAME} in the working folder")
     return take_apart(document, place, path.absolute().parent, path)

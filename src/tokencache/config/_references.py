@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, TypeGuard, cast
+from typing import TYPE_CHECKING, Final, TypeGuard, cast
 
+from tokencache._files import content_of, expanded
 from tokencache.config._place import Mistake, Place, unknown
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "env": ("default",),
@@ -20,8 +23,6 @@ KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "keyring": ("default", "user"),
 }
 """The kinds of references, and the further keys of each."""
-
-_LARGEST: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class ReferenceResolver:
                 case "env":
                     return _variable(self.environ, named["env"], place)
                 case "file":
-                    return _content(self.folder / Path(named["file"]).expanduser(), named.get("json"), place)
+                    return _content(self.folder, named["file"], named.get("json"), place)
                 case _:
                     return _entry(named["keyring"], named.get("user", ""), place)
         except _Missing:
@@ -72,22 +73,21 @@ def _variable(environ: Mapping[str, str], name: str, place: Place) -> str:
     return value
 
 
-def _content(path: Path, field: str | None, place: Place) -> str:
+def _content(folder: Path, name: str, field: str | None, place: Place) -> str:
     """Return the content of a file without its last line break, or one field of it."""
     problem = ""
     missing = False
     text = ""
+    path = folder / name
     try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST + 1)
-        text = data.decode()
+        path = folder / expanded(name)
+        text = content_of(path, pipes=True).decode()
     except FileNotFoundError:
         problem, missing = "there is no such file", True
-    except (OSError, ValueError) as error:  # the text of a UnicodeDecodeError holds the content
-        problem = (error.strerror or "it cannot be read") if isinstance(error, OSError) else "it is not UTF-8 text"
-    else:
-        if len(data) > _LARGEST:
-            problem = f"it is larger than {_LARGEST} bytes"
+    except OSError as error:
+        problem = error.strerror or "it cannot be read"
+    except UnicodeDecodeError:  # its text holds the content
+        problem = "it is not UTF-8 text"
     if problem:
         kind = _Missing if missing else Mistake
         raise kind(place, f"the file {path}: {problem}", "correct the path, or mount the secret there")

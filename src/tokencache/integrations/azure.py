@@ -184,7 +184,7 @@ def _issued_after(claims: str | None) -> float:
         wanted = cast("dict[str, dict[str, dict[str, str]]]", json.loads(claims))
         if list(wanted) == ["access_token"] and list(wanted["access_token"]) == ["nbf"]:
             return float(wanted["access_token"]["nbf"]["value"])
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         pass
     message = "this credential cannot add claims to its token; give that client a credential that supports claims"
     raise ClientAuthenticationError(message)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from base64 import b64encode
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 from urllib.parse import quote_plus
 from uuid import uuid4
 
+from tokencache._files import content_of
 from tokencache.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class ClientAuth:
 def read_text(provider: str, setting: str, path: str) -> str:
     """Return the stripped text of a file. Raises ``ConfigurationError`` that names the setting."""
     try:
-        text = Path(path).read_text("utf-8").strip()
+        text = content_of(path).decode().strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
     else:

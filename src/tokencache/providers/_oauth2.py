@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypedDict, Unpack
 
 import httpx
 
+from tokencache._files import content_of
 from tokencache.errors import ConfigurationError, ProviderRejected
 from tokencache.expiry import TEN_YEARS
 from tokencache.ports import Secret, SecretText
@@ -356,6 +357,9 @@ class OAuth2Provider(HTTPTokenProvider):
         if ca_file is None and not self._auth.binds:
             return context
         try:
+            for name in ("ca_file", "certificate", "certificate_key"):
+                if path := options.get(name):
+                    content_of(str(path))  # the TLS library would wait for ever for a FIFO
             context = context or httpx.create_ssl_context()
             if ca_file is not None:
                 context.load_verify_locations(ca_file)

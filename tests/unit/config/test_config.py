@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NotRequired, Required, TypedDict, Un
 
 import pytest
 
-from tokencache import BackendClosed, ConfigurationError, FetchContext, RefreshPolicy, Secret, Token, TokenCache
+from tokencache import BackendClosed, ConfigurationError, FetchContext, RefreshPolicy, Secret, Token, TokenCache, _files
 from tokencache.backends.file import FileBackend
 from tokencache.backends.memory import MemoryBackend
 from tokencache.config import Configuration, Setting
@@ -199,6 +199,9 @@ def test_a_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (b"[providers\n", "line 1, column"),
         (b'namespace = "a', "this is not TOML"),
         (b"namespace = '\xff'", "it is not UTF-8 text (byte 13)"),
+        (b"a = " + b"[" * 5000 + b"]" * 5000, "it is nested too deeply; correct the file"),
+        (b"a = " + b"{a = " * 5000 + b"1" + b"}" * 5000, "it is nested too deeply; correct the file"),
+        (b"a = " + b"9" * 5000, "a number in it is too long; correct the file"),
         (None, "there is no such file; correct the path"),
     ],
 )
@@ -503,7 +506,9 @@ def test_a_secret_can_come_from_a_file(tmp_path: Path) -> None:
     ("reference", "said"),
     [
         ({"file": "nowhere"}, "there is no such file; correct the path, or mount the secret there"),
+        ({"file": "~no-such-user/x"}, "there is no such file; correct the path, or mount the secret there"),
         ({"file": "."}, "Is a directory"),
+        ({"file": "fifo"}, "the other end of this pipe did not finish within 0.05 s"),
         ({"file": "empty"}, "is empty; write the secret into it"),
         ({"file": "binary"}, "it is not UTF-8 text"),
         ({"file": "large"}, "it is larger than 1048576 bytes"),
@@ -520,8 +525,12 @@ def test_a_secret_can_come_from_a_file(tmp_path: Path) -> None:
         ({"env": "A", "file": "b"}, "client_secret: expected a text; this is a table"),
     ],
 )
-def test_a_reference_that_cannot_be_resolved_is_reported(reference: dict[str, object], said: str) -> None:
+def test_a_reference_that_cannot_be_resolved_is_reported(
+    reference: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each kind of missing secret has its own message, which does not show what was found instead (INV-9)."""
+    monkeypatch.setattr(_files, "_PATIENCE", 0.05)
+    os.mkfifo("fifo")
     Path("empty").write_text("\n")
     Path("binary").write_bytes(PLANTED.encode() + b"\xff")
     Path("large").write_bytes(b"x" * ((1 << 20) + 1))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from base64 import b64decode
 from email.utils import formatdate
@@ -337,6 +338,19 @@ def test_an_assertion_may_be_read_from_a_file(tmp_path: Path) -> None:
     file.write_text("")
     with pytest.raises(ConfigurationError, match="empty"):
         fetch(ClientCredentials, server, client_id="abc", client_assertion_file=str(file))
+
+
+@pytest.mark.parametrize("setting", ["client_assertion_file", "certificate", "certificate_key", "ca_file"])
+def test_a_pipe_in_place_of_a_file_is_refused(setting: str, tmp_path: Path) -> None:
+    """Nothing waits for a writer of a FIFO, neither at the start nor at a fetch (INV-8)."""
+    issued = CA().issue_cert("client.example")
+    good = {"certificate": tmp_path / "cert.pem", "certificate_key": tmp_path / "key.pem"}
+    issued.cert_chain_pems[0].write_to_path(good["certificate"])
+    issued.private_key_pem.write_to_path(good["certificate_key"])
+    options: dict[str, Any] = {} if setting == "client_assertion_file" else {k: str(v) for k, v in good.items()}
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ConfigurationError, match=r"not a regular file|cannot be used"):
+        fetch(ClientCredentials, Server(), **options | {"client_id": "abc", setting: str(tmp_path / "fifo")})
 
 
 def test_a_certificate_is_part_of_the_identity(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tokencache._engine.clock import steady_clock
+from tokencache._files import expanded
 from tokencache._fork import Stage, enrol, notice_fork
 from tokencache._record import LARGEST_FENCE, is_another, is_late, next_fence
 from tokencache.backends._polling import PollPacer
@@ -83,7 +84,7 @@ class FileBackend(Shared):
         if not 0 < poll <= 10:  # noqa: PLR2004
             message = f"the poll of a file backend is a pause between 0 and 10 seconds, not {poll!r}"
             raise ConfigurationError(message)
-        self._folder = Folder(Path(folder).expanduser().absolute() if folder is not None else _cache_folder())
+        self._folder = Folder(_cache_folder() if folder is None else _named_folder(folder))
         self._clock = clock or steady_clock()
         self._wall = wall
         self._pacer = PollPacer(poll / 10, poll)
@@ -387,15 +388,24 @@ def _is_live(lease: LeaseGrant, state: State, now: float) -> bool:
     return live is not None and live.owner == lease.owner and state.fence == min(lease.fence, LARGEST_FENCE)
 
 
+def _named_folder(folder: str | os.PathLike[str]) -> Path:
+    """Return the absolute path of a folder that the caller names."""
+    try:
+        return expanded(folder).absolute()
+    except FileNotFoundError:
+        message = f"the folder {os.fspath(folder)!r} names a user without a home folder; name another folder"
+        raise ConfigurationError(message) from None
+
+
 def _cache_folder() -> Path:
     """Return the user's cache folder for tokens, by the convention of the operating system."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         if sys.platform == "darwin":
-            base = Path.home() / "Library" / "Caches"
+            base = expanded("~/Library/Caches")
         else:  # the XDG specification: relative paths are ignored
-            base = named if named.is_absolute() else Path.home() / ".cache"
-    except RuntimeError:
+            base = named if named.is_absolute() else expanded("~/.cache")
+    except FileNotFoundError:
         message = "the user has no home folder for the file backend; name a folder: file:///path/to/folder"
         raise ConfigurationError(message) from None
     return base / "tokencache"

@@ -116,7 +116,10 @@ class Folder:
         while not os.path.lexists(parent := missing[-1].parent):
             missing.append(parent)
         for path in reversed(missing):
-            path.mkdir(mode=0o700, exist_ok=True)
+            with suppress(FileExistsError):  # another process was quicker; _open says so if it is not a folder
+                path.mkdir(mode=0o700)
+                if path.stat().st_mode & 0o700 != 0o700:  # noqa: PLR2004  (the umask takes rights from their owner)
+                    path.chmod(0o700)
 
     def _refused(self, why: str, remedy: str) -> ConfigurationError:
         return ConfigurationError(f"the file backend does not keep tokens in {self.path}, because {why}; {remedy}")
@@ -249,8 +252,10 @@ class OpenFolder:
         return os.path.samestat(mine, theirs)
 
     def _require_own(self, fd: int, name: str) -> None:
-        if why := self._distrust(os.fstat(fd)):
+        status = os.fstat(fd)
+        if why := self._distrust(status):
             raise OSError(errno.EINVAL, f"{name} is not usable, because {why}", name)
+        _grant(fd, status)
 
     def _descriptor(self, name: str, flags: int) -> int:
         return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
@@ -258,10 +263,12 @@ class OpenFolder:
     def _create(self, name: str) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         try:
-            return self._descriptor(name, flags)
+            fd = self._descriptor(name, flags)
         except FileExistsError:  # left behind by a writer that was killed
             self.remove(name)
-            return self._descriptor(name, flags)
+            fd = self._descriptor(name, flags)
+        _grant(fd, os.fstat(fd))
+        return fd
 
     def _rename(self, source: str, target: str) -> None:
         os.replace(source, target, src_dir_fd=self._fd, dst_dir_fd=self._fd)
@@ -274,6 +281,12 @@ class OpenFolder:
         if self._others_enter and status.st_mode & 0o022:
             return "others can write to it"
         return None
+
+
+def _grant(fd: int, status: os.stat_result) -> None:
+    """Give the owner the rights that an odd umask took when the file was made."""
+    if status.st_mode & 0o600 != 0o600:  # noqa: PLR2004
+        os.fchmod(fd, 0o600)
 
 
 def _read(fd: int) -> bytes:

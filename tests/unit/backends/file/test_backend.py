@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -560,6 +561,26 @@ def test_the_default_folder_is_the_systems_cache_folder(
     else:
         monkeypatch.setenv("XDG_CACHE_HOME", cache)
     assert FileBackend().record_path(KEY).parent == Path(expected)
+
+
+@pytest.mark.parametrize("home", ["relative", ""])
+def test_a_relative_home_puts_no_tokens_into_the_working_folder(
+    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default folder is then in the home folder that the system has for this user."""
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", home)
+    known = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    assert FileBackend().record_path(KEY).parent == known / ".cache" / "tokencache"
+    assert FileBackend("~/tokens").record_path(KEY).parent == known / "tokens"
+
+
+def test_a_folder_of_an_unknown_user_is_refused() -> None:
+    """The error names the path."""
+    with pytest.raises(ConfigurationError, match="'~no-such-user/x' names a user without a home folder"):
+        FileBackend("~no-such-user/x")
 
 
 def test_a_relative_folder_does_not_move_with_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

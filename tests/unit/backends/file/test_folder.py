@@ -82,20 +82,22 @@ def powerless() -> Iterator[Path]:
 # --- owners and modes
 
 
-def test_folder_and_files_are_private(tmp_path: Path) -> None:
+@pytest.mark.parametrize("umask", [0, 0o077, 0o177, 0o277, 0o777])
+def test_folder_and_files_are_private(umask: int, powerless: Path) -> None:
     """Missing parents and the folder get mode 700, each file 600, whatever the umask is."""
-    backend = FileBackend(tmp_path / "a" / "b" / "tokens")
-    was = os.umask(0)
+    backend = FileBackend(powerless / "b" / "tokens")
+    was = os.umask(umask)
     try:
         store(backend)
         granted(ask(backend, "b", store(backend)))
     finally:
         os.umask(was)
-    folder = tmp_path / "a" / "b" / "tokens"
+    folder = powerless / "b" / "tokens"
     assert {path.stat().st_mode & 0o777 for path in (folder, folder.parent, folder.parent.parent)} == {0o700}
     files = list(folder.iterdir())
     assert {path.suffix for path in files} == {".json", ".state", ".mutex", ".holder"}
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert FileBackend(folder).load(KEY) is not None
     backend.close()
 
 
