@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     import ssl
 
 _MODULES: Final = ("httpcore", "anyio._backends._asyncio")  # the second is imported at the first connection
+_turns: Final[dict[int, threading.Lock]] = {}  # a lock for each process id: an inherited one may be held for ever
 
 
 async def prepare(verify: ssl.SSLContext | None) -> None:
@@ -29,5 +32,5 @@ def _load(modules: list[str], verify: ssl.SSLContext | None) -> None:
         with suppress(ImportError):
             import_module(name)
     if verify is None:
-        with suppress(OSError, ValueError):  # making the client fails in the same way, and reports it
-            shared_trust()
+        with _turns.setdefault(os.getpid(), threading.Lock()), suppress(OSError, ValueError):
+            shared_trust()  # making the client fails in the same way, and reports it

@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -31,7 +32,7 @@ from tokencache.providers.oauth_response import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from typing import Self
 
     from tokencache.providers.http import TokenFlow
@@ -646,6 +647,41 @@ def test_a_cancelled_tls_handshake_leaves_no_socket() -> None:
 
     with Mute() as server:
         assert asyncio.run(scenario(Plain(server.url)))
+
+
+class Pieces(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """A body that comes in pieces, and counts how often it is closed."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = pieces
+        self.closed = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the pieces."""
+        yield from self._pieces
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield the pieces."""
+        for piece in self._pieces:
+            yield piece
+
+    def close(self) -> None:
+        """Count."""
+        self.closed += 1
+
+    async def aclose(self) -> None:
+        """Count."""
+        self.closed += 1
+
+
+@HALVES
+@pytest.mark.parametrize("pieces", [(GOOD,), (b" " * (1 << 20), b" ")], ids=["good", "too large"])
+def test_an_answer_is_closed_whatever_it_holds(half: str, pieces: tuple[bytes, ...]) -> None:
+    """A client that was passed in gets its connection back, also if the answer is not read to its end (INV-8)."""
+    body = Pieces(*pieces)
+    with suppress(ProviderUnavailable):
+        get(asked(answering(httpx.Response(200, stream=body))), half)
+    assert body.closed
 
 
 @HALVES

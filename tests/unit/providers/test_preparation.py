@@ -39,26 +39,25 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     shared_trust.cache_clear()
 
 
-def first_tokens() -> list[str]:
-    """Return the values of two tokens that one event loop gets, the second after the first."""
+def first_tokens(*, together: bool = False) -> list[str]:
+    """Return the values of two tokens that one event loop gets, the second after the first, or together with it."""
 
     async def scenario(url: str) -> list[str]:
-        values = []
-        for client in ("a", "b"):
-            source = TokenCache("memory://").source(
-                ClientCredentials(token_url=url, client_id=client, client_secret="s")
-            )
-            values.append((await source.atoken()).value)
-        return values
+        cache = TokenCache("memory://")
+        one, two = (cache.source(ClientCredentials(token_url=url, client_id=name, client_secret="s")) for name in "ab")
+        if together:
+            return [token.value for token in await asyncio.gather(one.atoken(), two.atoken())]
+        return [(await one.atoken()).value, (await two.atoken()).value]
 
     with TokenServer() as server:
         server.answer(TOKEN)
         return asyncio.run(scenario(f"{server.url}/token"))
 
 
-def test_certificates_are_read_once_on_a_thread(readers: list[int]) -> None:
-    """The loop goes on meanwhile, and the second fetch uses the same certificates."""
-    assert first_tokens() == ["good", "good"]
+@pytest.mark.parametrize("together", [False, True])
+def test_certificates_are_read_once_on_a_thread(together: bool, readers: list[int]) -> None:
+    """The loop goes on meanwhile, and another fetch uses the same certificates, also at the same time."""
+    assert first_tokens(together=together) == ["good", "good"]
     assert len(readers) == 1
     assert threading.get_ident() not in readers
 
