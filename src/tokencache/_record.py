@@ -32,6 +32,7 @@ LARGEST_FENCE: Final = 2**53 - 1
 """The largest fence. Lua holds the next number exactly too, but cannot tell it from the one after."""
 
 _FENCE: Final = re.compile(rb'[ \t\r\n]*\{(?:[^{\[]*?,)??[ \t\r\n]*"fence"[ \t\r\n]*:[ \t\r\n]*([0-9]+)[ \t\r\n]*[,}]')
+_USUAL: Final = re.compile(rb'\{"v":1,"fence":[0-9]')
 _MOST_DIGITS: Final = len(str(LARGEST_FENCE))
 _ROUNDING: Final = 0.001
 _FAR: Final = 1e11  # seconds; an instant or a duration of a record is smaller
@@ -169,7 +170,7 @@ def decode(data: bytes, *, key: str = "", sealing: Sealing | None = None) -> Rec
 
     if token is None:
         _refuse("its field 'accessToken' or 'tokenType' is missing or unusable")
-    return Record(token, fence_of(data), fields.identity, fields.reason, lifetime, fields.kept or 0.0, fields.again_at)
+    return Record(token, fields.fence, fields.identity, fields.reason, lifetime, fields.kept or 0.0, fields.again_at)
 
 
 def fence_of(data: bytes) -> int | None:
@@ -247,7 +248,11 @@ def _own(data: bytes) -> _Fields | None:
     colons = data.count(b":")
     if fields.scope is not None and b"\\" not in data:
         colons -= fields.scope.count(":")
-    return fields if colons == names else None
+    if colons != names:
+        return None
+    if _USUAL.match(data) is None:  # where `fence` is the second name, both readings agree
+        fields.fence = fence_of(data)
+    return fields
 
 
 def _any(data: bytes, key: str, sealing: Sealing | None) -> _Fields:
@@ -274,6 +279,7 @@ def _any(data: bytes, key: str, sealing: Sealing | None) -> _Fields:
         access_token=get("accessToken") or "",
         expires_at=expires_at,
         v=VERSION,
+        fence=fence_of(data),
         token_type=get("tokenType"),
         scope=get("scope"),
         issued_at=_instant(fields, "issuedAt"),

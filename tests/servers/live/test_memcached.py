@@ -396,9 +396,9 @@ def test_a_lock_of_another_program_is_respected(backend: MemcachedBackend, other
 
 def test_a_lock_with_a_giant_fence_spoils_no_later_lease(backend: MemcachedBackend, other: Client) -> None:
     """INV-3: its fence counts as none, so the lock is another program's, and the next lease has a usual fence."""
-    other.set(f"{KEY}:lock", b'{"fence": %b, "owner": "x", "endsAt": 0, "ttl": 1}' % (b"9" * 4_300))
+    other.set(f"{KEY}:lock", b'{"fence": %b, "owner": "x", "endsAt": 0, "ttl": 1}' % (b"9" * 4_300), noreply=False)
     held(ask(backend))
-    other.delete(f"{KEY}:lock")
+    other.delete(f"{KEY}:lock", noreply=False)
     lease = granted(ask(backend))
     assert lease.fence < 2**52
     assert backend.commit(lease, record(lease.fence), LONG) is True
@@ -406,7 +406,7 @@ def test_a_lock_with_a_giant_fence_spoils_no_later_lease(backend: MemcachedBacke
 
 def test_a_lease_above_the_largest_fence_is_kept_and_freed(backend: MemcachedBackend, other: Client) -> None:
     """INV-2: a record with the largest fence is replaced under a lease like any other, and fences are usual again."""
-    other.set(KEY, record(2**53 - 1))
+    other.set(KEY, record(2**53 - 1), noreply=False)
     lease = granted(ask(backend, seen=record(2**53 - 1)))
     held(ask(backend, "b", seen=record(2**53 - 1)))
     assert backend.extend(lease, LONG) is True

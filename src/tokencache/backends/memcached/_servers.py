@@ -12,9 +12,11 @@ import struct
 import time
 from collections import deque
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, Self, TypeVar, cast
 
+from tokencache.backends._answers import AnswerSocket, TooLarge
 from tokencache.backends._client_library import version_of
 from tokencache.backends.memcached._form import DELETED, LARGEST
 from tokencache.backends.memcached._wire import NoCas, Reader
@@ -31,13 +33,14 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _KEPT: Final = 16  # idle connections to one server
+_TIME_OUTS: Final = (TimeoutError, BlockingIOError)  # Python's, the kernel's
 _STALE: Final = 30.0  # seconds after which a firewall or NAT may have dropped an idle connection
 
 
 class Connection(Protocol):
     """The part of ``pymemcache.client.base.Client`` that is used."""
 
-    sock: socket.socket | None
+    sock: AnswerSocket | None
 
     def version(self) -> bytes:
         """Return the server's version."""
@@ -148,7 +151,7 @@ class Server:
         self._spec = spec
         self._settings = settings
         self.reader = Reader(prefix_of(settings))
-        self._make = cast("Callable[..., Connection]", import_module("pymemcache.client.base").Client)
+        self._make = _client()
         self._closed = False
         self._idle: deque[Session] = deque()  # methods of a deque are atomic, so a lock is not needed
 
@@ -156,6 +159,8 @@ class Server:
         """Return what a call of the client library returns; raises ``BackendUnavailable`` for any exception."""
         try:
             return call(*args, **kwargs)
+        except TooLarge as error:
+            meaning = str(error)
         except Exception as error:  # noqa: BLE001  (a KeyError of pymemcache may hold another key's value: INV-9)
             meaning = _meaning(error)
         raise self.failure(meaning)  # outside, so that the library's error is not chained to ours
@@ -209,25 +214,14 @@ class Server:
             connection = self._make(address, **self._settings)
             try:
                 connection.version()
-                self._let_the_kernel_time(connection.sock)
             except BaseException as error:
                 connection.close()
-                if not isinstance(error, OSError) or isinstance(error, TimeoutError):
+                if not isinstance(error, OSError) or isinstance(error, _TIME_OUTS):
                     raise
                 refused = error
             else:
                 return connection
         raise refused or OSError
-
-    def _let_the_kernel_time(self, sock: socket.socket | None) -> None:
-        """Set the time-out in the kernel: with a time-out of Python, each read takes two system calls."""
-        timeout = self._settings.get("timeout")
-        plain = type(sock).__module__ == "socket"  # TLS waits by itself, and so do the sockets of gevent and eventlet
-        if sock is not None and plain and isinstance(timeout, float | int):
-            span = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
-            sock.settimeout(None)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
 
     def _addresses(self) -> Sequence[Spec]:
         """Return the addresses to try: pymemcache itself tries only the first address of a name."""
@@ -235,6 +229,33 @@ class Server:
             return [self._spec]  # TLS checks the name
         found = socket.getaddrinfo(*self._spec, type=socket.SOCK_STREAM)
         return list(dict.fromkeys((str(address[0]), self._spec[1]) for *_, address in found))
+
+
+@cache
+def _client() -> Callable[..., Connection]:
+    """Return pymemcache's client with a time-out for whole answers, from the first command on."""
+    kind: Any = import_module("pymemcache.client.base").Client
+
+    class Client(kind):  # type: ignore[misc]
+        sock: Any
+        timeout: float | None
+
+        def _connect(self) -> None:
+            kind._connect(self)  # noqa: SLF001  (not super(), to keep the type Any)
+            _let_the_kernel_time(self.sock, self.timeout)
+            self.sock = AnswerSocket(self.sock, self.timeout)
+
+    return cast("Callable[..., Connection]", Client)
+
+
+def _let_the_kernel_time(sock: socket.socket, timeout: object) -> None:
+    """Set the time-out in the kernel: with a time-out of Python, each read takes two system calls."""
+    plain = type(sock).__module__ == "socket"  # TLS waits by itself, and so do the sockets of gevent and eventlet
+    if plain and isinstance(timeout, float | int):
+        span = struct.pack("@ll", int(timeout), int(timeout % 1 * 1e6))
+        sock.settimeout(None)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, span)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, span)
 
 
 class Servers:
@@ -333,7 +354,7 @@ def prefix_of(settings: Mapping[str, object]) -> bytes:
 def _meaning(error: Exception) -> str:
     """Return the cause of a failure, without the text of the library's error, which may hold a value (INV-9)."""
     name = type(error).__name__
-    if isinstance(error, TimeoutError | BlockingIOError):  # of Python, of the kernel
+    if isinstance(error, _TIME_OUTS):
         return "it did not answer in time"
     if isinstance(error, OSError):
         return f"it cannot be reached ({name})"

@@ -11,8 +11,10 @@ from functools import lru_cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
+from tokencache.backends._answers import LARGEST_ANSWER, left_of
+
 if TYPE_CHECKING:
-    import socket
+    from tokencache.backends._answers import AnswerSocket
 
 _CHUNK: Final = 1 << 14
 _LONGEST_LINE: Final = 2048
@@ -36,12 +38,12 @@ class Reader:
     __slots__ = ("_request", "_single", "_value")
 
     def __init__(self, prefix: bytes) -> None:
-        head = rb"VALUE %b([!-~]+) \d+ (\d+) (\d+)\r\n" % re.escape(prefix)
+        head = rb"VALUE %b([!-~]+) \d+ (\d{1,9}) (\d+)\r\n" % re.escape(prefix)
         self._value = re.compile(head)
         self._single = re.compile(head + rb"(.*)\r\nEND\r\n", re.DOTALL)
         self._request = lru_cache(1 << 14)(partial(_request, prefix))
 
-    def gets(self, sock: socket.socket | None, names: tuple[str, ...]) -> dict[str, Item]:
+    def gets(self, sock: AnswerSocket | None, names: tuple[str, ...]) -> dict[str, Item]:
         """Return those of several items that exist, by name, in one round trip.
 
         Raises ``OSError``, ``ValueError``, ``NoCas`` or an exception of pymemcache. After any of them, an answer may
@@ -49,8 +51,7 @@ class Reader:
         """
         if sock is None:
             _raise("MemcacheUnexpectedCloseError")
-        sock.sendall(self._request(names))
-        answer = sock.recv(_CHUNK)
+        answer = sock.ask(self._request(names), _CHUNK)
         whole = self._single.fullmatch(answer)
         if whole is not None:  # the usual answer, complete in one read
             name, size, cas, data = whole.groups()
@@ -73,6 +74,7 @@ class Reader:
         while found := self._value.match(answer, start):
             name, size, cas = found.groups()
             begin = found.end()
+            left_of(LARGEST_ANSWER, int(size))
             stop = begin + int(size)
             if answer[stop : stop + 2] != b"\r\n":
                 if len(answer) < stop + 2:
@@ -101,7 +103,7 @@ def _lacking(rest: bytes) -> int:
     raise ValueError
 
 
-def _more(sock: socket.socket, answer: bytes, missing: int) -> bytes:
+def _more(sock: AnswerSocket, answer: bytes, missing: int) -> bytes:
     """Read at least so many more bytes and return the answer with them."""
     pieces = [answer]
     while missing > 0:

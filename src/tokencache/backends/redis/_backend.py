@@ -8,15 +8,18 @@ twice, and only the fence decides which record stays.
 from __future__ import annotations
 
 import random
+import re
 import threading
 import time
 import weakref
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tokencache._fork import LateLock, Stage, enrol, notice_fork
+from tokencache.backends._answers import AnswerReader, AnswerSocket, TooLarge
 from tokencache.backends.redis._connect import (
     MOST_CONNECTIONS,
     Target,
@@ -29,6 +32,7 @@ from tokencache.backends.redis._connect import (
 from tokencache.backends.redis._library import Library, UnknownScript
 from tokencache.backends.redis._protocol import Command, Protocol, ScriptCall, look_at, stored_of, translated
 from tokencache.errors import BackendClosed, ConfigurationError
+from tokencache.ports import Stored
 from tokencache.shared import Shared
 
 if TYPE_CHECKING:
@@ -36,12 +40,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 
     from tokencache.health import Finding
-    from tokencache.ports import Cooldown, LeaseGrant, LeaseReply, Slot, Stored
+    from tokencache.ports import Cooldown, LeaseGrant, LeaseReply, Slot
     from tokencache.url import BackendURL
 
 _REDIS_PY: Final = Library.named("redis")
+_CHUNK: Final = 1 << 16
+_LOOKED: Final = re.compile(rb"\$(\d{1,9})\r\n(.*)\r\n:(-?\d{1,18})\r\n", re.DOTALL)  # a string, a number
 _FOREIGN_POLL: Final = 0.05
 """Poll interval in seconds for a holder that sends no wake-up, or when all waiting connections are busy."""
+_UNREADABLE: Final = Stored(b"", None)
+"""What stands for a value that is too large to be read: the flow warns of it, and replaces it."""
 
 
 class RedisBackend(Shared):
@@ -95,7 +103,10 @@ class RedisBackend(Shared):
     def load(self, key: str) -> Stored | None:
         """Return the record, or ``None``: two plain reads in one round trip."""
         record = self._protocol.names(key)[0]
-        data, life = self._exchange(record, lambda connection: _look(connection, record), 2)
+        try:
+            data, life = self._exchange(record, lambda connection: _look(connection, record), _looked)
+        except TooLarge:
+            return _UNREADABLE
         return stored_of(data, life)
 
     def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> LeaseReply:
@@ -187,13 +198,21 @@ class RedisBackend(Shared):
     def _execute(self, key: str, *commands: Command, waiting: bool = False) -> list[Any]:
         """Send commands in one go and return the replies."""
         return self._exchange(
-            key, lambda connection: connection.pack_commands(commands), len(commands), waiting=waiting
+            key,
+            lambda connection: connection.pack_commands(commands),
+            lambda connection, library: [_reply(connection, library) for _ in commands],
+            waiting=waiting,
         )
 
     def _exchange(
-        self, key: str, packed: Callable[[Any], Iterable[bytes]], count: int, *, waiting: bool = False
+        self,
+        key: str,
+        packed: Callable[[Any], Iterable[bytes]],
+        replies: Callable[[Any, Library], list[Any]],
+        *,
+        waiting: bool = False,
     ) -> list[Any]:
-        """Send ``count`` commands and return the replies; an interrupted call closes its connection."""
+        """Send commands and return what ``replies`` reads; an interrupted call closes its connection."""
         notice_fork()
         if self._closed:
             raise closed()
@@ -203,12 +222,12 @@ class RedisBackend(Shared):
             connection = idle.take(pool)
             try:
                 connection.send_packed_command(packed(connection))
-                replies = [_reply(connection, self._library) for _ in range(count)]
+                received = replies(connection, self._library)
             except BaseException:
                 connection.disconnect()  # else the next command would read the unread reply
                 raise
             idle.put(pool, connection)
-            return self._library.checked(replies)
+            return self._library.checked(received)
         except self._library.failures as error:
             if self._cluster and self._library.is_of_topology(error):
                 self._forget()
@@ -274,7 +293,7 @@ class _Idle:
             except self._failures:
                 pass  # the server has closed it
             connection.disconnect()
-        connection = pool.connection_class(**pool.connection_kwargs)
+        connection = _with_answers(pool.connection_class)(**pool.connection_kwargs)
         connection.connect()
         return connection
 
@@ -312,7 +331,10 @@ class AsyncRedisBackend(Shared):
     async def load(self, key: str) -> Stored | None:
         """Return the record, or ``None``."""
         record = self._protocol.names(key)[0]
-        data, life = await self._execute(record, ["GET", record], ["PTTL", record])
+        try:
+            data, life = await self._execute(record, ["GET", record], ["PTTL", record])
+        except TooLarge:
+            return _UNREADABLE
         return stored_of(data, life)
 
     async def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> LeaseReply:
@@ -411,6 +433,7 @@ class AsyncRedisBackend(Shared):
             lender, connection = await self._borrowed(client, key)
             try:
                 await connection.connect()
+                _bound(connection)
                 await connection.send_packed_command(connection.pack_commands(commands))
                 replies = [await _areply(connection) for _ in commands]
             except BaseException:
@@ -445,10 +468,47 @@ class AsyncRedisBackend(Shared):
         return pool, await pool.get_connection()
 
 
+@cache
+def _with_answers(kind: Any) -> Any:
+    """Return a kind of connection whose time-out is for whole answers."""
+
+    class Connection(kind):  # type: ignore[misc]
+        answers: AnswerSocket | None = None
+
+        def _connect(self) -> Any:
+            sock: Any = kind._connect(self)  # noqa: SLF001  (not super(), to keep the type Any)
+            if hasattr(sock, "recv"):  # a fake of a user's tests may have none
+                sock = self.answers = AnswerSocket(sock)
+            return sock
+
+    return Connection
+
+
+def _bound(connection: Any) -> None:
+    """Bound the size of the next answer on an event loop's connection."""
+    reader = getattr(connection, "_reader", None)
+    if reader is not None and not isinstance(reader, AnswerReader):
+        reader = connection._reader = connection._parser._stream = AnswerReader(reader)  # noqa: SLF001  (redis-py's)
+    if reader is not None:
+        reader.begin()
+
+
 def _look(connection: Any, record: str) -> tuple[bytes]:
     """Return the commands that read a record, encoded for this connection."""
     encoder = connection.encoder
     return look_at(record, encoder.encoding, encoder.encoding_errors)
+
+
+def _looked(connection: Any, library: Library) -> list[Any]:
+    """Return the replies to the read of a record: the usual answer at once, any other as the library reads it."""
+    answers: AnswerSocket | None = connection.answers
+    if answers is not None:
+        piece = answers.recv(_CHUNK)
+        usual = _LOOKED.fullmatch(piece)
+        if usual is not None and int(usual[1]) == len(usual[2]):
+            return [usual[2], int(usual[3])]
+        answers.unread(piece)
+    return [_reply(connection, library), _reply(connection, library)]
 
 
 def _reply(connection: Any, library: Library) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 from cachetools import LRUCache
 
 from tokencache._log_safe import log_safe_text
+from tokencache._record import LARGEST
 from tokencache.backends.redis import _scripts
 from tokencache.errors import BackendUnavailable, ConfigurationError
 from tokencache.ports import Cooldown, Found, Granted, Held, LeaseGrant, Slot, Stored
@@ -118,7 +119,8 @@ class Protocol:
 
     def lease(self, key: str, owner: str, identity: str, seen: bytes | None, ttl: float) -> ScriptCall:
         """Ask for the lease."""
-        arguments = (owner, identity, milliseconds(ttl), seen or b"", "0" if seen is None else "1")
+        known = b"" if seen is None or len(seen) > LARGEST else seen  # the script takes larger data for none
+        arguments = (owner, identity, milliseconds(ttl), known, "0" if seen is None else "1")
         return ScriptCall(LEASE, self.names(key), arguments)
 
     def leased(self, key: str, owner: str, ttl: float, reply: object) -> LeaseReply:

@@ -43,9 +43,11 @@ end
 
 LEASE: Final = (
     RECORD
+    + f"local LARGEST = {LARGEST}"
     + """
 local owner, identity, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local data, seen = redis.call('GET', KEYS[1]), ARGV[5] == '1' and ARGV[4]
+if data and #data > LARGEST then data = false end
 local fence = fence_of(data)
 if data and is_another(data, seen) then return {'found', data, redis.call('PTTL', KEYS[1])} end
 

@@ -13,7 +13,7 @@ from pymemcache.exceptions import MemcacheClientError, MemcacheServerError, Memc
 from tokencache.backends.memcached._wire import Item, NoCas, Reader
 
 if TYPE_CHECKING:
-    import socket
+    from tokencache.backends._answers import AnswerSocket
 
 NAMES = ("one", "one:lock")
 
@@ -35,10 +35,15 @@ class Talk:
         assert len(piece) <= size
         return piece
 
+    def ask(self, data: bytes, size: int) -> bytes:
+        """Do both."""
+        self.sendall(data)
+        return self.recv(size)
+
 
 def read(*pieces: bytes, names: tuple[str, ...] = NAMES, prefix: bytes = b"") -> dict[str, Item]:
     """Read items from an answer."""
-    return Reader(prefix).gets(cast("socket.socket", Talk(*pieces)), names)
+    return Reader(prefix).gets(cast("AnswerSocket", Talk(*pieces)), names)
 
 
 def answer(items: dict[str, bytes], cas: bytes = b"7") -> bytes:
@@ -50,7 +55,7 @@ def answer(items: dict[str, bytes], cas: bytes = b"7") -> bytes:
 def test_the_command_names_all_items() -> None:
     """One `gets` asks for all names, each with the prefix; the result has no prefix."""
     talk = Talk(b"VALUE app:one 5 1 12\r\nx\r\nEND\r\n")
-    assert Reader(b"app:").gets(cast("socket.socket", talk), NAMES) == {"one": Item(b"x", b"12")}
+    assert Reader(b"app:").gets(cast("AnswerSocket", talk), NAMES) == {"one": Item(b"x", b"12")}
     assert talk.sent == b"gets app:one app:one:lock\r\n"
 
 
