@@ -342,11 +342,16 @@ class _Pages:
         self.number = 1
         self.more = True
         self._limit = limit
+        self._last: tuple[Payment, ...] = ()
 
     def turn(self, page: PaymentList) -> tuple[Payment, ...]:
         """Return the rows of a page; a full page has a successor, as the meaning of ``count`` is not documented."""
+        if page.rows and page.rows == self._last:  # else a server that ignores the number would be read for ever
+            message = f"[qpay] list_payments: page {self.number} is page {self.number - 1} again; ask for shorter spans"
+            raise QPayUnavailable(message)
         self.number += 1
         self.more = len(page.rows) >= self._limit
+        self._last = page.rows
         return page.rows
 
 

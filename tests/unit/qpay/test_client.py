@@ -134,6 +134,19 @@ def test_lists_are_read_to_the_last_page(fake_qpay: FakeQPay) -> None:
     assert asyncio.run(read()) == paid
 
 
+def test_a_page_that_comes_again_ends_the_list(fake_qpay: FakeQPay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that ignores the number of the page is asked twice, and the caller learns that the list has a gap."""
+    source = TokenCache("memory://").source(QPayProvider("TEST_MERCHANT", "123456", base_url=fake_qpay.url))
+    with QPayClient(source) as client:
+        fake_qpay.pay(client.create_invoice(ORDER).invoice_id)
+        page = client.list_payments("TEST_INVOICE", **DATES)
+        monkeypatch.setattr(client, "list_payments", lambda *_, **__: page)
+        payments = client.payments("TEST_INVOICE", **DATES, page_limit=1)
+        assert next(payments) == page.rows[0]
+        with pytest.raises(QPayUnavailable, match="page 2 is page 1 again"):
+            next(payments)
+
+
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
     [
