@@ -12,7 +12,7 @@ from tokencache._engine.effects import sleep
 from tokencache._engine.flights import Flights
 from tokencache._engine.flow import SHORTEST_WAIT, Failed, Job, Kept, KeyUse, Obtained, drop, obtain
 from tokencache._engine.identity import Identity
-from tokencache._engine.launcher import off_loop, running_loop
+from tokencache._engine.launcher import on_thread, running_loop
 from tokencache._engine.local import LocalCopy
 from tokencache._engine.warmer import resume
 from tokencache._fork import notice_fork
@@ -517,4 +517,4 @@ class TokenSource(LocalCopy, Shared):
     async def _prepare(self) -> None:
         """Compute the identity off the event loop, because its fingerprint is slow."""
         if self._identity is None:
-            await off_loop(self._identify)
+            await on_thread(self._identify)

@@ -19,15 +19,18 @@ import sys
 sys.path[:] = {path!r}
 import asyncio, threading, time
 from tokencache import TokenCache
+from tokencache._engine import timer
+
+timer._IDLE = 3600  # it ends with the interpreter, not because it is idle
 
 def login():
     logins.append(1)
-    if len(logins) == {slow}:
+    if len(logins) == slow:
         time.sleep(1)
         print("slept", flush=True)
-    return {{"access_token": "t", "expires_in": 2 if {warm} else 3600}}
+    return {{"access_token": "t", "expires_in": 3600}}
 
-logins = []
+logins, slow = [], {slow}
 source = TokenCache("memory://", observers=[]).source(login, key="k", keep_warm={warm})
 """
 
@@ -37,6 +40,8 @@ try:
     source.renew(timeout=0.1)
 except Exception as error:
     print(type(error).__name__)
+while not slow and any(thread.name == "tokencache-k" for thread in threading.enumerate()):
+    time.sleep(0.001)
 print(sorted(thread.name for thread in threading.enumerate() if thread is not threading.main_thread()), flush=True)
 """
 

@@ -84,7 +84,7 @@ def running_loop() -> asyncio.AbstractEventLoop:
 
 
 async def on_thread(call: Callable[[], T]) -> T:
-    """Run a call on a thread of its own, and await it.
+    """Run a call on a thread of its own, and await it; if no thread can be started, on the loop.
 
     A call that hangs then blocks neither the loop's own thread pool, nor the end of the loop or the interpreter.
     """
@@ -111,14 +111,6 @@ async def on_thread(call: Callable[[], T]) -> T:
 
     LAUNCHER.beside(target, "tokencache-call", lends=True)
     return await future
-
-
-async def off_loop(call: Callable[[], T]) -> T:
-    """Make a slow call without stalling the loop: on a thread of its own, or here if no thread can be started."""
-    try:
-        return await on_thread(call)
-    except RuntimeError:
-        return call()
 
 
 def run_coroutine(start: Callable[[], Coroutine[object, object, T]]) -> T:

@@ -80,6 +80,10 @@ class Warmer:
             self._thread = None
             _LOGGER.warning("keep_warm: %s; callers renew their tokens until a thread can be started", error)
 
+    def is_fetching(self) -> bool:
+        """Return whether one of the sources has an open flight."""
+        return any(source._flights.flying for source in list(self._sources))  # noqa: SLF001  (this module and the source are one)
+
     def _run(self) -> None:
         """Renew the tokens that are due, then sleep until the next one is."""
         while not self._stopped:
@@ -104,8 +108,7 @@ def resume() -> None:
 
 def _is_fetching() -> bool:
     """Return whether a source that is kept warm has an open flight."""
-    sources = [source for warmer in list(_warmers) for source in list(warmer._sources)]  # noqa: SLF001
-    return any(source._flights.flying for source in sources)  # noqa: SLF001  (this module and the source are one)
+    return any(warmer.is_fetching() for warmer in list(_warmers))
 
 
 def _let_fetches_end() -> None:

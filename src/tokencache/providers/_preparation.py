@@ -9,7 +9,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from tokencache._engine.launcher import off_loop
+from tokencache._engine.launcher import on_thread
 from tokencache.providers.transport import shared_trust
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ async def prepare(verify: ssl.SSLContext | None) -> None:
     """Load them on a thread, because that takes long enough to stall an event loop; at most once per process."""
     missing = [name for name in _MODULES if name not in sys.modules]
     if missing or (verify is None and not shared_trust.cache_info().currsize):
-        await off_loop(lambda: _load(missing, verify))
+        await on_thread(lambda: _load(missing, verify))
 
 
 def _load(modules: list[str], verify: ssl.SSLContext | None) -> None:

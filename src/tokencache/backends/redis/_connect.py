@@ -11,7 +11,7 @@ from importlib import import_module
 from ssl import CERT_NONE, TLSVersion
 from typing import TYPE_CHECKING, Any, Final
 
-from tokencache._engine.launcher import off_loop
+from tokencache._engine.launcher import on_thread
 from tokencache.backends._client_library import version_of
 from tokencache.backends.redis._protocol import LONGEST_BLOCK, misused
 
@@ -204,7 +204,7 @@ def _preparing(kind: Any, made: list[Any]) -> Any:
     class Preparing(kind):  # type: ignore[misc]
         async def connect(self) -> None:
             if not self.is_connected and self.ssl_context.context is None:
-                self.ssl_context.context = made[0] if made else await off_loop(self.ssl_context.get)
+                self.ssl_context.context = made[0] if made else await on_thread(self.ssl_context.get)
                 made.append(self.ssl_context.context)
             await kind.connect(self)
 
