@@ -216,7 +216,7 @@ FAULTS: dict[str, tuple[Callable[[Answer], None], type[TokenCacheError], str]] =
     "gzip bomb": (answering(200, BOMB, Content_Encoding="gzip"), ProviderUnavailable, "larger than 1 MiB"),
     "200 with `error`": (answering(200, DENIED), ProviderRejected, "invalid_client"),
     "empty body": (answering(200, b""), ProviderUnavailable, "an empty body"),
-    "JSON cut off": (answering(200, b'{"access_token": "planted'), ProviderUnavailable, "something other than a JSON"),
+    "JSON cut off": (answering(200, b'{"access_token": "planted'), ProviderUnavailable, "neither a JSON object"),
     "wrong JSON": (answering(200, {"access_token": {"planted": 1}}), ProviderUnavailable, "holds no access_token"),
     "a token with a line break": (answering(200, {"access_token": "planted\r\nX: 1"}), ProviderUnavailable, "header"),
     "wrong credentials": (answering(401, DENIED), ProviderRejected, "invalid_client"),
