@@ -36,9 +36,7 @@ class AnswerSocket:
 
     __slots__ = (
         "_asked_at",
-        "_recv",
         "_room",
-        "_send",
         "_sock",
         "_timeout",
         "_unread",
@@ -49,7 +47,6 @@ class AnswerSocket:
 
     def __init__(self, sock: socket.socket, timeout: float | None = None) -> None:
         self._sock = sock
-        self._send, self._recv = sock.sendall, sock.recv  # bound once: each get needs them
         self.fileno, self.gettimeout, self.settimeout = sock.fileno, sock.gettimeout, sock.settimeout
         self._timeout = timeout
         self._unread = b""
@@ -64,25 +61,25 @@ class AnswerSocket:
         """Send a request; its answer begins."""
         self._asked_at = _now()
         self._room = LARGEST_ANSWER
-        self._send(data)
+        self._sock.sendall(data)
 
     def ask(self, data: bytes, size: int) -> bytes:
         """Send a request and return the first piece of its answer: both calls in one, for the hot path."""
         self._asked_at = _now()
-        self._send(data)
-        piece = self._recv(size)
+        self._sock.sendall(data)
+        piece = self._sock.recv(size)
         self._room = LARGEST_ANSWER - len(piece)
         return piece
 
     def recv(self, size: int, *flags: int) -> bytes:
         """Return a piece of the answer."""
         if self._room == LARGEST_ANSWER:
-            piece = self._recv(size, *flags)
+            piece = self._sock.recv(size, *flags)
             self._room -= len(piece)
         elif self._unread:
             piece, self._unread = self._unread[:size], self._unread[size:]
         else:
-            piece = self._rest(self._recv, size, *flags)
+            piece = self._rest(self._sock.recv, size, *flags)
             self._room = left_of(self._room, len(piece))
         return piece
 
