@@ -253,7 +253,7 @@ MUTANTS: Mapping[str, Mutant] = {
             "no-deadline",
             "INV-8: a call goes on past its deadline",
             "source",
-            ("            if now >= deadline:\n", "            if now >= deadline + 60:\n"),
+            ("        if now >= deadline:\n", "        if now >= deadline + 60:\n"),
         ),
         _mutant(
             "lost-for-good",
