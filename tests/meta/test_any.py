@@ -14,6 +14,7 @@ REASONS = {
     "tokencache/_engine/effects.py": "a generator's send type cannot depend on what it yielded",
     "tokencache/_record.py": "msgspec takes `object` for a class of the caller's",
     "tokencache/source.py": "what a step is answered depends on the step",
+    "tokencache/backends/_answers.py": "a wrapper gives whatever the wrapped socket or stream has",
     "tokencache/backends/memcached/_servers.py": "a client of the user's is of any class",
     "tokencache/backends/redis/_connect.py": REDIS,
     "tokencache/backends/redis/_library.py": "the client library types neither its exceptions nor its pools",

@@ -83,10 +83,10 @@ class AnswerSocket:
             self._room = left_of(self._room, len(piece))
         return piece
 
-    def recv_into(self, buffer: bytearray, *sizes: int) -> int:
-        """Read a piece of the answer into ``buffer`` and return its size."""
-        piece = self.recv(*sizes or (len(buffer),))
-        buffer[: len(piece)] = piece
+    def recv_into(self, space: bytearray, *sizes: int) -> int:
+        """Read a piece of the answer into ``space`` and return its size."""
+        piece = self.recv(*sizes or (len(space),))
+        space[: len(piece)] = piece
         return len(piece)
 
     def unread(self, piece: bytes) -> None:
