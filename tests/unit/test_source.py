@@ -33,7 +33,7 @@ from tokencache.events import (
     TokenLoaded,
     TokenUnchanged,
 )
-from tokencache.ports import Cooldown, LeaseGrant
+from tokencache.ports import Cooldown, Granted, LeaseGrant, Stored
 from tokencache.testing.fakes import FakeClock, FakeProvider, FlakyBackend, Recorder
 
 if TYPE_CHECKING:
@@ -1065,3 +1065,21 @@ def test_closing_on_a_loop_closes_the_backend() -> None:
             await source.atoken()
 
     asyncio.run(main())
+
+
+def test_flights_that_take_no_time_are_not_repeated_without_a_pause() -> None:
+    """INV-8: another process holds the lease, and each flight gives up at once; the caller leads fifty a second."""
+    backend = MemoryBackend()
+    assert isinstance(backend.lease("k", "another", "another", None, 60.0), Granted)
+    asked: list[str] = []
+    genuine = backend.load
+
+    def load(key: str) -> Stored | None:
+        asked.append(key)
+        return genuine(key)
+
+    backend.load = load  # type: ignore[method-assign]
+    source = TokenCache(backend, policy=RefreshPolicy(timeout=1e-6)).source(FakeProvider(), key="k")
+    with pytest.raises(DeadlineExceeded):
+        source.token(timeout=0.5)
+    assert 2 <= len(asked) <= 30
