@@ -267,12 +267,12 @@ MUTANTS: Mapping[str, Mutant] = {
             "_engine.flow",
             (
                 (
-                    "    copy = _copy_of(job, got, before)\n"
+                    "    copy = _copy_of(job, got, before, took=at.clock - before.clock)\n"
                     "    if current is not None and usable(current, at.clock) and not _better(job, copy, current):\n"
                     "        return (yield from _unchanged"
                 ),
                 (
-                    "    copy = _copy_of(job, got, at)\n"
+                    "    copy = _copy_of(job, got, at, took=at.clock - before.clock)\n"
                     "    if current is not None and usable(current, at.clock) and not _better(job, copy, current):\n"
                     "        return (yield from _unchanged"
                 ),
