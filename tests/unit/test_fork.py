@@ -268,6 +268,7 @@ print(login.calls)
 
 WARM = """
 import ctypes, os, signal, threading
+from pathlib import Path
 from tokencache import TokenCache
 from tokencache._engine.timer import beat
 from tokencache.testing.fakes import FakeProvider
@@ -276,8 +277,19 @@ login = FakeProvider(lifetime=20)
 source = TokenCache("memory://", observers=[]).source(login, keep_warm=True)
 source.token()
 beat(0.001, lambda _beat: False)
-while any(thread.name.startswith("tokencache-fake") for thread in threading.enumerate()):
-    threading.Event().wait(0.001)
+
+def switches():
+    found = {}
+    for task in Path("/proc/self/task").glob("*"):
+        if task.name != str(os.getpid()):
+            found[task.name] = [line for line in (task / "status").read_text().splitlines() if "ctxt_switches" in line]
+    return found
+
+# A thread that waits for the GIL at a fork in C would be waited for in the child for ever, by the C library.
+before = None
+while (now := switches()) != before:
+    before = now
+    threading.Event().wait(0.2)
 child = ctypes.PyDLL(None).fork()
 if child == 0:
     signal.alarm(30)
