@@ -1,4 +1,4 @@
-"""What the laws of providers share: a provider at a server of its own, ways to ask it, and eyes for secrets."""
+"""What the laws of providers share: a provider at a server of its own, ways to ask it, and checks for secrets."""
 
 # ruff: noqa: S101 - a law is an assertion
 
