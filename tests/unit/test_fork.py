@@ -267,7 +267,7 @@ print(login.calls)
 """
 
 WARM = """
-import ctypes, os, signal, threading
+import contextlib, ctypes, os, signal, threading
 from pathlib import Path
 from tokencache import TokenCache
 from tokencache._engine.timer import beat
@@ -281,8 +281,10 @@ beat(0.001, lambda _beat: False)
 def switches():
     found = {}
     for task in Path("/proc/self/task").glob("*"):
-        if task.name != str(os.getpid()):
-            found[task.name] = [line for line in (task / "status").read_text().splitlines() if "ctxt_switches" in line]
+        with contextlib.suppress(FileNotFoundError):  # the thread has ended
+            lines = (task / "status").read_text().splitlines()
+            if task.name != str(os.getpid()):
+                found[task.name] = [line for line in lines if "ctxt_switches" in line]
     return found
 
 # A thread that waits for the GIL at a fork in C would be waited for in the child for ever, by the C library.
