@@ -6,12 +6,12 @@ import threading
 import time
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Final, TypedDict, cast
+from weakref import WeakKeyDictionary
 
 from cachetools import LRUCache
 
 from tokencache import _keys
 from tokencache._engine.context import SourceContext
-from tokencache._engine.flow import KeyUse
 from tokencache._engine.launcher import running_loop
 from tokencache._engine.warmer import Warmer
 from tokencache._fork import Stage, enrol, notice_fork
@@ -91,7 +91,7 @@ class TokenCache(Shared):
         self._wall = wall
         self._lock = threading.Lock()  # guards _table and _warmer
         self._table: LRUCache[tuple[object, ...], TokenSource] = LRUCache(sources)
-        self._uses: LRUCache[tuple[object, ...], tuple[bytes, KeyUse]] = LRUCache(sources)
+        self._uses: WeakKeyDictionary[object, tuple[dict[str, bytes], set[str]]] = WeakKeyDictionary()
         self._closed = False
         self._warmer: Warmer | None = None
         enrol(Stage.LOCKS, self._after_fork)
@@ -172,7 +172,7 @@ class TokenCache(Shared):
         with self._lock:
             source = self._table.get(entry)
             if source is None:
-                source = self._table[entry] = self._make(found, self._use_of(found, quick))
+                source = self._table[entry] = self._make(found, self._contested(found, quick))
             if found.keep_warm and self._warmer is None:
                 self._warmer = Warmer()
         if found.keep_warm and self._warmer is not None:
@@ -231,15 +231,17 @@ class TokenCache(Shared):
         """The backend of every source whose table in the configuration names no other."""
         return self._resolver.main.backend
 
-    def _use_of(self, found: Resolved, quick: bytes) -> KeyUse:
-        """Return what is known of a key; two identities of this cache contest the one that both were given."""
-        if found.key is None:
-            return KeyUse()
-        first, use = self._uses.setdefault((found.handle, found.key), (quick, KeyUse()))
-        use.contested = use.contested or first != quick
-        return use
+    def _contested(self, found: Resolved, quick: bytes) -> set[str]:
+        """Return the keys of a backend that two identities use, with this one if another source has it already."""
+        firsts, contested = self._uses.setdefault(found.handle, ({}, set()))
+        if found.key is not None:
+            if found.key not in firsts and len(firsts) >= self._table.maxsize:
+                del firsts[next(iter(firsts))]  # the oldest
+            if firsts.setdefault(found.key, quick) != quick:
+                contested.add(found.key)
+        return contested
 
-    def _make(self, found: Resolved, use: KeyUse) -> TokenSource:
+    def _make(self, found: Resolved, contested: set[str]) -> TokenSource:
         """Make a source."""
         handle = found.handle
         world = SourceContext(
@@ -252,8 +254,9 @@ class TokenCache(Shared):
             wall=self._wall,
             observers=self._observers,
             sealer=found.sealer,
+            contested=contested,
         )
-        source = TokenSource(world, policy=found.policy, namespace=self._resolver.namespace, key=found.key, use=use)
+        source = TokenSource(world, policy=found.policy, namespace=self._resolver.namespace, key=found.key)
         enrol(Stage.SOURCES, source._start_afresh)  # noqa: SLF001  (it is not for users)
         return source
 

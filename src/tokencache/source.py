@@ -10,7 +10,7 @@ from tokencache import status
 from tokencache._engine.drivers import arun, run
 from tokencache._engine.effects import sleep
 from tokencache._engine.flights import Flights
-from tokencache._engine.flow import SHORTEST_WAIT, Failed, Job, Kept, KeyUse, Obtained, drop, obtain
+from tokencache._engine.flow import SHORTEST_WAIT, Failed, Job, Kept, Obtained, drop, obtain
 from tokencache._engine.identity import Identity
 from tokencache._engine.launcher import on_thread, running_loop
 from tokencache._engine.local import LocalCopy
@@ -83,7 +83,6 @@ class TokenSource(LocalCopy, Shared):
         "_namespace",
         "_spread",
         "_tasks",
-        "_use",
     )
 
     def __init__(
@@ -93,10 +92,8 @@ class TokenSource(LocalCopy, Shared):
         policy: RefreshPolicy,
         namespace: str,
         key: str | None,
-        use: KeyUse | None = None,
     ) -> None:
         self._namespace = namespace
-        self._use = use or KeyUse()
         self._given_key = key
         self._identity: Identity | None = None
         self._spread = world.draw() * 2 - 1
@@ -507,7 +504,7 @@ class TokenSource(LocalCopy, Shared):
             failure=self._failure,
             unleased_fetch_at=self._unleased_fetch_at,
             sealing=identity.sealing,
-            use=self._use,
+            contested=self._world.contested,
         )
 
     def _owner(self) -> str:

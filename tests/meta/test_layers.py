@@ -40,7 +40,7 @@ LAYERS: dict[str, tuple[str, str]] = {
         "values system encryption plugins handle settings presets",
     ),
     "resolver": ("_resolver", "values system encryption plugins handle function config"),
-    "cache": ("cache", "values decisions flow system encryption drivers source config resolver"),
+    "cache": ("cache", "values decisions system encryption drivers source config resolver"),
     "surface": ("tokencache", "values drivers source cache"),
     "integrations": ("integrations", "values decisions system encryption plugins"),
     "cli": ("__main__ cli", "values decisions plugins drivers settings config resolver surface integrations"),

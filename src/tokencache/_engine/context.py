@@ -38,6 +38,8 @@ class SourceContext:
     draw: Clock = field(default=random.random)
     sealer: Sealer | None = None
     launcher: Launcher = LAUNCHER
+    contested: set[str] = field(default_factory=set[str])
+    """The keys of the backend at which this process has seen two identities."""
 
     def simple(self, effect: Effect) -> object:
         """Perform an effect that needs neither backend nor provider, and does not wait."""

@@ -132,13 +132,6 @@ class Failed:
 Outcome: TypeAlias = Obtained | Kept | Failed
 
 
-@dataclass(slots=True)
-class KeyUse:
-    """What this process has seen of one key: ``contested`` once another identity used it, too."""
-
-    contested: bool = False
-
-
 @dataclass(frozen=True, slots=True)
 class Job:
     """The input of one run of the flow.
@@ -146,6 +139,7 @@ class Job:
     ``current`` is the local copy, usable or not. ``refused`` holds the values of tokens that a resource server refused.
     The flow gives up at its ``deadline``. ``unleased_fetch_at`` is the earliest moment of a fetch without a lease.
     ``attempt`` counts the known failures in a row. ``failure`` is the last of them; it holds until its ``next_at``.
+    ``contested`` holds the keys at which this process has seen two identities; the flow adds to it.
     ``spread`` is this process's place in the jitter. ``latest`` is the token of a newer record that was found but not
     taken.
 
@@ -169,7 +163,7 @@ class Job:
     unleased_fetch_at: float = -math.inf
     sealing: Sealing | None = None
     latest: Token | None = None
-    use: KeyUse = field(default_factory=KeyUse, compare=False)
+    contested: set[str] = field(default_factory=set[str], compare=False)
 
 
 def usable(copy: Copy | None, clock: float) -> bool:
@@ -507,13 +501,13 @@ def _wait_for_backend(job: Job, at: Instants) -> Outcome:
 def read(job: Job, stored: Stored, at: Instants) -> Copy:
     """Decode a record into a copy as of ``at``; raises ``UnreadableRecord``, also for another identity's (INV-10)."""
     record = _record.decode(stored.data, key=job.key, sealing=job.sealing)
-    if record.identity is None and job.use.contested:
+    if record.identity is None and job.key in job.contested:
         text = (
             "it does not say whose it is, and other credentials use this key, too; give each of them a key of its own"
         )
         raise _record.UnreadableRecord(text)
     if record.identity is not None and record.identity != job.identity:
-        job.use.contested = True
+        job.contested.add(job.key)
         text = "it is for other credentials or settings; give each of them a key of its own"
         raise _record.UnreadableRecord(text)
     token = record.token
