@@ -258,13 +258,13 @@ def _own(data: bytes) -> _Fields | None:
 def _any(data: bytes, key: str, sealing: Sealing | None) -> _Fields:
     """Return the fields of any record, also a sealed one or another program's; raises ``UnreadableRecord``."""
     bare = data.removeprefix(_BOM)
-    fields = _parse(bare)
+    fields, fence = _parse(bare), fence_of(data)
     if fields is None:
         _refuse(f"it is larger than {LARGEST} bytes" if len(data) > LARGEST else _malformed(bare))
 
     _require_version(fields)
     if sealing is not None or "sealed" in fields:
-        fields = _opened(fields, fence_of(data), key, sealing)
+        fields = _opened(fields, fence, key, sealing)
     if "v" not in fields:
         fields = {_CAMEL[name]: value for name, value in fields.items() if name in _CAMEL} | fields
     _require_kinds(fields)
@@ -279,7 +279,7 @@ def _any(data: bytes, key: str, sealing: Sealing | None) -> _Fields:
         access_token=get("accessToken") or "",
         expires_at=expires_at,
         v=VERSION,
-        fence=fence_of(data),
+        fence=fence,
         token_type=get("tokenType"),
         scope=get("scope"),
         issued_at=_instant(fields, "issuedAt"),

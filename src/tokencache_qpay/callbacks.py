@@ -136,7 +136,7 @@ def _confirmation(callback: Callback) -> Generator[Call[Any], Any, Confirmed | N
 
 
 class _Gate:
-    """Lets a limited number of expected callbacks reach QPay. Its lock guards ``_running`` and ``_unknown``."""
+    """Lets a limited number of expected callbacks reach QPay. Its lock guards ``_free`` and ``_unknown``."""
 
     def __init__(self, expected: Callable[[Callback], bool] | None, at_once: int) -> None:
         if at_once < 1:

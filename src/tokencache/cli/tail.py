@@ -235,7 +235,7 @@ def _of_cooldown(before: View | None, after: View) -> Iterator[Change]:
         kind = "rejected" if now.permanent else f"failure {now.attempt}"
         text = f"{kind}, no login for {duration(now.remaining) if now.remaining >= 1 else f'{now.remaining:.1f} s'}"
         facts = {"remaining": round(now.remaining, 3), "permanent": now.permanent, "attempt": now.attempt}
-        yield Change(after.at, "cooldown", f"{text}: {_printable(now.message, None)}", facts)
+        yield Change(after.at, "cooldown", f"{text}: {now.message}", facts)
     elif then is not None and now is None and before is not None and (after.owner, after.data) == (None, before.data):
         yield Change(after.at, "over", "cooldown over; the next caller asks again")
 
@@ -268,6 +268,6 @@ def _number(value: object) -> float | None:
     return float(cast("float", value)) if plausible else None
 
 
-def _printable(text: str, most: int | None = _SHOWN) -> str:
-    """Return another program's text, printable and on one line."""
-    return "".join(char if char.isprintable() else " " for char in text)[:most]
+def _printable(text: str) -> str:
+    """Return the beginning of another program's text, printable and on one line."""
+    return "".join(char if char.isprintable() else " " for char in text)[:_SHOWN]
