@@ -223,11 +223,12 @@ def retry_at_of(response: httpx.Response, *, now: float | None = None) -> float 
 def clock_refusal(response: httpx.Response, secrets: Collection[str], *, now: float) -> float | None:
     """Return the server's time if it refused an assertion because of its time, else ``None``.
 
-    The refusal names the time, and the response's ``Date`` differs from ``now`` (epoch) by two seconds or more.
+    The refusal (400, 401 or 403) names the time, and the response's ``Date`` differs from ``now`` (epoch) by two
+    seconds or more.
     """
     date = date_of(response)
     fields = _fields_of(response.content)
-    if date is None or abs(date - now) < 2 or fields is None or response.status_code not in range(400, 500):  # noqa: PLR2004
+    if date is None or abs(date - now) < 2 or fields is None or response.status_code not in _REJECTING_STATUSES:  # noqa: PLR2004
         return None
     said = server_error(fields, secrets)
     return date if _TIME.search(f"{said.error} {said.description}") else None

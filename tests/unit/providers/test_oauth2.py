@@ -748,3 +748,12 @@ def test_an_https_issuer_cannot_name_an_http_endpoint_on_loopback(endpoint: str)
     provider = ClientCredentials(issuer="https://id.example", client_id="a", client_secret="s", client=server.client)
     with pytest.raises(ProviderUnavailable, match="token_endpoint must begin with https"):
         provider.fetch(context())
+
+
+def test_a_throttled_assertion_is_not_tried_again_at_once() -> None:
+    """INV-7: a 429 may speak of time, too; it is not a refusal of the assertion."""
+    date = formatdate(time.time() + 7200, usegmt=True)
+    server = Server((429, {"error": "slow_down", "error_description": "try again some time later"}, {"Date": date}))
+    with pytest.raises(ProviderUnavailable):
+        fetch(ClientCredentials, server, client_id="abc", private_key=pem(RSA))
+    assert len(server.requests) == 1
